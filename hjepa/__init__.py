@@ -1,0 +1,29 @@
+"Hierarchical I-JEPA: image features without labels, at several spatial scales."
+__version__ = "0.1.0"
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .encoder import ContextEncoder, Masks, TargetEncoder
+    from .fpn import TokenFPN
+    from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
+    from .predictor import Predictor, PredictorBlock
+
+# Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
+_where = {'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder', 'TokenFPN': 'fpn',
+          'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
+          'Predictor': 'predictor', 'PredictorBlock': 'predictor'}
+__all__ = [*_where]
+
+
+def __getattr__(name: str):
+    if name in _where:
+        value = globals()[name] = getattr(import_module(f'.{_where[name]}', __name__), name)
+        return value
+    if not name.startswith('_') and find_spec(f'{__name__}.{name}'): return import_module(f'.{name}', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]: return sorted({*globals(), *_where})

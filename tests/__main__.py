@@ -1,0 +1,58 @@
+"""All the tests: every notebook in nbs/ (`nbdev_test`), then `pytest tests/`.
+
+    python -m tests                # both
+    python -m tests --notebooks    # the notebooks only
+    python -m tests --pytest       # pytest only
+    python -m tests --workers 4    # four notebooks at a time instead of two
+
+Fails if either part fails; both always run. Each worker computes with one thread: two processes with two threads each on two
+cores spend their time waiting for each other."""
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+root = Path(__file__).resolve().parents[1]
+
+
+def notebooks(
+    workers: int,  # notebooks at a time
+) -> bool:  # passed?
+    "Run every notebook; print what failed and a closing line."
+    try:
+        from nbdev.doclinks import nbglob
+        from nbdev.test import nbdev_test
+    except ImportError as e: sys.exit(f"{e}: the tests need the development requirements, pip install -e '.[dev]'")
+    files, start, passed = nbglob(as_path=True), time.time(), True
+    try: nbdev_test.__wrapped__(n_workers=workers, do_print=True, timing=True)
+    except SystemExit: passed = False
+    passed = passed and len(files) > 0  # nbdev_test is content with nothing to do
+    print(f"notebooks: {len(files)} run in {time.time()-start:.0f} s, {'all passed' if passed else 'FAILED'}", flush=True)
+    return passed
+
+
+def main() -> int:
+    args = argparse.ArgumentParser(prog='python -m tests', description='Run every notebook, then pytest.')
+    args.add_argument('--workers', type=int, default=2, help='notebooks at a time (default 2)')
+    only = args.add_mutually_exclusive_group()
+    only.add_argument('--notebooks', action='store_true', help='the notebooks only')
+    only.add_argument('--pytest', action='store_true', help='pytest only')
+    a = args.parse_args()
+    os.chdir(root)
+    for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'): os.environ[key] = '1'
+    for key in ('HF_HUB_OFFLINE', 'PYTHONUNBUFFERED'): os.environ.setdefault(key, '1')  # no test needs a model hub
+    results = {}
+    if not a.pytest:
+        print('== notebooks', flush=True)
+        results['notebooks'] = notebooks(a.workers)
+    if not a.notebooks:
+        print('== pytest', flush=True)
+        verdict = ', '.join(f"{k} {'passed' if v else 'FAILED'}" for k, v in results.items())
+        results['pytest'] = subprocess.run([sys.executable, '-m', 'pytest', str(root/'tests')]).returncode == 0
+        if verdict and not all(results.values()): print(f"{verdict}, pytest {'passed' if results['pytest'] else 'FAILED'}")
+    return 0 if all(results.values()) else 1
+
+
+if __name__ == '__main__': sys.exit(main())

@@ -1,0 +1,132 @@
+"""Build the documentation site without Quarto, into _docs, and fail on a broken internal link.
+
+    python tools/build_site.py
+
+nbdev turns nbs/ into _proc/ exactly as it does for Quarto (which builds the published site); smalldocs renders that."""
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+root = Path(__file__).resolve().parents[1]
+
+
+def process():
+    "nbs/ → _proc/, as `nbdev_proc_nbs` does, which would insist on the quarto binary."
+    import nbdev.doclinks
+    from nbdev.config import get_config
+    from nbdev.doclinks import nbglob
+    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+    cfg = get_config()
+    refresh_quarto_yml()
+    nbdev.doclinks._build_modidx()
+    nbdev_sidebar.__wrapped__()
+    # a path relative to here: nbdev silently skips every file whose path has a component that begins with a dot
+    source = cfg.nbs_path.relative_to(root)
+    os.environ['PYTHONWARNINGS'] = 'ignore::UserWarning'  # "cells containing imports and other code": told below where it matters
+    proc = root/'_proc'
+    try: proc_nbs(source, force=True, n_workers=2)
+    except Exception: explain(source, proc)
+    wanted = {Path(p).relative_to(source) for p in nbglob(source)}
+    lost = sorted(str(p) for p in wanted if not (proc/p).exists())
+    if not wanted: sys.exit('there are no notebooks')
+    if lost: sys.exit(f'nbdev left out {len(lost)} of {len(wanted)} notebooks, among them {lost[0]}: '
+                      f'does a component of {root} or of the notebook\'s path begin with a dot?')
+    return cfg, proc
+
+
+def explain(source, proc):
+    "nbdev stops at the first notebook that it cannot process: say which ones these are, and why."
+    from nbdev.processors import FilterDefaults
+    from nbdev.serve_drv import exec_nb
+    warnings.simplefilter('ignore')
+    for path in sorted(source.rglob('*.ipynb')):
+        if (proc/path.relative_to(source)).exists() or any(part[0] in '._' for part in path.parts): continue
+        try: exec_nb(path, Path(os.devnull), FilterDefaults)
+        except Exception as e: print(f'{path}: {e}\n    {type(e.__cause__).__name__}: {e.__cause__}\n')
+    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none of the others: '
+             'give an import a cell of its own. Where show_doc itself fails on a class, give the class its own __init__.')
+
+
+def strip(text): return re.sub(r'(?<![\w-])\d+[a-z]?_(?=[\w-]+\.(?:ipynb|html))', '', text)
+
+
+def prepare(proc, folder):
+    "Copy `proc` to `folder` with the names that Quarto's `output-file` would give: smalldocs names a page after its file."
+    for path in sorted(p for p in proc.rglob('*') if p.is_file()):
+        relative = path.relative_to(proc)
+        if relative.parts[0] == '_docs': continue
+        new = folder/relative.parent/strip(relative.name)
+        if new.exists(): sys.exit(f'two notebooks become {new.name}')
+        new.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == '.ipynb':
+            nb = json.loads(path.read_text(encoding='utf-8'))
+            for cell in nb['cells']:
+                source = cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
+                if cell['cell_type'] == 'raw': source = re.sub(r'^output-file:.*\n?', '', source, flags=re.M)
+                if cell['cell_type'] == 'markdown': source = re.sub(r'\]\([^)\s]+\)', lambda m: m[0] if '://' in m[0] else strip(m[0]), source)
+                cell['source'] = source
+            new.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
+        elif path.name == 'sidebar.yml': new.write_text(strip(path.read_text(encoding='utf-8')), encoding='utf-8')
+        else: shutil.copy2(path, new)
+
+
+class Page(HTMLParser):
+    "The ids of a page, and what it links to."
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.links = set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == 'id' or (tag == 'a' and name == 'name'): self.ids.add(value)
+            if name in ('href', 'src') and value: self.links.append(value)
+
+
+def broken(site, home):
+    "Every link of the built site to a file or an id that is not there. `home`: the address it is published at."
+    pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
+    found = []
+    for path, page in pages.items():
+        for link in page.links:
+            if link.startswith(home): link = '/' + link[len(home):].lstrip('/')
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc: continue
+            name = unquote(parts.path)
+            if not name: target = path
+            else: target = ((site/name.lstrip('/')) if name.startswith('/') else (path.parent/name)).resolve()
+            if target.is_dir(): target = target/'index.html'
+            if not target.exists(): found.append(f'{path.relative_to(site)}: {link}')
+            elif target in pages and parts.fragment and unquote(parts.fragment) not in pages[target].ids | {'top'}:
+                found.append(f'{path.relative_to(site)}: {link} (no such place on that page)')
+    return sorted(set(found))
+
+
+def main():
+    os.chdir(root)
+    from smalldocs.site import build
+    cfg, proc = process()
+    out = root/'_docs'
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp).resolve()/'site'
+        prepare(proc, folder)
+        site = build(folder, quiet=True)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(site.out, out)
+        said, n = list(site.warnings), len(site.pages)
+    bad = broken(out.resolve(), cfg['doc_host'] + cfg['doc_baseurl'])
+    for w in said: print('warning:', w)
+    for b in bad: print('broken link:', b)
+    print(f'{n} pages in {out.relative_to(root)}; {len(said)} warnings, {len(bad)} broken links')
+    if not n or bad or any('broken link' in w for w in said): sys.exit(1)
+
+
+if __name__ == '__main__': main()
