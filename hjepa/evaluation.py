@@ -61,16 +61,16 @@ def _bar(loader, words: str | None) -> Iterator:
     from tqdm import tqdm
     return tqdm(loader, desc=words, leave=False)
 
-# %% ../nbs/09_evaluation.ipynb #c3839522
+# %% ../nbs/09_evaluation.ipynb #84d7a2d4
 def autocast_for(
     device: torch.device | str, # where the model is
-    precision: str = 'auto', # 'no', 'bf16', or 'auto': lower precision where the device is fast at it
+    precision: str = 'auto', # 'fp32' (or 'no'), 'bf16', or 'auto': half precision where the device is fast at it
 ): # a context manager
     "Mixed precision for a block of code. Raises ValueError for an unknown precision."
-    if precision not in ('auto', 'no', 'bf16'): raise ValueError(f"precision={precision!r}: expected 'auto', 'no' or 'bf16'")
+    if precision not in ('auto', 'fp32', 'no', 'bf16', 'fp16'): raise ValueError(f"precision={precision!r}: expected 'auto', 'fp32', 'bf16' or 'fp16'")
     kind = torch.device(device).type
-    chosen = choose_precision(precision, kind)
-    return nullcontext() if chosen == 'no' else torch.autocast(kind, dict(bf16=torch.bfloat16, fp16=torch.float16)[chosen])
+    half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(choose_precision(precision, kind))
+    return nullcontext() if half is None else torch.autocast(kind, half)
 
 def extract_dataset(
     model: HJEPA,
@@ -79,7 +79,7 @@ def extract_dataset(
     levels: list[int] | None = None, # which levels; None: all
     encoder: str = 'target', # 'target' or 'context'
     fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
-    precision: str = 'auto', # 'auto', 'no' or 'bf16'
+    precision: str = 'auto', # see `autocast_for`
     device: torch.device | str | None = None, # the model is moved there; None: where it is
     progress: bool | str = False, # a progress bar, with words beside it if you like
     num_workers: int = 0, # processes that read images
@@ -147,7 +147,7 @@ def readouts(
     levels = features.levels if isinstance(features, Features) else features
     return {n: readout(levels, n) for n in (names or ['mean', *(f'level{l}' for l in range(len(levels)))])}
 
-# %% ../nbs/09_evaluation.ipynb #76a24e39
+# %% ../nbs/09_evaluation.ipynb #9375759d
 def _check(
     x: Tensor, # [n, d] features
     y: Tensor | None, # [n] labels, or None
@@ -158,7 +158,7 @@ def _check(
     if not torch.isfinite(x).all():
         rows = (~torch.isfinite(x)).any(1)
         raise ValueError(f'{name} features of {int(rows.sum())} of {len(x)} images hold NaN or infinity, first image {int(rows.nonzero()[0])}; '
-                         'the model has diverged, or precision is too low (try precision="no")')
+                         'the model has diverged, or precision is too low (try precision="fp32")')
     if y is None: return
     if len(y) != len(x): raise ValueError(f'{len(y)} {name} labels for {len(x)} images')
     if y.is_floating_point() or y.min() < 0: raise ValueError(f'{name} labels are {y.dtype} from {y.min()}; expected whole class numbers from 0 (−1 marks an image without label)')
@@ -415,6 +415,21 @@ def score_features(
     return dict(linear=dict(accuracy=right['linear'].float().mean().item(), readout=name, val_accuracy=best.val_accuracy, alpha=best.alpha),
                 knn=dict(accuracy=right['knn'].float().mean().item(), readout=near_name, val_accuracy=near), readouts=tried), right
 
+# %% ../nbs/09_evaluation.ipynb #2ef7bbf7
+def _differences(
+    rows: list[dict], # the model is the last one
+    rights: list[dict[str, Tensor]], # which test images each was right on
+) -> list[dict[str, Any]]: # one per other row: name, and per measure `points` and `stderr`
+    "How much better the last row is than each other one, in percentage points, with the paired standard error."
+    out = []
+    for row, right in zip(rows[:-1], rights[:-1]):
+        new = dict(name=row['name'])
+        for m in ('linear', 'knn'):
+            d = 100 * (rights[-1][m].float() - right[m].float())
+            new[m] = dict(points=d.mean().item(), stderr=d.std(unbiased=False).item() / math.sqrt(len(d)))
+        out.append(new)
+    return out
+
 # %% ../nbs/09_evaluation.ipynb #421efb6f
 def _sources(
     model: HJEPA,
@@ -438,7 +453,7 @@ def _sources(
     if 'random' in baselines: yield 'random initialisation', encoded(random_like(model, opts['random_seed']), 'random initialisation')
     yield 'this run', encoded(model, 'this run')
 
-# %% ../nbs/09_evaluation.ipynb #662e616e
+# %% ../nbs/09_evaluation.ipynb #5149dbb4
 def evaluate(
     model: HJEPA,
     train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
@@ -458,7 +473,7 @@ def evaluate(
     max_dim: int = 12_288, # widest read-out; pixels are made smaller to fit
     batch_size: int = 256,
     num_workers: int = 0, # processes that read images
-    precision: str = 'auto', # of the encoder: 'auto', 'no' or 'bf16'
+    precision: str = 'auto', # of the encoder, see `autocast_for`
     device: torch.device | str | None = None, # None: where the model is
     progress: bool = False, # show progress bars
 ) -> dict[str, Any]: # everything that was found, ready for JSON; `format_table` makes a table of it
@@ -478,31 +493,17 @@ def evaluate(
     return dict(rows=rows, differences=_differences(rows, rights), n_train=len(train_y), n_val=len(stratified_split(train_y, val_share, seed)[1]), n_test=len(test_y),
                 k=k, temperature=temperature, encoder=encoder, seconds=round(time.time() - start, 1))
 
-def _differences(
-    rows: list[dict], # the model is the last one
-    rights: list[dict[str, Tensor]], # which test images each was right on
-) -> list[dict[str, Any]]: # one per other row: name, and per measure `points` and `stderr`
-    "How much better the last row is than each other one, in percentage points, with the paired standard error."
-    out = []
-    for row, right in zip(rows[:-1], rights[:-1]):
-        new = dict(name=row['name'])
-        for m in ('linear', 'knn'):
-            d = 100 * (rights[-1][m].float() - right[m].float())
-            new[m] = dict(points=d.mean().item(), stderr=d.std(unbiased=False).item() / math.sqrt(len(d)))
-        out.append(new)
-    return out
-
-# %% ../nbs/09_evaluation.ipynb #5a3b2d15
+# %% ../nbs/09_evaluation.ipynb #4fed6dd7
 def format_table(
     results: dict[str, Any], # of `evaluate`
 ) -> str:
     "A small table of the results, in plain text."
     say = lambda name: name.replace('level', 'level ')
     cell = lambda score: f"{score['accuracy']:7.1%}  {say(score['readout']):<10}"
-    lines = [f"{'features':<29}{'linear probe':<21}k-NN (k = {results['k']})"]
-    for row in results['rows']: lines.append(f"{row['name']:<27}{cell(row['linear'])}  {cell(row['knn'])}".rstrip())
+    lines = [f"{'features':<30}{'linear probe':<21}k-NN (k = {results['k']})"]
+    for row in results['rows']: lines.append(f"{row['name']:<28}{cell(row['linear'])}  {cell(row['knn'])}".rstrip())
     diff = lambda d: f"{d['points']:+6.1f} ± {d['stderr']:.1f}"
-    for d in results['differences']: lines.append(f"{'  over ' + d['name']:<27}{diff(d['linear']):<19}  {diff(d['knn'])}".rstrip())
+    for d in results['differences']: lines.append(f"{'  over ' + d['name']:<28}{diff(d['linear']):<19}  {diff(d['knn'])}".rstrip())
     n, p = results['n_test'], results['rows'][-1]['linear']['accuracy']
     lines.append(f"{results['n_train']:,} training and {n:,} test images; read-outs and regularisation chosen on {results['n_val']:,} held-back training images.")
     lines.append(f"An accuracy has a standard error of about {100 * math.sqrt(max(p * (1 - p), 1e-12) / n):.1f} points (√(p(1−p)/n)); a difference, the one after its ±.")
@@ -566,7 +567,7 @@ def feature_health(
     measures = (effective_rank, token_similarity, image_similarity, feature_std)
     return {f.__name__: [f(x) for x in levels] for f in measures}
 
-# %% ../nbs/09_evaluation.ipynb #7df19d1a
+# %% ../nbs/09_evaluation.ipynb #698584f5
 class RankCallback(Callback):
     "Measures of the target features on a few fixed images, per level, into `trainer.logs` at the end of each epoch."
     order = 10
@@ -574,7 +575,7 @@ class RankCallback(Callback):
         dataset: ImageDataset | None = None, # where the images are from; None: the training images
         n: int = 256, # how many, evenly spaced
         batch_size: int = 128,
-        precision: str = 'auto', # of the encoder
+        precision: str = 'auto', # of the encoder, see `autocast_for`
     ): self.dataset, self.n, self.batch_size, self.precision = dataset, n, batch_size, precision
     def measure(self,
         model: HJEPA,
@@ -586,9 +587,12 @@ class RankCallback(Callback):
         data = trainer.dataset if self.dataset is None else self.dataset
         self.images = data.subset(torch.linspace(0, len(data) - 1, min(self.n, len(data))).long())
         self.start = self.measure(trainer.model)
-    def after_epoch(self, trainer): trainer.logs.update(self.measure(trainer.model))
+    def after_epoch(self, trainer):
+        measures = self.measure(trainer.model)
+        alike = [None if math.isnan(v) else v for v in measures['token_similarity']]            # a level of one cell has none
+        trainer.logs.update(measures | dict(token_similarity=alike))
 
-# %% ../nbs/09_evaluation.ipynb #c9215e23
+# %% ../nbs/09_evaluation.ipynb #efb00b20
 _ADVICE = 'the model is collapsing; try a lower training.lr, a longer warm-up or a higher model.ema.momentum'
 
 class CollapseCallback(Callback):
@@ -596,7 +600,7 @@ class CollapseCallback(Callback):
     order = 20
     def __init__(self,
         min_spread: float = 0.2, # least healthy deviation of targets over a batch
-        min_image_std: float = 0.1, # least healthy deviation over images at one place
+        min_image_std: float = 0.2, # least healthy deviation over images at one place
         rank_share: float = 0.3, # least healthy share of the effective rank at the start
         every: int = 50, # steps between looks at the batch
         patience: int = 2, # how many looks at a batch in a row must be bad
@@ -619,7 +623,7 @@ class CollapseCallback(Callback):
             self.since[key] = (first, count + 1)
             if count + 1 >= patience or not math.isfinite(v):
                 self.say(trainer, key, text.format(level=l, step=first, value=v, least=low) + f': {_ADVICE}' if math.isfinite(v) else
-                         f'targets of level {l} are not numbers since step {first}: training has diverged; try a lower training.lr or training.precision=no')
+                         f'targets of level {l} are not numbers since step {first}: training has diverged; try a lower training.lr or training.precision=fp32')
     def say(self, trainer, key, text: str):
         if key in self.said: return
         self.said.add(key)

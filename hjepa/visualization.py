@@ -59,7 +59,7 @@ def to_pixels(
                          'undo a normalisation first with hjepa.data.denormalize(images, mean, std)')
     return repeat(x.mean(1), 'b h w -> b h w c', c=3) if x.shape[1] != 3 else rearrange(x, 'b c h w -> b h w c')
 
-# %% ../nbs/08_visualization.ipynb #104938b0
+# %% ../nbs/08_visualization.ipynb #cc9e9829
 def image_grid(
     nrows: int, # rows of frames
     ncols: int, # columns of frames
@@ -67,6 +67,7 @@ def image_grid(
     extra: float = 0.35, # inches of height for titles and legends
 ) -> tuple[Picture, np.ndarray]: # the figure, and its axes [nrows, ncols]
     "An empty figure, at most 7 inches (700 pixels) wide, of frames for images."
+    if nrows < 1 or ncols < 1: raise ValueError(f'a picture of {nrows} rows and {ncols} columns: n and ncols must be at least 1')
     cell = min(7 / ncols, 1.6)
     fig = Picture(figsize=(cell * ncols, cell * aspect * nrows + extra), dpi=100, layout='compressed')
     axes = fig.subplots(nrows, ncols, squeeze=False)
@@ -81,10 +82,10 @@ def show_images(
     ncols: int = 8, # images in a row
 ) -> Picture:
     "Images side by side."
-    pixels = to_pixels(images)
+    pixels = to_pixels(images).numpy()
     if titles is not None and len(titles) != len(pixels): raise ValueError(f'{len(titles)} titles for {len(pixels)} images')
     ncols = min(ncols, len(pixels))
-    nrows = -(-len(pixels) // ncols)
+    nrows = -(-len(pixels) // max(1, ncols))
     fig, axes = image_grid(nrows, ncols, pixels.shape[1] / pixels.shape[2], .05 if titles is None else .25 * nrows)
     for i, ax in enumerate(axes.flat):
         if i >= len(pixels): ax.remove(); continue
@@ -119,15 +120,15 @@ def tint_masks(
         pixels = torch.where(area, pixels * (1 - alpha) + torch.tensor(to_rgb(colour)) * alpha, pixels)
     return pixels
 
-# %% ../nbs/08_visualization.ipynb #e25bdf07
+# %% ../nbs/08_visualization.ipynb #15efde73
 def show_masks(
     images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1
     masks: Masks, # of the same B images
     n: int = 6, # how many to show at most
 ) -> Picture: # images in the upper row, the same tinted in the lower
     "What the model sees and what it is asked, on the real images."
-    tinted, pixels = tint_masks(images, masks)[:n], to_pixels(images)[:n]
-    fig, axes = image_grid(2, len(pixels), pixels.shape[1] / pixels.shape[2], .6)
+    tinted, pixels = tint_masks(images, masks)[:n].numpy(), to_pixels(images)[:n].numpy()
+    fig, axes = image_grid(2, len(pixels), pixels.shape[1] / pixels.shape[2], .45)
     for i, (upper, lower) in enumerate(axes.T):
         upper.imshow(pixels[i])
         lower.imshow(tinted[i])
@@ -139,7 +140,7 @@ def show_masks(
 def _mask_legend(fig: Picture, kinds: Sequence[str]):
     "Name the tints in use, below the picture, in as many columns as fit."
     handles = [Patch(color=MASK_TINTS[k][0], label=MASK_TINTS[k][2]) for k in kinds]
-    fig.legend(handles=handles, loc='outside lower center', ncols=max(1, int(fig.get_figwidth() / 2.2)), fontsize=8, frameon=False)
+    fig.legend(handles=handles, loc='outside lower center', ncols=max(1, int(fig.get_figwidth() / 2.1)), fontsize=8, frameon=False)
 
 # %% ../nbs/08_visualization.ipynb #f53e5623
 def _ready(model: HJEPA, images: Tensor) -> tuple[Tensor, Tensor]: # normalised on the model's device; uint8 on the CPU
@@ -241,10 +242,10 @@ def _level_scores(levels: list[Tensor], grid: tuple[int, int]) -> tuple[list[Ten
         shares.append(share.sum().item())
     return out, shares
 
-# %% ../nbs/08_visualization.ipynb #a781697f
+# %% ../nbs/08_visualization.ipynb #745f84a2
 def draw_cells(
     ax, # matplotlib axes
-    values: Tensor, # [gh_l, gw_l] or [gh_l, gw_l, 3]
+    values: np.ndarray, # [gh_l, gw_l] or [gh_l, gw_l, 3]
     level: int, # l
     grid: tuple[int, int], # (gh, gw) patches
     size: tuple[int, int], # (H, W) of the image in pixels
@@ -269,7 +270,7 @@ def show_feature_maps(
     with looking(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
     scores, shares = _level_scores(levels, grid)
-    maps, pixels = [component_colours(s) for s in scores], to_pixels(shown[:n])
+    maps, pixels = [component_colours(s).numpy() for s in scores], to_pixels(shown[:n]).numpy()
     fig, axes = image_grid(len(pixels), 1 + len(maps), size[0] / size[1], .5)
     for i, row in enumerate(axes):
         row[0].imshow(pixels[i])
@@ -280,16 +281,17 @@ def show_feature_maps(
         ax.set_title(f'level {l}, {gh}×{gw} cells\n3 components: {shares[l]:.0%}', fontsize=9)
     return fig
 
-# %% ../nbs/08_visualization.ipynb #85a637e2
+# %% ../nbs/08_visualization.ipynb #c30cab3e
 def error_maps(
     outputs: dict[str, Any], # what `HJEPA.forward` returned, all levels
     grid: tuple[int, int], # (gh, gw)
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l] float32 on the CPU; NaN where nothing was predicted
-    "1 − cosine between prediction and target, at the place of each cell."
+    "1 − cosine between prediction and target, at the place of each cell. Raises ValueError if one of them is not finite."
     maps = []
     for l, (p, t, cells) in enumerate(zip(outputs['predictions'], outputs['targets'], outputs['cells'])):
         gh, gw = level_grid(grid, l)
         error = 1 - F.cosine_similarity(p.detach().float(), t.float(), dim=-1)     # [B, M]
+        if not error[cells >= 0].isfinite().all(): raise ValueError(f'predictions or targets of level {l} hold NaN or infinity: the model has diverged')
         flat = error.new_full((len(error), gh * gw + 1), torch.nan)                # one more slot, for the padding
         flat.scatter_(1, cells.where(cells >= 0, gh * gw), error)
         maps.append(rearrange(flat[:, :-1], 'b (gh gw) -> b gh gw', gh=gh).cpu())
@@ -311,7 +313,7 @@ def constant_error(
     asked = [t[c >= 0].float() for t, c in zip(outputs['targets'], outputs['cells'])]
     return [(1 - F.cosine_similarity(t, t.mean(0, keepdim=True), dim=-1)).mean().item() for t in asked]
 
-# %% ../nbs/08_visualization.ipynb #54cac87f
+# %% ../nbs/08_visualization.ipynb #fb0b05cc
 def show_prediction_error(
     model: HJEPA, # predicts
     images: Tensor, # [B, C, H, W], uint8, or float normalised for the model
@@ -323,15 +325,15 @@ def show_prediction_error(
     x, shown = _ready(model, images)
     with looking(model): outputs = model(x, masks)
     maps, guess = error_maps(outputs, masks.grid), constant_error(outputs)
-    size, tinted, pixels = tuple(x.shape[-2:]), tint_masks(shown, masks)[:n], to_pixels(shown[:n])
-    top = max(np.nanmax(m[:n]) for m in maps) if vmax is None else vmax
+    size, tinted, pixels = tuple(x.shape[-2:]), tint_masks(shown, masks)[:n].numpy(), to_pixels(shown[:n]).numpy()
+    top = max(np.nanmax(m[:n].numpy()) for m in maps) if vmax is None else vmax
     fig, axes = image_grid(len(pixels), 2 + len(maps), size[0] / size[1], .75)
     for i, row in enumerate(axes):
         row[0].imshow(pixels[i])
         row[1].imshow(tinted[i])
         for l, ax in enumerate(row[2:]):
-            ax.imshow(.75 + .25 * pixels[i])                                       # a faint image, for orientation
-            drawn = draw_cells(ax, maps[l][i], l, masks.grid, size, cmap='cividis', vmin=0, vmax=top)
+            ax.imshow(.7 + .3 * pixels[i])                                        # a faint image, for orientation
+            drawn = draw_cells(ax, maps[l][i].numpy(), l, masks.grid, size, cmap='cividis', vmin=0, vmax=top)
     _error_titles(axes[0], maps, guess)
     bar = fig.colorbar(drawn, ax=axes, location='bottom', shrink=.6, aspect=40, extend='neither' if vmax is None else 'max')
     bar.set_label('prediction error, 1 − cosine  (0 exact, 1 unrelated)', fontsize=9)
@@ -361,7 +363,7 @@ def read_history(
         elif i < len(lines) - 1: warnings.warn(f'{path}, line {i + 1}: not a JSON object, left out ({line[:40]!r})')
     return records
 
-# %% ../nbs/08_visualization.ipynb #503198a7
+# %% ../nbs/08_visualization.ipynb #b3308b19
 def history_series(
     history: list[dict], # records of a run
     key: str, # for example 'loss' or 'level_losses'
@@ -380,13 +382,14 @@ def smooth(
     window: int, # odd number of neighbours averaged
 ) -> np.ndarray: # same shape; NaN where the value itself is
     "Centred running mean over the finite values; at the ends the window is cut, not padded."
+    if window < 1 or window % 2 == 0: raise ValueError(f'window={window}: expected an odd number of steps, from 1')
     if values.ndim == 2: return np.stack([smooth(v, window) for v in values.T], 1) if values.size else values
     there, ones = np.isfinite(values), np.ones(window)
     add = lambda v: np.convolve(v, ones)[window // 2:][:len(v)]
     return np.where(there, add(np.where(there, values, 0)) / np.maximum(add(there.astype(float)), 1), np.nan)
 
-# %% ../nbs/08_visualization.ipynb #dae04f16
-_PANELS = dict(loss=('Loss', 'smooth-L1 (targets have unit variance)'), spread=('Spread of the targets', 'standard deviation (0 = collapse)'),
+# %% ../nbs/08_visualization.ipynb #c449a007
+_PANELS = dict(loss=('Loss', 'smooth-L1'), spread=('Spread of the targets', 'std (0 = collapsed)'),
                rank=('Effective rank', 'dimensions'), schedule=('Schedules', 'learning rate'))
 
 def _draw_levels(ax, steps: np.ndarray, values: np.ndarray, window: int, epochs: bool = False):
@@ -408,10 +411,10 @@ def _draw_schedules(ax, lr: tuple[np.ndarray, np.ndarray], momentum: tuple[np.nd
     twin.tick_params(labelsize=8)
     twin.ticklabel_format(axis='y', useOffset=False)
 
-# %% ../nbs/08_visualization.ipynb #cdab5509
+# %% ../nbs/08_visualization.ipynb #8857cf50
 def plot_history(
     history: list[dict], # records of a run, as `read_history` gives them
-    window: int | None = None, # steps averaged in the smoothed lines; None: about a fortieth of the run, 1: raw only
+    window: int | None = None, # odd number of records averaged in the smoothed lines; None: a fortieth of the run, 1: raw only
 ) -> Picture: # up to four panels over the optimiser steps
     "Losses, target spread and effective rank per level, and the schedules. Raises ValueError if there is nothing to draw."
     get = lambda key, kind='step': history_series(history, key, kind)
@@ -428,10 +431,14 @@ def plot_history(
     for name, ax in axes.items():
         if name == 'schedule': _draw_schedules(ax, get('lr'), get('momentum'))
         else: _draw_levels(ax, *data[name], 1 if name == 'rank' else window, epochs=name == 'rank')
-    if 'loss' in axes: _finish_loss(axes['loss'], losses, total, window)
+    if 'loss' in axes: _add_total(axes['loss'], losses, total, window)
+    for name in set(axes) - {'schedule'}: axes[name].set_ylim(bottom=0)            # so that a collapse looks like one
+    lines = [line for k in ('rank', 'spread', 'loss') if k in axes for line in axes[k].lines if not line.get_label().startswith('_')]
+    lines = {line.get_label(): line for line in lines}
+    if lines: fig.legend(lines.values(), lines, loc='outside upper center', ncols=5, fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/08_visualization.ipynb #a9798464
+# %% ../nbs/08_visualization.ipynb #ddff54e6
 def _panels(names: Sequence[str]) -> tuple[Picture, dict[str, Any]]:
     "Labelled, empty panels, two in a row."
     nrows, ncols = -(-len(names) // 2), min(2, len(names))
@@ -447,11 +454,10 @@ def _panels(names: Sequence[str]) -> tuple[Picture, dict[str, Any]]:
         ax.grid(alpha=.25)
     return fig, axes
 
-def _finish_loss(ax, losses: tuple[np.ndarray, np.ndarray], total: tuple[np.ndarray, np.ndarray], window: int):
-    "The sum that is minimised, and one legend for all panels; without levels the only line is that sum."
+def _add_total(ax, losses: tuple[np.ndarray, np.ndarray], total: tuple[np.ndarray, np.ndarray], window: int):
+    "The sum that is minimised; without levels it is the panel's only line and gets its name."
     if not len(losses[0]): ax.lines[-1].set_label('sum over levels')
-    elif len(total[0]): ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='weighted sum')
-    ax.legend(fontsize=8, frameon=False)
+    elif len(total[0]): ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='sum over levels')
 
 # %% ../nbs/08_visualization.ipynb #7d4e12c1
 def save_pictures(

@@ -1,0 +1,130 @@
+"Whole runs from the outside: killed, interrupted, resumed, on two processes, from the command line."
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
+         'model.drop_path_rate=0.1', 'training.epochs=2', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5',
+         'evaluation.probe=false', 'data.dataset=imagefolder']
+COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli import train; sys.exit(train())']
+
+
+@pytest.fixture(scope='session')
+def garments(tmp_path_factory) -> Path:
+    "A folder of 1,280 small pictures in class folders."
+    from hjepa.data import build_dataset
+    data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
+    for c in range(2): (root/f'class{c}').mkdir()
+    for i in range(1280): data.load(i).save(root/f'class{i % 2}'/f'{i:04d}.png')
+    return root
+
+
+def start(*args, **kwargs) -> subprocess.Popen:
+    "`hjepa_train` with these arguments."
+    return subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    "Wait for it, check its exit code, return what it printed."
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == code, out
+    return out
+
+
+def tensors(run: Path) -> dict:
+    "Every tensor of the newest checkpoint: weights and optimiser."
+    newest = sorted((run/'checkpoints').glob('step_*'))[-1]
+    return {f'{f.stem}:{k}': v for f in newest.glob('*.safetensors') for k, v in load_file(f).items()}
+
+
+def wait_for_step(run: Path, step: int, process: subprocess.Popen):
+    "Return when the history says that this step is done."
+    end = time.time() + 200
+    while time.time() < end and process.poll() is None:
+        history = run/'history.jsonl'
+        if history.exists() and any(json.loads(l)['step'] >= step for l in history.read_text().splitlines() if l.endswith('}')): return
+        time.sleep(.02)
+    raise AssertionError(f'step {step} was not reached: {process.communicate()[0] if process.poll() is not None else "too slow"}')
+
+
+@pytest.fixture(scope='session')
+def uninterrupted(garments, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp('whole')/'run'
+    finish(start(*SMALL, f'data.path={garments}', '--run', run))
+    return run
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, workers):
+    run = tmp_path/'run'
+    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run', run, start_new_session=True)
+    wait_for_step(run, 25, process)                          # 20 steps an epoch: in the middle of the second
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = sorted(p.name for p in (run/'checkpoints').glob('step_*'))
+    assert before and before[-1] < 'step_00000040'
+    out = finish(start('--resume', run))
+    assert f'resuming {run} at step {int(before[-1][5:])} of 40' in out
+    ours, theirs = tensors(run), tensors(uninterrupted)
+    assert ours.keys() == theirs.keys() and len(ours) > 50
+    assert [k for k in ours if not ours[k].equal(theirs[k])] == []
+    lines = lambda r: [{k: v for k, v in json.loads(l).items() if k not in ('images_per_s', 'seconds')} for l in (r/'history.jsonl').read_text().splitlines()]
+    assert lines(run) == lines(uninterrupted)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop(garments, uninterrupted, tmp_path, number):
+    run = tmp_path/'run'
+    process = start(*SMALL, f'data.path={garments}', 'training.checkpoint_steps=1000', '--run', run)
+    wait_for_step(run, 5, process)
+    process.send_signal(number)
+    out = finish(process, 130)
+    assert f'hjepa_train --resume {run}' in out and 'Traceback' not in out
+    from hjepa import HJEPA
+    assert HJEPA.from_pretrained(run).num_levels == 2       # usable as it is
+    finish(start('--resume', run))
+    ours, theirs = tensors(run), tensors(uninterrupted)
+    assert all(ours[k].equal(theirs[k]) for k in theirs)
+
+
+def test_two_processes(garments, tmp_path):
+    "DDP on the CPU: both processes take part, one writes, the encoder learns."
+    run = tmp_path/'run'
+    script = tmp_path/'train.py'
+    script.write_text('import sys; from hjepa.cli import train; sys.exit(train())')
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, f'data.path={garments}',
+                           'training.batch_size=32', '--run', str(run)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '2 process(es)' in done.stderr
+    epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'epoch']
+    assert [h['images_seen'] for h in epochs] == [1280, 2560] and epochs[1]['loss'] < epochs[0]['loss']
+    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.yaml', 'history.jsonl', 'pictures', 'results.json']
+
+
+def test_unreadable_pictures(garments, tmp_path):
+    "A few are named and left out; too many end the run."
+    folder = tmp_path/'mine'
+    shutil.copytree(garments/'class0', folder)
+    names = sorted(p.name for p in folder.iterdir())
+    for n in names[:5]: (folder/n).write_bytes(b'\x89PNG broken')
+    common = [*SMALL, 'data.dataset=images', f'data.path={folder}', 'training.epochs=1']
+    finish(start(*common, '--run', tmp_path/'few'))
+    epoch = [json.loads(l) for l in (tmp_path/'few'/'history.jsonl').read_text().splitlines()][-1]
+    assert epoch['bad_images'] == 5
+    for n in names[:400]: (folder/n).write_bytes(b'\x89PNG broken')
+    out = finish(start(*common, '--run', tmp_path/'many'), 2)
+    assert 'max_bad_share' in out and 'Traceback' not in out
+
+
+@pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0 and not Path('/proc/self').exists(), reason='needs a place where not even root can write')
+def test_unwritable_folder():
+    out = finish(start('--run', '/proc/self/none'), 2)
+    assert 'cannot write to the run folder' in out and 'Traceback' not in out
