@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['friendly_errors', 'parser', 'train', 'first_comment', 'run_training', 'describe', 'report', 'format_health',
-           'measure', 'draw', 'evaluate_run', 'features', 'extract_folder', 'write_features']
+           'measure', 'draw', 'evaluate', 'features', 'extract_folder', 'write_features']
 
 # %% ../nbs/12_cli.ipynb #62993f3d
 import argparse
@@ -38,11 +38,12 @@ def parser(
     "An argument parser whose help keeps its line breaks."
     return argparse.ArgumentParser(command, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-# %% ../nbs/12_cli.ipynb #726a531f
+# %% ../nbs/12_cli.ipynb #dbcebc03
 _train_examples = '''examples:
   hjepa_train                                             garments that come with the package, a few minutes on two cores
-  hjepa_train data.dataset=images data.path=~/photos model.img_size=96 model.patch_size=8 model.in_chans=3
+  hjepa_train --config photos data.path=~/photos          your own pictures
   hjepa_train --config default data.path=/data/imagenet training.batch_size=128
+  torchrun --nproc_per_node 4 $(which hjepa_train) --config default data.path=/data/imagenet
   hjepa_train --resume runs/tiny-20300101-120000
 Shipped configurations are listed with --list. Every key of a configuration can be set as key=value.'''
 
@@ -50,7 +51,7 @@ def _train_args(argv):
     p = parser('hjepa_train', 'Train a hierarchical I-JEPA on images without labels.', _train_examples)
     p.add_argument('overrides', nargs='*', metavar='key=value', help='settings that override the configuration')
     p.add_argument('--config', default='tiny', metavar='NAME_OR_FILE', help='a shipped configuration or a YAML file (default: tiny)')
-    p.add_argument('--run', metavar='DIR', help='folder of the run (default: runs/NAME-DATE)')
+    p.add_argument('--run-dir', metavar='DIR', help='folder of the run (default: runs/NAME-DATE)')
     p.add_argument('--resume', metavar='RUN', help='go on with the run in this folder')
     p.add_argument('--list', action='store_true', help='list the shipped configurations and stop')
     return p.parse_args(argv)
@@ -65,7 +66,7 @@ def train(
         if args.list:
             for name in list_configs(): print(f'{name:12s} {first_comment(name)}')
             return 0
-        return run_training(args.config, args.overrides, args.run, args.resume)
+        return run_training(args.config, args.overrides, args.run_dir, args.resume)
 
 def first_comment(name: str) -> str:
     "What a shipped configuration says of itself in its first line."
@@ -148,19 +149,19 @@ def format_health(
     return 'no labels, so no probes; health of the features per level:\n' + '\n'.join(
         f'  {name:18s} ' + '  '.join(f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
 
-# %% ../nbs/12_cli.ipynb #0222741a
+# %% ../nbs/12_cli.ipynb #f396965f
 def measure(model, cfg, dataset, device=None) -> dict:
-    "Probes where there are labels, the health of features where there are none."
+    "Probes where there are labels (beside the very weights that the run started from), the health of features where there are none."
     from hjepa.data import build_dataset
     from hjepa.evaluation import evaluate, extract_dataset, feature_health
     e, d = cfg.evaluation, cfg.data
-    part = dataset if len(dataset) <= e.max_train else dataset.subset(range(0, len(dataset), -(-len(dataset) // e.max_train)))
     test = None
     if e.probe and dataset.labels is not None:
         try: test = build_dataset(d.dataset, d.path, e.test_split, cfg.model.in_chans, d.download)
         except (ValueError, FileNotFoundError) as err: print(f'no probes: the split {e.test_split!r} cannot be read ({err})', file=sys.stderr)
-    if test is not None: return evaluate(model, part, test, k=e.knn_k, seed=cfg.training.seed)
-    return dict(health=feature_health(extract_dataset(model, part.subset(range(min(len(part), 2000)))).levels))
+    if test is not None: return evaluate(model, dataset, test, k=e.knn_k, random_seed=cfg.training.seed, max_train=e.max_train, progress=True)
+    some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
+    return dict(health=feature_health(extract_dataset(model, some).levels))
 
 def draw(run_dir, model, cfg, dataset) -> dict:
     "The run's pictures, from a few images that readers can recognise across runs."
@@ -168,14 +169,14 @@ def draw(run_dir, model, cfg, dataset) -> dict:
     from hjepa.data import EvalView, collate, normalize
     from hjepa.training import build_masks
     from hjepa.visualization import read_history, save_pictures
-    pick = range(0, len(dataset), max(1, len(dataset) // 8))[:8]
-    batch = collate([EvalView(dataset, model.img_size, cfg.model.in_chans)[i] for i in pick])
-    images = normalize(batch['image'], *model.pixel_stats).to(next(model.parameters()).device)
+    view = EvalView(dataset, model.img_size, cfg.model.in_chans)
+    batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
+    images = normalize(batch['image'][:8], *model.pixel_stats).to(next(model.parameters()).device)
     masks = build_masks(cfg, model)(len(images), generator=torch.Generator().manual_seed(cfg.training.seed))
     return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures')
 
-# %% ../nbs/12_cli.ipynb #01389c8a
-def evaluate_run(
+# %% ../nbs/12_cli.ipynb #830eab6f
+def evaluate(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
     "Console command `hjepa_eval`."

@@ -203,14 +203,14 @@ def build_optimizer(
     fused = next(model.parameters()).device.type in ('cuda', 'cpu')
     return torch.optim.AdamW(parameter_groups(model), lr=cfg.lr, betas=tuple(cfg.betas), fused=fused)
 
-# %% ../nbs/07_training.ipynb #964869fc
+# %% ../nbs/07_training.ipynb #c4d7f4cd
 def choose_precision(
     wish: str = 'auto', # auto, fp32, bf16 or fp16
-    device: torch.device | str | None = None, # None: CUDA if there is a card
+    device: torch.device | str | None = None, # None: the accelerator if there is one
 ) -> str: # 'fp32', 'bf16' or 'fp16'
     "Resolve 'auto': bf16 on processors and cards that compute in it, fp16 on older cards, else float32."
     if wish != 'auto': return wish
-    kind = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu')).type
+    kind = torch.device(device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu')).type
     if kind == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp16'
     return 'bf16' if kind == 'cpu' and cpu_has_bf16() else 'fp32'
 
@@ -225,11 +225,13 @@ def make_accelerator(
 ) -> Accelerator:
     "An `Accelerator` for this process; a second run in one process may have another precision."
     AcceleratorState._reset_state()                # else accelerate insists on the precision of the first one
-    accelerator = Accelerator()
-    chosen = choose_precision(precision, accelerator.device).replace('fp32', 'no')        # as accelerate calls it
-    if chosen == accelerator.mixed_precision: return accelerator
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=chosen)
+    launched = int(os.environ.get('WORLD_SIZE', 1))
+    cpu = launched > 1 and not torch.accelerator.is_available()       # without this, accelerate leaves processes on CPUs to themselves
+    chosen = choose_precision(precision, 'cpu' if cpu else None).replace('fp32', 'no')        # as accelerate calls it
+    accelerator = Accelerator(mixed_precision=chosen, cpu=cpu)
+    if accelerator.num_processes != launched:
+        raise RuntimeError(f'{launched} processes were launched, but accelerate knows of {accelerator.num_processes}; use torchrun')
+    return accelerator
 
 # %% ../nbs/07_training.ipynb #fa04ab50
 class Callback:

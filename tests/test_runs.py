@@ -58,14 +58,14 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen):
 @pytest.fixture(scope='session')
 def uninterrupted(garments, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp('whole')/'run'
-    finish(start(*SMALL, f'data.path={garments}', '--run', run))
+    finish(start(*SMALL, f'data.path={garments}', '--run-dir', run))
     return run
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, workers):
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run', run, start_new_session=True)
+    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run-dir', run, start_new_session=True)
     wait_for_step(run, 25, process)                          # 20 steps an epoch: in the middle of the second
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -83,7 +83,7 @@ def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, worke
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop(garments, uninterrupted, tmp_path, number):
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', 'training.checkpoint_steps=1000', '--run', run)
+    process = start(*SMALL, f'data.path={garments}', 'training.checkpoint_steps=1000', '--run-dir', run)
     wait_for_step(run, 5, process)
     process.send_signal(number)
     out = finish(process, 130)
@@ -101,7 +101,7 @@ def test_two_processes(garments, tmp_path):
     script = tmp_path/'train.py'
     script.write_text('import sys; from hjepa.cli import train; sys.exit(train())')
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, f'data.path={garments}',
-                           'training.batch_size=32', '--run', str(run)], capture_output=True, text=True, timeout=300)
+                           'training.batch_size=32', '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr
     epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'epoch']
@@ -116,15 +116,15 @@ def test_unreadable_pictures(garments, tmp_path):
     names = sorted(p.name for p in folder.iterdir())
     for n in names[:5]: (folder/n).write_bytes(b'\x89PNG broken')
     common = [*SMALL, 'data.dataset=images', f'data.path={folder}', 'training.epochs=1']
-    finish(start(*common, '--run', tmp_path/'few'))
+    finish(start(*common, '--run-dir', tmp_path/'few'))
     epoch = [json.loads(l) for l in (tmp_path/'few'/'history.jsonl').read_text().splitlines()][-1]
     assert epoch['bad_images'] == 5
-    for n in names[:400]: (folder/n).write_bytes(b'\x89PNG broken')
-    out = finish(start(*common, '--run', tmp_path/'many'), 2)
+    for n in names[5::4]: (folder/n).write_bytes(b'\x89PNG broken')
+    out = finish(start(*common, '--run-dir', tmp_path/'many'), 2)
     assert 'max_bad_share' in out and 'Traceback' not in out
 
 
 @pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0 and not Path('/proc/self').exists(), reason='needs a place where not even root can write')
 def test_unwritable_folder():
-    out = finish(start('--run', '/proc/self/none'), 2)
+    out = finish(start('--run-dir', '/proc/self/none'), 2)
     assert 'cannot write to the run folder' in out and 'Traceback' not in out
