@@ -6,7 +6,7 @@
 __all__ = ['mask_to_index', 'index_to_mask', 'gather_tokens', 'Masks', 'create_vit', 'ContextEncoder', 'attention_mask',
            'gather_rope', 'TargetEncoder', 'ema_momentum']
 
-# %% ../nbs/01_encoder.ipynb #e76d8a89
+# %% ../nbs/01_encoder.ipynb #1ed322d9
 import math
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
+from safetensors import safe_open
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -52,7 +53,7 @@ def gather_tokens(
     picked = x.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1]))
     return picked.masked_fill((index < 0)[..., None], 0)
 
-# %% ../nbs/01_encoder.ipynb #ae0ba582
+# %% ../nbs/01_encoder.ipynb #441bf299
 @dataclass
 class Masks:
     "A context set and a target set per image, as booleans and in index form."
@@ -63,14 +64,14 @@ class Masks:
     target_index: Tensor | None = None # [B, M] int64, derived if not given
 
     def __post_init__(self):
-        self.context, self.target = self.context.bool(), self.target.bool()
+        self.context, self.target, self.grid = self.context.bool(), self.target.bool(), tuple(self.grid)
         self._check()
         if self.context_index is None: self.context_index = mask_to_index(self.context)
         if self.target_index is None: self.target_index = mask_to_index(self.target)
 
     def __len__(self) -> int: return len(self.context)
 
-# %% ../nbs/01_encoder.ipynb #b3243883
+# %% ../nbs/01_encoder.ipynb #4335eaef
 @patch
 def _check(self: Masks):
     "Raise a ValueError that names what is wrong and in which image."
@@ -102,14 +103,17 @@ def from_binary(
     return cls(context=~mask.bool(), target=mask.bool(), grid=tuple(grid))
 
 @patch
-def to(self: Masks, device, non_blocking: bool = False) -> Masks:
+def to(self: Masks,
+    device: torch.device | str, # where to
+    non_blocking: bool = False, # do not wait for the copy
+) -> Masks:
     "The same masks with all four tensors on `device`."
     move = lambda t: t.to(device, non_blocking=non_blocking)
     new = object.__new__(Masks)
     new.__dict__.update({k: move(v) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
     return new
 
-# %% ../nbs/01_encoder.ipynb #7d6f4e13
+# %% ../nbs/01_encoder.ipynb #c74a748e
 def create_vit(
     encoder_type: str = 'vit_base_patch16_224', # name of a timm model
     img_size: int | tuple[int, int] = 224, # pixels, (H, W) or one number
@@ -123,13 +127,22 @@ def create_vit(
         raise ValueError(f'encoder_type={encoder_type!r} is not a timm model; try for example {near or ["vit_base_patch16_224"]}')
     kwargs = dict(img_size=img_size, in_chans=in_chans, num_classes=0, dynamic_img_size=True) | timm_kwargs
     if isinstance(pretrained, (str, Path)):
+        _check_names(_weights_file(pretrained), timm.create_model(encoder_type, **kwargs))
         kwargs['pretrained_cfg_overlay'] = dict(file=str(_weights_file(pretrained)), source='file')
     try: vit = timm.create_model(encoder_type, pretrained=bool(pretrained), **kwargs)
-    except (TypeError, AssertionError) as e:
+    except (TypeError, AssertionError, RuntimeError) as e:
         raise ValueError(f'timm cannot build encoder_type={encoder_type!r} with {kwargs}: {e}. Only VisionTransformer and Eva '
                          'models are supported, with arguments that timm knows') from e
     _check_vit(vit, encoder_type)
     return vit
+
+def _check_names(file: Path, vit: nn.Module):
+    "timm only logs when a file fits nowhere and keeps random weights; here that is an error."
+    with safe_open(file, 'pt') as f: names = set(f.keys())
+    if len(names & vit.state_dict().keys()) < len(vit.state_dict()) // 2:
+        ours = any(n.startswith('context_encoder.') for n in names)
+        raise ValueError(f'pretrained={str(file)!r} does not hold the weights of this model (its tensors are {", ".join(sorted(names)[:3])}, …)'
+                         + ('; it was written by hjepa: load it with HJEPA.from_pretrained' if ours else ''))
 
 def _weights_file(path) -> Path:
     "An existing .safetensors file; pickled formats are refused, because opening one can run code."
@@ -181,7 +194,7 @@ class ContextEncoder(nn.Module):
         self.grid_size = self.grid_of(self.vit.patch_embed.img_size)
         self._one_final_norm()
 
-# %% ../nbs/01_encoder.ipynb #b48e9b22
+# %% ../nbs/01_encoder.ipynb #93e85ba3
 @patch
 def _one_final_norm(self: ContextEncoder):
     "Keep exactly one norm after the blocks (timm's `norm`, or `fc_norm` where the model pools first), and no pooling head."
@@ -191,12 +204,16 @@ def _one_final_norm(self: ContextEncoder):
     vit.attn_pool, vit.head = None, nn.Identity()
 
 @patch
-def final_norm(self: ContextEncoder, x: Tensor) -> Tensor:
+def final_norm(self: ContextEncoder,
+    x: Tensor, # [B, T, D]
+) -> Tensor: # [B, T, D]
     "The LayerNorm that timm has after its last block."
     return getattr(self.vit, self.norm_name)(x)
 
 @patch
-def grid_of(self: ContextEncoder, size: tuple[int, int]) -> tuple[int, int]:
+def grid_of(self: ContextEncoder,
+    size: tuple[int, int], # (H, W) in pixels
+) -> tuple[int, int]: # (gh, gw) in patches
     "(gh, gw) of an image of (H, W) pixels; ValueError unless the patch size divides both."
     (h, w), (ph, pw) = size, self.patch_size
     if h % ph or w % pw:

@@ -121,14 +121,14 @@ class TokenFPN(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Linear): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias) if m.bias is not None else None
 
-# %% ../nbs/03_fpn.ipynb #df61c0d8
+# %% ../nbs/03_fpn.ipynb #a541a194
 def level_widths(
     feature_dim: int | list[int] | None, # one width, one per level, or None
     in_dim: int, # width when None
     num_levels: int, # L
 ) -> list[int]: # L widths, fine to coarse
     "The pyramid's width at each level. Raises ValueError for a list of another length or widths below 1."
-    widths = [feature_dim or in_dim] * num_levels if not isinstance(feature_dim, (list, tuple)) else list(feature_dim)
+    widths = list(feature_dim) if isinstance(feature_dim, (list, tuple)) else [in_dim if feature_dim is None else feature_dim] * num_levels
     if len(widths) != num_levels: raise ValueError(f'feature_dim={feature_dim} has {len(widths)} widths for {num_levels} levels')
     if any(not isinstance(w, int) or w < 1 for w in widths): raise ValueError(f'feature_dim={feature_dim}: widths are whole numbers from 1')
     return widths

@@ -6,8 +6,8 @@
 __all__ = ['TARGET_NORMS', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_counts', 'pool_levels', 'scatter_tokens',
            'target_cells', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread', 'PredictorConfig',
            'EMAConfig', 'FPNConfig', 'ModelConfig', 'ConfigError', 'check_keys', 'from_values', 'check_model_config',
-           'HJEPA', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic', 'find_weights', 'saved_config',
-           'count_parameters']
+           'HJEPA', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic', 'find_weights',
+           'saved_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #ebe7d05d
 import difflib
@@ -141,7 +141,7 @@ def target_spread(
     flat = target[weight > 0]                                                              # [cells, D]
     return flat.std(0, unbiased=False).mean()
 
-# %% ../nbs/04_hierarchy.ipynb #f05b7dfe
+# %% ../nbs/04_hierarchy.ipynb #7a4a8db0
 @dataclass
 class PredictorConfig:
     "The predictor."
@@ -178,6 +178,7 @@ class ModelConfig:
     num_hierarchies: int = 3 # levels, 2 to 4
     level_weights: Optional[List[float]] = None # of the levels' losses; null: see `default_level_weights`
     target_norm: str = 'pool_then_norm' # or norm_then_pool
+    pixel_weight: float = 0.0 # weight of a loss on patches' pixels, beside that on features; 0: none
     mask_mode: str = 'drop' # hidden tokens are dropped, or (zero) set to zero
     drop_path_rate: float = 0.0 # stochastic depth of the context encoder and the predictor
     use_gradient_checkpointing: bool = False # less memory, more time
@@ -221,7 +222,7 @@ def from_values(
         path = '.'.join(p for p in (where, e.full_key) if p)
         raise ConfigError(f'{path}: {str(e).splitlines()[0]}') from e
 
-# %% ../nbs/04_hierarchy.ipynb #6346f935
+# %% ../nbs/04_hierarchy.ipynb #ff7c1533
 def check_model_config(
     cfg: ModelConfig,
 ) -> ModelConfig: # the same
@@ -236,7 +237,11 @@ def check_model_config(
         (0 <= cfg.drop_path_rate < 1, 'drop_path_rate', cfg.drop_path_rate, 'at least 0 and below 1'),
         (cfg.level_weights is None or len(cfg.level_weights) == L and min(cfg.level_weights) >= 0 and sum(cfg.level_weights) > 0,
          'level_weights', cfg.level_weights, f'{L} numbers from 0, one per level, not all 0'),
+        (cfg.pixel_weight >= 0, 'pixel_weight', cfg.pixel_weight, 'a number from 0'),
         (cfg.predictor.depth > 0, 'predictor.depth', cfg.predictor.depth, 'a whole number from 1'),
+        (cfg.patch_size is None or cfg.patch_size > 0, 'patch_size', cfg.patch_size, 'null, or a whole number from 1'),
+        (cfg.predictor.embed_dim is None or cfg.predictor.embed_dim > 0, 'predictor.embed_dim', cfg.predictor.embed_dim, 'null, or a whole number from 1'),
+        (cfg.encoder_kwargs.get('depth', 1) > 0, 'encoder_kwargs.depth', cfg.encoder_kwargs.get('depth'), 'a whole number from 1'),
         (cfg.predictor.num_heads is None or cfg.predictor.num_heads > 0, 'predictor.num_heads', cfg.predictor.num_heads, 'null, or a whole number from 1'),
         (cfg.predictor.mlp_ratio > 0, 'predictor.mlp_ratio', cfg.predictor.mlp_ratio, 'a number above 0'),
         (0 <= cfg.ema.momentum <= 1, 'ema.momentum', cfg.ema.momentum, 'from 0 to 1'),
@@ -252,13 +257,14 @@ def check_model_config(
         if not ok: raise ConfigError(f'model.{key}={value}: expected {allowed}')
     return cfg
 
-# %% ../nbs/04_hierarchy.ipynb #98dbd074
+# %% ../nbs/04_hierarchy.ipynb #d0e9a45d
 @contextmanager
 def _blame(key: str):
     "Turn an error from deep inside a part into one that names the configuration key."
     try: yield
     except ConfigError: raise
-    except (ValueError, AssertionError) as e: raise ConfigError(f'{key}: {e}') from e
+    except (ValueError, AssertionError, TypeError, RuntimeError, ArithmeticError, LookupError, StopIteration) as e:
+        raise ConfigError(f'{key}: {e or type(e).__name__}') from e
 
 class HJEPA(nn.Module):
     """Hierarchical I-JEPA: `context_encoder`, `target_encoder`, `predictor`, optionally `fpn`, and one linear head per level.
@@ -282,6 +288,8 @@ class HJEPA(nn.Module):
             self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample, c.fpn.bottom_up)
         else: self.fpn = None
         self.heads = nn.ModuleList(nn.Linear(w, D) for w in widths)
+        pixels = self.context_encoder.patch_size[0] * self.context_encoder.patch_size[1] * c.in_chans
+        self.pixel_head = nn.Linear(D, pixels) if c.pixel_weight else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         self.target_encoder = TargetEncoder(self.context_encoder)         # last: an exact copy of the finished encoder
 
@@ -297,7 +305,7 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
     return enc
 
-# %% ../nbs/04_hierarchy.ipynb #93908d2d
+# %% ../nbs/04_hierarchy.ipynb #78c3f05c
 @patch
 def forward(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised
@@ -317,6 +325,7 @@ def forward(self: HJEPA,
     patches = tokens[:, self.context_encoder.num_prefix_tokens:]                                   # [B, K, D]
     target_tokens = self.target_encoder(images)[:, self.context_encoder.num_prefix_tokens:]        # [B, N, D]
     out = self._compare(patches, predicted, target_tokens, masks, cells, weights)
+    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, masks)
     if not return_all_levels: out.update({k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights')})
     return out
 
@@ -360,6 +369,22 @@ def _add_visible(self: HJEPA, out: dict, levels: list[Tensor], target_tokens: Te
     losses = torch.stack([level_loss(head(x), t, s * (s == n)) for head, x, t, s, n in zip(self.heads, levels, targets, seen, size)])
     out['loss'] = out['loss'] + self.config.fpn.visible_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     return out | dict(visible_losses=losses.detach())
+
+# %% ../nbs/04_hierarchy.ipynb #08bcb593
+def patch_pixels(
+    images: Tensor, # [B, C, H, W]
+    patch_size: tuple[int, int], # (ph, pw)
+) -> Tensor: # [B, N, C·ph·pw] float32
+    "Each patch's pixels, patches in raster order."
+    return rearrange(images.float(), 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)', ph=patch_size[0], pw=patch_size[1])
+
+@patch
+def _add_pixels(self: HJEPA, out: dict, images: Tensor, patches: Tensor, predicted: Tensor, masks: Masks) -> dict:
+    "Loss on pixels, read off the encoder's tokens [B, K, D] where the image is visible and off predictions [B, M, D] where it is hidden."
+    pixels = patch_pixels(images, self.context_encoder.patch_size)                                 # [B, N, C·ph·pw]
+    index = torch.cat([masks.context_index, masks.target_index], 1)                                # [B, K + M]
+    loss = level_loss(self.pixel_head(torch.cat([patches.to(predicted.dtype), predicted], 1)), gather_tokens(pixels, index), (index >= 0).float())
+    return out | dict(loss=out['loss'] + self.config.pixel_weight * loss, pixel_loss=loss.detach())
 
 # %% ../nbs/04_hierarchy.ipynb #b967a5a5
 @patch
@@ -463,7 +488,7 @@ def create_hjepa_from_config(
         raise ConfigError(f'the configuration has neither a section "model" nor a key "encoder_type"; its keys are {", ".join(map(str, config)) or "none"}')
     return HJEPA(from_values(ModelConfig, config.get('model', config), 'model'), ema_steps)
 
-# %% ../nbs/04_hierarchy.ipynb #5b81e0b3
+# %% ../nbs/04_hierarchy.ipynb #28104e11
 def write_atomic(
     path: str | Path, # where the file shall be
     write, # called with the temporary path
@@ -473,10 +498,18 @@ def write_atomic(
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
-        write(tmp)
+        try: write(tmp)
+        except SafetensorError as e: raise OSError(f'cannot write {path}: {e}') from e       # how safetensors says that the disk is full
+        os.chmod(tmp, 0o666 & ~_umask())
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def _umask() -> int:
+    "The permissions that new files shall not have."
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 @patch
 def save_pretrained(self: HJEPA,
@@ -530,12 +563,12 @@ def saved_config(
     if meta.get('hjepa_format') != '1': raise ValueError(f'{file}: format {meta.get("hjepa_format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
     return json.loads(meta['config'])
 
-# %% ../nbs/04_hierarchy.ipynb #ee6a619a
+# %% ../nbs/04_hierarchy.ipynb #0342fb92
 def count_parameters(
     model: HJEPA,
 ) -> dict[str, int]: # part → number of parameters, then 'total' and 'trainable'
     "Parameters of each part of the model."
     n = lambda m: sum(p.numel() for p in m.parameters())
     parts = {k: n(m) for k, m in [('context encoder', model.context_encoder), ('target encoder', model.target_encoder),
-                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn)] if m is not None}
+                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn), ('pixel head', model.pixel_head)] if m is not None}
     return parts | dict(total=n(model), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))

@@ -7,7 +7,8 @@ __all__ = ['PRECISIONS', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', '
            'check_run_config', 'list_configs', 'read_config', 'load_config', 'cosine', 'learning_rate',
            'parameter_groups', 'build_optimizer', 'choose_precision', 'cpu_has_bf16', 'make_accelerator', 'Callback',
            'Trainer', 'build_masks', 'step_seed', 'stop_on_signal', 'sync_folder', 'checkpoints', 'read_tensors',
-           'flatten', 'CheckpointCallback', 'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run', 'load_run']
+           'flatten', 'CheckpointCallback', 'step_of', 'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run',
+           'load_run']
 
 # %% ../nbs/07_training.ipynb #31617d48
 import json
@@ -104,7 +105,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-# %% ../nbs/07_training.ipynb #19244b2d
+# %% ../nbs/07_training.ipynb #070ec0de
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
@@ -122,6 +123,8 @@ def check_run_config(
         (t.clip_grad >= 0, 'training.clip_grad', t.clip_grad, 'a number from 0 (0: no clipping)'),
         (d.num_workers >= 0, 'data.num_workers', d.num_workers, 'a whole number from 0'),
         (0 <= d.flip <= 1, 'data.flip', d.flip, 'a probability'),
+        (len(d.crop_ratio) == 2 and 0 < d.crop_ratio[0] <= d.crop_ratio[1], 'data.crop_ratio', d.crop_ratio, 'two ratios of width to height, smaller first'),
+        (cfg.evaluation.max_train > 0, 'evaluation.max_train', cfg.evaluation.max_train, 'a whole number from 1'),
         (len(d.crop_scale) == 2 and 0 < d.crop_scale[0] <= d.crop_scale[1] <= 1, 'data.crop_scale', d.crop_scale, 'two shares of the picture, smaller first'),
         (0 <= d.max_bad_share <= 1, 'data.max_bad_share', d.max_bad_share, 'a share from 0 to 1'),
         (cfg.evaluation.knn_k > 0, 'evaluation.knn_k', cfg.evaluation.knn_k, 'a whole number from 1')]
@@ -135,7 +138,7 @@ def check_run_config(
 
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
-# %% ../nbs/07_training.ipynb #0b88a75e
+# %% ../nbs/07_training.ipynb #a96a20ee
 def list_configs() -> list[str]: # names
     "Configurations that come with the package."
     return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs').iterdir() if f.name.endswith('.yaml'))
@@ -150,6 +153,7 @@ def read_config(
     else: raise ConfigError(f'configuration {str(source)!r}: no such file, and not one of the shipped ones ({", ".join(list_configs())})')
     try: values = yaml.safe_load(text)
     except yaml.YAMLError as e: raise ConfigError(f'configuration {str(source)!r} is not plain YAML: {e}') from e
+    if not isinstance(values or {}, dict): raise ConfigError(f'configuration {str(source)!r} holds a {type(values).__name__}, expected sections of keys and values')
     return values or {}
 
 def load_config(
@@ -244,7 +248,7 @@ class Callback:
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer): "When the loop ends with an exception."
 
-# %% ../nbs/07_training.ipynb #2fc3b20a
+# %% ../nbs/07_training.ipynb #997432e6
 class Trainer:
     """Trains an `HJEPA` and keeps everything in a run folder.
 
@@ -259,7 +263,8 @@ class Trainer:
         t, d = config.training, config.data
         self.accelerator = make_accelerator(t.precision)
         self.device, self.rank, self.world_size = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
-        self.dataset = dataset if dataset is not None else build_dataset(d.dataset, d.path, d.split, config.model.in_chans, d.download)
+        with self.accelerator.main_process_first():                       # one process downloads, the others find it
+            self.dataset = dataset if dataset is not None else build_dataset(d.dataset, d.path, d.split, config.model.in_chans, d.download)
         with torch.random.fork_rng():
             torch.manual_seed(t.seed)
             self.model = create_hjepa_from_config(asdict(config.model)).to(self.device)
@@ -324,7 +329,7 @@ def step_seed(
     "A seed for everything random in one step of one process."
     return int(keyed_uniform(seed, epoch, [step * 4096 + rank], 1, stream=stream).item() * 2 ** 53)
 
-# %% ../nbs/07_training.ipynb #b25a7b5e
+# %% ../nbs/07_training.ipynb #af8a3277
 @patch
 def _set_schedules(self: Trainer):
     "Learning rate and weight decay for the step that comes."
@@ -358,13 +363,13 @@ def _one_step(self: Trainer, batches: list[dict]):
     norm = self.accelerator.clip_grad_norm_(self.parameters, self.config.training.clip_grad or math.inf)
     self.grad_norm = float(norm)
     finite = math.isfinite(self.grad_norm)
+    if finite or self.accelerator.scaler is not None: self.optimizer.step()        # a gradient scaler skips by itself, and must know
     if finite:
-        self.optimizer.step()
         self.momentum = self.model.update_target_encoder(self.step)
     self.optimizer.zero_grad()
     self._count(finite)
 
-# %% ../nbs/07_training.ipynb #7d75c2e1
+# %% ../nbs/07_training.ipynb #cb3177ce
 @patch
 def _count(self: Trainer, finite: bool):
     "Bookkeeping after a step; stops the run if gradients stay broken or too many pictures are."
@@ -379,7 +384,7 @@ def _count(self: Trainer, finite: bool):
     else:
         self._summed += 1
         self._sum = self._sum + torch.stack([self.outputs['loss'].detach().expand(self.model.num_levels), self.outputs['level_losses'], self.outputs['target_std']])
-    self.bad.check(self.images_seen)
+    self.bad.check(self.images_seen // self.world_size)
 
 @patch
 def step_logs(self: Trainer) -> dict[str, Any]:
@@ -388,7 +393,7 @@ def step_logs(self: Trainer) -> dict[str, Any]:
     return dict(kind='step', step=self.step, epoch=self.epoch, loss=o['loss'].item(), level_losses=o['level_losses'].tolist(),
                 target_std=o['target_std'].tolist(), lr=self.lr, momentum=self.momentum, grad_norm=self.grad_norm)
 
-# %% ../nbs/07_training.ipynb #9775045f
+# %% ../nbs/07_training.ipynb #7720b62e
 @patch
 def _one_epoch(self: Trainer):
     "The rest of the current epoch, from `step_in_epoch` on."
@@ -402,6 +407,7 @@ def _one_epoch(self: Trainer):
         self._one_step(batches)
         batches = []
         self._call('after_step')
+        self._agree_to_stop()
         if self.stopping or self.step_in_epoch == self.steps_per_epoch: break
     if self.step_in_epoch < self.steps_per_epoch: return                                   # stopped on the way
     loss, levels, spread = (self._sum / max(1, self._summed)).tolist()
@@ -411,9 +417,18 @@ def _one_epoch(self: Trainer):
     self._next_epoch()
     self._call('after_epoch')
 
-# %% ../nbs/07_training.ipynb #61bfc50b
+# %% ../nbs/07_training.ipynb #cfca0d14
 @patch
-def _next_epoch(self: Trainer): self.epoch, self.step_in_epoch, self._sum, self._summed = self.epoch + 1, 0, 0., 0
+def _agree_to_stop(self: Trainer):
+    "A process that is asked to stop takes the others along at the same step; left alone they would wait for it for ever."
+    if self.world_size == 1: return
+    asked = self.accelerator.reduce(torch.tensor(float(self.stopping is not None), device=self.device), 'sum')
+    if asked > 0 and not self.stopping: self.stopping = 'another process'
+
+@patch
+def _next_epoch(self: Trainer):
+    "Counters for the beginning of the next epoch."
+    self.epoch, self.step_in_epoch, self._sum, self._summed = self.epoch + 1, 0, 0., 0
 
 @contextmanager
 def stop_on_signal(
@@ -446,7 +461,7 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
         self._call('after_fit')
     return self.epoch >= self.config.training.epochs
 
-# %% ../nbs/07_training.ipynb #2a5a7bb6
+# %% ../nbs/07_training.ipynb #47ffb0fe
 FORMAT = 1
 
 @patch
@@ -464,7 +479,7 @@ def state(self: Trainer) -> dict[str, Any]:
     scaler, sums = self.accelerator.scaler, self._sum.tolist() if self._summed else 0.
     return dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch, images_seen=self.images_seen,
                 seconds=self.elapsed(), skipped=self.skipped, bad_images=sorted(self.bad.names), threads=torch.get_num_threads(),
-                world_size=self.world_size, sums=sums, summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
+                world_size=self.world_size, images=len(self.dataset), sums=sums, summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
 
 @patch
 def save_checkpoint(self: Trainer) -> Path: # the checkpoint's folder
@@ -498,7 +513,7 @@ def checkpoints(
     "The complete checkpoints of a run."
     return sorted(p for p in (Path(run_dir)/'checkpoints').glob('step_*') if (p/'state.json').is_file())
 
-# %% ../nbs/07_training.ipynb #7d1986f3
+# %% ../nbs/07_training.ipynb #de1202d2
 @patch
 def resume(self: Trainer) -> int: # the step at which training goes on
     "Load the newest readable checkpoint of the run folder."
@@ -508,7 +523,8 @@ def resume(self: Trainer) -> int: # the step at which training goes on
         try: return self._load(path)
         except ConfigError: raise
         except (OSError, ValueError, KeyError) as e:
-            self.say(f'checkpoint {path.name} cannot be read ({type(e).__name__}: {e}); trying the one before')
+            self.say(f'checkpoint {path.name} cannot be read ({type(e).__name__}: {e}); set aside, trying the one before')
+            if self.is_main: path.rename(path.with_name(f'.damaged_{path.name}'))
     raise ValueError(f'{self.run_dir}: none of its {len(found)} checkpoints can be read')
 
 @patch
@@ -517,6 +533,7 @@ def _load(self: Trainer, path: Path) -> int:
     state = json.loads((path/'state.json').read_text())
     if state['format'] != FORMAT: raise ValueError(f'{path}: checkpoint format {state["format"]}, this version reads {FORMAT}')
     self._check_same_model(path)
+    self._check_same_work(path, state)
     weights, moments = (read_tensors(path/f'{n}.safetensors') for n in ('model', 'optimizer'))
     raw = getattr(self.optimizer, 'optimizer', self.optimizer)
     named = [(n, p) for g in raw.param_groups for n, p in zip(g['names'], g['params'])]
@@ -532,7 +549,7 @@ def _load(self: Trainer, path: Path) -> int:
     if state['scaler'] and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
     return self.step
 
-# %% ../nbs/07_training.ipynb #97e5de74
+# %% ../nbs/07_training.ipynb #b1f9abb5
 def read_tensors(
     file: Path, # a .safetensors file
 ) -> dict[str, Tensor]:
@@ -549,6 +566,16 @@ def _check_same_model(self: Trainer, path: Path):
         if theirs.get(key) != ours.get(key) and key != 'pretrained':
             raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, now it is {ours.get(key)!r}')
 
+@patch
+def _check_same_work(self: Trainer, path: Path, state: dict):
+    "Steps mean the same only with as many images and processes as before; other thread counts sum in another order."
+    for key, now in (('images', len(self.dataset)), ('world_size', self.world_size)):
+        if state[key] != now:
+            raise ConfigError(f'{path} was written with {key}={state[key]}, now it is {now}: epochs and schedules would not be the same. '
+                              'Restore what was there, or start a new run (model.pretrained takes the old encoder\'s weights)')
+    if state['threads'] != torch.get_num_threads():
+        self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but not bit for bit as it would have')
+
 def flatten(
     values: dict, # nested
     prefix: str = '', # of the keys
@@ -558,12 +585,13 @@ def flatten(
     for k, v in values.items(): out.update(flatten(v, f'{prefix}{k}.') if isinstance(v, dict) and v else {f'{prefix}{k}': v})
     return out
 
-# %% ../nbs/07_training.ipynb #5ab6fe82
+# %% ../nbs/07_training.ipynb #d8c7ad23
 class CheckpointCallback(Callback):
     "Writes checkpoints at intervals, when stopped, and at the end."
     order = 90
     def before_fit(self, trainer):
         self.last_time, self.last_step = time.time(), trainer.step
+        for left in (trainer.run_dir/'checkpoints').glob('.step_*.tmp'): shutil.rmtree(left, ignore_errors=True)
         trainer.run_dir.mkdir(parents=True, exist_ok=True)
         if not checkpoints(trainer.run_dir): trainer.save_checkpoint()      # finds an unwritable folder or a full disk now
     def after_step(self, trainer):
@@ -575,16 +603,24 @@ class CheckpointCallback(Callback):
         self.last_time, self.last_step = time.time(), trainer.step
     def after_fit(self, trainer): trainer.save_checkpoint()
 
-# %% ../nbs/07_training.ipynb #b7ed7190
+# %% ../nbs/07_training.ipynb #f65438cb
+def step_of(
+    line: str, # of a history file
+) -> float: # its step; infinity for a line that was not written completely
+    "The step that a line of history is about."
+    try: return json.loads(line)['step']
+    except (ValueError, KeyError, TypeError): return math.inf
+
+# %% ../nbs/07_training.ipynb #27236309
 class HistoryCallback(Callback):
     "Appends to `history.jsonl` in the run folder."
     order = 80
-    def __init__(self): self.pending = []
+    def __init__(self): self.pending, self.torn = [], False
     def before_fit(self, trainer):
         self.file, self.mark = trainer.run_dir/'history.jsonl', (time.time(), trainer.images_seen)
         if self.file.exists():
-            lines = [l for l in self.file.read_text().splitlines(keepends=True) if l.endswith('\n') and json.loads(l)['step'] <= trainer.step]
-            write_atomic(self.file, lambda p: p.write_text(''.join(lines)))
+            lines = [l for l in self.file.read_text().splitlines() if step_of(l) <= trainer.step]      # a torn line has no step
+            write_atomic(self.file, lambda p: p.write_text(''.join(l + '\n' for l in lines)))
     def after_step(self, trainer):
         if trainer.step % trainer.config.training.log_steps: return
         now, seen = time.time(), trainer.images_seen
@@ -595,9 +631,10 @@ class HistoryCallback(Callback):
         "One line; a full disk is reported once, and the lines wait until there is room."
         self.pending.append(json.dumps(line))
         try:
-            with open(self.file, 'a') as f: f.write('\n'.join(self.pending) + '\n')
-            self.pending = []
+            with open(self.file, 'a') as f: f.write(('\n' if self.torn else '') + '\n'.join(self.pending) + '\n')
+            self.pending, self.torn = [], False
         except OSError as e:
+            self.torn = True
             if len(self.pending) == 1: trainer.say(f'step {trainer.step}: cannot write {self.file} ({e}); will try again')
 
 # %% ../nbs/07_training.ipynb #a5490a0a
