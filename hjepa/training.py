@@ -10,7 +10,7 @@ __all__ = ['PRECISIONS', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', '
            'flatten', 'CheckpointCallback', 'step_of', 'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run',
            'load_run']
 
-# %% ../nbs/07_training.ipynb #31617d48
+# %% ../nbs/07_training.ipynb #f3192193
 import json
 import math
 import os
@@ -30,6 +30,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from fastcore.basics import patch
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -207,7 +208,7 @@ def build_optimizer(
     fused = next(model.parameters()).device.type in ('cuda', 'cpu')
     return torch.optim.AdamW(parameter_groups(model), lr=cfg.lr, betas=tuple(cfg.betas), fused=fused)
 
-# %% ../nbs/07_training.ipynb #c4d7f4cd
+# %% ../nbs/07_training.ipynb #33aeb4a9
 def choose_precision(
     wish: str = 'auto', # auto, fp32, bf16 or fp16
     device: torch.device | str | None = None, # None: the accelerator if there is one
@@ -234,7 +235,9 @@ def make_accelerator(
     chosen = choose_precision(precision, 'cpu' if cpu else None).replace('fp32', 'no')        # as accelerate calls it
     accelerator = Accelerator(mixed_precision=chosen, cpu=cpu)
     if accelerator.num_processes != launched:
-        raise RuntimeError(f'{launched} processes were launched, but accelerate knows of {accelerator.num_processes}; use torchrun')
+        raise ConfigError(f'{launched} processes were launched, but accelerate knows of {accelerator.num_processes}; use torchrun')
+    if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+        raise ConfigError(f'{accelerator.distributed_type}: the target encoder follows whole weights, which sharding would split; launch with torchrun (DDP)')
     return accelerator
 
 # %% ../nbs/07_training.ipynb #fa04ab50
@@ -369,7 +372,7 @@ def _one_step(self: Trainer, batches: list[dict]):
     self.optimizer.zero_grad()
     self._count(finite)
 
-# %% ../nbs/07_training.ipynb #cb3177ce
+# %% ../nbs/07_training.ipynb #aba4a340
 @patch
 def _count(self: Trainer, finite: bool):
     "Bookkeeping after a step; stops the run if gradients stay broken or too many pictures are."
@@ -390,8 +393,9 @@ def _count(self: Trainer, finite: bool):
 def step_logs(self: Trainer) -> dict[str, Any]:
     "The last step in numbers."
     o = self.outputs
-    return dict(kind='step', step=self.step, epoch=self.epoch, loss=o['loss'].item(), level_losses=o['level_losses'].tolist(),
+    logs = dict(kind='step', step=self.step, epoch=self.epoch, loss=o['loss'].item(), level_losses=o['level_losses'].tolist(),
                 target_std=o['target_std'].tolist(), lr=self.lr, momentum=self.momentum, grad_norm=self.grad_norm)
+    return logs | {k: o[k].item() for k in ('pixel_loss',) if k in o}
 
 # %% ../nbs/07_training.ipynb #7720b62e
 @patch

@@ -438,7 +438,7 @@ def plot_history(
     if lines: fig.legend(lines.values(), lines, loc='outside upper center', ncols=5, fontsize=8, frameon=False)
     return fig
 
-# %% ../nbs/08_visualization.ipynb #ddff54e6
+# %% ../nbs/08_visualization.ipynb #c6c92d5c
 def _panels(names: Sequence[str]) -> tuple[Picture, dict[str, Any]]:
     "Labelled, empty panels, two in a row."
     nrows, ncols = -(-len(names) // 2), min(2, len(names))
@@ -456,8 +456,8 @@ def _panels(names: Sequence[str]) -> tuple[Picture, dict[str, Any]]:
 
 def _add_total(ax, losses: tuple[np.ndarray, np.ndarray], total: tuple[np.ndarray, np.ndarray], window: int):
     "The sum that is minimised; without levels it is the panel's only line and gets its name."
-    if not len(losses[0]): ax.lines[-1].set_label('sum over levels')
-    elif len(total[0]): ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='sum over levels')
+    if not len(losses[0]): ax.lines[-1].set_label('total')
+    elif len(total[0]): ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='total')
 
 # %% ../nbs/08_visualization.ipynb #7d4e12c1
 def save_pictures(
