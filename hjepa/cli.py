@@ -82,7 +82,7 @@ def first_comment(name: str) -> str:
     from importlib.resources import files
     return files('hjepa').joinpath('configs', f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')
 
-# %% ../nbs/12_cli.ipynb #af6312bd
+# %% ../nbs/12_cli.ipynb #f26a68a1
 def run_training(
     config: str | Path = 'tiny', # a shipped name or a YAML file
     overrides: list[str] = (), # key=value
@@ -99,7 +99,10 @@ def run_training(
     trainer.run_dir = Path(resume).expanduser() if resume else _make_run(trainer, run_dir or _run_name(config))
     if resume: trainer.say(f'resuming {trainer.run_dir} at step {trainer.resume()} of {trainer.total_steps}')
     describe(trainer)
-    if not trainer.fit():
+    complete = trainer.fit()
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()                          # what follows is for one process, however long it takes
+    if not complete:
         trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. Go on with:\n  hjepa_train --resume {trainer.run_dir}')
         return 130
     if trainer.is_main: report(trainer.run_dir, trainer.model, cfg, trainer.dataset, trainer.device)
