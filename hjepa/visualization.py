@@ -32,9 +32,13 @@ from .data import denormalize, normalize
 from .encoder import Masks
 from .hierarchy import HJEPA, cell_of_patch, level_grid, write_atomic
 
-# %% ../nbs/08_visualization.ipynb #0f3c1b72
+# %% ../nbs/08_visualization.ipynb #f8eb67a0
 class Picture(Figure):
     "A matplotlib `Figure` that belongs to nobody (no pyplot, no window, any thread) and still shows itself in a notebook."
+    def __init__(self,
+        *args,   # as matplotlib's `Figure` takes them
+        **kwargs # figsize in inches, dpi, …
+    ): super().__init__(*args, **kwargs)
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self.savefig(buffer, format='png')
