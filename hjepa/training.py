@@ -42,7 +42,7 @@ from .hierarchy import (HJEPA, ConfigError, ModelConfig, check_model_config, cre
                              write_atomic)
 from .masking import build_mask_generator
 
-# %% ../nbs/07_training.ipynb #83d16a99
+# %% ../nbs/07_training.ipynb #fea437f3
 @dataclass
 class DataConfig:
     "Which pictures, and how they are cropped."
@@ -68,6 +68,7 @@ class MaskingConfig:
     target_share: Optional[List[float]] = None # hierarchical: bounds of the hidden share
     context_share: Optional[List[float]] = None # hierarchical: share of the rest that is seen
 
+# %% ../nbs/07_training.ipynb #a9bce85e
 @dataclass
 class TrainingConfig:
     "Optimisation and bookkeeping."
@@ -89,6 +90,7 @@ class TrainingConfig:
     keep_checkpoints: int = 2 # older ones are deleted
     max_bad_steps: int = 10 # stop after this many steps in a row with a gradient that is not finite
 
+# %% ../nbs/07_training.ipynb #4aa27fdd
 @dataclass
 class EvaluationConfig:
     "What is measured when the run ends."
