@@ -40,7 +40,7 @@ def parser(
     "An argument parser whose help keeps its line breaks."
     return argparse.ArgumentParser(command, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-# %% ../nbs/12_cli.ipynb #ff82483e
+# %% ../nbs/12_cli.ipynb #3a35febc
 _train_examples = '''examples:
   hjepa_train                                             garments that come with the package, a few minutes on two cores
   hjepa_train --config photos data.path=~/photos          your own pictures
@@ -66,7 +66,7 @@ def train(
     "Console command `hjepa_train`."
     args = _train_args(argv)
     with friendly_errors('hjepa_train'):
-        from hjepa.training import list_configs, read_config
+        from hjepa.training import list_configs
         if args.list:
             for name in list_configs(): print(f'{name:12s} {first_comment(name)}')
             return 0
@@ -82,7 +82,7 @@ def first_comment(name: str) -> str:
     from importlib.resources import files
     return files('hjepa').joinpath('configs', f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')
 
-# %% ../nbs/12_cli.ipynb #f26a68a1
+# %% ../nbs/12_cli.ipynb #60271e10
 def run_training(
     config: str | Path = 'tiny', # a shipped name or a YAML file
     overrides: list[str] = (), # key=value
@@ -105,7 +105,7 @@ def run_training(
     if not complete:
         trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. Go on with:\n  hjepa_train --resume {trainer.run_dir}')
         return 130
-    if trainer.is_main: report(trainer.run_dir, trainer.model, cfg, trainer.dataset, trainer.device)
+    if trainer.is_main: report(trainer.run_dir, trainer.model, cfg, trainer.dataset)
     return 0
 
 def _run_name(config: str | Path) -> Path: return Path('runs')/f'{Path(config).stem}-{time.strftime("%Y%m%d-%H%M%S")}'
@@ -131,18 +131,17 @@ def describe(trainer):
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; {trainer.world_size} process(es) on {trainer.device}, '
                 f'precision {trainer.accelerator.mixed_precision}\n{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
 
-# %% ../nbs/12_cli.ipynb #34ca0628
+# %% ../nbs/12_cli.ipynb #b295ed10
 def report(
     run_dir: str | Path, # the run's folder; `results.json` and `pictures/` are written here
     model, # an HJEPA
     cfg, # the run's configuration
     dataset, # its training images
-    device=None, # where to compute
 ) -> dict: # the results
     "Measure features, draw pictures, print a table and the pictures' paths."
     from hjepa.hierarchy import write_atomic
     run_dir = Path(run_dir)
-    results = measure(model, cfg, dataset, device) | run_facts(run_dir, cfg)
+    results = measure(model, cfg, dataset) | run_facts(run_dir, cfg)
     write_atomic(run_dir/'results.json', lambda p: p.write_text(json.dumps(results, indent=1)))
     from hjepa.evaluation import format_table
     print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'])))
@@ -168,9 +167,13 @@ def format_health(
     return 'health of the features per level (no labels, or no probes):\n' + '\n'.join(
         f'  {name:18s} ' + '  '.join(f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
 
-# %% ../nbs/12_cli.ipynb #469d170a
-def measure(model, cfg, dataset, device=None) -> dict:
-    "Probes where there are labels (beside the very weights that the run started from), the health of features where there are none."
+# %% ../nbs/12_cli.ipynb #7286adf0
+def measure(
+    model, # an HJEPA
+    cfg, # the run's configuration
+    dataset, # its training images
+) -> dict: # for `format_table`, or with the key `health`
+    "Probes where there are labels (beside random weights of the run's seed: its start, unless it was pretrained), the health of features where there are none."
     from hjepa.data import build_dataset
     from hjepa.evaluation import evaluate, extract_dataset, feature_health
     e, d = cfg.evaluation, cfg.data
@@ -182,7 +185,12 @@ def measure(model, cfg, dataset, device=None) -> dict:
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
     return dict(health=feature_health(extract_dataset(model, some, num_workers=d.num_workers).levels))
 
-def draw(run_dir, model, cfg, dataset) -> dict:
+def draw(
+    run_dir, # the run's folder
+    model, # an HJEPA
+    cfg, # the run's configuration
+    dataset, # its training images
+) -> dict: # name → path
     "The run's pictures, from a few images that readers can recognise across runs."
     import torch
     from hjepa.data import EvalView, collate, normalize
@@ -190,7 +198,8 @@ def draw(run_dir, model, cfg, dataset) -> dict:
     from hjepa.visualization import read_history, save_pictures
     view = EvalView(dataset, model.img_size, cfg.model.in_chans)
     batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
-    images = normalize(batch['image'][:8], *model.pixel_stats).to(next(model.parameters()).device)
+    some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
+    images = normalize(some, *model.pixel_stats).to(next(model.parameters()).device)
     masks = build_masks(cfg, model)(len(images), generator=torch.Generator().manual_seed(cfg.training.seed))
     return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures')
 

@@ -253,7 +253,7 @@ class Callback:
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer): "When the loop ends with an exception."
 
-# %% ../nbs/07_training.ipynb #997432e6
+# %% ../nbs/07_training.ipynb #44e4bc28
 class Trainer:
     """Trains an `HJEPA` and keeps everything in a run folder.
 
@@ -281,7 +281,8 @@ class Trainer:
         self._build_loader()
         self.step = self.epoch = self.step_in_epoch = self.images_seen = self.skipped = self._bad_in_a_row = 0
         self.seconds, self.bad, self.logs, self.outputs, self.stopping = 0., BadImages(d.max_bad_share), {}, {}, None
-        self.lr, self.momentum, self.grad_norm, self._sum, self._summed = t.lr, config.model.ema.momentum, 0., 0., 0
+        self.lr, self.momentum, self.grad_norm = t.lr, config.model.ema.momentum, 0.
+        self._clear_sums()
 
 def build_masks(config: RunConfig, model: HJEPA):
     "The mask generator of a configuration for this model's grid; `ConfigError` if its settings do not fit."
@@ -374,7 +375,7 @@ def _one_step(self: Trainer, batches: list[dict]):
     self.optimizer.zero_grad()
     self._count(finite)
 
-# %% ../nbs/07_training.ipynb #aba4a340
+# %% ../nbs/07_training.ipynb #f51dbd2d
 @patch
 def _count(self: Trainer, finite: bool):
     "Bookkeeping after a step; stops the run if gradients stay broken or too many pictures are."
@@ -388,7 +389,7 @@ def _count(self: Trainer, finite: bool):
                                      f'The weights are those from before. Try a lower training.lr, or training.precision=fp32')
     else:
         self._summed += 1
-        self._sum = self._sum + torch.stack([self.outputs['loss'].detach().expand(self.model.num_levels), self.outputs['level_losses'], self.outputs['target_std']])
+        self._sum += torch.stack([self.outputs['loss'].detach().expand(self.model.num_levels), self.outputs['level_losses'], self.outputs['target_std']])
     self.bad.check(self.images_seen // self.world_size)
 
 @patch
@@ -423,7 +424,7 @@ def _one_epoch(self: Trainer):
     self._next_epoch()
     self._call('after_epoch')
 
-# %% ../nbs/07_training.ipynb #cfca0d14
+# %% ../nbs/07_training.ipynb #40a365ea
 @patch
 def _agree_to_stop(self: Trainer):
     "A process that is asked to stop takes the others along at the same step; left alone they would wait for it for ever."
@@ -434,7 +435,13 @@ def _agree_to_stop(self: Trainer):
 @patch
 def _next_epoch(self: Trainer):
     "Counters for the beginning of the next epoch."
-    self.epoch, self.step_in_epoch, self._sum, self._summed = self.epoch + 1, 0, 0., 0
+    self.epoch, self.step_in_epoch = self.epoch + 1, 0
+    self._clear_sums()
+
+@patch
+def _clear_sums(self: Trainer):
+    "Sums over an epoch's steps (loss, level losses, spread), and how many were added."
+    self._sum, self._summed = torch.zeros(3, self.model.num_levels, device=self.device), 0
 
 @contextmanager
 def stop_on_signal(
@@ -467,7 +474,7 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
         self._call('after_fit')
     return self.epoch >= self.config.training.epochs
 
-# %% ../nbs/07_training.ipynb #47ffb0fe
+# %% ../nbs/07_training.ipynb #5ac9d9ae
 FORMAT = 1
 
 @patch
@@ -482,10 +489,10 @@ def _optimizer_tensors(self: Trainer) -> dict[str, Tensor]:
 @patch
 def state(self: Trainer) -> dict[str, Any]:
     "How far the run has come, as plain JSON."
-    scaler, sums = self.accelerator.scaler, self._sum.tolist() if self._summed else 0.
+    scaler = self.accelerator.scaler
     return dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch, images_seen=self.images_seen,
                 seconds=self.elapsed(), skipped=self.skipped, bad_images=sorted(self.bad.names), threads=torch.get_num_threads(),
-                world_size=self.world_size, images=len(self.dataset), sums=sums, summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
+                world_size=self.world_size, images=len(self.dataset), sums=self._sum.tolist(), summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
 
 @patch
 def save_checkpoint(self: Trainer) -> Path: # the checkpoint's folder

@@ -80,12 +80,13 @@ def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, worke
     assert lines(run) == lines(uninterrupted)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop(garments, uninterrupted, tmp_path, number):
+@pytest.mark.parametrize('number, workers', [(signal.SIGINT, 2), (signal.SIGTERM, 0)])
+def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
+    "The terminal sends Ctrl-C to the loader's workers too."
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', 'training.checkpoint_steps=1000', '--run-dir', run)
+    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', 'training.checkpoint_steps=1000', '--run-dir', run, start_new_session=True)
     wait_for_step(run, 5, process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     out = finish(process, 130)
     assert f'hjepa_train --resume {run}' in out and 'Traceback' not in out
     from hjepa import HJEPA
@@ -122,6 +123,15 @@ def test_unreadable_pictures(garments, tmp_path):
     for n in names[5::4]: (folder/n).write_bytes(b'\x89PNG broken')
     out = finish(start(*common, '--run-dir', tmp_path/'many'), 2)
     assert 'max_bad_share' in out and 'Traceback' not in out
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
+def test_full_disk(garments, tmp_path):
+    "A checkpoint that cannot be written is said in one line and leaves nothing half-written."
+    import resource
+    out = finish(start(*SMALL, f'data.path={garments}', '--run-dir', tmp_path/'run', preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))), 2)
+    assert 'cannot write' in out and 'Traceback' not in out
+    assert list((tmp_path/'run'/'checkpoints').iterdir()) == []
 
 
 @pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0 and not Path('/proc/self').exists(), reason='needs a place where not even root can write')
