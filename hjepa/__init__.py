@@ -9,11 +9,18 @@ if TYPE_CHECKING:
     from .encoder import ContextEncoder, Masks, TargetEncoder
     from .fpn import TokenFPN
     from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
+    from .masking import HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator, build_mask_generator
+    from .multicrop import (AdaptiveMultiCropTransform, Crops, MultiCropDataset, MultiCropDatasetRaw, MultiCropEvalTransform, MultiCropMasks, MultiCropTransform,
+                            build_multicrop_dataloader, build_multicrop_dataset, build_multicrop_transform, multicrop_collate_fn)
     from .predictor import Predictor, PredictorBlock
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder', 'TokenFPN': 'fpn',
           'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
+          'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking', 'MultiCropMaskGenerator': 'masking', 'build_mask_generator': 'masking',
+          'AdaptiveMultiCropTransform': 'multicrop', 'Crops': 'multicrop', 'MultiCropDataset': 'multicrop', 'MultiCropDatasetRaw': 'multicrop',
+          'MultiCropEvalTransform': 'multicrop', 'MultiCropMasks': 'multicrop', 'MultiCropTransform': 'multicrop',
+          'build_multicrop_dataloader': 'multicrop', 'build_multicrop_dataset': 'multicrop', 'build_multicrop_transform': 'multicrop', 'multicrop_collate_fn': 'multicrop',
           'Predictor': 'predictor', 'PredictorBlock': 'predictor'}
 __all__ = [*_where]
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['friendly_errors', 'parser', 'train', 'best_device', 'first_comment', 'run_training', 'describe', 'report',
-           'run_facts', 'format_health', 'measure', 'draw', 'evaluate', 'features', 'extract_folder', 'write_features']
+           'run_facts', 'format_health', 'measure', 'draw', 'draw_crops', 'evaluate', 'features', 'extract_folder',
+           'write_features']
 
 # %% ../nbs/12_cli.ipynb #62993f3d
 import argparse
@@ -40,10 +41,11 @@ def parser(
     "An argument parser whose help keeps its line breaks."
     return argparse.ArgumentParser(command, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-# %% ../nbs/12_cli.ipynb #3a35febc
+# %% ../nbs/12_cli.ipynb #1ea183cf
 _train_examples = '''examples:
   hjepa_train                                             garments that come with the package, a few minutes on two cores
   hjepa_train --config photos data.path=~/photos          your own pictures
+  hjepa_train --config multicrop                          two large and six small crops of each garment
   hjepa_train --config default data.path=/data/imagenet training.batch_size=128
   torchrun --nproc_per_node 4 $(which hjepa_train) --config default data.path=/data/imagenet
   hjepa_train --resume runs/tiny-20300101-120000
@@ -82,7 +84,7 @@ def first_comment(name: str) -> str:
     from importlib.resources import files
     return files('hjepa').joinpath('configs', f'{name}.yaml').read_text().splitlines()[0].lstrip('# ')
 
-# %% ../nbs/12_cli.ipynb #60271e10
+# %% ../nbs/12_cli.ipynb #27bb52f2
 def run_training(
     config: str | Path = 'tiny', # a shipped name or a YAML file
     overrides: list[str] = (), # key=value
@@ -127,7 +129,11 @@ def describe(trainer):
     m, t = trainer.model, trainer.config.training
     n = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
     gh, gw = m.context_encoder.grid_size
-    trainer.say(f'{len(trainer.dataset):,} images of {trainer.dataset.name}, {m.img_size[0]}×{m.img_size[1]} px, {gh}×{gw} patches, {m.num_levels} levels\n'
+    c, crops = trainer.config.multicrop, ''
+    if c.strategy:
+        from hjepa.training import local_size
+        crops = f'; {c.num_global_crops} crops of that size and {c.num_local_crops} of {"×".join(map(str, local_size(trainer.config, m)))} px of each, {c.strategy}'
+    trainer.say(f'{len(trainer.dataset):,} images of {trainer.dataset.name}, {m.img_size[0]}×{m.img_size[1]} px, {gh}×{gw} patches, {m.num_levels} levels{crops}\n'
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; {trainer.world_size} process(es) on {trainer.device}, '
                 f'precision {trainer.accelerator.mixed_precision}\n{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
 
@@ -167,7 +173,7 @@ def format_health(
     return 'health of the features per level (no labels, or no probes):\n' + '\n'.join(
         f'  {name:18s} ' + '  '.join(f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
 
-# %% ../nbs/12_cli.ipynb #7286adf0
+# %% ../nbs/12_cli.ipynb #74a44fd4
 def measure(
     model, # an HJEPA
     cfg, # the run's configuration
@@ -201,7 +207,17 @@ def draw(
     some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
     images = normalize(some, *model.pixel_stats).to(next(model.parameters()).device)
     masks = build_masks(cfg, model)(len(images), generator=torch.Generator().manual_seed(cfg.training.seed))
-    return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures')
+    more = dict(crops=lambda: draw_crops(model, cfg, dataset)) if cfg.multicrop.strategy else None
+    return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
+
+def draw_crops(model, cfg, dataset):
+    "One image's crops and masks, as the run's last epoch cut them."
+    import torch
+    from hjepa.training import build_crop_masks, build_view
+    from hjepa.visualization import show_multicrop
+    batch = build_view(cfg, model, dataset).__getitems__([(cfg.training.epochs - 1, len(dataset) // 2)])
+    masks = build_crop_masks(cfg, model)(1, batch['crops'], torch.Generator().manual_seed(cfg.training.seed))
+    return show_multicrop(dataset.load(int(batch['index'][0])), batch['crops'], masks)
 
 # %% ../nbs/12_cli.ipynb #6b7fa1ca
 def evaluate(

@@ -62,16 +62,18 @@ def _flatten(
     mode = 'L' if in_chans == 1 else 'RGB'
     return im if im.mode == mode else im.convert(mode)
 
-# %% ../nbs/00_data.ipynb #65bd0dae
+# %% ../nbs/00_data.ipynb #2d7cd14e
 def load_image(
     path: str | Path,  # The file
-    in_chans: int = 3  # 3 gives mode `RGB`, 1 gives mode `L`
+    in_chans: int = 3, # 3 gives mode `RGB`, 1 gives mode `L`
+    before: Callable[[Image.Image], Any] | None = None # Gets the picture when its header is read and its pixels are not: may choose how to decode (`Image.draft`)
 ) -> Image.Image:      # Decoded, upright, 8 bits per channel
     "Read one picture of any common format; raises `ImageError` if it cannot be decoded, `FileNotFoundError` if it is not there."
     if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
     if not Path(path).exists(): raise FileNotFoundError(f'there is no picture at {path}')
     try:
         with Image.open(path) as im:
+            if before is not None: before(im)
             im.load()
             with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)   # a broken note does not spoil good pixels
             return _flatten(im, in_chans)
@@ -261,7 +263,7 @@ def _set_chans(self: ImageDataset, in_chans: int):
         self.images = torch.cat([to_chans(x, in_chans) for x in self.images.split(4096)]) if in_chans == 1 else to_chans(self.images, in_chans)
     self.in_chans = in_chans
 
-# %% ../nbs/00_data.ipynb #0106b5b6
+# %% ../nbs/00_data.ipynb #85d5809b
 @patch(as_prop=True)
 def native_size(self: ImageDataset) -> tuple[int, int] | None:
     "`(H, W)` of data held in memory; None for files, which may differ."
@@ -269,10 +271,11 @@ def native_size(self: ImageDataset) -> tuple[int, int] | None:
 
 @patch
 def load(self: ImageDataset,
-    i: int       # Which picture
+    i: int,      # Which picture
+    before: Callable[[Image.Image], Any] | None = None # See `load_image`; not called for data in memory
 ) -> Image.Image: # Whole
     "Picture `i`, whole, as Pillow mode L or RGB; raises `ImageError` if its file cannot be decoded."
-    if self.images is None: return load_image(self.paths[i], self.in_chans)
+    if self.images is None: return load_image(self.paths[i], self.in_chans, before)
     a = self.images[i].permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(a[..., 0] if self.in_chans == 1 else a))
 
@@ -734,13 +737,13 @@ def __iter__(self: EpochBatchSampler) -> Iterator[list[tuple[int, int]]]:
             part = torch.cat([part, order.repeat(self.world_size)[:short]])
         yield [(self.epoch, i) for i in part.view(self.world_size, -1)[self.rank].tolist()]
 
-# %% ../nbs/00_data.ipynb #9ad9278c
+# %% ../nbs/00_data.ipynb #e23a9dff
 def _one_thread(worker: int):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
 
 def build_loader(
-    view: Dataset,                             # `TrainView` or `EvalView`
+    view: Dataset,                             # `TrainView`, `EvalView`, or another with `__getitems__`; one with a `seed` is keyed by (epoch, index)
     batch_size: int,                           # Samples per batch and process
     num_workers: int = 0,                      # Processes that prepare batches; 0: this one does
     sampler: EpochBatchSampler | None = None,  # Which batches; None: shuffled by the view's seed (training), in order (evaluation)
@@ -749,7 +752,7 @@ def build_loader(
 ) -> DataLoader:                               # Its batches are dicts, see `collate`
     "A loader whose batches do not depend on the number of workers and which leaves the global random state alone."
     if sampler is None:
-        if isinstance(view, TrainView): sampler = EpochBatchSampler(len(view), batch_size, view.seed)
+        if hasattr(view, 'seed'): sampler = EpochBatchSampler(len(view), batch_size, view.seed)
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=_one_thread) if num_workers else {}
     return DataLoader(view, batch_sampler=sampler, num_workers=num_workers, collate_fn=collate,

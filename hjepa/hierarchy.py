@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_counts', 'pool_levels', 'scatter_tokens',
            'target_cells', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread', 'PredictorConfig',
-           'EMAConfig', 'FPNConfig', 'ModelConfig', 'ConfigError', 'check_keys', 'from_values', 'check_model_config',
-           'HJEPA', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic', 'find_weights',
-           'saved_config', 'count_parameters']
+           'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_keys', 'from_values',
+           'check_model_config', 'HJEPA', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic',
+           'find_weights', 'saved_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #ebe7d05d
 import difflib
@@ -141,7 +141,7 @@ def target_spread(
     flat = target[weight > 0]                                                              # [cells, D]
     return flat.std(0, unbiased=False).mean()
 
-# %% ../nbs/04_hierarchy.ipynb #7a4a8db0
+# %% ../nbs/04_hierarchy.ipynb #a6022796
 @dataclass
 class PredictorConfig:
     "The predictor."
@@ -168,6 +168,14 @@ class FPNConfig:
     visible_weight: float = 0.1 # weight of the loss on fully visible cells
 
 @dataclass
+class CropsConfig:
+    "Learning from several crops of an image (see the notebook on multi-crop)."
+    enabled: bool = False # the predictor learns what mirrored crops look like, and a head reads local crops
+    local_weight: float = 1.0 # weight of the loss of local crops that predict coarse cells of global ones
+    cross_weight: float = 1.0 # weight of the loss on hidden local crops (cross_crop_prediction)
+    min_overlap: float = 0.5 # least share of a local crop that must lie in a global crop to be compared with it
+
+@dataclass
 class ModelConfig:
     "Everything that defines an `HJEPA`."
     encoder_type: str = 'vit_base_patch16_224' # a timm VisionTransformer or Eva
@@ -189,6 +197,7 @@ class ModelConfig:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
+    crops: CropsConfig = field(default_factory=CropsConfig)
 
 # %% ../nbs/04_hierarchy.ipynb #d575c8b3
 class ConfigError(ValueError):
@@ -222,7 +231,7 @@ def from_values(
         path = '.'.join(p for p in (where, e.full_key) if p)
         raise ConfigError(f'{path}: {str(e).splitlines()[0]}') from e
 
-# %% ../nbs/04_hierarchy.ipynb #ff7c1533
+# %% ../nbs/04_hierarchy.ipynb #570ac47d
 def check_model_config(
     cfg: ModelConfig,
 ) -> ModelConfig: # the same
@@ -249,7 +258,10 @@ def check_model_config(
         (cfg.ema.momentum_warmup_epochs is None or cfg.ema.momentum_warmup_epochs >= 0, 'ema.momentum_warmup_epochs', cfg.ema.momentum_warmup_epochs, 'null, or a number from 0'),
         (cfg.fpn.fusion_method in FUSION_METHODS, 'fpn.fusion_method', cfg.fpn.fusion_method, ', '.join(FUSION_METHODS)),
         (cfg.fpn.upsample in UPSAMPLE_METHODS, 'fpn.upsample', cfg.fpn.upsample, ', '.join(UPSAMPLE_METHODS)),
-        (cfg.fpn.visible_weight >= 0, 'fpn.visible_weight', cfg.fpn.visible_weight, 'a number from 0')]
+        (cfg.fpn.visible_weight >= 0, 'fpn.visible_weight', cfg.fpn.visible_weight, 'a number from 0'),
+        (cfg.crops.local_weight >= 0, 'crops.local_weight', cfg.crops.local_weight, 'a number from 0'),
+        (cfg.crops.cross_weight >= 0, 'crops.cross_weight', cfg.crops.cross_weight, 'a number from 0'),
+        (0 < cfg.crops.min_overlap <= 1, 'crops.min_overlap', cfg.crops.min_overlap, 'a share above 0, at most 1')]
     for name in ('pixel_mean', 'pixel_std'):
         v = getattr(cfg, name)
         checks.append((v is None or len(v) == cfg.in_chans and (name == 'pixel_mean' or min(v) > 0), name, v, f'{cfg.in_chans} numbers, one per channel (deviations above 0)'))
@@ -257,7 +269,7 @@ def check_model_config(
         if not ok: raise ConfigError(f'model.{key}={value}: expected {allowed}')
     return cfg
 
-# %% ../nbs/04_hierarchy.ipynb #d0e9a45d
+# %% ../nbs/04_hierarchy.ipynb #c201e3bf
 @contextmanager
 def _blame(key: str):
     "Turn an error from deep inside a part into one that names the configuration key."
@@ -281,7 +293,7 @@ class HJEPA(nn.Module):
         D, heads = self.context_encoder.embed_dim, c.predictor.num_heads or self.context_encoder.num_heads
         with _blame(f'model.predictor.num_heads={heads}'):
             self.predictor = Predictor(D, c.predictor.depth, heads, c.predictor.embed_dim, c.predictor.mlp_ratio,
-                                       c.drop_path_rate, c.use_gradient_checkpointing)
+                                       c.drop_path_rate, c.use_gradient_checkpointing, c.crops.enabled)
         widths = [D] * self.num_levels
         if c.fpn.use_fpn:
             with _blame('model.fpn.feature_dim'): widths = level_widths(c.fpn.feature_dim, D, self.num_levels)
@@ -290,6 +302,7 @@ class HJEPA(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(w, D) for w in widths)
         pixels = self.context_encoder.patch_size[0] * self.context_encoder.patch_size[1] * c.in_chans
         self.pixel_head = nn.Linear(D, pixels) if c.pixel_weight else None
+        self.crop_head = nn.Linear(D, D) if c.crops.enabled else None     # reads a local crop's answer, see the notebook on multi-crop
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         self.target_encoder = TargetEncoder(self.context_encoder)         # last: an exact copy of the finished encoder
 
@@ -305,29 +318,45 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
     return enc
 
-# %% ../nbs/04_hierarchy.ipynb #78c3f05c
+# %% ../nbs/04_hierarchy.ipynb #22ffc4fd
 @patch
 def forward(self: HJEPA,
-    images: Tensor, # [B, C, H, W], normalised
-    mask: Tensor | Masks, # [B, N] binary (1 = hidden and to be predicted), or `Masks` from a generator
+    images: Tensor, # [B, C, H, W], normalised; or `Crops` of them
+    mask: Tensor | Masks, # [B, N] binary (1 = hidden and to be predicted), or `Masks` from a generator; for `Crops`: `MultiCropMasks`
     return_all_levels: bool = True, # False: keep only the finest level's tensors in the lists (the loss is the same)
 ) -> dict[str, Any]: # see the table below
     "Predict the hidden part of images at every level and compare with the target encoder."
+    if hasattr(images, 'boxes'): return self.forward_crops(images, mask)                            # several crops of each image
     grid = self.context_encoder._check_images(images)
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
     if masks.grid != grid or len(masks) != len(images):
         raise ValueError(f'masks for {len(masks)} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
-    cells, weights = target_cells(masks, self.num_levels)
     tokens = self.context_encoder(images, context=masks.context_index)                             # [B, P + K, D]
     predicted = self.predictor(tokens, grid, context=masks.context_index, target=masks.target_index)  # [B, M, D]
-    masks = masks.to(images.device, non_blocking=True)
-    cells, weights = ([t.to(images.device, non_blocking=True) for t in ts] for ts in (cells, weights))
-    patches = tokens[:, self.context_encoder.num_prefix_tokens:]                                   # [B, K, D]
-    target_tokens = self.target_encoder(images)[:, self.context_encoder.num_prefix_tokens:]        # [B, N, D]
-    out = self._compare(patches, predicted, target_tokens, masks, cells, weights)
-    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, masks)
+    out = self._losses(images, masks, self._patches(tokens), predicted, self._patches(self.target_encoder(images)))
     if not return_all_levels: out.update({k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights')})
     return out
+
+# %% ../nbs/04_hierarchy.ipynb #f0edecda
+@patch
+def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
+    "Encodings without prefix tokens."
+    return tokens[:, self.context_encoder.num_prefix_tokens:]
+
+@patch
+def _losses(self: HJEPA,
+    images: Tensor, # [B, C, H, W]
+    masks: Masks, # on the CPU
+    patches: Tensor, # [B, K, D] the context encoder's
+    predicted: Tensor, # [B, M, D]
+    target_tokens: Tensor, # [B, N, D] the target encoder's
+) -> dict[str, Any]:
+    "What is compared at each level, and all losses."
+    move = lambda t: t.to(images.device, non_blocking=True)
+    cells, weights = (list(map(move, ts)) for ts in target_cells(masks, self.num_levels))
+    masks = masks.to(images.device, non_blocking=True)
+    out = self._compare(patches, predicted, target_tokens, masks, cells, weights)
+    return out if self.pixel_head is None else self._add_pixels(out, images, patches, predicted, masks)
 
 # %% ../nbs/04_hierarchy.ipynb #6f0fb8ca
 @patch
@@ -455,8 +484,8 @@ def preprocess(self: HJEPA,
     from hjepa.data import normalize, preprocess
     return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
 
-# %% ../nbs/04_hierarchy.ipynb #c1db6d18
-_SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema')
+# %% ../nbs/04_hierarchy.ipynb #f6be1381
+_SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', crops='crops')
 
 def create_hjepa(
     encoder_type: str = 'vit_base_patch16_224', # a timm VisionTransformer or Eva
@@ -563,12 +592,12 @@ def saved_config(
     if meta.get('hjepa_format') != '1': raise ValueError(f'{file}: format {meta.get("hjepa_format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
     return json.loads(meta['config'])
 
-# %% ../nbs/04_hierarchy.ipynb #0342fb92
+# %% ../nbs/04_hierarchy.ipynb #d77d1556
 def count_parameters(
     model: HJEPA,
 ) -> dict[str, int]: # part → number of parameters, then 'total' and 'trainable'
     "Parameters of each part of the model."
     n = lambda m: sum(p.numel() for p in m.parameters())
     parts = {k: n(m) for k, m in [('context encoder', model.context_encoder), ('target encoder', model.target_encoder),
-                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn), ('pixel head', model.pixel_head)] if m is not None}
+                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn), ('pixel head', model.pixel_head), ('crop head', model.crop_head)] if m is not None}
     return parts | dict(total=n(model), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))

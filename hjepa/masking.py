@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['block_size', 'sample_block_size', 'place_blocks', 'draw_blocks', 'sample_blocks', 'keep_random',
-           'MultiBlockMaskGenerator', 'align_level', 'HierarchicalMaskGenerator', 'build_mask_generator']
+           'MultiBlockMaskGenerator', 'align_level', 'HierarchicalMaskGenerator', 'build_mask_generator',
+           'MultiCropMaskGenerator', 'token_extent', 'tokens_touching']
 
-# %% ../nbs/06_masking.ipynb #b5fe934a
+# %% ../nbs/06_masking.ipynb #5fd4b72e
 import inspect
 import math
 from numbers import Integral, Real
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, Generator
 from fastcore.basics import patch, basic_repr
 
-from .encoder import Masks
+from .encoder import Masks, index_to_mask, mask_to_index
 from .hierarchy import level_grid, cell_of_patch
+from .multicrop import STRATEGIES, Crops, MultiCropMasks, patch_edges, shared_length
 
 # %% ../nbs/06_masking.ipynb #5c624d9a
 def _rng(generator: Generator | None) -> Generator:
@@ -276,3 +279,140 @@ def build_mask_generator(
         if key not in known: raise ValueError(f'{key}={kwargs[key]!r} is no setting of {kind} masks: use one of {", ".join(sorted(known))}')
     if kind == 'hierarchical': kwargs['num_hierarchies'] = num_hierarchies
     return _kinds[kind](grid, num_target_masks=num_target_masks, **kwargs)
+
+# %% ../nbs/06_masking.ipynb #edd01ad4
+class MultiCropMaskGenerator:
+    """
+    Masks for global and local crops under a strategy. Calling it returns `MultiCropMasks`.
+
+    Raises `ValueError` naming the setting if it is unknown or impossible.
+    """
+    def __init__(self,
+        masking_strategy: str = 'global_only', # 'global_only', 'global_with_local_context' or 'cross_crop_prediction'
+        num_global_crops: int = 2, # global crops per image
+        num_local_crops: int = 6, # local crops per image, where no crops are given
+        num_hierarchies: int = 3, # levels, 2 to 4
+        num_target_masks: int = 4, # target blocks per global crop
+        global_grid: tuple[int, int] = (14, 14), # patches of a global crop
+        local_grid: tuple[int, int] = (6, 6), # patches of a local crop
+        kind: str = 'multiblock', # of the global crops' masks: 'multiblock' or 'hierarchical'
+        local_keep: float = 1.0, # share of a local crop's patches that the encoder sees, chosen at random; 1: all
+        exclude_overlap: bool = False, # drop context tokens of other crops that show source pixels of what is predicted
+        least_context: int = 4, # with `exclude_overlap`: context tokens that every global crop keeps
+        **kwargs, # further settings of the global crops' generator, see `build_mask_generator`
+    ):
+        if masking_strategy not in STRATEGIES: raise ValueError(f'masking_strategy={masking_strategy!r} is unknown: use one of {", ".join(map(repr, STRATEGIES))}')
+        if not 0 < local_keep <= 1: raise ValueError(f'local_keep={local_keep!r} should be a share above 0, at most 1')
+        self.masking_strategy, self.exclude_overlap, self.local_keep = masking_strategy, exclude_overlap, local_keep
+        self.num_global_crops, self.num_local_crops = _check_int('num_global_crops', num_global_crops, 1), _check_int('num_local_crops', num_local_crops, 0)
+        self.least_context, self.local_grid = _check_int('least_context', least_context, 1), tuple(local_grid)
+        self.base = build_mask_generator(kind, global_grid, num_hierarchies, num_target_masks, **kwargs)
+
+    __repr__ = basic_repr('masking_strategy,num_global_crops,num_local_crops,local_grid,local_keep,exclude_overlap,base')
+
+# %% ../nbs/06_masking.ipynb #4bfb37c4
+@patch
+def __call__(self: MultiCropMaskGenerator,
+    batch_size: int, # B images
+    crops: Crops | None = None, # the crops to be masked: their number, and where they overlap
+    generator: Generator | None = None, # CPU generator; None for an unseeded one
+) -> MultiCropMasks:
+    "Masks for the crops of a batch. The same generator state gives the same masks."
+    g, B = _rng(generator), _check_int('batch_size', batch_size, 1)
+    n = self.num_local_crops if crops is None else self._check_crops(crops, B)
+    h = (n + 1) // 2 if self.masking_strategy == 'cross_crop_prediction' else 0
+    out = MultiCropMasks(self.masking_strategy, self.base(B * self.num_global_crops, g), B, n, h)
+    N = math.prod(self.local_grid)
+    keep = max(1, round(self.local_keep * N))
+    if keep < N and out.num_visible:
+        context = keep_random(torch.zeros(B * out.num_visible, N, dtype=torch.bool), keep, g)
+        m = Masks(context, ~context, self.local_grid)
+        out.local, out.local_masks = m.context_index, MultiCropMasks('global_only', m, B)['global_masks']
+    if self.masking_strategy == 'global_only' or n == 0: return out
+    if crops is not None: return self._overlap(out, crops)
+    if self.exclude_overlap: raise ValueError('exclude_overlap=True needs the crops: call the generator with crops=…')
+    return out
+
+@patch
+def _check_crops(self: MultiCropMaskGenerator, crops: Crops, batch_size: int) -> int: # local crops per image
+    "Raise a ValueError if the crops are not those that were announced."
+    if crops.boxes.ndim != 3 or crops.boxes.shape[1] != batch_size or crops.num_global != self.num_global_crops:
+        raise ValueError(f'crops are {crops.num_global} global ones of {crops.boxes.shape[1] if crops.boxes.ndim == 3 else "one unbatched"} image(s), '
+                         f'expected {self.num_global_crops} of {batch_size}')
+    return crops.num_local
+
+# %% ../nbs/06_masking.ipynb #18a59f23
+def token_extent(
+    boxes: Tensor, # [c, B, 4] crops' boxes in source pixels
+    flips: Tensor, # [c, B] bool
+    grid: tuple[int, int], # (gh, gw) patches of a crop
+    size: tuple[int, int], # (h, w) pixels of a crop
+) -> tuple[Tensor, Tensor]: # columns [c, B, gw, 2] and rows [c, B, gh, 2]
+    "The source pixels that a crop's tokens depend on, as intervals in x and y."
+    cols, rows = patch_edges(boxes, flips, grid)
+    def widen(t, length, pixels):
+        margin = (2 * (length / pixels).clamp(min=1) + 1)[..., None]
+        return torch.stack([t[..., 0] - margin, t[..., 1] + margin], -1)
+    return widen(cols, boxes[..., 2] - boxes[..., 0], size[1]), widen(rows, boxes[..., 3] - boxes[..., 1], size[0])
+
+def tokens_touching(
+    extent: tuple[Tensor, Tensor], # see `token_extent`
+    regions: Tensor, # [r, B, 4] boxes in source pixels
+) -> Tensor: # [c, B, r, N] bool
+    "Which tokens show source pixels of which regions."
+    cols, rows = extent
+    box = regions.transpose(0, 1)                                                          # [B, r, 4]
+    x = shared_length(box[..., 0::2], cols) > 0                                            # [c, B, r, gw]
+    y = shared_length(box[..., 1::2], rows) > 0                                            # [c, B, r, gh]
+    return (y[..., :, None] & x[..., None, :]).flatten(-2)
+
+# %% ../nbs/06_masking.ipynb #f3711d51
+@patch
+def _overlap(self: MultiCropMaskGenerator, masks: MultiCropMasks, crops: Crops) -> MultiCropMasks:
+    "Measure the overlap of context tokens with what is predicted in other crops; drop such tokens if asked to."
+    g, v = masks.num_global, masks.num_visible
+    boxes, flips = crops.boxes.cpu(), crops.flips.cpu()
+    sets = [((0, g), masks.globals.grid), ((g, g + v), self.local_grid)]
+    extents = [token_extent(boxes[a:b], flips[a:b], grid, crops[a].shape[-2:]) for (a, b), grid in sets if b > a]
+    local = index_to_mask(masks.local, extents[1][0].shape[-2] * extents[1][1].shape[-2]) if masks.local is not None else None
+    seen = [masks.globals.context.unflatten(0, (g, -1))] + ([torch.ones(*flips[g:g + v].shape, math.prod(self.local_grid), dtype=torch.bool)] if v else [])
+    if local is not None: seen[1] = local.unflatten(0, (v, -1))                            # [c, B, N] each
+    step = self._exclude_hidden if masks.num_hidden else self._exclude_targets
+    return step(masks, seen, extents, boxes, flips)
+
+@patch
+def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes, flips) -> MultiCropMasks:
+    "Context tokens of any crop against the boxes of hidden local crops."
+    touch = [tokens_touching(e, boxes[-masks.num_hidden:]) for e in extents]               # [c, B, h, N] each
+    hit = [(t.any(2) & s) for t, s in zip(touch, seen)]
+    masks.overlap = sum(h.sum() for h in hit).item() / sum(s.sum() for s in seen).item()
+    if not self.exclude_overlap: return masks
+    dropped, asked = torch.zeros_like(seen[0]), torch.ones(masks.num_hidden, masks.batch_size, dtype=torch.bool)
+    for i in range(masks.num_hidden):
+        more = dropped | touch[0][:, :, i]
+        asked[i] = ((seen[0] & ~more).sum(-1) >= self.least_context).all(0)                # [B]
+        dropped = torch.where(asked[i][:, None], more, dropped)
+    masks.asked = asked
+    masks.globals = Masks((seen[0] & ~dropped).flatten(0, 1), masks.globals.target, masks.globals.grid, target_index=masks.globals.target_index)
+    if len(seen) > 1: _keep_local(masks, seen[1], seen[1] & ~(touch[1] & asked.T[..., None]).any(2))
+    return masks
+
+def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
+    "Index form of the local tokens [v, B, N] that stay; a crop that loses all keeps one for the encoder, which nobody may use."
+    kept, seen = kept.flatten(0, 1), seen.flatten(0, 1)
+    seat = F.one_hot(seen.int().argmax(1), seen.shape[1]).bool() & ~kept.any(1, keepdim=True)
+    masks.local = mask_to_index(kept | seat)
+    masks.local_seen = kept.gather(1, masks.local.clamp(min=0)) & (masks.local >= 0)
+
+# %% ../nbs/06_masking.ipynb #57f149d9
+@patch
+def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, flips) -> MultiCropMasks:
+    "Tokens of local crops against the hidden patches of global crops."
+    g, (gh, gw) = masks.num_global, masks.globals.grid
+    cols, rows = patch_edges(boxes[:g], flips[:g], (gh, gw))                               # [g, B, gw, 2], [g, B, gh, 2]
+    x, y = (shared_length(e[:, None], p).gt(0).float() for e, p in zip(extents[1], (cols, rows)))      # [v, g, B, lw, gw], [v, g, B, lh, gh]
+    target = masks.globals.target.float().view(g, -1, gh, gw)
+    touch = (y @ target @ x.mT > 0).any(1).flatten(-2)                                     # [v, B, N]
+    masks.overlap = (touch & seen[1]).sum().item() / seen[1].sum().item()
+    if self.exclude_overlap: _keep_local(masks, seen[1], seen[1] & ~touch)
+    return masks

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'LEVEL_COLOURS', 'LEVEL_STYLES', 'MASK_TINTS', 'Picture', 'to_pixels', 'image_grid', 'show_images',
-           'mask_parts', 'tint_masks', 'show_masks', 'looking', 'principal_scores', 'match_components', 'oklab_to_rgb',
-           'component_colours', 'pca_colours', 'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error',
-           'constant_error', 'show_prediction_error', 'read_history', 'history_series', 'smooth', 'plot_history',
-           'save_pictures']
+           'mask_parts', 'tint_masks', 'show_masks', 'crop_coverage', 'crop_tokens', 'show_multicrop', 'as_bytes',
+           'looking', 'principal_scores', 'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours',
+           'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error',
+           'show_prediction_error', 'read_history', 'history_series', 'smooth', 'plot_history', 'save_pictures']
 
-# %% ../nbs/08_visualization.ipynb #1f6a94c2
+# %% ../nbs/08_visualization.ipynb #6a867905
 import io
 import itertools
 import json
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 import torch
@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .data import denormalize, normalize
-from .encoder import Masks
+from .data import denormalize, normalize, to_tensor
+from .encoder import Masks, index_to_mask
 from .hierarchy import HJEPA, cell_of_patch, level_grid, write_atomic
+from .multicrop import Crops, MultiCropMasks, patch_edges
 
 # %% ../nbs/08_visualization.ipynb #f8eb67a0
 class Picture(Figure):
@@ -145,6 +146,88 @@ def _mask_legend(fig: Picture, kinds: Sequence[str]):
     "Name the tints in use, below the picture, in as many columns as fit."
     handles = [Patch(color=MASK_TINTS[k][0], label=MASK_TINTS[k][2]) for k in kinds]
     fig.legend(handles=handles, loc='outside lower center', ncols=max(1, int(fig.get_figwidth() / 2.1)), fontsize=8, frameon=False)
+
+# %% ../nbs/08_visualization.ipynb #e5abd60a
+def crop_coverage(
+    boxes: Tensor, # [n, 4] of crops, in source pixels
+    flips: Tensor, # [n] bool
+    tokens: Tensor, # [n, N] bool, which tokens of each crop
+    grid: tuple[int, int], # (gh, gw) patches of a crop
+    size: tuple[int, int], # (H, W) of the source
+) -> Tensor: # [H, W] bool
+    "Source pixels that lie in the footprint of one of the tokens of one of the crops."
+    cols, rows = patch_edges(boxes, flips, grid)                                       # [n, gw, 2], [n, gh, 2]
+    inside = lambda edges, n: ((torch.arange(n) + .5 >= edges[..., :1]) & (torch.arange(n) + .5 < edges[..., 1:])).float()
+    shown = inside(rows, size[0]).mT @ tokens.float().view(-1, *grid) @ inside(cols, size[1])
+    return shown.sum(0) > 0
+
+def crop_tokens(
+    masks: MultiCropMasks,
+    image: int, # which of the batch
+    local_tokens: int, # patches of a local crop
+) -> tuple[Tensor, Tensor, Tensor, Tensor]: # context and target [g, N] of global crops, then of local ones [l, n]; all bool
+    "Which tokens of each crop are seen, and which are predicted."
+    b, v, h = masks.batch_size, masks.num_visible, masks.num_hidden
+    seen = torch.ones(v * b, local_tokens, dtype=torch.bool) if masks.local is None else index_to_mask(
+        masks.local if masks.local_seen is None else masks.local.where(masks.local_seen, -1), local_tokens)
+    asked = (torch.ones(h, b, dtype=torch.bool) if masks.asked is None else masks.asked)[:, image, None].expand(-1, local_tokens)
+    none = lambda n: torch.zeros(n, local_tokens, dtype=torch.bool)
+    return masks.globals.context[image::b], masks.globals.target[image::b], torch.cat([seen[image::b], none(h)]), torch.cat([none(v), asked])
+
+# %% ../nbs/08_visualization.ipynb #911b1592
+def show_multicrop(
+    picture: Any, # the source: a PIL image, or uint8 [C, H, W]
+    crops: Crops, # of a batch, uint8 or float in 0 … 1
+    masks: MultiCropMasks, # of the same batch
+    image: int = 0, # which image of the batch
+) -> Picture:
+    "Where crops lie in the source, what of it is seen and what is asked, and each crop with its tints."
+    source = to_pixels(as_bytes(picture)[None])[0]                                     # [H, W, 3]
+    size, g, n = source.shape[:2], crops.num_global, len(crops)
+    boxes, flips = crops.boxes[:, image].cpu(), crops.flips[:, image].cpu()
+    local_grid = _local_grid(crops, masks)
+    parts = crop_tokens(masks, image, local_grid[0] * local_grid[1])
+    cover = [crop_coverage(boxes[:g], flips[:g], parts[k], masks.globals.grid, size) | crop_coverage(boxes[g:], flips[g:], parts[2 + k], local_grid, size) for k in (0, 1)]
+    fig = Picture(figsize=(7, 7 / 3 * size[0] / size[1] * .95 + 1.6), dpi=100, layout='compressed')
+    top, bottom = fig.subfigures(2, 1, height_ratios=[7 / 3 * size[0] / size[1], 1.3])
+    for ax, title, what in zip(top.subplots(1, 3), ('the crops', 'seen through some crop', 'asked for'), (None, *cover)):
+        ax.imshow(source if what is None else _spotlight(source, what)); ax.set_axis_off(); ax.set_title(title, fontsize=9)
+        if what is None: _draw_boxes(ax, boxes, flips, g, n - masks.num_hidden)
+    for i, ax in enumerate(np.atleast_1d(bottom.subplots(1, n))):
+        context, target, grid = (parts[0][i], parts[1][i], masks.globals.grid) if i < g else (parts[2][i - g], parts[3][i - g], local_grid)
+        ax.imshow(_tint(to_pixels(crops[i][image:image + 1])[0], context.view(grid), target.view(grid))); ax.set_axis_off()
+        ax.set_title('global' if i < g else 'local' if i < n - masks.num_hidden else 'hidden', fontsize=9)
+    return fig
+
+# %% ../nbs/08_visualization.ipynb #b72d2722
+def as_bytes(picture: Any) -> Tensor: # uint8 [C, H, W]
+    "A PIL image or a byte tensor as a byte tensor."
+    return picture if isinstance(picture, Tensor) else to_tensor(picture.convert('L' if picture.mode in ('1', 'L') else 'RGB'))
+
+def _local_grid(crops: Crops, masks: MultiCropMasks) -> tuple[int, int]:
+    "Patches of a local crop: as large as those of global ones."
+    if not crops.num_local: return masks.globals.grid
+    (H, W), (h, w), (gh, gw) = crops[0].shape[-2:], crops[-1].shape[-2:], masks.globals.grid
+    return h * gh // H, w * gw // W
+
+def _spotlight(source: Tensor, what: Tensor) -> Tensor:
+    "The picture where `what` [H, W] is true, faded to grey elsewhere."
+    return torch.where(what[..., None], source, .8 + .15 * source.mean(-1, keepdim=True))
+
+def _tint(pixels: Tensor, context: Tensor, target: Tensor) -> Tensor: # [h, w, 3]
+    "One crop [h, w, 3] with context, target and the rest [gh, gw] tinted."
+    for name, part in (('context', context), ('target', target), ('unseen', ~(context | target))):
+        area = repeat(part, 'gh gw -> (gh ph) (gw pw) 1', ph=pixels.shape[0] // part.shape[0], pw=pixels.shape[1] // part.shape[1])
+        colour, alpha, _ = MASK_TINTS[name]
+        pixels = torch.where(area, (1 - alpha) * pixels + alpha * torch.tensor(to_rgb(colour)), pixels)
+    return pixels
+
+def _draw_boxes(ax, boxes: Tensor, flips: Tensor, num_global: int, first_hidden: int):
+    "Outlines: global crops thick, local ones thin, hidden ones dashed; a small arrow marks mirrored crops."
+    for i, ((x0, y0, x1, y1), flip) in enumerate(zip(boxes.tolist(), flips.tolist())):
+        kind = dict(color=OKABE_ITO['blue'], lw=2.5) if i < num_global else dict(color=OKABE_ITO['green'], lw=1.2) if i < first_hidden else dict(color=OKABE_ITO['vermilion'], lw=1.5, ls='--')
+        ax.add_patch(Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, **kind))
+        if flip: ax.annotate('↔', (x0, y0), color=kind['color'], fontsize=8, va='top', ha='left')
 
 # %% ../nbs/08_visualization.ipynb #f53e5623
 def _ready(model: HJEPA, images: Tensor) -> tuple[Tensor, Tensor]: # normalised on the model's device; uint8 on the CPU
@@ -463,17 +546,18 @@ def _add_total(ax, losses: tuple[np.ndarray, np.ndarray], total: tuple[np.ndarra
     if not len(losses[0]): ax.lines[-1].set_label('total')
     elif len(total[0]): ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='total')
 
-# %% ../nbs/08_visualization.ipynb #7d4e12c1
+# %% ../nbs/08_visualization.ipynb #96f542ab
 def save_pictures(
     model: HJEPA, # the trained model
     images: Tensor, # [B, C, H, W], uint8, or float normalised for the model; 6 are shown, more make the PCA steadier
     masks: Masks, # of these images
     history: list[dict], # records of the run
     folder: str | Path, # where to write; made if it does not exist
+    more: dict[str, Callable[[], Figure]] | None = None, # further pictures: name → function that draws it
 ) -> dict[str, Path]: # name → file, of those that could be drawn: masks, feature_maps, prediction_error, losses
-    "Write the four pictures of a run folder. One that fails is a warning and is missing from the result."
+    "Write the four pictures of a run folder, and more. One that fails is a warning and is missing from the result."
     draw = dict(masks=lambda: show_masks(_ready(model, images)[1], masks), feature_maps=lambda: show_feature_maps(model, images),
-                prediction_error=lambda: show_prediction_error(model, images, masks), losses=lambda: plot_history(history))
+                prediction_error=lambda: show_prediction_error(model, images, masks), losses=lambda: plot_history(history)) | (more or {})
     saved = {}
     for name, make in draw.items():
         file = Path(folder)/f'{name}.png'

@@ -96,13 +96,14 @@ def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
     assert all(ours[k].equal(theirs[k]) for k in theirs)
 
 
-def test_two_processes(garments, tmp_path):
-    "DDP on the CPU: both processes take part, one writes, the encoder learns."
+@pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0', 'multicrop.warmup_epochs=1']])
+def test_two_processes(garments, tmp_path, more):
+    "DDP on the CPU: both processes take part, one writes, the encoder learns; with several crops of each image too."
     run = tmp_path/'run'
     script = tmp_path/'train.py'
     script.write_text('import sys; from hjepa.cli import train; sys.exit(train())')
     done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, f'data.path={garments}',
-                           'training.batch_size=32', '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
+                           'training.batch_size=32', *more, '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr
     epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'epoch']

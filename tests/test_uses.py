@@ -34,8 +34,37 @@ def test_full_size_fpn(method):
     with torch.device('meta'): assert create_hjepa(use_fpn=True, fpn_feature_dim=None).fpn.feature_dims == [768] * 3
 
 
-@pytest.mark.parametrize('name, fpn', [('default', None), ('fpn', [512] * 3), ('fpn_concat', [768] * 3), ('tiny', None)])
+@pytest.mark.parametrize('name, fpn', [('default', None), ('fpn', [512] * 3), ('fpn_concat', [768] * 3), ('tiny', None), ('multicrop', None)])
 def test_shipped_configurations(root, name, fpn):
     from hjepa import create_hjepa_from_config
     with torch.device('meta'), open(root/'hjepa'/'configs'/f'{name}.yaml') as f: model = create_hjepa_from_config(yaml.safe_load(f))
     assert (model.fpn and model.fpn.feature_dims) == fpn
+
+
+def test_crops():
+    from PIL import Image
+    from hjepa import AdaptiveMultiCropTransform, MultiCropMaskGenerator, MultiCropTransform, build_multicrop_dataloader, build_multicrop_dataset
+    transform = MultiCropTransform(num_global_crops=2, num_local_crops=6)
+    crops = transform(Image.new('RGB', (256, 256)))
+    assert len(crops) == 8 and crops[0].shape == (3, 224, 224) and crops[2].shape == (3, 96, 96)
+
+    dataset = build_multicrop_dataset(dataset_name='fashion_mnist_mini', data_path=None, num_global_crops=2, num_local_crops=6)
+    crops, label = dataset[0]
+    assert len(crops) == 8 and type(label) is int
+    dataloader = build_multicrop_dataloader(dataset, batch_size=32)
+    mask_gen = MultiCropMaskGenerator(masking_strategy='global_only', num_global_crops=2, num_local_crops=6)
+    for crops, labels in dataloader:
+        masks = mask_gen(batch_size=crops[0].shape[0]); assert len(masks['global_masks']) == 2
+        break
+    assert labels.shape == (32,) and masks['local_masks'] is None
+
+    transform, counts = AdaptiveMultiCropTransform(min_local_crops=2, max_local_crops=10, warmup_epochs=30), []
+    for epoch in (0, 15, 30, 31):
+        transform.set_epoch(epoch)
+        counts.append(len(transform(Image.new('L', (28, 28)))) - 2)
+    assert counts == [2, 6, 10, 10]
+
+
+def test_crops_by_position(tmp_path):
+    from hjepa import build_multicrop_dataset
+    with pytest.raises((FileNotFoundError, RuntimeError), match='cifar10'): build_multicrop_dataset('cifar10', tmp_path/'data', download=False)
