@@ -21,11 +21,13 @@ from hjepa.masking import MultiCropMaskGenerator
 from hjepa.multicrop import Crops
 from hjepa.training import TrainingConfig, build_optimizer, choose_precision
 
-KINDS = {'1 + 0': (1, 0, 'global_only'), '2 + 0': (2, 0, 'global_only'), '2 + 6 global_only': (2, 6, 'global_only'),
-         '2 + 6 global_with_local_context': (2, 6, 'global_with_local_context'), '2 + 6 cross_crop_prediction': (2, 6, 'cross_crop_prediction')}
+# name: global crops, local crops, strategy, share of local crops' patches that the encoder sees (the configuration's default is 0.6)
+KINDS = {'1 + 0': (1, 0, 'global_only', 1.), '2 + 0': (2, 0, 'global_only', 1.), '2 + 6 global_only': (2, 6, 'global_only', .6),
+         '2 + 6 global_only, local_keep 1': (2, 6, 'global_only', 1.), '2 + 6 global_with_local_context': (2, 6, 'global_with_local_context', .6),
+         '2 + 6 cross_crop_prediction': (2, 6, 'cross_crop_prediction', .6)}
 
 
-def make_crops(num_global, num_local, batch, seed, device):
+def make_crops(num_global, num_local, batch, seed):
     "Normalised noise with the geometry of crops."
     g = torch.Generator().manual_seed(seed)
     n, area = num_global + num_local, torch.rand(num_global + num_local, batch, generator=g)
@@ -33,7 +35,7 @@ def make_crops(num_global, num_local, batch, seed, device):
     side = area.sqrt()[..., None] * torch.tensor([500., 375])                              # [n, B, 2]
     low = torch.rand(n, batch, 2, generator=g) * (torch.tensor([500., 375]) - side)
     pixels = [torch.randn(batch, 3, s, s, generator=g) for s in [224] * num_global + [96] * num_local]
-    return Crops(pixels, torch.cat([low, low + side], -1), torch.rand(n, batch, generator=g) < .5, torch.tensor([[375, 500]] * batch), num_global).to(device)
+    return Crops(pixels, torch.cat([low, low + side], -1), torch.rand(n, batch, generator=g) < .5, torch.tensor([[375, 500]] * batch), num_global)
 
 
 class Step:
@@ -43,13 +45,14 @@ class Step:
         self.shape, self.batch, self.device, self.n = KINDS[kind], batch, device, 0
         self.model = create_hjepa('vit_small_patch16_224', crops_enabled=True, predictor_depth=6, predictor_embed_dim=384, predictor_num_heads=6).to(device)
         self.optimizer = build_optimizer(self.model, TrainingConfig())
-        self.gen = MultiCropMaskGenerator(self.shape[2], *self.shape[:2], local_keep=.6)
+        self.gen = MultiCropMaskGenerator(self.shape[2], *self.shape[:2], local_keep=self.shape[3])
         self.half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(choose_precision('auto', device))
     def __call__(self):
         self.n += 1
-        crops = make_crops(*self.shape[:2], self.batch, self.n, self.device)
+        crops = make_crops(*self.shape[:2], self.batch, self.n)
         begin = self.clock()
         masks = self.gen(self.batch, crops, torch.Generator().manual_seed(self.n))
+        crops = crops.to(self.device)
         with torch.autocast(torch.device(self.device).type, self.half, enabled=self.half is not None): loss = self.model(crops, masks)['loss']
         loss.backward()
         self.optimizer.step(); self.optimizer.zero_grad(); self.model.update_target_encoder(self.n)
@@ -62,8 +65,10 @@ class Step:
 def held(device) -> float:
     "Most bytes held so far, in MB."
     if device == 'cuda': return torch.cuda.max_memory_allocated() / 2 ** 20
+    status = Path('/proc/self/status')                   # getrusage starts with what the parent process held
+    if status.exists(): return int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]) / 2 ** 10
     import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if platform.system() == 'Darwin' else 2 ** 10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if platform.system() == 'Darwin' else 10)
 
 
 def memory(kind, batch, device) -> float:
@@ -74,12 +79,20 @@ def memory(kind, batch, device) -> float:
     return held(device) - before
 
 
+def machine() -> str:
+    "The processor's name."
+    info = Path('/proc/cpuinfo')
+    names = [l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--batch', type=int, default=8)
     p.add_argument('--repeats', type=int, default=9)
     p.add_argument('--device', default='cpu')
     p.add_argument('--threads', type=int, default=torch.get_num_threads())
+    p.add_argument('--out', default=Path(__file__).parents[1]/'nbs/results/multicrop_step.json', help='where to write the results')
     p.add_argument('--memory', metavar='KIND', help=argparse.SUPPRESS)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
@@ -100,9 +113,8 @@ def main():
         print(f'{k:34s} {r["seconds"] * 1000:7.0f} ms  ×{ratio:.2f}   {r["memory_mb"]:6.0f} MB  ×{r["memory_ratio"]:.2f}')
     batches = {b: {k: ask(k, b) for k in ('1 + 0', '2 + 0', '2 + 6 global_only')} for b in (4, 8, 16)}
     for b, r in batches.items(): print(f'batch {b:3d}  ' + '   '.join(f'{k} {v:.0f} MB' for k, v in r.items()))
-    out = dict(rows=rows, memory_by_batch=batches, batch=args.batch, threads=args.threads, device=args.device, precision=choose_precision('auto', args.device), torch=torch.__version__)
-    file = Path(__file__).parents[1]/'nbs/results/multicrop_step.json'
-    write_atomic(file, lambda tmp: tmp.write_text(json.dumps(out, indent=1) + '\n'))
+    out = dict(machine=machine(), rows=rows, memory_by_batch=batches, batch=args.batch, threads=args.threads, device=args.device, precision=choose_precision('auto', args.device), torch=torch.__version__)
+    write_atomic(Path(args.out), lambda tmp: tmp.write_text(json.dumps(out, indent=1) + '\n'))
 
 
 if __name__ == '__main__': main()

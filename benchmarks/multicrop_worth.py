@@ -27,7 +27,8 @@ from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.multicrop import STRATEGIES
 from hjepa.training import Callback, CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 
-ARMS = dict(single=[]) | {s: [f'multicrop.strategy={s}'] for s in STRATEGIES}
+# no colour jitter and the same scale of large crops everywhere, so that runs differ in their crops alone
+ARMS = dict(single=[]) | {s: [f'multicrop.strategy={s}', 'multicrop.global_crop_scale=[0.5,1.0]', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0'] for s in STRATEGIES}
 COMMON = ['training.batch_size=64', 'training.precision=auto', 'training.epochs=1000', 'training.log_steps=50', 'data.num_workers=0']
 SETS = dict(
     fashion_mnist=['data.dataset=fashion_mnist'],
@@ -67,17 +68,18 @@ class Budget(Callback):
     def before_fit(self, trainer):
         self.file, self.log = trainer.run_dir/'spent.json', {}
         if self.file.exists(): self.log = {int(k): v for k, v in json.loads(self.file.read_text()).items() if int(k) <= trainer.step}
-        self.before, self.begin = max(self.log.values(), default=0.), time.process_time()
+        self.before, self.begin, save = max(self.log.values(), default=0.), time.process_time(), trainer.save_checkpoint
+        trainer.save_checkpoint = lambda: (self.write(trainer), save())[1]       # what is spent belongs to the checkpoint
         self.pace(trainer)
     def pace(self, trainer):
         self.spent = self.before + time.process_time() - self.begin
         trainer.total_steps = max(trainer.step + 1, round(trainer.step * self.seconds / self.spent)) if trainer.step >= 20 else 2000
         trainer.warmup_steps, trainer.model.ema_steps = round(.1 * trainer.total_steps), trainer.total_steps
+    def write(self, trainer):
+        self.log[trainer.step] = self.spent
+        write_atomic(self.file, lambda p: p.write_text(json.dumps(self.log)))
     def after_step(self, trainer):
         self.pace(trainer)
-        if trainer.step % 50 == 0 or self.spent >= self.seconds:
-            self.log[trainer.step] = self.spent
-            write_atomic(self.file, lambda p: p.write_text(json.dumps(self.log)))
         if self.spent >= self.seconds: trainer.stopping = 'its time is spent'
 
 
@@ -89,6 +91,7 @@ def train(folder: Path, data: str, arm: str, seed: int, seconds: float, dataset)
     if not (folder/'config.yaml').exists(): new_run(folder, config)
     elif any(folder.glob('checkpoints/step_*')): trainer.resume()
     trainer.fit()
+    if trainer.stopping in ('SIGINT', 'SIGTERM'): raise SystemExit(f'{folder} is saved; the same command goes on with it')
     return dict(images_seen=trainer.images_seen, steps=trainer.step, batch=config.training.batch_size, ema=config.model.ema.momentum)
 
 

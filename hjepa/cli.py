@@ -173,7 +173,7 @@ def format_health(
     return 'health of the features per level (no labels, or no probes):\n' + '\n'.join(
         f'  {name:18s} ' + '  '.join(f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
 
-# %% ../nbs/12_cli.ipynb #74a44fd4
+# %% ../nbs/12_cli.ipynb #aa6347ce
 def measure(
     model, # an HJEPA
     cfg, # the run's configuration
@@ -210,7 +210,11 @@ def draw(
     more = dict(crops=lambda: draw_crops(model, cfg, dataset)) if cfg.multicrop.strategy else None
     return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
 
-def draw_crops(model, cfg, dataset):
+def draw_crops(
+    model, # an HJEPA
+    cfg, # the run's configuration, with a strategy in `multicrop`
+    dataset, # its training images
+): # a figure
     "One image's crops and masks, as the run's last epoch cut them."
     import torch
     from hjepa.training import build_crop_masks, build_view

@@ -318,7 +318,7 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
     return enc
 
-# %% ../nbs/04_hierarchy.ipynb #22ffc4fd
+# %% ../nbs/04_hierarchy.ipynb #724f1472
 @patch
 def forward(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised; or `Crops` of them
@@ -326,7 +326,10 @@ def forward(self: HJEPA,
     return_all_levels: bool = True, # False: keep only the finest level's tensors in the lists (the loss is the same)
 ) -> dict[str, Any]: # see the table below
     "Predict the hidden part of images at every level and compare with the target encoder."
-    if hasattr(images, 'boxes'): return self.forward_crops(images, mask)                            # several crops of each image
+    if hasattr(images, 'boxes'): return self.forward_crops(images, mask, return_all_levels)         # several crops of each image
+    if not isinstance(images, Tensor):
+        raise TypeError(f'images are a {type(images).__name__}, expected a tensor [B, C, H, W], or Crops: a list of crops does not know where they lie (Crops.to and Crops.map keep it)')
+    if not isinstance(mask, (Tensor, Masks)): raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')
     grid = self.context_encoder._check_images(images)
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
     if masks.grid != grid or len(masks) != len(images):
@@ -334,14 +337,24 @@ def forward(self: HJEPA,
     tokens = self.context_encoder(images, context=masks.context_index)                             # [B, P + K, D]
     predicted = self.predictor(tokens, grid, context=masks.context_index, target=masks.target_index)  # [B, M, D]
     out = self._losses(images, masks, self._patches(tokens), predicted, self._patches(self.target_encoder(images)))
-    if not return_all_levels: out.update({k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights')})
-    return out
+    if self.crop_head is not None: out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
+    return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/04_hierarchy.ipynb #f0edecda
+# %% ../nbs/04_hierarchy.ipynb #676edd01
 @patch
 def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     "Encodings without prefix tokens."
     return tokens[:, self.context_encoder.num_prefix_tokens:]
+
+@patch
+def _finest(self: HJEPA, out: dict) -> dict:
+    "Only the finest level's tensors; losses stay."
+    return out | {k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights')}
+
+@patch
+def _idle(self: HJEPA, *parameters: Tensor) -> Tensor:
+    "Zero, but with a gradient for parameters that a batch does not use: DDP waits for each."
+    return 0 * sum(p.sum() for p in parameters)
 
 @patch
 def _losses(self: HJEPA,

@@ -7,9 +7,10 @@ __all__ = ['block_size', 'sample_block_size', 'place_blocks', 'draw_blocks', 'sa
            'MultiBlockMaskGenerator', 'align_level', 'HierarchicalMaskGenerator', 'build_mask_generator',
            'MultiCropMaskGenerator', 'token_extent', 'tokens_touching']
 
-# %% ../nbs/06_masking.ipynb #5fd4b72e
+# %% ../nbs/06_masking.ipynb #5f105a30
 import inspect
 import math
+import warnings
 from numbers import Integral, Real
 
 import torch
@@ -280,7 +281,7 @@ def build_mask_generator(
     if kind == 'hierarchical': kwargs['num_hierarchies'] = num_hierarchies
     return _kinds[kind](grid, num_target_masks=num_target_masks, **kwargs)
 
-# %% ../nbs/06_masking.ipynb #edd01ad4
+# %% ../nbs/06_masking.ipynb #843f63aa
 class MultiCropMaskGenerator:
     """
     Masks for global and local crops under a strategy. Calling it returns `MultiCropMasks`.
@@ -297,7 +298,7 @@ class MultiCropMaskGenerator:
         local_grid: tuple[int, int] = (6, 6), # patches of a local crop
         kind: str = 'multiblock', # of the global crops' masks: 'multiblock' or 'hierarchical'
         local_keep: float = 1.0, # share of a local crop's patches that the encoder sees, chosen at random; 1: all
-        exclude_overlap: bool = False, # drop context tokens of other crops that show source pixels of what is predicted
+        exclude_overlap: bool = False, # drop context tokens of other crops that show source pixels of what is predicted; little may be left, see below
         least_context: int = 4, # with `exclude_overlap`: context tokens that every global crop keeps
         **kwargs, # further settings of the global crops' generator, see `build_mask_generator`
     ):
@@ -310,7 +311,7 @@ class MultiCropMaskGenerator:
 
     __repr__ = basic_repr('masking_strategy,num_global_crops,num_local_crops,local_grid,local_keep,exclude_overlap,base')
 
-# %% ../nbs/06_masking.ipynb #4bfb37c4
+# %% ../nbs/06_masking.ipynb #637ec19e
 @patch
 def __call__(self: MultiCropMaskGenerator,
     batch_size: int, # B images
@@ -321,13 +322,10 @@ def __call__(self: MultiCropMaskGenerator,
     g, B = _rng(generator), _check_int('batch_size', batch_size, 1)
     n = self.num_local_crops if crops is None else self._check_crops(crops, B)
     h = (n + 1) // 2 if self.masking_strategy == 'cross_crop_prediction' else 0
-    out = MultiCropMasks(self.masking_strategy, self.base(B * self.num_global_crops, g), B, n, h)
+    out = MultiCropMasks(self.masking_strategy, self.base(B * self.num_global_crops, g), B, n, h, local_grid=self.local_grid)
     N = math.prod(self.local_grid)
     keep = max(1, round(self.local_keep * N))
-    if keep < N and out.num_visible:
-        context = keep_random(torch.zeros(B * out.num_visible, N, dtype=torch.bool), keep, g)
-        m = Masks(context, ~context, self.local_grid)
-        out.local, out.local_masks = m.context_index, MultiCropMasks('global_only', m, B)['global_masks']
+    if keep < N and out.num_visible: out.local = mask_to_index(keep_random(torch.zeros(B * out.num_visible, N, dtype=torch.bool), keep, g))
     if self.masking_strategy == 'global_only' or n == 0: return out
     if crops is not None: return self._overlap(out, crops)
     if self.exclude_overlap: raise ValueError('exclude_overlap=True needs the crops: call the generator with crops=…')
@@ -339,9 +337,13 @@ def _check_crops(self: MultiCropMaskGenerator, crops: Crops, batch_size: int) ->
     if crops.boxes.ndim != 3 or crops.boxes.shape[1] != batch_size or crops.num_global != self.num_global_crops:
         raise ValueError(f'crops are {crops.num_global} global ones of {crops.boxes.shape[1] if crops.boxes.ndim == 3 else "one unbatched"} image(s), '
                          f'expected {self.num_global_crops} of {batch_size}')
+    patch = [n / k for n, k in zip(crops[0].shape[-2:], self.base.grid)]
+    grid = tuple(round(n / p) for n, p in zip(crops[-1].shape[-2:], patch))
+    if crops.num_local and grid != self.local_grid:
+        raise ValueError(f'local crops have {grid[0]}x{grid[1]} patches of the size of global ones, but local_grid={self.local_grid[0]}x{self.local_grid[1]}')
     return crops.num_local
 
-# %% ../nbs/06_masking.ipynb #18a59f23
+# %% ../nbs/06_masking.ipynb #1e2133ed
 def token_extent(
     boxes: Tensor, # [c, B, 4] crops' boxes in source pixels
     flips: Tensor, # [c, B] bool
@@ -351,7 +353,8 @@ def token_extent(
     "The source pixels that a crop's tokens depend on, as intervals in x and y."
     cols, rows = patch_edges(boxes, flips, grid)
     def widen(t, length, pixels):
-        margin = (2 * (length / pixels).clamp(min=1) + 1)[..., None]
+        s = (length / pixels)[..., None]
+        margin = s.clamp(min=1) + (s / 4).clamp(min=.5) - s / 2
         return torch.stack([t[..., 0] - margin, t[..., 1] + margin], -1)
     return widen(cols, boxes[..., 2] - boxes[..., 0], size[1]), widen(rows, boxes[..., 3] - boxes[..., 1], size[0])
 
@@ -366,7 +369,7 @@ def tokens_touching(
     y = shared_length(box[..., 1::2], rows) > 0                                            # [c, B, r, gh]
     return (y[..., :, None] & x[..., None, :]).flatten(-2)
 
-# %% ../nbs/06_masking.ipynb #f3711d51
+# %% ../nbs/06_masking.ipynb #ad28d44c
 @patch
 def _overlap(self: MultiCropMaskGenerator, masks: MultiCropMasks, crops: Crops) -> MultiCropMasks:
     "Measure the overlap of context tokens with what is predicted in other crops; drop such tokens if asked to."
@@ -374,14 +377,12 @@ def _overlap(self: MultiCropMaskGenerator, masks: MultiCropMasks, crops: Crops) 
     boxes, flips = crops.boxes.cpu(), crops.flips.cpu()
     sets = [((0, g), masks.globals.grid), ((g, g + v), self.local_grid)]
     extents = [token_extent(boxes[a:b], flips[a:b], grid, crops[a].shape[-2:]) for (a, b), grid in sets if b > a]
-    local = index_to_mask(masks.local, extents[1][0].shape[-2] * extents[1][1].shape[-2]) if masks.local is not None else None
-    seen = [masks.globals.context.unflatten(0, (g, -1))] + ([torch.ones(*flips[g:g + v].shape, math.prod(self.local_grid), dtype=torch.bool)] if v else [])
-    if local is not None: seen[1] = local.unflatten(0, (v, -1))                            # [c, B, N] each
-    step = self._exclude_hidden if masks.num_hidden else self._exclude_targets
-    return step(masks, seen, extents, boxes, flips)
+    seen = [masks.globals.context.unflatten(0, (g, -1))] + ([masks.seen_of_local(math.prod(self.local_grid))] if v else [])     # [c, B, N] each
+    if masks.num_hidden: return self._exclude_hidden(masks, seen, extents, boxes)
+    return self._exclude_targets(masks, seen, extents, boxes, flips)
 
 @patch
-def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes, flips) -> MultiCropMasks:
+def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -> MultiCropMasks:
     "Context tokens of any crop against the boxes of hidden local crops."
     touch = [tokens_touching(e, boxes[-masks.num_hidden:]) for e in extents]               # [c, B, h, N] each
     hit = [(t.any(2) & s) for t, s in zip(touch, seen)]
@@ -393,9 +394,14 @@ def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes, f
         asked[i] = ((seen[0] & ~more).sum(-1) >= self.least_context).all(0)                # [B]
         dropped = torch.where(asked[i][:, None], more, dropped)
     masks.asked = asked
+    _say_if_little_is_left(1 - asked.float().mean(), 'hidden crops are not asked for')
     masks.globals = Masks((seen[0] & ~dropped).flatten(0, 1), masks.globals.target, masks.globals.grid, target_index=masks.globals.target_index)
     if len(seen) > 1: _keep_local(masks, seen[1], seen[1] & ~(touch[1] & asked.T[..., None]).any(2))
     return masks
+
+def _say_if_little_is_left(lost: Tensor, what: str):
+    "Warn (Python says it once) when exclusion takes more than half of what the strategy works with."
+    if lost > .5: warnings.warn(f'exclude_overlap: most {what} ({lost:.0%} in the first such batch). Smaller local crops (local_crop_scale) or fewer target blocks leave more')
 
 def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
     "Index form of the local tokens [v, B, N] that stay; a crop that loses all keeps one for the encoder, which nobody may use."
@@ -404,7 +410,7 @@ def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
     masks.local = mask_to_index(kept | seat)
     masks.local_seen = kept.gather(1, masks.local.clamp(min=0)) & (masks.local >= 0)
 
-# %% ../nbs/06_masking.ipynb #57f149d9
+# %% ../nbs/06_masking.ipynb #a59d0b8c
 @patch
 def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, flips) -> MultiCropMasks:
     "Tokens of local crops against the hidden patches of global crops."
@@ -414,5 +420,7 @@ def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, 
     target = masks.globals.target.float().view(g, -1, gh, gw)
     touch = (y @ target @ x.mT > 0).any(1).flatten(-2)                                     # [v, B, N]
     masks.overlap = (touch & seen[1]).sum().item() / seen[1].sum().item()
-    if self.exclude_overlap: _keep_local(masks, seen[1], seen[1] & ~touch)
+    if self.exclude_overlap:
+        _say_if_little_is_left((touch & seen[1]).sum() / seen[1].sum(), 'tokens of local crops are dropped')
+        _keep_local(masks, seen[1], seen[1] & ~touch)
     return masks

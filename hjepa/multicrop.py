@@ -105,7 +105,7 @@ def local_crops(self: Crops) -> Tensor | None:
     "All local crops as one batch `[n_l·B, C, h, w]`, crop-major; None if there are none."
     return _flat(self.stacks[1]) if self.num_local else None
 
-# %% ../nbs/05_multicrop.ipynb #501ea0b3
+# %% ../nbs/05_multicrop.ipynb #441a0452
 @patch
 def _each(self: Crops, f: Callable[[Tensor], Tensor]) -> Crops:
     return Crops.from_stacks([f(s) for s in self.stacks], f(self.boxes), f(self.flips), f(self.sizes))
@@ -116,7 +116,7 @@ def to(self: Crops,
     non_blocking: bool = False  # Do not wait for the copy (from pinned memory)
 ) -> Crops:
     "Pixels and geometry on another device."
-    return self._each(lambda x: x.to(device, non_blocking=non_blocking))
+    return self._each(lambda x: x.to(device=device, non_blocking=non_blocking))
 
 @patch
 def pin_memory(self: Crops) -> Crops:
@@ -278,7 +278,7 @@ def color_jitter(
     y = apply_color_map(x, *color_map(factors * torch.tensor([1, 1, 1, 0]) if exact else factors, mean))
     return turn_hsv(y, factors[:, 3]) if exact else y
 
-# %% ../nbs/05_multicrop.ipynb #f2be8177
+# %% ../nbs/05_multicrop.ipynb #cb8e04ea
 class MultiCropTransform:
     "One picture to a few large and several small crops, with their boxes."
     def __init__(self,
@@ -294,7 +294,7 @@ class MultiCropTransform:
         ratio: tuple[float, float] = (3/4, 4/3),                # Width / height of the box
         hue: str = 'yiq',                                       # `yiq`: fast; `hsv`: exact
         in_chans: int | None = None,                            # 1, 3, or None: what the picture has
-        global_transform: Callable[[Tensor], Tensor] | None = None, # Replaces the colour of large crops: uint8 `[n, C, h, w]` of one picture to any type, same shape
+        global_transform: Callable[[Tensor], Tensor] | None = None, # Replaces the colour of large crops: called with each, uint8 `[C, h, w]`, gives the same shape in any type
         local_transform: Callable[[Tensor], Tensor] | None = None   # The same for small crops
     ):
         if num_global_crops < 1 or num_local_crops < 0: raise ValueError(f'num_global_crops={num_global_crops}, num_local_crops={num_local_crops}; expected at least 1 and 0')
@@ -367,7 +367,7 @@ def geometry(self: MultiCropTransform,
         if len(v): boxes.append(crop_boxes(v.flatten(0, 1), sizes.repeat(len(v), 1), scale, self.ratio).view(len(v), -1, 4))
     return _snap(torch.cat(boxes), sizes, self._factors(sizes)), u[..., 4] < self.flip
 
-# %% ../nbs/05_multicrop.ipynb #4bebc3db
+# %% ../nbs/05_multicrop.ipynb #f1363247
 @contextlib.contextmanager
 def _seeded(
     seed: int | None # None: leave the generator alone
@@ -380,14 +380,15 @@ def _seeded(
 
 @patch
 def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
-    "A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, picture by picture."
+    "A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, picture by picture and crop by crop."
+    def one(crop):
+        y = f(crop)
+        if isinstance(y, Tensor) and y.shape == crop.shape: return y
+        raise ValueError(f'the transform made {tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__} of a crop {tuple(crop.shape)}; '
+                         'it must keep the shape: cutting, resizing and mirroring are done before it, so that boxes stay true')
     out = []
     for b in range(x.shape[1]):
-        with _seeded(int(u[b, 0, 0] * 2**53) if keyed else None): y = f(x[:, b].contiguous())
-        if not isinstance(y, Tensor) or y.shape != x[:, b].shape:
-            raise ValueError(f'the transform made {tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__} of a batch of crops {tuple(x[:, b].shape)}; '
-                             'it must keep the shape: cutting, resizing and mirroring are done before it, so that boxes stay true')
-        out.append(y)
+        with _seeded(int(u[b, 0, 0] * 2**53) if keyed else None): out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
     return torch.stack(out, 1)
 
 @patch
@@ -522,12 +523,13 @@ class _Source:
         else: picture, label = _pair(d[i])
         return *_pixels(picture, self.in_chans, factor), label
 
-# %% ../nbs/05_multicrop.ipynb #935e6452
+# %% ../nbs/05_multicrop.ipynb #07c23eb7
 def _pair(
     item: Any # What a data set gave
 ) -> tuple[Any, int]: # Picture and label
     if not isinstance(item, (tuple, list)) or len(item) < 2: raise TypeError(f'the data set gives {type(item).__name__}; expected pairs (picture, label), or an ImageDataset')
-    return item[0], -1 if item[1] is None else int(item[1])
+    try: return item[0], -1 if item[1] is None else int(item[1])
+    except (TypeError, ValueError): raise TypeError(f'the data set gives a label of type {type(item[1]).__name__}; expected a whole number, or None') from None
 
 def _decode(
     load: Callable,                   # Takes the function to be called before decoding, gives a Pillow picture
@@ -547,13 +549,13 @@ def _decode(
     done = max(1, round(size[1] / im.width))                                      # what the decoder took over
     return _bytes(im if im.mode == mode else im.convert(mode), factor(*size) // done), size
 
-# %% ../nbs/05_multicrop.ipynb #0e65c978
+# %% ../nbs/05_multicrop.ipynb #628d03f5
 class MultiCropView(Dataset):
     "Crops of pictures, keyed by `(epoch, index)`; the same key gives the same crops everywhere."
     def __init__(self,
         dataset: Any,                  # `ImageDataset`, or a map-style data set of `(picture, label)`
         transform: MultiCropTransform, # What crops
-        in_chans: int | None = 3,      # Channels of the crops, 1 or 3; None: as the transform says, or the data set
+        in_chans: int | None = None,   # Channels of the crops, 1 or 3; None: as the transform says, or the data set
         seed: int = 0                  # The run's seed
     ):
         if in_chans not in (None, 1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
@@ -647,7 +649,7 @@ def multicrop_collate_fn(
     crops, labels = zip(*samples)
     return Crops.collate(crops), torch.tensor([int(k) for k in labels])
 
-# %% ../nbs/05_multicrop.ipynb #bb6ff98f
+# %% ../nbs/05_multicrop.ipynb #44e935ab
 class MultiCropSampler:
     "Batches of `(epoch, index)`. Each iteration is the next epoch, or the one that was set."
     def __init__(self,
@@ -656,9 +658,13 @@ class MultiCropSampler:
         batch_size: int,               # Pictures per batch
         seed: int = 0,                 # Of the order
         shuffle: bool = True,          # In random order, another one in each epoch
-        drop_last: bool = False        # Leave out the last, short batch (unless it is the only one)
+        drop_last: bool = False,       # Leave out the last, short batch (unless it is the only one)
+        rank: int = 0,                 # This process
+        world_size: int = 1            # Number of processes, each with a part of every batch's pictures of its own
     ):
-        self.transform, self.shuffle, self.args = transform, shuffle, dict(n=n, batch_size=batch_size, seed=seed, drop_last=drop_last)
+        if world_size > 1 and not shuffle: raise ValueError(f'world_size={world_size} needs shuffle=True: pictures in order are for one process')
+        self.transform, self.shuffle = transform, shuffle
+        self.args = dict(n=n, batch_size=batch_size, seed=seed, drop_last=drop_last, rank=rank, world_size=world_size)
         self.total, self._next, self._seen = len(EpochBatchSampler(**self.args)), transform.epoch, int(transform._clock[1])
     def set_epoch(self,
         epoch: int # The next iteration's epoch
@@ -722,7 +728,7 @@ def build_multicrop_dataset(
     if transform is not None and kwargs: raise ValueError(f'a transform is given, so {", ".join(kwargs)} would have no effect; give one or the other')
     return MultiCropDataset(build_dataset(dataset_name, data_path, split, in_chans, download), transform or build_multicrop_transform(**kwargs))
 
-# %% ../nbs/05_multicrop.ipynb #352f9879
+# %% ../nbs/05_multicrop.ipynb #56e2997e
 def build_multicrop_dataloader(
     dataset: MultiCropDataset, # Pictures and transform
     batch_size: int,           # Pictures per batch
@@ -731,13 +737,15 @@ def build_multicrop_dataloader(
     shuffle: bool = True,      # In random order, another one in each epoch
     drop_last: bool = False,   # Leave out the last, short batch
     pin_memory: bool = False,  # Page-locked memory, for faster copies to a GPU
-    prefetch: int = 2          # Batches that each worker has ready
+    prefetch: int = 2,         # Batches that each worker has ready
+    rank: int = 0,             # This process
+    world_size: int = 1        # Number of processes, each of which gets other pictures
 ) -> MultiCropLoader:          # Gives `(Crops, labels int64 [B])`
     "A loader whose batches do not depend on the number of workers; each iteration is an epoch."
     if not isinstance(dataset, MultiCropDataset): raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps any data set of (picture, label)')
     view = MultiCropView(dataset.dataset, dataset.transform, None, seed)
     more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=_one_thread) if num_workers else {}
-    sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last)
+    sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size)
     return MultiCropLoader(view, sampler, num_workers=num_workers, pin_memory=pin_memory, **more)
 
 # %% ../nbs/05_multicrop.ipynb #c697362f
@@ -747,7 +755,7 @@ from .encoder import Masks, gather_tokens, index_to_mask, mask_to_index
 from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, scatter_tokens, target_cells
 from .predictor import crop_axes, crop_positions, place_embedding
 
-# %% ../nbs/05_multicrop.ipynb #b4c836f7
+# %% ../nbs/05_multicrop.ipynb #8d09af56
 @dataclass
 class MultiCropMasks:
     """What is seen and what is predicted of a batch of crops. `masks['global_masks']` and `masks['local_masks']` are lists with one entry per crop.
@@ -760,9 +768,9 @@ class MultiCropMasks:
     num_hidden: int = 0 # the last so many local crops are hidden
     local: Tensor | None = None # [v·B, k] int64: patches that the encoder sees of the visible local crops, −1 where padded; None: all
     local_seen: Tensor | None = None # [v·B, k] bool: which of those may be used; None: all that are not padded
+    local_grid: tuple[int, int] | None = None # (gh, gw) patches of a local crop, needed with `local`
     asked: Tensor | None = None # [h, B] bool: which hidden crops are predicted; None: all
-    local_masks: list[Masks] | None = None # the masks that local crops were given, one per crop
-    overlap: float = 0. # share of the context tokens from other crops that show source pixels of what is predicted
+    overlap: float | None = None # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
 
     @property
     def num_global(self) -> int: return len(self.globals) // self.batch_size
@@ -770,15 +778,29 @@ class MultiCropMasks:
     def num_visible(self) -> int: return self.num_local - self.num_hidden
     def __post_init__(self):
         if self.strategy not in STRATEGIES: raise ValueError(f'strategy={self.strategy!r}: expected one of {", ".join(STRATEGIES)}')
+        if len(self.globals) % self.batch_size: raise ValueError(f'masks of {len(self.globals)} global crops do not belong to batch_size={self.batch_size} images: expected a multiple')
+        if not 0 <= self.num_hidden <= self.num_local: raise ValueError(f'num_hidden={self.num_hidden}: expected from 0 to num_local={self.num_local}')
+        if self.local is not None and self.local_grid is None: raise ValueError('local lists patches of local crops; local_grid must say of how many')
 
 STRATEGIES = ('global_only', 'global_with_local_context', 'cross_crop_prediction')
 
-# %% ../nbs/05_multicrop.ipynb #d1e4c951
+# %% ../nbs/05_multicrop.ipynb #f64a794f
 @patch
-def __getitem__(self: MultiCropMasks, key: str) -> Any:
-    "`'global_masks'`: one `Masks` per global crop; `'local_masks'`: one per local crop, or None; other keys: the attribute."
-    if key == 'local_masks': return self.local_masks
-    if key != 'global_masks': return getattr(self, key)
+def seen_of_local(self: MultiCropMasks, n: int) -> Tensor: # [v, B, n] bool
+    "Which of the n patches of visible local crops are used."
+    if self.local is None: return torch.ones(self.num_visible, self.batch_size, n, dtype=torch.bool)
+    index = self.local if self.local_seen is None else self.local.where(self.local_seen, -1)
+    return index_to_mask(index, n).unflatten(0, (-1, self.batch_size))
+
+@patch
+def __getitem__(self: MultiCropMasks,
+    key: str, # 'global_masks', 'local_masks', or the name of a field
+) -> Any:
+    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B, n]`, True = not seen by the encoder; None if
+    all of them are seen whole. Other keys: the field of that name. Raises KeyError for others."""
+    if key == 'local_masks': return None if self.local is None else [~s for s in self.seen_of_local(math.prod(self.local_grid))]
+    if key in self.__dataclass_fields__: return getattr(self, key)
+    if key != 'global_masks': raise KeyError(f'{key!r}: expected global_masks, local_masks, or one of {", ".join(self.__dataclass_fields__)}')
     b, g = self.batch_size, self.globals
     return [Masks(*(t[i * b:(i + 1) * b] for t in (g.context, g.target)), g.grid,
                   *(t[i * b:(i + 1) * b] for t in (g.context_index, g.target_index))) for i in range(self.num_global)]
@@ -805,7 +827,7 @@ def shared_length(
     a, b = a[..., :, None, :], b[..., None, :, :]
     return (torch.minimum(a[..., 1], b[..., 1]) - torch.maximum(a[..., 0], b[..., 0])).clamp(min=0)
 
-# %% ../nbs/05_multicrop.ipynb #a2452a4f
+# %% ../nbs/05_multicrop.ipynb #9e726e9c
 def overlap_targets(
     cells: Tensor, # [g, B, C, D] features of the global crops' cells at one level
     boxes: Tensor, # [g + v, B, 4] boxes of the global crops, then of v local ones
@@ -823,13 +845,15 @@ def overlap_targets(
     area = (add(y, ch)[..., :, None] * add(x, cw)[..., None, :]).flatten(-2)               # [v, g, B, C]
     total = area.sum(-1)
     size = (local[..., 2] - local[..., 0]) * (local[..., 3] - local[..., 1])
-    return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells), total / size
+    with torch.autocast(cells.device.type, enabled=False):                                 # targets stay in float32
+        return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells.float()), total / size
 
-# %% ../nbs/05_multicrop.ipynb #af4ae646
+# %% ../nbs/05_multicrop.ipynb #66bfa37c
 @patch
 def forward_crops(self: HJEPA,
     crops: Crops, # pixels normalised, on the model's device
     masks: MultiCropMasks, # on the CPU
+    return_all_levels: bool = True, # False: keep only the finest level's tensors
 ) -> dict[str, Any]: # as `HJEPA.forward` for the global crops, and the keys in the table below
     "Predict across the crops of images. `HJEPA.forward` comes here when it is given `Crops`."
     self._check_crops(crops, masks)
@@ -837,15 +861,18 @@ def forward_crops(self: HJEPA,
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D], or None
     seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
-    if local is not None and masks.strategy != 'global_only': seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))
+    if local is not None and masks.strategy != 'global_only':
+        seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))    # [v·B, P + k, W]
     target_tokens = self._patches(self.target_encoder(images))                             # [g·B, N, D]
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
-    out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens) | dict(overlap=masks.overlap)
+    out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens)
+    if masks.overlap is not None: out['overlap'] = masks.overlap
     if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
-    elif self.crop_head is not None: out['loss'] = out['loss'] + 0 * sum(p.sum() for p in self.crop_head.parameters())  # DDP wants every parameter used
-    return self._add_cross(out, views, seen, masks) if masks.num_hidden else out
+    else: out['loss'] = out['loss'] + self._idle(*self.crop_head.parameters())
+    if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
+    return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/05_multicrop.ipynb #e07fd026
+# %% ../nbs/05_multicrop.ipynb #24e5f5b5
 @patch
 def _check_crops(self: HJEPA, crops: Crops, masks: MultiCropMasks):
     "Raise a ValueError that says what does not fit."
@@ -857,8 +884,10 @@ def _check_crops(self: HJEPA, crops: Crops, masks: MultiCropMasks):
     if ours != theirs: raise ValueError('crops are {} global and {} local of {} images, but the masks are for {}, {} and {}'.format(*ours, *theirs))
     grid = self.context_encoder.grid_of(crops[0].shape[-2:])
     if grid != masks.globals.grid: raise ValueError(f'global crops have {grid[0]}×{grid[1]} patches, but the masks are for {masks.globals.grid[0]}×{masks.globals.grid[1]}')
+    local = self.context_encoder.grid_of(crops[-1].shape[-2:])
+    if crops.num_local and masks.local_grid not in (None, local): raise ValueError(f'local crops have {local[0]}×{local[1]} patches, but the masks are for {masks.local_grid[0]}×{masks.local_grid[1]}')
 
-# %% ../nbs/05_multicrop.ipynb #dabac9f5
+# %% ../nbs/05_multicrop.ipynb #f8b69469
 class _Views:
     "Geometry and positions of a batch of crops. Crops are counted as in `Crops`: global ones first."
     def __init__(self, model: HJEPA, crops: Crops):
@@ -870,13 +899,15 @@ class _Views:
         self.geometry = [(crops.boxes[a:b].flatten(0, 1), crops.flips[a:b].flatten(), source[:(b - a) * self.batch]) for a, b in sizes]
 
     @cached_property
-    def table(self) -> list[Tensor]: # [g·B, N, W], [l·B, n, W]
-        return [self.predictor.place(*f, grid, self.enc.grid_size) for f, grid in zip(self.geometry, self.grids)]
+    def global_table(self) -> Tensor: return self._table(0)                                # [g·B, N, W]
+    @cached_property
+    def local_table(self) -> Tensor: return self._table(1)                                 # [l·B, n, W]
+    def _table(self, kind: int) -> Tensor: return self.predictor.place(*self.geometry[kind], self.grids[kind], self.enc.grid_size)
 
     def positions(self, start: int, stop: int, index: Tensor | None = None) -> Tensor:
         "Positions [(stop−start)·B, K, W] of the listed tokens (None: all) of crops start … stop−1, which are all of one size."
         g, b = self.num_global, self.batch
-        table, first = (self.table[0], 0) if stop <= g else (self.table[1], g)
+        table, first = (self.global_table, 0) if stop <= g else (self.local_table, g)
         table = table[(start - first) * b:(stop - first) * b]
         return table if index is None else gather_tokens(table, index.to(table.device, non_blocking=True))
 
@@ -885,19 +916,17 @@ class _Views:
         p, x = self.enc.num_prefix_tokens, self.predictor.embed(tokens)
         return torch.cat([x[:, :p], x[:, p:] + self.positions(start, stop, index)], 1)
 
-# %% ../nbs/05_multicrop.ipynb #31226907
+# %% ../nbs/05_multicrop.ipynb #85b9101f
 @patch
 def _encode_local(self: HJEPA, crops: Crops, masks: MultiCropMasks) -> Tensor | None: # [v·B, P + k, D]
     "Visible local crops through the context encoder."
     if not masks.num_visible: return None
     return self.context_encoder(crops.local_crops[:masks.num_visible * masks.batch_size], context=masks.local)
 
-def _usable(masks: MultiCropMasks, tokens: Tensor, prefix: int) -> Tensor: # [v·B, P + k] bool, on the CPU
-    "Which of the visible local crops' tokens may be attended to."
-    rows, length = tokens.shape[0], tokens.shape[1]
-    seen = masks.local_seen if masks.local_seen is not None else None if masks.local is None else masks.local >= 0
-    if seen is None: return torch.ones(rows, length, dtype=torch.bool)
-    return torch.cat([seen.any(1, keepdim=True).expand(-1, prefix), seen], 1)              # a crop of which nothing may be used has no CLS token either
+def _usable(masks: MultiCropMasks, length: int) -> Tensor: # [v·B, k] bool, on the CPU
+    "Which of the visible local crops' encoded patches may be attended to; `length` of each, if all of them are seen."
+    if masks.local_seen is not None: return masks.local_seen
+    return torch.ones(masks.num_visible * masks.batch_size, length, dtype=torch.bool) if masks.local is None else masks.local >= 0
 
 def key_mask(
     *parts: Tensor, # bool [B, T_i] each, on the CPU: True = may be attended to
@@ -906,7 +935,7 @@ def key_mask(
     valid = torch.cat(parts, 1)
     return None if valid.all() else valid[:, None, None]
 
-# %% ../nbs/05_multicrop.ipynb #3816ea0a
+# %% ../nbs/05_multicrop.ipynb #9658f7f8
 def by_image(
     x: Tensor, # [n·B, T, …] crop by crop
     batch: int, # B
@@ -921,21 +950,21 @@ def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor], masks: Multi
     parts, valid = [seen[0]], [F.pad(m.context_index >= 0, (p, 0), value=True)]
     if masks.strategy == 'global_with_local_context' and len(seen) > 1:
         parts.append(by_image(seen[1][:, p:], masks.batch_size).repeat(g, 1, 1))           # [g·B, v·k, W]
-        valid.append(by_image(_usable(masks, seen[1], p)[:, p:], masks.batch_size).repeat(g, 1))
+        valid.append(by_image(_usable(masks, seen[1].shape[1] - p), masks.batch_size).repeat(g, 1))
     asked = m.target_index >= 0
     out = self.predictor.answer(torch.cat(parts, 1), views.positions(0, g, m.target_index), key_mask(*valid, asked))
     return out if asked.all() else out.masked_fill(~asked.to(out.device)[..., None], 0)
 
-# %% ../nbs/05_multicrop.ipynb #f84c15ac
+# %% ../nbs/05_multicrop.ipynb #1cd7d76c
 def cell_places(
     axes: tuple[Tensor, Tensor, Tensor], # x [n, gw], y [n, gh], footprint [n, 2] of patches; see `crop_axes`
     level: int, # of the cells
 ) -> Tensor: # [n, C, 4] (x, y, log2 w, log2 h), for `place_embedding`
     "Centre and footprint of each cell of crops; cells at the edge may be smaller."
     def merge(t):                                                                          # [n, k] → mean [n, c], members [c]
-        cell = torch.arange(t.shape[1], device=t.device) >> level
-        count = torch.bincount(cell)
-        return t.new_zeros(len(t), len(count)).index_add_(1, cell, t) / count, count
+        n, step = t.shape[1], 2 ** level
+        count = torch.tensor([min(step, n - i) for i in range(0, n, step)], dtype=t.dtype).to(t.device, non_blocking=True)
+        return F.pad(t, (0, -n % step)).unflatten(1, (-1, step)).sum(2) / count, count
     (x, w), (y, h) = merge(axes[0]), merge(axes[1])
     rows, cols = y.shape[1], x.shape[1]
     width, height = (axes[2][:, i:i + 1] + n.log2() for i, n in enumerate((w, h)))         # [n, cols], [n, rows]
@@ -943,19 +972,20 @@ def cell_places(
     tall = lambda t: t[:, :, None].expand(-1, -1, cols)
     return torch.stack([wide(x), tall(y), wide(width), tall(height)], -1).flatten(1, 2)
 
-def evidence_level(grid: tuple[int, int]) -> int:
-    "The coarsest level at which a crop still has four cells."
+def evidence_level(
+    grid: tuple[int, int], # (gh, gw) patches of a crop
+) -> int:
+    "The coarsest level at which a crop still has four cells; 0 if there is none."
     return max((l for l in range(8) if math.prod(level_grid(grid, l)) >= 4), default=0)
 
-# %% ../nbs/05_multicrop.ipynb #fbea46c6
+# %% ../nbs/05_multicrop.ipynb #c5756e32
 @patch
 def _evidence(self: HJEPA, views: _Views, local: Tensor, masks: MultiCropMasks) -> tuple[Tensor, Tensor]: # [v·B, P + C, W]; [v·B, P + C] bool, on the CPU
     "Encodings [v·B, P + k, D] of visible local crops, pooled to cells, narrowed and placed."
     p, grid, (boxes, flips, sizes) = self.context_encoder.num_prefix_tokens, views.grids[1], views.geometry[1]
     level, n = evidence_level(grid), len(local)
+    present = masks.seen_of_local(math.prod(grid)).flatten(0, 1)                           # [v·B, N], on the CPU
     index = torch.arange(math.prod(grid)).expand(n, -1) if masks.local is None else masks.local
-    if masks.local_seen is not None: index = index.where(masks.local_seen, -1)
-    present = index_to_mask(index, math.prod(grid))                                        # on the CPU
     move = lambda t: t.to(local.device, non_blocking=True)
     tokens = scatter_tokens(self._patches(local), move(index), math.prod(grid))            # [v·B, N, D]
     cells = pool_levels(tokens, move(present), grid, level + 1)[0][level]                  # [v·B, C, D]
@@ -991,7 +1021,7 @@ def _meeting_places(model: HJEPA, views: _Views, v: int) -> Tensor: # [v·B, g, 
     pos = crop_positions(flat, torch.zeros_like(flat[:, 0], dtype=torch.bool), sizes, (1, 1), model.context_encoder.grid_size, model.predictor.embed_dim)
     return pos.view(v * views.batch, g, -1)
 
-# %% ../nbs/05_multicrop.ipynb #14497afd
+# %% ../nbs/05_multicrop.ipynb #a5a4653b
 @patch
 def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks: MultiCropMasks) -> dict:
     "The loss on hidden local crops."
@@ -999,9 +1029,12 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
     hidden = views.crops.local_crops[masks.num_visible * b:]                               # [h·B, C, H, W]; read by the target encoder alone
     questions = by_image(views.positions(n - h, n), b)                                     # [B, h·N, W]
     valid = [by_image(F.pad(masks.globals.context_index >= 0, (p, 0), value=True), b)]
-    if len(seen) > 1: valid.append(by_image(_usable(masks, seen[1], p), b))
+    parts = [by_image(seen[0], b)]                                                         # [B, g·(P + K), W]
+    if len(seen) > 1:
+        parts.append(by_image(seen[1][:, p:], b))                                          # [B, v·k, W]
+        valid.append(by_image(_usable(masks, seen[1].shape[1] - p), b))
     valid.append(torch.ones(b, questions.shape[1], dtype=torch.bool))
-    answer = self.predictor.answer(torch.cat([by_image(s, b) for s in seen], 1), questions, key_mask(*valid))
+    answer = self.predictor.answer(torch.cat(parts, 1), questions, key_mask(*valid))
     answer = answer.unflatten(1, (h, -1)).transpose(0, 1).flatten(0, 1)                    # [h·B, N, D]
     asked = torch.ones(h, b, dtype=torch.bool) if masks.asked is None else masks.asked
     everything = _all_hidden(h * b, views.grids[1])

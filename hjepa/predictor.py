@@ -20,15 +20,14 @@ from torch.utils.checkpoint import checkpoint
 
 from .encoder import Masks, attention_mask, gather_tokens, mask_to_index
 
-# %% ../nbs/02_predictor.ipynb #c031994b
+# %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(
     dim: int, # channels of a 2-D embedding
-    temperature: float = 10_000.,
-    device: torch.device | None = None,
-) -> Tensor: # [dim // 4] float64, from 1 down to about 1 / temperature
+    temperature: float = 10_000., # the longest wavelength is 2π · temperature
+) -> Tensor: # [dim // 4] float64 on the CPU, from 1 down to about 1 / temperature
     "Angular frequencies of the sin-cos embedding."
     n = dim // 4
-    return temperature ** (-torch.arange(n, dtype=torch.float64, device=device) / n)
+    return temperature ** (-torch.arange(n, dtype=torch.float64) / n)
 
 def sincos_position(
     xy: Tensor, # [..., 2] coordinates (x, y), in units of one patch
@@ -36,7 +35,9 @@ def sincos_position(
     temperature: float = 10_000., # the longest wavelength is 2π · temperature patches
 ) -> Tensor: # [..., dim]; the last dim % 4 channels are zero
     "Fixed 2-D sin-cos position embedding: [sin x, cos x, sin y, cos y]."
-    angle = xy.double()[..., None] * frequencies(dim, temperature, xy.device) # [..., 2, n]
+    wide = torch.float32 if xy.device.type == 'mps' else torch.float64       # Apple's GPUs have no double precision
+    omega = frequencies(dim, temperature).to(wide).to(xy.device, non_blocking=True)
+    angle = xy.to(wide)[..., None] * omega                                   # [..., 2, n]
     emb = torch.stack([angle.sin(), angle.cos()], -2)                        # [..., 2, (sin, cos), n]
     return nn.functional.pad(rearrange(emb, '... a f n -> ... (a f n)'), (0, dim % 4)).float()
 
@@ -187,7 +188,7 @@ def place_embedding(
     zero = sincos_position(torch.zeros(2, device=place.device), dim)
     return sincos_position(place[..., :2], dim) + sincos_position(place[..., 2:], dim) - zero
 
-# %% ../nbs/02_predictor.ipynb #129a9c60
+# %% ../nbs/02_predictor.ipynb #eafcd608
 def crop_positions(
     boxes: Tensor, # [n, 4] in source pixels
     flips: Tensor, # [n] bool
@@ -197,7 +198,7 @@ def crop_positions(
     dim: int, # channels
 ) -> Tensor: # [n, N, dim]
     "`place_embedding` of all tokens of crops."
-    omega = frequencies(dim, device='cpu').float().to(boxes.device, non_blocking=True)
+    omega = frequencies(dim).float().to(boxes.device, non_blocking=True)
     def wave(t):                                                                       # [n, k] → [n, k, 2·(dim // 4)]
         angle = t[..., None] * omega
         return torch.cat([angle.sin(), angle.cos()], -1)

@@ -128,7 +128,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-# %% ../nbs/07_training.ipynb #540834bc
+# %% ../nbs/07_training.ipynb #864d5adf
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
@@ -163,18 +163,20 @@ PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
 def _crop_checks(cfg: RunConfig) -> list[tuple]:
     "Checks of the section on crops. With a strategy the model gets what crops need."
-    c = cfg.multicrop
-    if c.strategy is None: return []
-    cfg.model.crops.enabled = True
-    size = c.local_crop_size
+    c, size = cfg.multicrop, cfg.multicrop.local_crop_size
+    if c.strategy is not None: cfg.model.crops.enabled = True
+    elif c != MultiCropConfig(): warnings.warn('settings of multicrop have no effect while multicrop.strategy is null: one crop per image')
+    if c.strategy == 'global_only' and c.exclude_overlap: warnings.warn('multicrop.exclude_overlap has no effect with global_only, where no crop helps to predict another')
+    if c.min_local_crops is not None and c.warmup_epochs >= cfg.training.epochs:
+        warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={cfg.training.epochs}: num_local_crops={c.num_local_crops} is never reached')
     numbers = [1] if size is None else size if isinstance(size, list) else [size]
     share = lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1
-    return [(c.strategy in STRATEGIES, 'multicrop.strategy', c.strategy, ', '.join(STRATEGIES) + ' or null'),
+    return [(c.strategy in (None, *STRATEGIES), 'multicrop.strategy', c.strategy, ', '.join(STRATEGIES) + ' or null'),
         (c.num_global_crops >= 1, 'multicrop.num_global_crops', c.num_global_crops, 'a whole number from 1'),
         (c.num_local_crops >= 0, 'multicrop.num_local_crops', c.num_local_crops, 'a whole number from 0'),
         (c.min_local_crops is None or 0 <= c.min_local_crops <= c.num_local_crops, 'multicrop.min_local_crops', c.min_local_crops, f'null, or from 0 to num_local_crops ({c.num_local_crops})'),
         (c.warmup_epochs >= 0, 'multicrop.warmup_epochs', c.warmup_epochs, 'a whole number from 0'),
-        (len(numbers) <= 2 and all(type(n) is int and n > 0 for n in numbers), 'multicrop.local_crop_size', size, 'null, one number of pixels, or [height, width]'),
+        (1 <= len(numbers) <= 2 and all(type(n) is int and n > 0 for n in numbers), 'multicrop.local_crop_size', size, 'null, one number of pixels, or [height, width]'),
         (share(c.global_crop_scale), 'multicrop.global_crop_scale', c.global_crop_scale, 'two shares of the picture, smaller first'),
         (share(c.local_crop_scale), 'multicrop.local_crop_scale', c.local_crop_scale, 'two shares of the picture, smaller first'),
         (0 <= c.global_color_jitter <= 1, 'multicrop.global_color_jitter', c.global_color_jitter, 'a number from 0 to 1'),
@@ -230,12 +232,12 @@ def learning_rate(
     if step < warmup_steps: return lr * (step + 1) / (warmup_steps + 1)
     return cosine(lr, lr_min, (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps))
 
-# %% ../nbs/07_training.ipynb #8ee0e2f9
+# %% ../nbs/07_training.ipynb #df8dd30a
 def parameter_groups(
     model: nn.Module, # an HJEPA
 ) -> list[dict]: # for AdamW; `decay` says whether weight decay applies
     "Trainable parameters in two groups, with and without weight decay, each with its names."
-    tokens = ('pos_embed', 'cls_token', 'dist_token', 'reg_token', 'mask_token')
+    tokens = ('pos_embed', 'cls_token', 'dist_token', 'reg_token', 'mask_token', 'flip_token')
     groups = [dict(params=[], names=[], decay=True), dict(params=[], names=[], decay=False)]
     for name, p in model.named_parameters():
         if not p.requires_grad: continue
@@ -294,7 +296,7 @@ class Callback:
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer): "When the loop ends with an exception."
 
-# %% ../nbs/07_training.ipynb #76c90858
+# %% ../nbs/07_training.ipynb #20c25e81
 class Trainer:
     """Trains an `HJEPA` and keeps everything in a run folder.
 
@@ -332,13 +334,19 @@ def build_masks(config: RunConfig, model: HJEPA):
                                      config.masking.num_target_masks, **kwargs)
     except ValueError as e: raise ConfigError(f'masking: {e}') from e
 
-def local_size(config: RunConfig, model: HJEPA) -> tuple[int, int]: # (h, w) in pixels
+def local_size(
+    config: RunConfig,
+    model: HJEPA, # gives grid and patch size
+) -> tuple[int, int]: # (h, w) in pixels
     "Size of local crops: the configuration's, or 3/7 of the model's image size in whole patches, at least two by two."
     wish = config.multicrop.local_crop_size
     if wish is None: return tuple(max(2, round(n * 3 / 7)) * p for n, p in zip(model.context_encoder.grid_size, model.context_encoder.patch_size))
     return tuple(wish) * (2 // len(wish)) if isinstance(wish, list) else (wish, wish)
 
-def build_crop_masks(config: RunConfig, model: HJEPA) -> MultiCropMaskGenerator:
+def build_crop_masks(
+    config: RunConfig, # with a strategy
+    model: HJEPA, # gives the grids
+) -> MultiCropMaskGenerator:
     "The mask generator for crops; `ConfigError` if its settings do not fit."
     m, c, enc = config.masking, config.multicrop, model.context_encoder
     kwargs = {k: v for k, v in asdict(m).items() if v is not None and k not in ('kind', 'num_target_masks')}
@@ -346,7 +354,11 @@ def build_crop_masks(config: RunConfig, model: HJEPA) -> MultiCropMaskGenerator:
                                        enc.grid_of(local_size(config, model)), m.kind, c.local_keep, c.exclude_overlap, **kwargs)
     except ValueError as e: raise ConfigError(f'masking and multicrop: {e}') from e
 
-def build_view(config: RunConfig, model: HJEPA, dataset: ImageDataset) -> TrainView | MultiCropView:
+def build_view(
+    config: RunConfig,
+    model: HJEPA, # gives image size and patch size
+    dataset: ImageDataset, # the pictures
+) -> TrainView | MultiCropView:
     "What the loader cuts from pictures: one crop of each, or several."
     t, d, c = config.training, config.data, config.multicrop
     if not c.strategy: return TrainView(dataset, model.img_size, config.model.in_chans, t.seed, tuple(d.crop_scale), tuple(d.crop_ratio), d.flip)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'LEVEL_COLOURS', 'LEVEL_STYLES', 'MASK_TINTS', 'Picture', 'to_pixels', 'image_grid', 'show_images',
-           'mask_parts', 'tint_masks', 'show_masks', 'crop_coverage', 'crop_tokens', 'show_multicrop', 'as_bytes',
-           'looking', 'principal_scores', 'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours',
-           'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error',
-           'show_prediction_error', 'read_history', 'history_series', 'smooth', 'plot_history', 'save_pictures']
+           'mask_parts', 'tint_masks', 'show_masks', 'crop_coverage', 'crop_tokens', 'show_multicrop', 'looking',
+           'principal_scores', 'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours', 'draw_cells',
+           'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error', 'show_prediction_error',
+           'read_history', 'history_series', 'smooth', 'plot_history', 'save_pictures']
 
-# %% ../nbs/08_visualization.ipynb #6a867905
+# %% ../nbs/08_visualization.ipynb #7c090db8
 import io
 import itertools
 import json
@@ -28,8 +28,8 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .data import denormalize, normalize, to_tensor
-from .encoder import Masks, index_to_mask
+from .data import _to_pil, denormalize, normalize, to_tensor
+from .encoder import Masks
 from .hierarchy import HJEPA, cell_of_patch, level_grid, write_atomic
 from .multicrop import Crops, MultiCropMasks, patch_edges
 
@@ -147,7 +147,7 @@ def _mask_legend(fig: Picture, kinds: Sequence[str]):
     handles = [Patch(color=MASK_TINTS[k][0], label=MASK_TINTS[k][2]) for k in kinds]
     fig.legend(handles=handles, loc='outside lower center', ncols=max(1, int(fig.get_figwidth() / 2.1)), fontsize=8, frameon=False)
 
-# %% ../nbs/08_visualization.ipynb #e5abd60a
+# %% ../nbs/08_visualization.ipynb #c3654b9e
 def crop_coverage(
     boxes: Tensor, # [n, 4] of crops, in source pixels
     flips: Tensor, # [n] bool
@@ -168,21 +168,22 @@ def crop_tokens(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]: # context and target [g, N] of global crops, then of local ones [l, n]; all bool
     "Which tokens of each crop are seen, and which are predicted."
     b, v, h = masks.batch_size, masks.num_visible, masks.num_hidden
-    seen = torch.ones(v * b, local_tokens, dtype=torch.bool) if masks.local is None else index_to_mask(
-        masks.local if masks.local_seen is None else masks.local.where(masks.local_seen, -1), local_tokens)
+    seen = masks.seen_of_local(local_tokens).flatten(0, 1)
     asked = (torch.ones(h, b, dtype=torch.bool) if masks.asked is None else masks.asked)[:, image, None].expand(-1, local_tokens)
     none = lambda n: torch.zeros(n, local_tokens, dtype=torch.bool)
     return masks.globals.context[image::b], masks.globals.target[image::b], torch.cat([seen[image::b], none(h)]), torch.cat([none(v), asked])
 
-# %% ../nbs/08_visualization.ipynb #911b1592
+# %% ../nbs/08_visualization.ipynb #8ebd54c8
 def show_multicrop(
-    picture: Any, # the source: a PIL image, or uint8 [C, H, W]
-    crops: Crops, # of a batch, uint8 or float in 0 … 1
+    picture: Any, # the source: what the transform was given (a path, a PIL image, a uint8 array or tensor)
+    crops: Crops, # of a batch, or of one image; uint8 or float in 0 … 1
     masks: MultiCropMasks, # of the same batch
     image: int = 0, # which image of the batch
 ) -> Picture:
     "Where crops lie in the source, what of it is seen and what is asked, and each crop with its tints."
-    source = to_pixels(as_bytes(picture)[None])[0]                                     # [H, W, 3]
+    if crops.batch_size is None: crops = Crops.collate([crops])
+    source = to_pixels(to_tensor(_to_pil(picture, 3))[None])[0]                        # [H, W, 3], upright
+    if source.shape[:2] != tuple(crops.sizes[image].tolist()): raise ValueError(f'the picture is {source.shape[0]}×{source.shape[1]}, but these crops are of one of {"×".join(map(str, crops.sizes[image].tolist()))}')
     size, g, n = source.shape[:2], crops.num_global, len(crops)
     boxes, flips = crops.boxes[:, image].cpu(), crops.flips[:, image].cpu()
     local_grid = _local_grid(crops, masks)
@@ -199,11 +200,7 @@ def show_multicrop(
         ax.set_title('global' if i < g else 'local' if i < n - masks.num_hidden else 'hidden', fontsize=9)
     return fig
 
-# %% ../nbs/08_visualization.ipynb #b72d2722
-def as_bytes(picture: Any) -> Tensor: # uint8 [C, H, W]
-    "A PIL image or a byte tensor as a byte tensor."
-    return picture if isinstance(picture, Tensor) else to_tensor(picture.convert('L' if picture.mode in ('1', 'L') else 'RGB'))
-
+# %% ../nbs/08_visualization.ipynb #85b80827
 def _local_grid(crops: Crops, masks: MultiCropMasks) -> tuple[int, int]:
     "Patches of a local crop: as large as those of global ones."
     if not crops.num_local: return masks.globals.grid
