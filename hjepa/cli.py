@@ -191,6 +191,7 @@ def measure(
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
     return dict(health=feature_health(extract_dataset(model, some, num_workers=d.num_workers).levels))
 
+# %% ../nbs/12_cli.ipynb #5965bcf7
 def draw(
     run_dir, # the run's folder
     model, # an HJEPA

@@ -175,6 +175,7 @@ class CropsConfig:
     cross_weight: float = 1.0 # weight of the loss on hidden local crops (cross_crop_prediction)
     min_overlap: float = 0.5 # least share of a local crop that must lie in a global crop to be compared with it
 
+# %% ../nbs/04_hierarchy.ipynb #653a9414
 @dataclass
 class ModelConfig:
     "Everything that defines an `HJEPA`."

@@ -161,6 +161,7 @@ def check_run_config(
 
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
+# %% ../nbs/07_training.ipynb #17765c0d
 def _crop_checks(cfg: RunConfig) -> list[tuple]:
     "Checks of the section on crops. With a strategy the model gets what crops need."
     c, size = cfg.multicrop, cfg.multicrop.local_crop_size
