@@ -11,7 +11,7 @@ __all__ = ['ALPHAS', 'Features', 'autocast_for', 'extract_dataset', 'random_like
 # %% ../nbs/09_evaluation.ipynb #420cb1a6
 import math
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Sequence
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .data import BadImages, EvalView, ImageDataset, build_loader, keyed_uniform, normalize
 from .hierarchy import HJEPA
+from .multicrop import _seeded
 from .training import Callback, choose_precision
 
 # %% ../nbs/09_evaluation.ipynb #30497a42
@@ -97,14 +98,6 @@ def extract_dataset(
     return _collect(view, encode, batch_size, num_workers, f'features of {dataset.name}' if progress is True else progress or None, max_bad_share)
 
 # %% ../nbs/09_evaluation.ipynb #8a2fd5fe
-@contextmanager
-def _seeded(seed: int):
-    "Torch's CPU generator at `seed` inside the block, as before after it."
-    state = torch.get_rng_state()
-    torch.default_generator.manual_seed(seed)
-    try: yield
-    finally: torch.set_rng_state(state)
-
 def random_like(
     model: HJEPA,
     seed: int = 0, # of the fresh weights
