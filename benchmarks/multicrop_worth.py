@@ -14,18 +14,18 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from budget import Budget
 from PIL import Image
 
 from hjepa.data import ImageDataset, build_dataset, normalize
 from hjepa.evaluation import effective_rank, extract_dataset, knn_accuracy, pixel_features, random_like, readouts, score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.multicrop import STRATEGIES
-from hjepa.training import Callback, CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
+from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 
 # no colour jitter and the same scale of large crops everywhere, so that runs differ in their crops alone
 ARMS = dict(single=[]) | {s: [f'multicrop.strategy={s}', 'multicrop.global_crop_scale=[0.5,1.0]', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0'] for s in STRATEGIES}
@@ -59,28 +59,6 @@ def load(name, args):
     "Training and test images."
     if name == 'emoji': return emoji(args.emoji, False), emoji(args.emoji, True)
     return build_dataset(name), build_dataset(name, split='test')
-
-
-class Budget(Callback):
-    "Ends a run when its processor time is spent, and lets schedules follow the clock."
-    order = 60
-    def __init__(self, seconds): self.seconds = seconds
-    def before_fit(self, trainer):
-        self.file, self.log = trainer.run_dir/'spent.json', {}
-        if self.file.exists(): self.log = {int(k): v for k, v in json.loads(self.file.read_text()).items() if int(k) <= trainer.step}
-        self.before, self.begin, save = max(self.log.values(), default=0.), time.process_time(), trainer.save_checkpoint
-        trainer.save_checkpoint = lambda: (self.write(trainer), save())[1]       # what is spent belongs to the checkpoint
-        self.pace(trainer)
-    def pace(self, trainer):
-        self.spent = self.before + time.process_time() - self.begin
-        trainer.total_steps = max(trainer.step + 1, round(trainer.step * self.seconds / self.spent)) if trainer.step >= 20 else 2000
-        trainer.warmup_steps, trainer.model.ema_steps = round(.1 * trainer.total_steps), trainer.total_steps
-    def write(self, trainer):
-        self.log[trainer.step] = self.spent
-        write_atomic(self.file, lambda p: p.write_text(json.dumps(self.log)))
-    def after_step(self, trainer):
-        self.pace(trainer)
-        if self.spent >= self.seconds: trainer.stopping = 'its time is spent'
 
 
 def train(folder: Path, data: str, arm: str, seed: int, seconds: float, dataset) -> dict:

@@ -6,8 +6,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
+    from .boxes import BoxDataset, build_box_dataset, make_scenes
+    from .data import load_image
+    from .detection import DetectorConfig, FPNDetector, FPNFeatures, evaluate_detector, load_detection_model
     from .encoder import ContextEncoder, Masks, TargetEncoder
-    from .fpn import TokenFPN
+    from .fpn import FPN, FPNBlock, TokenFPN, fpn_from_torchvision, fpn_to_torchvision
     from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
     from .masking import HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator, build_mask_generator
     from .multicrop import (AdaptiveMultiCropTransform, Crops, MultiCropDataset, MultiCropDatasetRaw, MultiCropEvalTransform, MultiCropMasks, MultiCropTransform,
@@ -15,7 +19,11 @@ if TYPE_CHECKING:
     from .predictor import Predictor, PredictorBlock
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
-_where = {'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder', 'TokenFPN': 'fpn',
+_where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'backbones', 'build_backbone': 'backbones',
+          'BoxDataset': 'boxes', 'build_box_dataset': 'boxes', 'make_scenes': 'boxes', 'load_image': 'data',
+          'DetectorConfig': 'detection', 'FPNDetector': 'detection', 'FPNFeatures': 'detection', 'evaluate_detector': 'detection', 'load_detection_model': 'detection',
+          'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
+          'FPN': 'fpn', 'FPNBlock': 'fpn', 'TokenFPN': 'fpn', 'fpn_from_torchvision': 'fpn', 'fpn_to_torchvision': 'fpn',
           'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
           'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking', 'MultiCropMaskGenerator': 'masking', 'build_mask_generator': 'masking',
           'AdaptiveMultiCropTransform': 'multicrop', 'Crops': 'multicrop', 'MultiCropDataset': 'multicrop', 'MultiCropDatasetRaw': 'multicrop',

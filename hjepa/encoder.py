@@ -6,11 +6,12 @@
 __all__ = ['mask_to_index', 'index_to_mask', 'gather_tokens', 'Masks', 'create_vit', 'ContextEncoder', 'attention_mask',
            'gather_rope', 'TargetEncoder', 'ema_momentum']
 
-# %% ../nbs/01_encoder.ipynb #1ed322d9
+# %% ../nbs/01_encoder.ipynb #c240ab2b
 import math
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Iterator
 
 import timm
 import torch
@@ -113,7 +114,7 @@ def to(self: Masks,
     new.__dict__.update({k: move(v) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
     return new
 
-# %% ../nbs/01_encoder.ipynb #c74a748e
+# %% ../nbs/01_encoder.ipynb #1877e28a
 def create_vit(
     encoder_type: str = 'vit_base_patch16_224', # name of a timm model
     img_size: int | tuple[int, int] = 224, # pixels, (H, W) or one number
@@ -128,7 +129,7 @@ def create_vit(
     kwargs = dict(img_size=img_size, in_chans=in_chans, num_classes=0, dynamic_img_size=True) | timm_kwargs
     if isinstance(pretrained, (str, Path)):
         _check_names(_weights_file(pretrained), timm.create_model(encoder_type, **kwargs))
-        kwargs['pretrained_cfg_overlay'] = dict(file=str(_weights_file(pretrained)), source='file')
+        kwargs['pretrained_cfg_overlay'] = dict(file=str(_weights_file(pretrained)), source='file', custom_load=False)
     try: vit = timm.create_model(encoder_type, pretrained=bool(pretrained), **kwargs)
     except (TypeError, AssertionError, RuntimeError) as e:
         raise ValueError(f'timm cannot build encoder_type={encoder_type!r} with {kwargs}: {e}. Only VisionTransformer and Eva '
@@ -268,10 +269,10 @@ def gather_rope(
     if rope.ndim == 2: return rope[index][:, None]
     return rearrange(rope[:, :, index], 'l h b k r -> l b h k r')
 
-# %% ../nbs/01_encoder.ipynb #4a52adf8
+# %% ../nbs/01_encoder.ipynb #59245e55
 @patch
-def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
-    "All transformer blocks on tokens [B, P + K, D]."
+def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None, grid: tuple[int, int]) -> Iterator[Tensor]:
+    "Tokens [B, P + K, D] after each transformer block in turn."
     rope, per_block = getattr(self.vit, 'rope', None), getattr(self.vit, 'rope_mixed', False)
     if rope is not None: rope = gather_rope(rope.get_embed(shape=grid), index)
     for i, block in enumerate(self.vit.blocks):
@@ -280,6 +281,12 @@ def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Te
         if self.use_gradient_checkpointing and torch.is_grad_enabled():
             x = checkpoint(block, x, use_reentrant=False, **kwargs)
         else: x = block(x, **kwargs)
+        yield x
+
+@patch
+def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    "All transformer blocks on tokens [B, P + K, D]."
+    for x in self._each_block(x, index, attn_mask, grid): pass
     return x
 
 @patch
@@ -318,6 +325,21 @@ def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
     if not images.is_floating_point():
         raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.normalize makes it from uint8')
     return self.grid_of(images.shape[-2:])
+
+# %% ../nbs/01_encoder.ipynb #e4eb7256
+@patch
+def intermediate(self: ContextEncoder,
+    images: Tensor, # [B, C, H, W], normalised
+    blocks: list[int], # after how many blocks, each from 1 to the number of blocks
+) -> list[Tensor]: # one [B, N, D] per entry: patch tokens in raster order; those after the very last block have passed the final norm
+    "Patch tokens of whole images after some of the blocks. Blocks beyond the last one asked for are not computed."
+    grid, depth = self._check_images(images), len(self.vit.blocks)
+    if not blocks or not all(1 <= b <= depth for b in blocks): raise ValueError(f'blocks={blocks}: expected numbers from 1 to {depth}, this encoder\'s blocks')
+    found = {}
+    for i, x in enumerate(self._each_block(self.embed(images), None, None, grid), 1):
+        if i in blocks: found[i] = (self.final_norm(x) if i == depth else x)[:, self.num_prefix_tokens:]
+        if i == max(blocks): break
+    return [found[b] for b in blocks]
 
 # %% ../nbs/01_encoder.ipynb #33084ba8
 @patch

@@ -141,7 +141,7 @@ def target_spread(
     flat = target[weight > 0]                                                              # [cells, D]
     return flat.std(0, unbiased=False).mean()
 
-# %% ../nbs/04_hierarchy.ipynb #a6022796
+# %% ../nbs/04_hierarchy.ipynb #3fe20487
 @dataclass
 class PredictorConfig:
     "The predictor."
@@ -175,7 +175,7 @@ class CropsConfig:
     cross_weight: float = 1.0 # weight of the loss on hidden local crops (cross_crop_prediction)
     min_overlap: float = 0.5 # least share of a local crop that must lie in a global crop to be compared with it
 
-# %% ../nbs/04_hierarchy.ipynb #653a9414
+# %% ../nbs/04_hierarchy.ipynb #17e3a4ee
 @dataclass
 class ModelConfig:
     "Everything that defines an `HJEPA`."
@@ -594,15 +594,19 @@ def from_pretrained(cls: HJEPA,
     model.load_state_dict(state)
     return model.eval().to(device)
 
-# %% ../nbs/04_hierarchy.ipynb #75f1fdb4
+# %% ../nbs/04_hierarchy.ipynb #5d28d56b
+_LOADERS = dict(hjepa='it loads with HJEPA.from_pretrained', detector='it loads with load_detection_model', codec='it loads with load_codec')
+
 def saved_config(
     file: str | Path, # a .safetensors file written by `save_pretrained`
+    kind: str = 'hjepa', # which kind of model it must hold
 ) -> dict: # the model's configuration
     "The configuration in a file's header, without reading the weights."
     try:
         with safe_open(file, 'pt') as f: meta = f.metadata() or {}
     except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
     if 'config' not in meta: raise ValueError(f'{file}: no hjepa configuration in its header; expected a file written by HJEPA.save_pretrained or hjepa_train')
+    if (found := meta.get('kind', 'hjepa')) != kind: raise ValueError(f'{file} holds a model of kind {found!r}, not {kind!r}; {_LOADERS.get(found, "a newer hjepa may know it")}')
     if meta.get('hjepa_format') != '1': raise ValueError(f'{file}: format {meta.get("hjepa_format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
     return json.loads(meta['config'])
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig', 'MultiCropConfig',
-           'EvaluationConfig', 'RunConfig', 'check_run_config', 'list_configs', 'read_config', 'load_config', 'cosine',
-           'learning_rate', 'parameter_groups', 'build_optimizer', 'choose_precision', 'cpu_has_bf16',
-           'make_accelerator', 'Callback', 'Trainer', 'build_masks', 'local_size', 'build_crop_masks', 'build_view',
-           'step_seed', 'stop_on_signal', 'sync_folder', 'checkpoints', 'read_tensors', 'flatten', 'CheckpointCallback',
-           'step_of', 'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run', 'load_run']
+           'EvaluationConfig', 'RunConfig', 'check_run_config', 'require', 'training_checks', 'list_configs',
+           'read_config', 'load_config', 'cosine', 'learning_rate', 'parameter_groups', 'build_optimizer',
+           'choose_precision', 'cpu_has_bf16', 'make_accelerator', 'Callback', 'Trainer', 'build_masks', 'local_size',
+           'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'sync_folder', 'checkpoints',
+           'read_tensors', 'flatten', 'CheckpointCallback', 'step_of', 'HistoryCallback', 'ProgressCallback',
+           'epoch_line', 'new_run', 'load_run']
 
 # %% ../nbs/07_training.ipynb #eb3dca50
 import json
@@ -128,40 +129,50 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-# %% ../nbs/07_training.ipynb #864d5adf
+# %% ../nbs/07_training.ipynb #b1a64aa2
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
     "Raise `ConfigError` for impossible values; warn if the EMA schedule ends before the run does."
     check_model_config(cfg.model)
-    t, d = cfg.training, cfg.data
-    positive = [('epochs', t.epochs), ('batch_size', t.batch_size), ('grad_accumulation', t.grad_accumulation), ('lr', t.lr), ('log_steps', t.log_steps),
-                ('keep_checkpoints', t.keep_checkpoints), ('max_bad_steps', t.max_bad_steps), ('checkpoint_minutes', t.checkpoint_minutes),
-                ('checkpoint_steps', 1 if t.checkpoint_steps is None else t.checkpoint_steps)]
-    checks = [(v > 0, f'training.{k}', v, 'a number above 0') for k, v in positive] + [
-        (0 <= t.lr_min <= t.lr, 'training.lr_min', t.lr_min, f'from 0 to training.lr ({t.lr})'),
-        (t.warmup_epochs >= 0, 'training.warmup_epochs', t.warmup_epochs, 'a number from 0'),
-        (t.precision in PRECISIONS, 'training.precision', t.precision, ', '.join(PRECISIONS)),
-        (len(t.betas) == 2 and all(0 <= b < 1 for b in t.betas), 'training.betas', t.betas, 'two numbers from 0 and below 1'),
-        (t.clip_grad >= 0, 'training.clip_grad', t.clip_grad, 'a number from 0 (0: no clipping)'),
+    d = cfg.data
+    require(training_checks(cfg.training) + [
         (d.num_workers >= 0, 'data.num_workers', d.num_workers, 'a whole number from 0'),
         (0 <= d.flip <= 1, 'data.flip', d.flip, 'a probability'),
         (len(d.crop_ratio) == 2 and 0 < d.crop_ratio[0] <= d.crop_ratio[1], 'data.crop_ratio', d.crop_ratio, 'two ratios of width to height, smaller first'),
         (cfg.evaluation.max_train > 0, 'evaluation.max_train', cfg.evaluation.max_train, 'a whole number from 1'),
         (len(d.crop_scale) == 2 and 0 < d.crop_scale[0] <= d.crop_scale[1] <= 1, 'data.crop_scale', d.crop_scale, 'two shares of the picture, smaller first'),
         (0 <= d.max_bad_share <= 1, 'data.max_bad_share', d.max_bad_share, 'a share from 0 to 1'),
-        (cfg.evaluation.knn_k > 0, 'evaluation.knn_k', cfg.evaluation.knn_k, 'a whole number from 1')] + _crop_checks(cfg)
-    for ok, key, value, allowed in checks:
-        if not ok: raise ConfigError(f'{key}={value}: expected {allowed}')
+        (cfg.evaluation.knn_k > 0, 'evaluation.knn_k', cfg.evaluation.knn_k, 'a whole number from 1')] + _crop_checks(cfg))
     warm = cfg.model.ema.momentum_warmup_epochs
-    if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
-        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the target encoder freezes there. '
+    if warm is not None and warm < cfg.training.epochs and cfg.model.ema.momentum_end == 1:
+        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={cfg.training.epochs}: the target encoder freezes there. '
                       'Set it to null to let the schedule span the run')
     return cfg
 
+def require(
+    checks: list[tuple], # (whether it holds, key, value, what was expected)
+):
+    "Raise a `ConfigError` for the first check that does not hold."
+    for ok, key, value, allowed in checks:
+        if not ok: raise ConfigError(f'{key}={value}: expected {allowed}')
+
+def training_checks(
+    t: TrainingConfig,
+) -> list[tuple]: # for `require`
+    "What every kind of training asks of its settings."
+    positive = ('epochs', 'batch_size', 'grad_accumulation', 'lr', 'log_steps', 'keep_checkpoints', 'max_bad_steps', 'checkpoint_minutes')
+    return [(getattr(t, k) > 0, f'training.{k}', getattr(t, k), 'a number above 0') for k in positive] + [
+        (t.checkpoint_steps is None or t.checkpoint_steps > 0, 'training.checkpoint_steps', t.checkpoint_steps, 'null, or a whole number from 1'),
+        (0 <= t.lr_min <= t.lr, 'training.lr_min', t.lr_min, f'from 0 to training.lr ({t.lr})'),
+        (t.warmup_epochs >= 0, 'training.warmup_epochs', t.warmup_epochs, 'a number from 0'),
+        (t.precision in PRECISIONS, 'training.precision', t.precision, ', '.join(PRECISIONS)),
+        (len(t.betas) == 2 and all(0 <= b < 1 for b in t.betas), 'training.betas', t.betas, 'two numbers from 0 and below 1'),
+        (t.clip_grad >= 0, 'training.clip_grad', t.clip_grad, 'a number from 0 (0: no clipping)')]
+
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
 
-# %% ../nbs/07_training.ipynb #17765c0d
+# %% ../nbs/07_training.ipynb #ca3a9f22
 def _crop_checks(cfg: RunConfig) -> list[tuple]:
     "Checks of the section on crops. With a strategy the model gets what crops need."
     c, size = cfg.multicrop, cfg.multicrop.local_crop_size
@@ -185,19 +196,22 @@ def _crop_checks(cfg: RunConfig) -> list[tuple]:
         (0 < c.local_keep <= 1, 'multicrop.local_keep', c.local_keep, 'a share above 0, at most 1'),
         (c.hue in ('yiq', 'hsv'), 'multicrop.hue', c.hue, 'yiq or hsv')]
 
-# %% ../nbs/07_training.ipynb #a96a20ee
-def list_configs() -> list[str]: # names
+# %% ../nbs/07_training.ipynb #1b8892a9
+def list_configs(
+    job: str = '', # which kind of job: '' is pretraining, else the name of a folder beside it, as `detection`
+) -> list[str]: # names
     "Configurations that come with the package."
-    return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs').iterdir() if f.name.endswith('.yaml'))
+    return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs', job).iterdir() if f.name.endswith('.yaml'))
 
 def read_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
+    job: str = '', # see `list_configs`
 ) -> dict: # nested values, unchecked
     "Raises `ConfigError` for a name that is not shipped and not a file, or for a file that is not YAML."
     path = Path(source)
-    if str(source) in list_configs(): text = files('hjepa').joinpath('configs', f'{source}.yaml').read_text()
+    if str(source) in list_configs(job): text = files('hjepa').joinpath('configs', job, f'{source}.yaml').read_text()
     elif path.is_file(): text = path.read_text()
-    else: raise ConfigError(f'configuration {str(source)!r}: no such file, and not one of the shipped ones ({", ".join(list_configs())})')
+    else: raise ConfigError(f'configuration {str(source)!r}: no such file, and not one of the shipped ones ({", ".join(list_configs(job))})')
     try: values = yaml.safe_load(text)
     except yaml.YAMLError as e: raise ConfigError(f'configuration {str(source)!r} is not plain YAML: {e}') from e
     if not isinstance(values or {}, dict): raise ConfigError(f'configuration {str(source)!r} holds a {type(values).__name__}, expected sections of keys and values')
@@ -206,12 +220,15 @@ def read_config(
 def load_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
     overrides: list[str] = (), # ['training.lr=3e-4', 'model.fpn.use_fpn=true', …]
-) -> RunConfig: # checked
+    schema: type = RunConfig, # other jobs have other sections
+    check=check_run_config, # raises for impossible values, returns the configuration
+    job: str = '', # where shipped names are looked for, see `list_configs`
+) -> Any: # a checked instance of the schema
     "A run's configuration: defaults, then the file, then the overrides."
     for o in overrides:
         if '=' not in o: raise ConfigError(f'override {o!r}: expected key=value, for example training.epochs=10')
-    values = OmegaConf.merge(OmegaConf.create(read_config(source)), OmegaConf.from_dotlist(list(overrides)))
-    return check_run_config(from_values(RunConfig, OmegaConf.to_container(values, resolve=True)))
+    values = OmegaConf.merge(OmegaConf.create(read_config(source, job)), OmegaConf.from_dotlist(list(overrides)))
+    return check(from_values(schema, OmegaConf.to_container(values, resolve=True)))
 
 # %% ../nbs/07_training.ipynb #b584456c
 def cosine(
@@ -297,35 +314,35 @@ class Callback:
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer): "When the loop ends with an exception."
 
-# %% ../nbs/07_training.ipynb #20c25e81
+# %% ../nbs/07_training.ipynb #d75567be
 class Trainer:
     """Trains an `HJEPA` and keeps everything in a run folder.
 
     `fit()` starts or goes on; after `resume()` it continues from the newest checkpoint in the folder."""
+    kind, model_schema, check = 'hjepa', ModelConfig, staticmethod(check_run_config)
     def __init__(self,
         config: RunConfig, # what to do
         run_dir: str | Path, # the run's folder
         dataset: ImageDataset | None = None, # pictures to train on; None: those that the configuration names
         callbacks: list[Callback] = (), # what else happens
     ):
-        self.config, self.run_dir = check_run_config(config), Path(run_dir)
-        t, d = config.training, config.data
+        self.config, self.run_dir = self.check(config), Path(run_dir)
+        t = config.training
         self.accelerator = make_accelerator(t.precision)
         self.device, self.rank, self.world_size = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         with self.accelerator.main_process_first():                       # one process downloads, the others find it
-            self.dataset = dataset if dataset is not None else build_dataset(d.dataset, d.path, d.split, config.model.in_chans, d.download)
+            self.dataset = dataset if dataset is not None else self._make_dataset()
         with torch.random.fork_rng():
             torch.manual_seed(t.seed)
-            self.model = create_hjepa_from_config(asdict(config.model)).to(self.device)
-        self.mask_generator = (build_crop_masks if config.multicrop.strategy else build_masks)(config, self.model)
-        self.optimizer = build_optimizer(self.model, t)
+            self.model = self._make_model().to(self.device)
+        self.optimizer = self._make_optimizer()
         self.parameters = [p for g in self.optimizer.param_groups for p in g['params']]
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.callbacks = sorted(callbacks, key=lambda c: c.order)
         self._build_loader()
         self.step = self.epoch = self.step_in_epoch = self.images_seen = self.skipped = self._bad_in_a_row = 0
-        self.seconds, self.bad, self.logs, self.outputs, self.stopping = 0., BadImages(d.max_bad_share), {}, {}, None
-        self.lr, self.momentum, self.grad_norm = t.lr, config.model.ema.momentum, 0.
+        self.seconds, self.bad, self.logs, self.outputs, self.stopping = 0., BadImages(config.data.max_bad_share), {}, {}, None
+        self.lr, self.grad_norm = t.lr, 0.
         self._clear_sums()
 
 def build_masks(config: RunConfig, model: HJEPA):
@@ -370,20 +387,57 @@ def build_view(
     else: transform = AdaptiveMultiCropTransform(min_local_crops=c.min_local_crops, max_local_crops=c.num_local_crops, warmup_epochs=c.warmup_epochs, **common)
     return MultiCropView(dataset, transform, config.model.in_chans, t.seed)
 
-# %% ../nbs/07_training.ipynb #e3739768
+# %% ../nbs/07_training.ipynb #319e38a2
+@patch
+def _make_dataset(self: Trainer):
+    "The pictures that the configuration names."
+    d = self.config.data
+    return build_dataset(d.dataset, d.path, d.split, self.config.model.in_chans, d.download)
+
+@patch
+def _make_model(self: Trainer) -> nn.Module: # has `save_pretrained` and `pixel_stats`
+    "The model, and beside it what masks its images."
+    model = create_hjepa_from_config(asdict(self.config.model))
+    self.mask_generator = (build_crop_masks if self.config.multicrop.strategy else build_masks)(self.config, model)
+    return model
+
+@patch
+def _make_optimizer(self: Trainer): return build_optimizer(self.model, self.config.training)
+
+@patch
+def _make_view(self: Trainer): return build_view(self.config, self.model, self.dataset)
+
+@patch
+def _on_lengths(self: Trainer):
+    "When the number of steps is known: the EMA's schedule."
+    ema = self.config.model.ema
+    self.momentum, warm = ema.momentum, ema.momentum_warmup_epochs
+    self.model.ema_steps = self.total_steps if warm is None else round(warm * self.steps_per_epoch)
+
+@patch
+def _on_update(self: Trainer):
+    "After the weights have moved: the target encoder follows."
+    self.momentum = self.model.update_target_encoder(self.step)
+
+@patch
+def _averages(self: Trainer) -> dict[str, Tensor]: # name → numbers of the last step
+    "What an epoch's line of history gives the mean of."
+    o = self.outputs
+    return dict(loss=o['loss'].detach(), level_losses=o['level_losses'], target_std=o['target_std'])
+
+# %% ../nbs/07_training.ipynb #1b86f673
 @patch
 def _build_loader(self: Trainer):
     "Loader, steps per epoch, and the length of every schedule."
-    t, d, m = self.config.training, self.config.data, self.model
-    view = build_view(self.config, m, self.dataset)
+    t, d = self.config.training, self.config.data
+    view = self._make_view()
     self.sampler = EpochBatchSampler(len(view), t.batch_size, t.seed, rank=self.rank, world_size=self.world_size)
     self.loader = build_loader(view, t.batch_size, d.num_workers, self.sampler, pin_memory=self.device.type == 'cuda')
     self.steps_per_epoch = max(1, self.sampler.total // t.grad_accumulation)
     self.accumulation = min(t.grad_accumulation, self.sampler.total)
     self.total_steps = t.epochs * self.steps_per_epoch
     self.warmup_steps = round(t.warmup_epochs * self.steps_per_epoch)
-    warm = self.config.model.ema.momentum_warmup_epochs
-    m.ema_steps = self.total_steps if warm is None else round(warm * self.steps_per_epoch)
+    self._on_lengths()
 
 @patch(as_prop=True)
 def is_main(self: Trainer) -> bool:
@@ -414,23 +468,23 @@ def step_seed(
     "A seed for everything random in one step of one process."
     return int(keyed_uniform(seed, epoch, [step * 4096 + rank], 1, stream=stream).item() * 2 ** 53)
 
-# %% ../nbs/07_training.ipynb #bad1ccca
+# %% ../nbs/07_training.ipynb #ddcdf8ab
 @patch
 def _set_schedules(self: Trainer):
     "Learning rate and weight decay for the step that comes."
     t = self.config.training
     lr = learning_rate(self.step, self.total_steps, self.warmup_steps, t.lr, t.lr_min)
     decay = cosine(t.weight_decay, t.weight_decay_end, self.step / max(1, self.total_steps - 1))
-    for g in self.optimizer.param_groups: g['lr'], g['weight_decay'] = lr, decay if g['decay'] else 0.
+    for g in self.optimizer.param_groups: g['lr'], g['weight_decay'] = lr * g.get('lr_scale', 1.), decay if g['decay'] else 0.
     self.lr = lr
 
 @patch
 def _forward(self: Trainer, batch: dict, part: int) -> Tensor: # the batch's loss
     "Normalise, mask, and run the model on one batch."
     key = (self.config.training.seed, self.epoch, self.step_in_epoch * self.accumulation + part, self.rank)
-    images, masks = self._inputs(batch, torch.Generator().manual_seed(step_seed(*key)))
+    inputs = self._inputs(batch, torch.Generator().manual_seed(step_seed(*key)))
     torch.manual_seed(step_seed(*key, stream=4))
-    self.outputs = self.wrapped(images, masks)
+    self.outputs = self.wrapped(*inputs)
     self.images_seen += len(batch['index']) * self.world_size
     self.bad.update(batch)
     return self.outputs['loss']
@@ -457,12 +511,11 @@ def _one_step(self: Trainer, batches: list[dict]):
     self.grad_norm = float(norm)
     finite = math.isfinite(self.grad_norm)
     if finite or self.accelerator.scaler is not None: self.optimizer.step()        # a gradient scaler skips by itself, and must know
-    if finite:
-        self.momentum = self.model.update_target_encoder(self.step)
+    if finite: self._on_update()
     self.optimizer.zero_grad()
     self._count(finite)
 
-# %% ../nbs/07_training.ipynb #7ff64854
+# %% ../nbs/07_training.ipynb #45997627
 @patch
 def _count(self: Trainer, finite: bool):
     "Bookkeeping after a step; stops the run if gradients stay broken or too many pictures are."
@@ -476,7 +529,7 @@ def _count(self: Trainer, finite: bool):
                                      f'The weights are those from before. Try a lower training.lr, or training.precision=fp32')
     else:
         self._summed += 1
-        self._sum += torch.stack([self.outputs['loss'].detach().expand(self.model.num_levels), self.outputs['level_losses'], self.outputs['target_std']])
+        for k, v in self._averages().items(): self._sums[k] = self._sums.get(k, 0) + v
     self.bad.check(self.images_seen // self.world_size)
 
 @patch
@@ -488,7 +541,7 @@ def step_logs(self: Trainer) -> dict[str, Any]:
     logs |= {k: float(o[k]) for k in ('pixel_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap') if k in o}
     return logs | {k: o[k].tolist() for k in ('visible_losses', 'cross_losses') if k in o}
 
-# %% ../nbs/07_training.ipynb #7720b62e
+# %% ../nbs/07_training.ipynb #425d5b4e
 @patch
 def _one_epoch(self: Trainer):
     "The rest of the current epoch, from `step_in_epoch` on."
@@ -505,14 +558,13 @@ def _one_epoch(self: Trainer):
         self._agree_to_stop()
         if self.stopping or self.step_in_epoch == self.steps_per_epoch: break
     if self.step_in_epoch < self.steps_per_epoch: return                                   # stopped on the way
-    loss, levels, spread = (self._sum / max(1, self._summed)).tolist()
-    self.logs = dict(kind='epoch', epoch=self.epoch, step=self.step, loss=loss[0], level_losses=levels, target_std=spread,
-                     lr=self.lr, momentum=self.momentum, images_seen=self.images_seen, skipped=self.skipped, bad_images=len(self.bad),
-                     seconds=round(time.time() - start, 2))
+    means = {k: v.tolist() if not self._summed else (self._sums[k] / self._summed).tolist() for k, v in self._averages().items()}
+    self.logs = dict(kind='epoch', epoch=self.epoch, step=self.step, **means, lr=self.lr, images_seen=self.images_seen, skipped=self.skipped,
+                     bad_images=len(self.bad), seconds=round(time.time() - start, 2))
     self._next_epoch()
     self._call('after_epoch')
 
-# %% ../nbs/07_training.ipynb #40a365ea
+# %% ../nbs/07_training.ipynb #9cad74e3
 @patch
 def _agree_to_stop(self: Trainer):
     "A process that is asked to stop takes the others along at the same step; left alone they would wait for it for ever."
@@ -528,8 +580,8 @@ def _next_epoch(self: Trainer):
 
 @patch
 def _clear_sums(self: Trainer):
-    "Sums over an epoch's steps (loss, level losses, spread), and how many were added."
-    self._sum, self._summed = torch.zeros(3, self.model.num_levels, device=self.device), 0
+    "Sums over an epoch's steps, and how many were added."
+    self._sums, self._summed = {}, 0
 
 @contextmanager
 def stop_on_signal(
@@ -562,7 +614,7 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
         self._call('after_fit')
     return self.epoch >= self.config.training.epochs
 
-# %% ../nbs/07_training.ipynb #5ac9d9ae
+# %% ../nbs/07_training.ipynb #815b8f28
 FORMAT = 1
 
 @patch
@@ -580,7 +632,7 @@ def state(self: Trainer) -> dict[str, Any]:
     scaler = self.accelerator.scaler
     return dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch, images_seen=self.images_seen,
                 seconds=self.elapsed(), skipped=self.skipped, bad_images=sorted(self.bad.names), threads=torch.get_num_threads(),
-                world_size=self.world_size, images=len(self.dataset), sums=self._sum.tolist(), summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
+                world_size=self.world_size, images=len(self.dataset), sums={k: v.tolist() for k, v in self._sums.items()}, summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
 
 @patch
 def save_checkpoint(self: Trainer) -> Path: # the checkpoint's folder
@@ -614,7 +666,7 @@ def checkpoints(
     "The complete checkpoints of a run."
     return sorted(p for p in (Path(run_dir)/'checkpoints').glob('step_*') if (p/'state.json').is_file())
 
-# %% ../nbs/07_training.ipynb #de1202d2
+# %% ../nbs/07_training.ipynb #674942c1
 @patch
 def resume(self: Trainer) -> int: # the step at which training goes on
     "Load the newest readable checkpoint of the run folder."
@@ -642,15 +694,20 @@ def _load(self: Trainer, path: Path) -> int:
     for key, value in moments.items(): per_param[key.rpartition('|')[0]][key.rpartition('|')[2]] = value
     self.model.load_state_dict(weights)
     for n, p in named:
-        if per_param[n]: raw.state[p] = {k: v.to(p.device) if k != 'step' or raw.defaults.get('fused') else v for k, v in per_param[n].items()}
+        if per_param[n]: raw.state[p] = {k: _placed(v, p, raw) for k, v in per_param[n].items()}
     for k in ('step', 'epoch', 'step_in_epoch', 'images_seen', 'seconds', 'skipped'): setattr(self, k, state[k])
     self.bad.update(state['bad_images'])
-    self._sum, self._summed = torch.tensor(state['sums'], device=self.device), state['summed']
+    self._sums, self._summed = {k: torch.tensor(v, device=self.device) for k, v in state['sums'].items()}, state['summed']
     if self.step_in_epoch >= self.steps_per_epoch: self._next_epoch()                     # written after an epoch's last step
     if state['scaler'] and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
     return self.step
 
-# %% ../nbs/07_training.ipynb #eebb7c0b
+def _placed(value: Tensor, like: nn.Parameter, optimizer) -> Tensor:
+    "A moment in its parameter's layout (fused AdamW goes through memory, whatever the strides); the step count where AdamW wants it."
+    if value.shape == like.shape: return torch.empty_like(like).copy_(value)
+    return value.to(like.device) if optimizer.defaults.get('fused') else value
+
+# %% ../nbs/07_training.ipynb #73cde173
 def read_tensors(
     file: Path, # a .safetensors file
 ) -> dict[str, Tensor]:
@@ -662,7 +719,7 @@ def read_tensors(
 @patch
 def _check_same_model(self: Trainer, path: Path):
     "Raise `ConfigError` naming the first key in which a checkpoint's model differs from this one."
-    theirs = flatten(asdict(from_values(ModelConfig, saved_config(path/'model.safetensors'), 'model')))     # keys that are newer than the file: defaults
+    theirs = flatten(asdict(from_values(self.model_schema, saved_config(path/'model.safetensors', self.kind), 'model')))     # keys that are newer than the file: defaults
     ours = flatten(asdict(self.config.model))
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key) and key != 'pretrained':
@@ -739,7 +796,7 @@ class HistoryCallback(Callback):
             self.torn = True
             if len(self.pending) == 1: trainer.say(f'step {trainer.step}: cannot write {self.file} ({e}); will try again')
 
-# %% ../nbs/07_training.ipynb #a5490a0a
+# %% ../nbs/07_training.ipynb #cceaf069
 class ProgressCallback(Callback):
     "A progress bar over the whole run (loss, images/s, time left) and a line per epoch."
     order = 70
@@ -752,7 +809,7 @@ class ProgressCallback(Callback):
     def after_step(self, trainer):
         self.bar.update(self.per_step)
         if trainer.step % trainer.config.training.log_steps == 0: self.bar.set_postfix_str(f'loss {trainer.outputs["loss"].item():.4f}', refresh=False)
-    def after_epoch(self, trainer): trainer.say(epoch_line(trainer.logs, trainer.config.training.epochs))
+    def after_epoch(self, trainer): trainer.say(trainer.summary())
     def after_fit(self, trainer): self.bar.close()
     def on_error(self, trainer): self.bar.close()
 
@@ -760,12 +817,17 @@ def epoch_line(
     logs: dict, # an epoch's line of history
     epochs: int, # of the run
 ) -> str:
-    "An epoch in one line: loss, and per level loss, target spread and effective rank."
+    "An epoch of pretraining in one line: loss, and per level loss, target spread and effective rank."
     per = lambda key, form: ' '.join(form.format(v) for v in logs[key])
     line = f'epoch {logs["epoch"] + 1:>{len(str(epochs))}}/{epochs}  loss {logs["loss"]:.4f}  per level: loss {per("level_losses", "{:.4f}")}  spread {per("target_std", "{:.2f}")}'
     return line + (f'  rank {per("effective_rank", "{:.0f}")}' if 'effective_rank' in logs else '')
 
-# %% ../nbs/07_training.ipynb #1ad29f88
+@patch
+def summary(self: Trainer) -> str:
+    "What is printed after an epoch."
+    return epoch_line(self.logs, self.config.training.epochs)
+
+# %% ../nbs/07_training.ipynb #8fcdcfdc
 def new_run(
     run_dir: str | Path, # a folder that does not exist yet, or is empty
     config: RunConfig, # what will be run
@@ -783,13 +845,15 @@ def new_run(
 def load_run(
     run_dir: str | Path, # a run's folder
     overrides: list[str] = (), # only keys that do not change the result
-) -> RunConfig:
+    load=load_config, # reads a file and overrides
+    safe_keys: tuple[str, ...] | None = None, # those keys; None: `SAFE_KEYS`
+) -> RunConfig: # or what `load` gives
     "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."
     file = Path(run_dir).expanduser()/'config.yaml'
     if not file.is_file(): raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it')
     for o in overrides:
-        if o.split('=')[0] not in SAFE_KEYS: raise ConfigError(f'{o}: a run that goes on cannot change this; allowed are {", ".join(SAFE_KEYS)}')
-    return load_config(file, overrides)
+        if o.split('=')[0] not in (safe_keys or SAFE_KEYS): raise ConfigError(f'{o}: a run that goes on cannot change this; allowed are {", ".join(safe_keys or SAFE_KEYS)}')
+    return load(file, overrides)
 
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.download', 'data.max_bad_share', 'training.log_steps', 'training.checkpoint_minutes',
              'training.checkpoint_steps', 'training.keep_checkpoints', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.max_train')

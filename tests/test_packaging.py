@@ -91,7 +91,8 @@ def test_wheel_metadata(root, built):
     commands = ConfigParser()
     commands.read_string(read['entry_points.txt'].decode())
     assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli:train', 'hjepa_eval': 'hjepa.cli:evaluate',
-                                                 'hjepa_features': 'hjepa.cli:features'}
+                                                 'hjepa_features': 'hjepa.cli:features', 'hjepa_train_detection': 'hjepa.cli:train_detection',
+                                                 'hjepa_eval_detection': 'hjepa.cli:eval_detection', 'hjepa_detect': 'hjepa.cli:detect'}
 
 
 @pytest.mark.network
@@ -110,12 +111,13 @@ def test_wheel_reads_its_data(installed, tmp_path):
     code = '''
 from importlib.resources import files
 import hjepa, yaml
-configs = [f for f in (files(hjepa)/'configs').iterdir() if f.name.endswith('.yaml')]
+folder = files(hjepa)/'configs'
+configs = [f for d in (folder, folder/'detection') for f in d.iterdir() if f.name.endswith('.yaml')]
 assert all('model' in yaml.safe_load(f.read_text()) for f in configs), configs
 assert all(f.stat().st_size for f in (files(hjepa)/'assets').iterdir())
 print(len(configs))
 '''
-    assert int(python(code, tmp_path, installed)[0]) >= 4
+    assert int(python(code, tmp_path, installed)[0]) >= 8
 
 
 @pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli'])
