@@ -637,7 +637,7 @@ def backbone_cost(
     name = type(backbone).__name__
     return dict(body=part(backbone.body, f'{name}.body'), pyramid=part(backbone.pyramid, f'{name}.pyramid'), total=part(backbone, 'Global'))
 
-# %% ../nbs/10_backbones.ipynb #0a855d24
+# %% ../nbs/10_backbones.ipynb #6cf7aa1d
 class ResNetFPN(Backbone):
     "A ResNet with its feature pyramid, p2 to p6 (Lin et al. 2017), under the name that tutorials use."
     def __init__(self,
@@ -651,4 +651,4 @@ class ResNetFPN(Backbone):
         if num_classes < 1: raise ValueError(f'num_classes={num_classes}: expected a whole number from 1')
         made = build_backbone(name, 'fpn', channels, **kwargs)
         super().__init__(made.body, made.pyramid, made.strides, frozen_blocks, frozen_norm)
-        self.num_classes = num_classes
+        self.num_classes, self.made_with = num_classes, dict(backbone=name, channels=channels, frozen_blocks=frozen_blocks, frozen_norm=frozen_norm) | kwargs

@@ -11,12 +11,12 @@ __all__ = ['HEADS', 'LevelAnchors', 'LevelWeights', 'WeightedFCOSHead', 'Weighte
            'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback', 'need_extra',
            'format_detection', 'format_classes', 'draw_detection', 'show_detection_losses']
 
-# %% ../nbs/10_detection.ipynb #862b231f
+# %% ../nbs/10_detection.ipynb #6ac3cb31
 import json
 import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -195,19 +195,21 @@ class DetectorConfig:
     max_detections: int = 100 # per picture
     hjepa_config: Optional[Dict[str, Any]] = None # filled in: architecture of the H-JEPA that `backbone` pointed to
 
-# %% ../nbs/10_detection.ipynb #11188351
+# %% ../nbs/10_detection.ipynb #b856c563
 class FPNDetector(nn.Module):
     """A detector that can be cut in two at its feature pyramid.
 
     `classes` names the labels 0 … K−1. Raises `ConfigError` for a configuration that cannot be built."""
     def __init__(self,
         config: DetectorConfig, # with `classes` filled in
+        backbone: Backbone | None = None, # one that is there already, made as the configuration says; None: made here
     ):
         super().__init__()
         check_detector_config(config)
         c = self.config = config
-        backbone = build_backbone(c.backbone, c.pyramid, c.channels, c.levels, tuple(to_hw(c.img_size)), c.in_chans, c.pretrained, encoder=c.encoder, frozen_blocks=c.frozen_blocks,
-                                  frozen_norm=c.frozen_norm, hjepa_config=c.hjepa_config, **c.pyramid_options, **c.backbone_kwargs)
+        if backbone is None:
+            backbone = build_backbone(c.backbone, c.pyramid, c.channels, c.levels, tuple(to_hw(c.img_size)), c.in_chans, c.pretrained, encoder=c.encoder, frozen_blocks=c.frozen_blocks,
+                                      frozen_norm=c.frozen_norm, hjepa_config=c.hjepa_config, **c.pyramid_options, **c.backbone_kwargs)
         c.hjepa_config, self.classes, self.img_size = backbone.hjepa_config, list(c.classes), to_hw(c.img_size)
         self._check_fit(backbone)
         self.net = HEADS[c.head](backbone, len(self.classes), c)
@@ -590,6 +592,21 @@ def show_precision_recall(
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=title)
     if len(curves) <= 20: ax.legend(fontsize=7, loc='lower left', title='AP@.5', title_fontsize=7)
     return fig
+
+# %% ../nbs/10_detection.ipynb #fb77e757
+@patch
+def detector(self: ResNetFPN,
+    head: str = 'fcos', # fcos, retinanet or faster_rcnn
+    classes: list[str] | None = None, # names of `num_classes` labels; None: their numbers
+    **settings, # further keys of `DetectorConfig`: img_size, score_threshold, …
+) -> FPNDetector: # shares this backbone's weights
+    "A detector on this very backbone."
+    classes = list(classes or map(str, range(self.num_classes)))
+    if len(classes) != self.num_classes: raise ValueError(f'{len(classes)} classes for a ResNetFPN of num_classes={self.num_classes}')
+    made, known = dict(self.made_with), {f.name for f in fields(DetectorConfig)}
+    options = {k: made.pop(k) for k in ('norm', 'upsample', 'extra', 'bottom_up', 'init') if k in made}
+    rest = {k: made.pop(k) for k in list(made) if k not in known}
+    return FPNDetector(DetectorConfig(**made | dict(pyramid='fpn', head=head, classes=classes, pyramid_options=options, backbone_kwargs=rest) | settings), self)
 
 # %% ../nbs/10_detection.ipynb #13ef37b1
 @dataclass
