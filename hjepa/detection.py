@@ -9,13 +9,14 @@ __all__ = ['HEADS', 'LevelAnchors', 'LevelWeights', 'WeightedFCOSHead', 'Weighte
            'show_detections', 'show_precision_recall', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation',
            'DetectionConfig', 'check_detection_config', 'load_detection_config', 'load_detection_run',
            'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback', 'need_extra',
-           'format_detection', 'format_classes', 'draw_detection', 'show_detection_losses']
+           'format_detection', 'format_classes', 'draw_detection', 'show_detection_losses', 'detector_cost']
 
-# %% ../nbs/10_detection.ipynb #6ac3cb31
+# %% ../nbs/10_detection.ipynb #03c8499d
 import json
 import math
 import time
 from collections import Counter
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -27,6 +28,7 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -115,14 +117,15 @@ class WeightedRPN(RegionProposalNetwork):
         object_loss = F.binary_cross_entropy_with_logits(objectness.flatten()[both], torch.cat(labels)[both], per_anchor[both])
         return object_loss, (boxes * per_anchor[pos]).sum() / both.numel()
 
-# %% ../nbs/10_detection.ipynb #c6782507
+# %% ../nbs/10_detection.ipynb #3f06a923
 def build_fcos(
     backbone: Backbone, # the pyramid
     num_classes: int, # K
     cfg, # a `DetectorConfig`
 ) -> FCOS:
-    "FCOS on a pyramid (Tian et al. 2019). Raises ConfigError unless 32 divides the channels (its group norms)."
-    if backbone.out_channels % 32: raise ConfigError(f'model.channels={backbone.out_channels}: the fcos head has 32 groups of channels; use a multiple of 32')
+    "FCOS on a pyramid (Tian et al. 2019). Raises ConfigError unless its group norms get 32 groups of two channels or more."
+    if backbone.out_channels % 32 or backbone.out_channels < 64:
+        raise ConfigError(f'model.channels={backbone.out_channels}: the fcos head norms 32 groups of channels; use a multiple of 32 from 64 on')
     anchors = LevelAnchors([(s,) for s in backbone.strides], (1.,), backbone.strides, backbone.offset)
     head = WeightedFCOSHead(backbone.out_channels, 1, num_classes, 4 if cfg.head_convs is None else cfg.head_convs)
     return FCOS(backbone, num_classes, anchor_generator=anchors, head=head, score_thresh=cfg.score_threshold,
@@ -490,7 +493,7 @@ def load_weights(self: FPNDetector,
     if wrong: raise ConfigError(f'{file} does not fit this detector, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors): the backbones differ')
     self.load_state_dict(state)
 
-# %% ../nbs/10_detection.ipynb #c70497a7
+# %% ../nbs/10_detection.ipynb #093a8204
 class MeanAP:
     "COCO's average precision (torchmetrics) with a choice of what is small: below `small_below`² pixels, large from (3·small_below)²."
     def __init__(self,
@@ -499,7 +502,7 @@ class MeanAP:
     ):
         from torchmetrics.detection import MeanAveragePrecision
         self.classes, self.scale = classes, 32 / small_below
-        self.metric = MeanAveragePrecision(backend='faster_coco_eval', class_metrics=True, extended_summary=True)
+        self.metric = MeanAveragePrecision(backend='faster_coco_eval', class_metrics=True, extended_summary=True, sync_on_compute=False)    # one process measures
         self.metric.warn_on_many_detections = False
     def update(self,
         found: list[dict], # per picture: boxes, scores, labels, as `detect` returns them
@@ -820,3 +823,21 @@ def show_detection_losses(
         twin.plot([h['step'] for h in epochs], [h['map_50'] for h in epochs], 'k.--')
         twin.set_ylabel('mAP@.5')
     return fig
+
+# %% ../nbs/10_detection.ipynb #d65161a8
+def detector_cost(
+    model: FPNDetector,
+    size: int | tuple[int, int] | None = None, # (H, W) of a picture in pixels; None: the model's canvas
+    regions: int = 1000, # that Faster R-CNN looks at
+) -> dict[str, dict[str, int]]: # 'body', 'pyramid', 'head', 'total' → 'parameters' and 'flops' (two per multiply-add) of a forward pass over one picture
+    "Parameters and operations of the three parts of a detector."
+    cost, b = backbone_cost(model.backbone, size or model.img_size), model.backbone
+    ghost, (h, w) = deepcopy(model).to('meta').eval(), to_hw(size or model.img_size)
+    maps = [torch.empty(1, b.out_channels, -(-h // s), -(-w // s), device='meta') for s in b.strides]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if model.config.head == 'faster_rcnn':
+            ghost.net.rpn.head(maps)
+            ghost.net.roi_heads.box_predictor(ghost.net.roi_heads.box_head(torch.empty(regions, b.out_channels, 7, 7, device='meta')))
+        else: ghost.net.head(maps)
+    head = dict(parameters=sum(p.numel() for p in model.parameters()) - cost['total']['parameters'], flops=counter.get_total_flops())
+    return dict(body=cost['body'], pyramid=cost['pyramid'], head=head, total={k: cost['total'][k] + head[k] for k in head})

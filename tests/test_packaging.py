@@ -15,7 +15,7 @@ HEAVY = 'torch', 'torchvision', 'timm', 'accelerate', 'sklearn', 'matplotlib', '
 def shipped(root):
     "What both archives must contain, as paths below the top level."
     package = root/'hjepa'
-    data = [p for folder, pattern in (('configs', '*.yaml'), ('assets', '*')) for p in (package/folder).glob(pattern) if p.is_file()]
+    data = [p for folder, pattern in (('configs', '**/*.yaml'), ('assets', '*')) for p in (package/folder).glob(pattern) if p.is_file()]
     return sorted(p.relative_to(root).as_posix() for p in [*package.glob('*.py'), package/'py.typed', *data])
 
 
@@ -58,7 +58,7 @@ def test_archives_hold_the_package(root, built):
     sdist, wheel = built
     expected = shipped(root)
     assert 'hjepa/py.typed' in expected and any(n.startswith('hjepa/assets/') for n in expected)
-    assert {f'hjepa/configs/{c}.yaml' for c in ('default', 'fpn', 'fpn_concat', 'tiny')} <= set(expected)
+    assert {f'hjepa/configs/{c}.yaml' for c in ('default', 'fpn', 'fpn_concat', 'tiny', 'detection/scenes')} <= set(expected)
     with zipfile.ZipFile(wheel) as z: in_wheel = z.namelist()
     with tarfile.open(sdist) as t: in_sdist = [n.partition('/')[2] for n in t.getnames()]
     assert not set(expected) - set(in_wheel)
