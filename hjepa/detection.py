@@ -9,12 +9,14 @@ __all__ = ['HEADS', 'LevelAnchors', 'LevelWeights', 'WeightedFCOSHead', 'Weighte
            'show_detections', 'show_precision_recall', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation',
            'DetectionConfig', 'check_detection_config', 'load_detection_config', 'load_detection_run',
            'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback', 'need_extra',
-           'format_detection', 'format_classes', 'draw_detection', 'show_detection_losses', 'detector_cost']
+           'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'show_detection_losses',
+           'detector_cost']
 
-# %% ../nbs/10_detection.ipynb #03c8499d
+# %% ../nbs/10_detection.ipynb #129b3923
 import json
 import math
 import time
+import warnings
 from collections import Counter
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import numpy as np
+import timm
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -36,7 +39,7 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image
+from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, remove_small_boxes
 from torchvision.ops.poolers import LevelMapper
 
 from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
@@ -44,7 +47,7 @@ from .boxes import BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_size
 from .data import build_loader, load_image, normalize, to_hw
 from .hierarchy import ConfigError, find_weights, from_values, saved_config, write_atomic
 from .visualization import read_history, smooth
-from .training import Callback, Trainer, TrainingConfig, load_config, load_run, parameter_groups, require, training_checks
+from .training import Callback, Trainer, TrainingConfig, checkpoints, load_config, load_run, parameter_groups, require, training_checks
 
 # %% ../nbs/10_detection.ipynb #5bd0ce92
 class LevelAnchors(AnchorGenerator):
@@ -172,16 +175,16 @@ def region_pooling(
 
 HEADS = dict(fcos=build_fcos, retinanet=build_retinanet, faster_rcnn=build_faster_rcnn)
 
-# %% ../nbs/10_detection.ipynb #8a2e8fd5
+# %% ../nbs/10_detection.ipynb #3d8832d8
 @dataclass
 class DetectorConfig:
     "A detector: backbone, pyramid, head."
     backbone: str = 'resnet50' # a timm model, or the path of a trained H-JEPA
-    pretrained: bool = False # timm's weights for the backbone
+    pretrained: Any = False # timm's weights for the backbone: true (from the hub), or a .safetensors file
     encoder: str = 'target' # of an H-JEPA: target, context, or random (its architecture, fresh weights)
     pyramid: Optional[str] = None # fpn, simple, depth, token, single, ssd or image; null: what suits the backbone
     channels: int = 256 # of every level
-    levels: Optional[List[str]] = None # [p3, p4, p5]; null: all that the backbone has
+    levels: Any = None # [p3, p4, p5]; null: all that the backbone has
     pyramid_options: Dict[str, Any] = field(default_factory=dict) # norm, upsample, extra, bottom_up, init: see `build_backbone`
     backbone_kwargs: Dict[str, Any] = field(default_factory=dict) # further arguments of timm
     frozen_blocks: int = 0 # stem and so many blocks or stages do not train; -1: the whole backbone
@@ -198,7 +201,7 @@ class DetectorConfig:
     max_detections: int = 100 # per picture
     hjepa_config: Optional[Dict[str, Any]] = None # filled in: architecture of the H-JEPA that `backbone` pointed to
 
-# %% ../nbs/10_detection.ipynb #b856c563
+# %% ../nbs/10_detection.ipynb #f800e91d
 class FPNDetector(nn.Module):
     """A detector that can be cut in two at its feature pyramid.
 
@@ -214,6 +217,7 @@ class FPNDetector(nn.Module):
             backbone = build_backbone(c.backbone, c.pyramid, c.channels, c.levels, tuple(to_hw(c.img_size)), c.in_chans, c.pretrained, encoder=c.encoder, frozen_blocks=c.frozen_blocks,
                                       frozen_norm=c.frozen_norm, hjepa_config=c.hjepa_config, **c.pyramid_options, **c.backbone_kwargs)
         c.hjepa_config, self.classes, self.img_size = backbone.hjepa_config, list(c.classes), to_hw(c.img_size)
+        c.levels, c.pyramid = list(backbone.levels), c.pyramid or backbone.body.pyramids[0]       # what null came to mean
         self._check_fit(backbone)
         self.net = HEADS[c.head](backbone, len(self.classes), c)
         self.weighted.level_weights = c.level_weights
@@ -234,12 +238,17 @@ def _check_fit(self: FPNDetector, backbone: Backbone):
     w = self.config.level_weights
     if w is not None and len(w) != len(backbone.levels): raise ConfigError(f'model.level_weights={w}: expected {len(backbone.levels)} numbers, for {", ".join(backbone.levels)}')
 
-# %% ../nbs/10_detection.ipynb #9b2d6dd2
+# %% ../nbs/10_detection.ipynb #c65cc465
 def check_detector_config(
-    cfg: DetectorConfig,
+    cfg: DetectorConfig, # with `classes` filled in
 ) -> DetectorConfig: # the same
     "Raise `ConfigError` for impossible values."
+    own, size = {f.name for f in fields(DetectorConfig)}, cfg.img_size if isinstance(cfg.img_size, (list, tuple)) else [cfg.img_size]
+    options = ('norm', 'upsample', 'extra', 'bottom_up', 'init', 'stage')
     checks = [(cfg.head in HEADS, 'head', cfg.head, ', '.join(HEADS)),
+        (len(size) in (1, 2) and all(type(n) is int and n > 0 for n in size), 'img_size', cfg.img_size, 'one number of pixels, or [height, width]'),
+        (not cfg.backbone_kwargs.keys() & {*own, *options}, 'backbone_kwargs', cfg.backbone_kwargs, 'arguments of timm; keys of the model section and of pyramid_options have their own place'),
+        (cfg.pyramid_options.keys() <= {*options}, 'pyramid_options', cfg.pyramid_options, 'keys among ' + ', '.join(options)),
         (bool(cfg.classes) and len(set(cfg.classes)) == len(cfg.classes), 'classes', cfg.classes, 'the name of one class or more, each once'),
         (cfg.channels > 0, 'channels', cfg.channels, 'a whole number from 1'),
         (cfg.head_convs is None or cfg.head_convs >= 0 and cfg.head == 'fcos', 'head_convs', cfg.head_convs, 'null, or a whole number from 0 with head: fcos'),
@@ -317,7 +326,7 @@ class FPNFeatures(dict):
         "Every level `.to(…)`."
         return self.map(lambda v: v.to(*args, **kwargs))
 
-# %% ../nbs/10_detection.ipynb #6e7c55bc
+# %% ../nbs/10_detection.ipynb #cc78605c
 @patch
 def prepare(self: FPNDetector,
     images: Any, # one picture or several: paths, PIL images, uint8 arrays or tensors; or a normalised float batch [B, C, H, W]
@@ -334,6 +343,7 @@ def prepare(self: FPNDetector,
     fitted = torch.stack([letterbox(p, size or self.img_size)[0] for p in pictures])
     return normalize(fitted.to(device), *self.pixel_stats), [tuple(p.shape[-2:]) for p in pictures]
 
+# %% ../nbs/10_detection.ipynb #b87ee310
 @patch
 @torch.no_grad()
 def get_fpn_features(self: FPNDetector,
@@ -379,7 +389,7 @@ def _check_features(self: FPNDetector, features: dict[str, Tensor], image_sizes)
     if len(image_sizes) != len(fine): raise ValueError(f'{len(image_sizes)} image sizes for features of {len(fine)} pictures')
     return canvas, image_sizes
 
-# %% ../nbs/10_detection.ipynb #df663fcc
+# %% ../nbs/10_detection.ipynb #d5d9036f
 @patch
 def _dense_boxes(self: FPNDetector, features: dict[str, Tensor], sizes: list[tuple[int, int]]) -> list[dict]:
     "Boxes of FCOS and RetinaNet within pictures of (h, w) pixels."
@@ -404,6 +414,7 @@ def _candidates(self: FPNDetector, scores: Tensor, deltas: Tensor, anchors: Tens
     boxes = coder.decode(d, a) if self.config.head == 'fcos' else coder.decode_single(d, a)
     return best, index % K, boxes.view(*cell.shape, 4)
 
+# %% ../nbs/10_detection.ipynb #24d6d551
 @patch
 def _suppress(self: FPNDetector, levels: list[tuple], size: tuple[int, int]) -> dict[str, Tensor]:
     "Threshold, clip and suppress one image's candidates of all levels."
@@ -411,6 +422,8 @@ def _suppress(self: FPNDetector, levels: list[tuple], size: tuple[int, int]) -> 
     scores, labels, boxes = (torch.cat([x[i][m] for x, m in zip(levels, keep)]) for i in (1, 2, 3))
     level = torch.cat([torch.full_like(k[m], l) for (l, _, k, _), m in zip(levels, keep)])
     boxes = clip_boxes_to_image(boxes, size)
+    real = remove_small_boxes(boxes, 1e-2)                                # beside the picture there is nothing: those have no area left
+    boxes, scores, labels, level = (t[real] for t in (boxes, scores, labels, level))
     kept = batched_nms(boxes, scores, labels, self.net.nms_thresh)[:self.net.detections_per_img]
     return dict(boxes=boxes[kept], scores=scores[kept], labels=labels[kept], levels=level[kept])
 
@@ -418,12 +431,13 @@ def _suppress(self: FPNDetector, levels: list[tuple], size: tuple[int, int]) -> 
 def _faster_rcnn_boxes(self: FPNDetector, features: dict[str, Tensor], sizes: list[tuple[int, int]]) -> list[dict]:
     "Boxes of Faster R-CNN; the level is the one that a region of the box's size is pooled from."
     net, features = self.net, {k: v.float() for k, v in features.items()}
-    proposals, _ = net.rpn(ImageList(None, sizes), features)
-    found, _ = net.roi_heads(features, proposals, sizes)
+    with torch.autocast(next(iter(features.values())).device.type, enabled=False):
+        proposals, _ = net.rpn(ImageList(None, sizes), features)
+        found, _ = net.roi_heads(features, proposals, sizes)
     first = self.backbone.levels.index(net.roi_heads.box_roi_pool.featmap_names[0])
     return [r | dict(labels=r['labels'] - 1, levels=first + net.roi_heads.box_roi_pool.map_levels([r['boxes']])) for r in found]
 
-# %% ../nbs/10_detection.ipynb #54b06b00
+# %% ../nbs/10_detection.ipynb #8abef4ce
 @patch
 def detect(self: FPNDetector,
     images: Any, # see `prepare`
@@ -431,10 +445,21 @@ def detect(self: FPNDetector,
 ) -> list[dict[str, Tensor]]: # as `detect_from_features`
     "Boxes of pictures. With several scales their boxes are pooled and suppressed together."
     if not scales or min(scales) <= 0: raise ValueError(f'scales={scales}: expected numbers above 0')
+    if tuple(scales) != (1.,) and isinstance(images, Tensor) and images.is_floating_point(): raise ValueError('several scales need pictures; a normalised batch has one size')
     div = self.backbone.size_divisor
     size = lambda s: None if s == 1 else tuple(max(div, round(n * s / div) * div) for n in self.img_size)
     runs = [self.detect_from_features(self.get_fpn_features(images, size(s))) for s in scales]
     return runs[0] if len(runs) == 1 else [self._merge(results) for results in zip(*runs)]
+
+@patch
+def set_score_threshold(self: FPNDetector,
+    threshold: float, # from 0 to below 1
+) -> FPNDetector: # the same
+    "Return boxes from this score on. A detector for use wants 0.3 or so, one that is measured 0.05 or less."
+    if not 0 <= threshold < 1: raise ValueError(f'threshold={threshold}: expected from 0 to below 1')
+    if self.config.head == 'faster_rcnn': self.net.roi_heads.score_thresh = threshold
+    else: self.net.score_thresh = threshold
+    return self
 
 @patch
 def _merge(self: FPNDetector, results: list[dict]) -> dict[str, Tensor]:
@@ -453,7 +478,7 @@ def as_pixels(
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
     return to_tensor(_to_pil(image, in_chans))
 
-# %% ../nbs/10_detection.ipynb #903b2acd
+# %% ../nbs/10_detection.ipynb #14b16bd0
 @patch
 def save_pretrained(self: FPNDetector,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
@@ -484,7 +509,7 @@ def load_weights(self: FPNDetector,
     "Take the weights of another detector of the same design. Raises `ConfigError` naming the first difference in design."
     file = find_weights(path)
     theirs, ours = from_values(DetectorConfig, saved_config(file, 'detector'), 'model'), self.config
-    for key in ('head', 'classes', 'levels', 'channels', 'pyramid', 'in_chans', 'head_convs'):
+    for key in ('head', 'classes', 'levels', 'channels', 'pyramid', 'pyramid_options', 'in_chans', 'head_convs', 'anchor_scale'):
         if getattr(theirs, key) != getattr(ours, key):
             raise ConfigError(f'{file} holds a detector with model.{key}={getattr(theirs, key)!r}; this one has {getattr(ours, key)!r}, so its weights do not fit')
     with safe_open(file, 'pt') as f: state = {k: f.get_tensor(k) for k in f.keys()}
@@ -493,16 +518,18 @@ def load_weights(self: FPNDetector,
     if wrong: raise ConfigError(f'{file} does not fit this detector, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors): the backbones differ')
     self.load_state_dict(state)
 
-# %% ../nbs/10_detection.ipynb #093a8204
+# %% ../nbs/10_detection.ipynb #39bfa8e9
 class MeanAP:
     "COCO's average precision (torchmetrics) with a choice of what is small: below `small_below`² pixels, large from (3·small_below)²."
     def __init__(self,
         classes: list[str], # names of the labels
         small_below: float = 32., # pixels
+        max_detections: int = 100, # per picture that count
     ):
         from torchmetrics.detection import MeanAveragePrecision
         self.classes, self.scale = classes, 32 / small_below
-        self.metric = MeanAveragePrecision(backend='faster_coco_eval', class_metrics=True, extended_summary=True, sync_on_compute=False)    # one process measures
+        self.metric = MeanAveragePrecision(backend='faster_coco_eval', class_metrics=True, extended_summary=True, max_detection_thresholds=[1, 10, max_detections],
+                                           sync_on_compute=False)                            # one process measures
         self.metric.warn_on_many_detections = False
     def update(self,
         found: list[dict], # per picture: boxes, scores, labels, as `detect` returns them
@@ -511,7 +538,7 @@ class MeanAP:
         "Count a batch of pictures."
         pred = [dict(boxes=f['boxes'].cpu() * self.scale, scores=f['scores'].cpu(), labels=f['labels'].cpu()) for f in found]
         self.metric.update(pred, [dict(boxes=t['boxes'] * self.scale, labels=t['labels'], iscrowd=t['ignore'].long()) for t in truth])
-    def compute(self) -> dict[str, Any]: # map, map_50, map_75, map_small, map_medium, map_large, per_class {name: AP}, precision [11 or 101 recalls] at IoU 0.5
+    def compute(self) -> dict[str, Any]: # map, map_50, map_75, map_small, map_medium, map_large, per_class {name: AP}, curves {name: precision at 101 recalls, IoU 0.5; -1 without objects}
         "The figures; NaN where there was no object of a kind."
         r = self.metric.compute()
         value = lambda v: float(v) if float(v) >= 0 else math.nan
@@ -521,19 +548,20 @@ class MeanAP:
         return out | dict(per_class={self.classes[int(c)]: value(v) for c, v in zip(seen, ap)},
                           curves={self.classes[int(c)]: curves[:, i].tolist() for i, c in enumerate(seen)})
 
-# %% ../nbs/10_detection.ipynb #a0137238
+# %% ../nbs/10_detection.ipynb #58605cbe
 def evaluate_detector(
-    model: FPNDetector,
+    model: FPNDetector, # what is measured
     dataset: BoxDataset, # pictures with boxes
-    batch_size: int = 16,
+    batch_size: int = 16, # pictures at once
     small_below: float = 32., # see `MeanAP`
     scales: tuple[float, ...] = (1.,), # see `detect`; more than one decodes each picture anew
     num_workers: int = 0, # processes that load pictures
     precision: str = 'fp32', # of the network: fp32, or bf16
     progress: bool = False, # show a bar
 ) -> dict[str, Any]: # what `MeanAP.compute` gives, `images`, `small_below`, `seconds_per_image` of the network, and names of `bad` pictures
-    "Average precision of a detector on a set of pictures."
-    metric, seconds, seen, bad = MeanAP(model.classes, small_below), 0., 0, []
+    "Average precision of a detector on a set of pictures. Raises ValueError if their classes are not the model's."
+    if list(dataset.classes) != model.classes: raise ValueError(f'the data numbers the classes {dataset.classes}, the model {model.classes}; read the data with classes=model.classes')
+    metric, seconds, seen, bad = MeanAP(model.classes, small_below, max(100, model.config.max_detections)), 0., 0, []
     loader = build_loader(BoxEvalView(dataset, model.img_size, model.config.in_chans), batch_size, num_workers)
     if progress:
         from tqdm import tqdm
@@ -550,12 +578,12 @@ def evaluate_detector(
 def _detect_batch(model, batch, scales, precision, dataset) -> list[dict]:
     "Boxes of an evaluation batch, in pixels of the original pictures."
     device = next(model.parameters()).device
-    if tuple(scales) != (1.,): return model.detect([dataset.load(i) for i in batch['index'].tolist()], scales)
-    x = normalize(batch['image'].to(device), *model.pixel_stats)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'): features = model.get_fpn_features(x)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'): return model.detect_from_features(features, [tuple(s) for s in batch['sizes'].tolist()])
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'):
+        if tuple(scales) != (1.,): return model.detect([dataset.load(i) for i in batch['index'].tolist()], scales)
+        features = model.get_fpn_features(normalize(batch['image'].to(device), *model.pixel_stats))
+        return model.detect_from_features(features, [tuple(s) for s in batch['sizes'].tolist()])
 
-# %% ../nbs/10_detection.ipynb #5f36859d
+# %% ../nbs/10_detection.ipynb #ba6a5a5f
 def show_detections(
     images: list, # pictures of any kind that `detect` takes
     results: list[dict], # what `detect` returned for them
@@ -563,36 +591,41 @@ def show_detections(
     threshold: float = 0.3, # weaker boxes are not drawn
     level_names: list[str] | None = None, # names of the pyramid's levels; None: colour by class instead of by level
     truth: list[dict] | None = None, # `boxes` that are really there, drawn dotted in white
-    columns: int = 4,
+    columns: int = 4, # of the figure
 ): # a matplotlib figure
     "Boxes with scores, coloured by the pyramid level they came from."
-    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
     from hjepa.data import _to_pil
-    columns = min(columns, len(images))
-    fig, axes = plt.subplots(-(-len(images) // columns), columns, squeeze=False, figsize=(3 * columns, 3.1 * -(-len(images) // columns)), layout='constrained')
+    from hjepa.visualization import Picture
+    columns, rows = min(columns, len(images)), -(-len(images) // min(columns, len(images)))
+    fig = Picture(figsize=(3 * columns, 3.1 * rows), layout='constrained')
+    axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i, (ax, image, r) in enumerate(zip(axes.flat, images, results)):
         strong = r['scores'] >= threshold
         levels = None if level_names is None else [level_names[l] for l in r['levels'][strong].tolist()]
         show_boxes(_to_pil(image, 3), *(r[k][strong].cpu() for k in ('boxes', 'labels', 'scores')), classes, levels, ax=ax)
         for x0, y0, x1, y1 in [] if truth is None else truth[i]['boxes'].tolist():
-            ax.add_patch(plt.Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, ls=':', lw=1, color='white'))
+            ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ls=':', lw=1, color='white'))
     return fig
 
-# %% ../nbs/10_detection.ipynb #25e64a8c
+# %% ../nbs/10_detection.ipynb #5c3c0ed5
 def show_precision_recall(
     results: dict, # of `evaluate_detector`
     title: str = '', # of the figure
 ): # a matplotlib figure
     "Precision over recall at an overlap of 0.5, per class, with each class's AP@.5 in the legend."
     import matplotlib.pyplot as plt
-    curves = {c: np.clip(v, 0, None) for c, v in results['curves'].items()}
+    from hjepa.visualization import Picture
+    curves = {c: np.array(v) for c, v in results['curves'].items() if min(v) >= 0}             # -1: a class without objects
+    fig = Picture(figsize=(5.5, 4), layout='constrained')
+    ax = fig.subplots()
+    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=title)
+    if not curves: return fig
     mean = np.mean(list(curves.values()), 0)
-    fig, ax = plt.subplots(figsize=(5.5, 4), layout='constrained')
     recall = np.linspace(0, 1, len(mean))
     for (c, v), colour in zip(curves.items(), plt.cm.viridis(np.linspace(0, .95, len(curves)))): ax.plot(recall, v, color=colour, lw=1, label=f'{c} {v.mean():.2f}')
     ax.plot(recall, mean, 'k', lw=2.5, label=f'mean {mean.mean():.2f}')
-    ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02), title=title)
     if len(curves) <= 20: ax.legend(fontsize=7, loc='lower left', title='AP@.5', title_fontsize=7)
     return fig
 
@@ -611,7 +644,7 @@ def detector(self: ResNetFPN,
     rest = {k: made.pop(k) for k in list(made) if k not in known}
     return FPNDetector(DetectorConfig(**made | dict(pyramid='fpn', head=head, classes=classes, pyramid_options=options, backbone_kwargs=rest) | settings), self)
 
-# %% ../nbs/10_detection.ipynb #13ef37b1
+# %% ../nbs/10_detection.ipynb #cb5c41af
 @dataclass
 class DetectionData:
     "Which pictures with boxes, and how they are varied."
@@ -627,11 +660,12 @@ class DetectionData:
     flip: float = 0.5 # probability of a horizontal flip
     crop: float = 0.0 # probability of a crop that keeps objects (SSD's)
     zoom: List[float] = field(default_factory=lambda: [1.0, 1.0]) # size of the picture, as a share of the largest that fits the canvas
-    jitter: float = 0.0 # brightness and contrast ± this share
+    jitter: float = 0.0 # brightness, contrast, saturation ± this share, hue ± a quarter of it
     num_workers: int = 0 # processes that load pictures
     max_bad_share: float = 0.1 # stop if more than this share of pictures or boxes is unusable
-    download: bool = False # fetch it if it can be fetched (kitti)
+    download: bool = False # fetch it if it can be fetched (kitti, voc)
 
+# %% ../nbs/10_detection.ipynb #0fddae62
 @dataclass
 class DetectionTraining(TrainingConfig):
     "Optimisation of a detector."
@@ -658,9 +692,9 @@ class DetectionConfig:
     training: DetectionTraining = field(default_factory=DetectionTraining)
     evaluation: DetectionEvaluation = field(default_factory=DetectionEvaluation)
 
-# %% ../nbs/10_detection.ipynb #cf30031d
+# %% ../nbs/10_detection.ipynb #9f888e3c
 def check_detection_config(
-    cfg: DetectionConfig,
+    cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
     "Raise `ConfigError` for impossible values; `model.classes` may still be null."
     check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
@@ -676,6 +710,7 @@ def check_detection_config(
         (e.small_below > 0, 'evaluation.small_below', e.small_below, 'pixels, above 0')])
     return cfg
 
+# %% ../nbs/10_detection.ipynb #d57843ed
 def load_detection_config(
     source: str | Path = 'scenes', # a shipped name, or the path of a YAML file
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
@@ -694,19 +729,20 @@ def load_detection_run(
     cfg.model.pretrained = False                                     # its weights are in the checkpoint
     return cfg
 
+# %% ../nbs/10_detection.ipynb #41aa6c4b
 def detection_dataset(
-    cfg: DetectionConfig,
+    cfg: DetectionConfig, # of a run
     part: str = 'train', # 'train' or 'test'
 ) -> BoxDataset:
     "The pictures that a configuration trains or tests on."
     d, test = cfg.data, part == 'test'
     n = (d.test_n if test else d.n) or (dict(train=2000, test=500)[part] if d.dataset == 'scenes' else None)
     return build_box_dataset(d.dataset, d.path, d.test_split if test else d.split, cfg.model.in_chans, None if d.dataset == 'scenes' else cfg.model.classes, d.max_bad_share, n, d.seed,
-                             d.test_annotations if test else d.annotations, d.download)
+                             d.test_annotations if test else d.annotations, d.download, all_present=not test)
 
-# %% ../nbs/10_detection.ipynb #36dbcea9
+# %% ../nbs/10_detection.ipynb #e7c6fe9a
 def detection_groups(
-    model: FPNDetector,
+    model: FPNDetector, # to be trained
     layer_decay: float = 1.0, # γ
 ) -> list[dict]: # for AdamW; `lr_scale` multiplies the learning rate
     "Trainable parameters by depth, and by whether weight decay applies."
@@ -720,14 +756,17 @@ def detection_groups(
             group['params'].append(p); group['names'].append(name)
     return list(groups.values())
 
-# %% ../nbs/10_detection.ipynb #f1b37280
+# %% ../nbs/10_detection.ipynb #abe035e2
 class DetectionTrainer(Trainer):
     "The training loop for a detector. `dataset` is a `BoxDataset`."
     kind, model_schema, check = 'detector', DetectorConfig, staticmethod(check_detection_config)
     def _make_dataset(self) -> BoxDataset: return detection_dataset(self.config)
     def _make_model(self) -> FPNDetector:
         m = self.config.model
+        if not any(len(b) > ignored.sum() for b, ignored in zip(self.dataset.boxes, self.dataset.ignore)): raise ConfigError(f'{self.dataset.name}: there is no box to learn from in its {len(self.dataset)} pictures')
         if m.classes is None: m.classes = list(self.dataset.classes)
+        if (m.frozen_blocks or m.frozen_norm) and not m.pretrained and m.hjepa_config is None and timm.is_model(m.backbone) and not checkpoints(self.run_dir):
+            warnings.warn(f'model.frozen_blocks={m.frozen_blocks}, model.frozen_norm={m.frozen_norm}: what is frozen has random weights, because model.pretrained is false')
         if list(self.dataset.classes) != m.classes: raise ConfigError(f'model.classes={m.classes}, but the data has {self.dataset.classes}')
         return FPNDetector(m).to(memory_format=torch.channels_last)                            # convolutions on CPUs and GPUs like it better
     def _make_optimizer(self) -> torch.optim.AdamW:
@@ -763,7 +802,7 @@ class MeanAPCallback(Callback):
         r = evaluate_detector(trainer.model, self.dataset, e.batch_size, e.small_below, num_workers=trainer.config.data.num_workers)
         trainer.logs |= {k: round(v, 5) for k, v in r.items() if k.startswith('map') and not math.isnan(v)}
 
-# %% ../nbs/10_detection.ipynb #4b8904a5
+# %% ../nbs/10_detection.ipynb #8d47c965
 def need_extra():
     "Raise an ImportError that says what to install, if average precision cannot be measured."
     from importlib.util import find_spec
@@ -777,7 +816,17 @@ def format_detection(
     s, n = results['small_below'], results['images']
     names = dict(map='mAP@[.5:.95]', map_50='mAP@.5', map_75='mAP@.75', map_small=f'small  (< {s:g}² px)', map_medium=f'medium ({s:g}² to {3 * s:g}² px)', map_large=f'large  (≥ {3 * s:g}² px)')
     lines = [f'  {text:28s} {results[k]:6.3f}' for k, text in names.items()]
+    if math.isnan(results['map']): lines = ['  nothing could be measured: the pictures have no boxes of these classes']
+    if results['bad']: lines.append(f'  {len(results["bad"])} pictures could not be read and do not count: {", ".join(results["bad"][:3])}' + ', …' * (len(results['bad']) > 3))
     return f'average precision on {n:,} pictures ({1e3 * results["seconds_per_image"]:.1f} ms each)\n' + '\n'.join(lines)
+
+# %% ../nbs/10_detection.ipynb #bba0e9d2
+def without_nan(
+    results: dict, # of `evaluate_detector`
+) -> dict: # the same with None for what there was nothing to measure on
+    "Results that any JSON reader understands."
+    clean = lambda v: None if isinstance(v, float) and math.isnan(v) else {k: clean(x) for k, x in v.items()} if isinstance(v, dict) else v
+    return clean(results)
 
 def format_classes(
     results: dict, # of `evaluate_detector`
@@ -785,35 +834,37 @@ def format_classes(
     "mAP@[.5:.95] of every class, best first."
     return 'mAP@[.5:.95] per class\n' + '\n'.join(f'  {c:28s} {v:6.3f}' for c, v in sorted(results['per_class'].items(), key=lambda cv: -cv[1]))
 
-# %% ../nbs/10_detection.ipynb #b0254559
+# %% ../nbs/10_detection.ipynb #711798fc
 def draw_detection(
     run_dir: str | Path, # the run's folder
-    model: FPNDetector,
+    model: FPNDetector, # what is drawn
     test: BoxDataset, # pictures to draw
     results: dict, # of `evaluate_detector`
 ) -> dict[str, Path]: # name → file
     "Detections beside the truth, precision–recall curves and losses, into `pictures/`."
-    import matplotlib.pyplot as plt
-    some = list(range(0, len(test), max(1, len(test) // 8)))[:8]
-    images = [test.load(i) for i in some]
+    images, some = [], []
+    for i in range(0, len(test), max(1, len(test) // 8)):
+        try: images.append(test.load(i)); some.append(i)
+        except OSError: continue                                                          # named in the results
     truth = [dict(boxes=test.boxes[i], labels=test.labels[i]) for i in some]
-    draw = dict(detections=lambda: show_detections(images, model.detect(images), model.classes, level_names=model.backbone.levels, truth=truth),
+    draw = dict(detections=lambda: show_detections(images[:8], model.detect(images[:8]), model.classes, level_names=model.backbone.levels, truth=truth),
                 precision_recall=lambda: show_precision_recall(results), losses=lambda: show_detection_losses(read_history(Path(run_dir)/'history.jsonl')))
     out = {}
     for name, f in draw.items():
         fig, out[name] = f(), Path(run_dir)/'pictures'/f'{name}.png'
         write_atomic(out[name], lambda p: fig.savefig(p, format='png', dpi=100))
-        plt.close(fig)
     return out
 
+# %% ../nbs/10_detection.ipynb #e021d796
 def show_detection_losses(
     history: list[dict], # lines of history.jsonl, see `hjepa.visualization.read_history`
 ): # a matplotlib figure
     "The parts of the loss over steps, and average precision where it was measured."
-    import matplotlib.pyplot as plt
+    from hjepa.visualization import Picture
     steps = [h for h in history if h.get('kind') == 'step']
     epochs = [h for h in history if 'map_50' in h]
-    fig, ax = plt.subplots(figsize=(6, 3.2), layout='constrained')
+    fig = Picture(figsize=(6, 3.2), layout='constrained')
+    ax = fig.subplots()
     for name in [k for k in (steps[-1] if steps else {}) if k not in ('kind', 'step', 'epoch', 'lr', 'grad_norm', 'images_per_s')]:
         ax.plot([h['step'] for h in steps], smooth(np.array([h[name] for h in steps]), 9), lw=2 if name == 'loss' else 1, label=name)
     ax.set(xlabel='step', ylabel='loss', ylim=(0, None))
@@ -824,9 +875,9 @@ def show_detection_losses(
         twin.set_ylabel('mAP@.5')
     return fig
 
-# %% ../nbs/10_detection.ipynb #d65161a8
+# %% ../nbs/10_detection.ipynb #117a4c17
 def detector_cost(
-    model: FPNDetector,
+    model: FPNDetector, # what is counted
     size: int | tuple[int, int] | None = None, # (H, W) of a picture in pixels; None: the model's canvas
     regions: int = 1000, # that Faster R-CNN looks at
 ) -> dict[str, dict[str, int]]: # 'body', 'pyramid', 'head', 'total' → 'parameters' and 'flops' (two per multiply-add) of a forward pass over one picture

@@ -11,7 +11,7 @@ __all__ = ['PRECISIONS', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', '
            'read_tensors', 'flatten', 'CheckpointCallback', 'step_of', 'HistoryCallback', 'ProgressCallback',
            'epoch_line', 'new_run', 'load_run']
 
-# %% ../nbs/07_training.ipynb #eb3dca50
+# %% ../nbs/07_training.ipynb #42b84a7d
 import json
 import math
 import os
@@ -23,6 +23,7 @@ import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -31,7 +32,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from fastcore.basics import patch
 from omegaconf import OmegaConf
 from safetensors import safe_open
@@ -271,7 +272,7 @@ def build_optimizer(
     fused = next(model.parameters()).device.type in ('cuda', 'cpu')
     return torch.optim.AdamW(parameter_groups(model), lr=cfg.lr, betas=tuple(cfg.betas), fused=fused)
 
-# %% ../nbs/07_training.ipynb #33aeb4a9
+# %% ../nbs/07_training.ipynb #f0f73f7e
 def choose_precision(
     wish: str = 'auto', # auto, fp32, bf16 or fp16
     device: torch.device | str | None = None, # None: the accelerator if there is one
@@ -296,7 +297,8 @@ def make_accelerator(
     launched = int(os.environ.get('WORLD_SIZE', 1))
     cpu = launched > 1 and not torch.accelerator.is_available()       # without this, accelerate leaves processes on CPUs to themselves
     chosen = choose_precision(precision, 'cpu' if cpu else None).replace('fp32', 'no')        # as accelerate calls it
-    accelerator = Accelerator(mixed_precision=chosen, cpu=cpu)
+    patience = InitProcessGroupKwargs(timeout=timedelta(hours=2))     # processes wait while one of them measures or writes
+    accelerator = Accelerator(mixed_precision=chosen, cpu=cpu, kwargs_handlers=[patience])
     if accelerator.num_processes != launched:
         raise ConfigError(f'{launched} processes were launched, but accelerate knows of {accelerator.num_processes}; use torchrun')
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):

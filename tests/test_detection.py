@@ -82,3 +82,41 @@ def test_seam(tmp_path):
     a, b = model.detect([path])[0], model.detect_from_features(features)[0]
     assert list(features) == ['p2', 'p3', 'p4', 'p5', 'p6'] and features.image_sizes == [(60, 90)]
     assert len(a['boxes']) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def coco_folder(root: Path, order: dict[str, list[str]]) -> Path:
+    "A folder in COCO's layout whose parts number their categories as `order` says."
+    from hjepa import make_scenes
+    for part, names in order.items():
+        scenes, images, rows = make_scenes('train', 12, size=64, garment=(16, 60)), [], []
+        (root/part).mkdir(parents=True)
+        for i in range(12):
+            scenes.load(i).save(root/part/f'{i}.png')
+            images.append(dict(id=i, file_name=f'{i}.png', height=64, width=64))
+            for (x0, y0, x1, y1), label in zip(scenes.boxes[i].tolist(), scenes.labels[i].tolist()):
+                if scenes.classes[label] in names:
+                    rows.append(dict(id=len(rows), image_id=i, category_id=1 + names.index(scenes.classes[label]), bbox=[x0, y0, x1 - x0, y1 - y0], iscrowd=0, area=(x1 - x0) * (y1 - y0)))
+        (root/f'{part}.json').write_text(json.dumps(dict(images=images, annotations=rows, categories=[dict(id=1 + k, name=n) for k, n in enumerate(names)])))
+    return root
+
+
+def test_parts_that_number_their_classes_differently(tmp_path):
+    "A class is its name: the test part's own numbers, and classes that it lacks or has more of, change nothing."
+    from hjepa.cli import eval_detection, train_detection
+    from hjepa.data import build_dataset
+    names = build_dataset('fashion_mnist_mini').classes
+    data = coco_folder(tmp_path/'data', dict(train=names[:9], val=[*names[9:], *names[8:0:-1]]))
+    run = tmp_path/'run'
+    assert train_detection(['data.dataset=coco', f'data.path={data}', 'data.n=null', *SMALL[1:], 'training.epochs=12', '--run-dir', str(run)]) == 0
+    trained = json.loads((run/'results.json').read_text())
+    assert eval_detection([str(run)]) == 0
+    again = json.loads((run/'results.json').read_text())
+    assert trained['map'] == again['map'] and set(again['per_class']) <= set(names[:9])
+    from hjepa.detection import detection_dataset, evaluate_detector, load_detection_model, load_detection_run
+    config = load_detection_run(run)
+    train, test = (detection_dataset(config, part) for part in ('train', 'test'))
+    for i in range(8):                                        # the same scenes: what both have is labelled alike
+        both = [[(b, l) for b, l in zip(d.boxes[i].tolist(), d.labels[i].tolist()) if l > 0] for d in (train, test)]
+        assert both[0] == both[1]
+    test.classes = test.classes[::-1]
+    with pytest.raises(ValueError, match='read the data with classes=model.classes'): evaluate_detector(load_detection_model(run), test)
