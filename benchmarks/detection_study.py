@@ -3,6 +3,7 @@
     python benchmarks/detection_study.py run demo --out RUNS                      # `hjepa_train_detection` as it is shipped, three seeds, with all cores
     python benchmarks/detection_study.py run pyramids --out RUNS [--shard 0/2]    # FPN against single-scale, SSD-style, image pyramid (Lin et al. 2017)
     python benchmarks/detection_study.py run pretraining --out RUNS [--shard 0/2] # H-JEPA against random weights, three pyramids of a plain ViT
+    python benchmarks/detection_study.py measure pyramids --out RUNS              # measures finished runs again
     python benchmarks/detection_study.py table --out RUNS                         # writes nbs/results/detection_{demo,pyramids,pretraining}.json
 
 Everything is resumable; run one process per core. The time of a run is the processor time of its only thread, and schedules follow the share of it that
@@ -127,12 +128,25 @@ def run(args):
         while args.study == 'pretraining' and not (out/f'encoder-{seed}/done').exists(): time.sleep(5)          # another process makes it
         more = PYRAMIDS[name] if args.study == 'pyramids' else vit_overrides(out/f'encoder-{seed}', *name.split('-'))
         trainer = fit(DetectionTrainer, folder, lambda: load_detection_config('scenes', COMMON + more + [f'training.seed={seed}']), load_detection_run, 60 * minutes, train)
-        model = load_detection_model(folder)
-        r = evaluate_detector(model, test, small_below=20)
-        r = {k: v for k, v in r.items() if k != 'bad'} | dict(curves={c: v for c, v in r['curves'].items()} if (name, seed) == ('fpn', 0) else None)
-        r |= dict(study=args.study, arm=name, seed=seed, minutes=minutes, pretrain_minutes=args.pretrain_minutes, images_seen=trainer.images_seen, levels=model.backbone.levels, **cost(model))
-        write_atomic(folder/'result.json', lambda p: p.write_text(json.dumps(r)))
-        print(json.dumps({k: r[k] for k in ('arm', 'seed', 'images_seen', 'map', 'map_50', 'map_small', 'map_medium', 'map_large', 'ms_per_image')}), flush=True)
+        result(folder, dict(study=args.study, arm=name, seed=seed, minutes=minutes, pretrain_minutes=args.pretrain_minutes, images_seen=trainer.images_seen), test)
+
+
+def result(folder: Path, facts: dict, test):
+    "Measure a finished run and write what was measured beside its facts."
+    model = load_detection_model(folder)
+    r = evaluate_detector(model, test, small_below=20)
+    r = facts | {k: v for k, v in r.items() if k not in ('bad', 'curves')} | dict(levels=model.backbone.levels, **cost(model))
+    write_atomic(folder/'result.json', lambda p: p.write_text(json.dumps(r)))
+    print(json.dumps({k: r[k] for k in ('arm', 'seed', 'images_seen', 'map', 'map_50', 'map_small', 'map_medium', 'map_large', 'ms_per_image')}), flush=True)
+
+
+def measure(args):
+    "All finished runs of a study once more: times in one go, on a machine that does nothing else."
+    torch.set_num_threads(1)
+    test = make_scenes('test', 500)
+    for file in sorted((Path(args.out)/args.study).glob('*/result.json')):
+        old = json.loads(file.read_text())
+        result(file.parent, {k: old[k] for k in ('study', 'arm', 'seed', 'minutes', 'pretrain_minutes', 'images_seen')}, test)
 
 
 def table(args):
@@ -148,7 +162,7 @@ def table(args):
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=['run', 'table'])
+    p.add_argument('what', choices=['run', 'measure', 'table'])
     p.add_argument('study', choices=['demo', 'pyramids', 'pretraining'], nargs='?', default='pyramids')
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
@@ -156,4 +170,4 @@ if __name__ == '__main__':
     p.add_argument('--pretrain-minutes', type=float, default=8)
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth run, from the Ith on')
     args = p.parse_args()
-    dict(run=run, table=table)[args.what](args)
+    dict(run=run, measure=measure, table=table)[args.what](args)
