@@ -12,7 +12,7 @@ __all__ = ['HEADS', 'LevelAnchors', 'LevelWeights', 'WeightedFCOSHead', 'Weighte
            'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'show_detection_losses',
            'detector_cost']
 
-# %% ../nbs/10_detection.ipynb #129b3923
+# %% ../nbs/10_detection.ipynb #b42f84e4
 import json
 import math
 import time
@@ -29,7 +29,6 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
@@ -45,7 +44,7 @@ from torchvision.ops.poolers import LevelMapper
 from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
 from .boxes import BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_size, letterbox, show_boxes
 from .data import build_loader, load_image, normalize, to_hw
-from .hierarchy import ConfigError, find_weights, from_values, saved_config, write_atomic
+from .hierarchy import ConfigError, find_weights, from_values, save_model, saved_config, write_atomic
 from .visualization import read_history, smooth
 from .training import Callback, Trainer, TrainingConfig, checkpoints, load_config, load_run, parameter_groups, require, training_checks
 
@@ -478,18 +477,13 @@ def as_pixels(
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
     return to_tensor(_to_pil(image, in_chans))
 
-# %% ../nbs/10_detection.ipynb #14b16bd0
+# %% ../nbs/10_detection.ipynb #5d3adccd
 @patch
 def save_pretrained(self: FPNDetector,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
 ) -> Path: # the file
     "Write weights and configuration to one file, completely or not at all."
-    path = Path(path)
-    if path.suffix != '.safetensors': path = path/'model.safetensors'
-    meta = dict(format='pt', hjepa_format='1', kind='detector', config=json.dumps(asdict(self.config)))
-    state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-    write_atomic(path, lambda tmp: save_file(state, tmp, metadata=meta))
-    return path
+    return save_model(self, path, 'detector')
 
 def load_detection_model(
     path: str | Path, # a .safetensors file, a folder with `model.safetensors`, or the folder of a run of `hjepa_train_detection`

@@ -7,7 +7,7 @@ __all__ = ['TARGET_NORMS', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_count
            'target_cells', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread', 'PredictorConfig',
            'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_keys', 'from_values',
            'check_model_config', 'HJEPA', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic',
-           'find_weights', 'saved_config', 'count_parameters']
+           'save_model', 'find_weights', 'saved_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #ebe7d05d
 import difflib
@@ -531,7 +531,7 @@ def create_hjepa_from_config(
         raise ConfigError(f'the configuration has neither a section "model" nor a key "encoder_type"; its keys are {", ".join(map(str, config)) or "none"}')
     return HJEPA(from_values(ModelConfig, config.get('model', config), 'model'), ema_steps)
 
-# %% ../nbs/04_hierarchy.ipynb #28104e11
+# %% ../nbs/04_hierarchy.ipynb #3f77705b
 def write_atomic(
     path: str | Path, # where the file shall be
     write, # called with the temporary path
@@ -559,10 +559,18 @@ def save_pretrained(self: HJEPA,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
 ) -> Path: # the file
     "Write weights and configuration to one file."
+    return save_model(self, path, 'hjepa')
+
+def save_model(
+    model: nn.Module, # its `config` is a dataclass
+    path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
+    kind: str, # which kind of model it is, see `saved_config`
+) -> Path: # the file
+    "Write a model's weights and configuration to one file, completely or not at all."
     path = Path(path)
     if path.suffix != '.safetensors': path = path/'model.safetensors'
-    meta = dict(format='pt', hjepa_format='1', config=json.dumps(asdict(self.config)))
-    state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+    meta = dict(format='pt', hjepa_format='1', kind=kind, config=json.dumps(asdict(model.config)))
+    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     write_atomic(path, lambda tmp: save_file(state, tmp, metadata=meta))
     return path
 
@@ -594,8 +602,8 @@ def from_pretrained(cls: HJEPA,
     model.load_state_dict(state)
     return model.eval().to(device)
 
-# %% ../nbs/04_hierarchy.ipynb #5d28d56b
-_LOADERS = dict(hjepa='it loads with HJEPA.from_pretrained', detector='it loads with load_detection_model', codec='it loads with load_codec')
+# %% ../nbs/04_hierarchy.ipynb #bf8da50a
+_LOADERS = dict(hjepa='it loads with HJEPA.from_pretrained', detector='it loads with load_detection_model')
 
 def saved_config(
     file: str | Path, # a .safetensors file written by `save_pretrained`

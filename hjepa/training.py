@@ -316,7 +316,7 @@ class Callback:
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer): "When the loop ends with an exception."
 
-# %% ../nbs/07_training.ipynb #d75567be
+# %% ../nbs/07_training.ipynb #83cb429a
 class Trainer:
     """Trains an `HJEPA` and keeps everything in a run folder.
 
@@ -347,6 +347,7 @@ class Trainer:
         self.lr, self.grad_norm = t.lr, 0.
         self._clear_sums()
 
+# %% ../nbs/07_training.ipynb #0626a3ff
 def build_masks(config: RunConfig, model: HJEPA):
     "The mask generator of a configuration for this model's grid; `ConfigError` if its settings do not fit."
     kwargs = {k: v for k, v in asdict(config.masking).items() if v is not None and k not in ('kind', 'num_target_masks')}
@@ -374,6 +375,7 @@ def build_crop_masks(
                                        enc.grid_of(local_size(config, model)), m.kind, c.local_keep, c.exclude_overlap, **kwargs)
     except ValueError as e: raise ConfigError(f'masking and multicrop: {e}') from e
 
+# %% ../nbs/07_training.ipynb #b8f0b231
 def build_view(
     config: RunConfig,
     model: HJEPA, # gives image size and patch size
