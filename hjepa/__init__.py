@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
     from .boxes import BoxDataset, build_box_dataset, make_scenes
+    from .compression import CodecConfig, FPNCodec, load_compression_model
     from .data import load_image
     from .detection import DetectorConfig, FPNDetector, FPNFeatures, evaluate_detector, load_detection_model
     from .encoder import ContextEncoder, Masks, TargetEncoder
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'backbones', 'build_backbone': 'backbones',
-          'BoxDataset': 'boxes', 'build_box_dataset': 'boxes', 'make_scenes': 'boxes', 'load_image': 'data',
+          'BoxDataset': 'boxes', 'build_box_dataset': 'boxes', 'make_scenes': 'boxes',
+          'CodecConfig': 'compression', 'FPNCodec': 'compression', 'load_compression_model': 'compression', 'load_image': 'data',
           'DetectorConfig': 'detection', 'FPNDetector': 'detection', 'FPNFeatures': 'detection', 'evaluate_detector': 'detection', 'load_detection_model': 'detection',
           'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
           'FPN': 'fpn', 'FPNBlock': 'fpn', 'TokenFPN': 'fpn', 'fpn_from_torchvision': 'fpn', 'fpn_to_torchvision': 'fpn',

@@ -6,7 +6,7 @@
 __all__ = ['friendly_errors', 'parser', 'check_kind', 'positive', 'train', 'best_device', 'print_configs', 'run_training',
            'run_loop', 'describe', 'report', 'run_facts', 'format_health', 'measure', 'draw', 'draw_crops', 'evaluate',
            'features', 'extract_folder', 'write_features', 'train_detection', 'run_detection', 'describe_detection',
-           'report_problems', 'report_detection', 'eval_detection', 'detect', 'newest_detector', 'detect_folder',
+           'report_problems', 'report_detection', 'eval_detection', 'detect', 'newest_run', 'detect_folder',
            'detection_row', 'draw_boxes']
 
 # %% ../nbs/12_cli.ipynb #62993f3d
@@ -435,7 +435,7 @@ def eval_detection(
         if args.per_class: print('\n' + format_classes(results))
     return 0
 
-# %% ../nbs/12_cli.ipynb #109a3f54
+# %% ../nbs/12_cli.ipynb #cf2aaadc
 def detect(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
@@ -451,20 +451,24 @@ def detect(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_detect'):
         from hjepa.detection import load_detection_model
-        model = load_detection_model(args.model or newest_detector(), best_device()).set_score_threshold(args.threshold)
+        model = load_detection_model(args.model or newest_run('detector', '--model RUN'), best_device()).set_score_threshold(args.threshold)
         rows, bad = detect_folder(model, args)
         for path in bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
         print(f'{args.output}: {sum(len(r["scores"]) for r in rows)} boxes in {len(rows)} pictures')
     return 0
 
-def newest_detector() -> Path:
-    "The folder of the newest detection run under `runs/`."
+def newest_run(
+    kind: str, # 'detector', 'codec', …
+    option: str, # what names one, for the message
+) -> Path:
+    "The folder of the newest run of a kind under `runs/`. Raises FileNotFoundError if there is none."
     from hjepa.hierarchy import find_weights, saved_config
     for run in sorted(Path('runs').glob('*/config.yaml'), key=lambda f: f.stat().st_mtime, reverse=True):
-        try: saved_config(find_weights(run.parent), 'detector')
+        try: saved_config(find_weights(run.parent), kind)
         except (ValueError, OSError): continue
         return run.parent
-    raise FileNotFoundError('no detector under runs/: train one with hjepa_train_detection, or say which with --model RUN')
+    command = dict(detector='hjepa_train_detection', codec='hjepa_train_codec').get(kind, 'hjepa_train')
+    raise FileNotFoundError(f'no {kind} under runs/: train one with {command}, or say which with {option}')
 
 # %% ../nbs/12_cli.ipynb #474a4b7e
 def detect_folder(

@@ -602,8 +602,8 @@ def from_pretrained(cls: HJEPA,
     model.load_state_dict(state)
     return model.eval().to(device)
 
-# %% ../nbs/04_hierarchy.ipynb #bf8da50a
-_LOADERS = dict(hjepa='it loads with HJEPA.from_pretrained', detector='it loads with load_detection_model')
+# %% ../nbs/04_hierarchy.ipynb #29370c5d
+_LOADERS = dict(hjepa='it loads with HJEPA.from_pretrained', detector='it loads with load_detection_model', codec='it loads with load_compression_model')
 
 def saved_config(
     file: str | Path, # a .safetensors file written by `save_pretrained`

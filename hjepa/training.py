@@ -316,7 +316,7 @@ class Callback:
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer): "When the loop ends with an exception."
 
-# %% ../nbs/07_training.ipynb #83cb429a
+# %% ../nbs/07_training.ipynb #f9bb1047
 class Trainer:
     """Trains an `HJEPA` and keeps everything in a run folder.
 
@@ -338,7 +338,7 @@ class Trainer:
             torch.manual_seed(t.seed)
             self.model = self._make_model().to(self.device)
         self.optimizer = self._make_optimizer()
-        self.parameters = [p for g in self.optimizer.param_groups for p in g['params']]
+        self.parameters = self._clipped()
         self.wrapped, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.callbacks = sorted(callbacks, key=lambda c: c.order)
         self._build_loader()
@@ -391,7 +391,7 @@ def build_view(
     else: transform = AdaptiveMultiCropTransform(min_local_crops=c.min_local_crops, max_local_crops=c.num_local_crops, warmup_epochs=c.warmup_epochs, **common)
     return MultiCropView(dataset, transform, config.model.in_chans, t.seed)
 
-# %% ../nbs/07_training.ipynb #319e38a2
+# %% ../nbs/07_training.ipynb #e889b2af
 @patch
 def _make_dataset(self: Trainer):
     "The pictures that the configuration names."
@@ -407,6 +407,11 @@ def _make_model(self: Trainer) -> nn.Module: # has `save_pretrained` and `pixel_
 
 @patch
 def _make_optimizer(self: Trainer): return build_optimizer(self.model, self.config.training)
+
+@patch
+def _clipped(self: Trainer) -> list[nn.Parameter]:
+    "Parameters whose gradients are clipped, all together."
+    return [p for g in self.optimizer.param_groups for p in g['params']]
 
 @patch
 def _make_view(self: Trainer): return build_view(self.config, self.model, self.dataset)
@@ -800,7 +805,7 @@ class HistoryCallback(Callback):
             self.torn = True
             if len(self.pending) == 1: trainer.say(f'step {trainer.step}: cannot write {self.file} ({e}); will try again')
 
-# %% ../nbs/07_training.ipynb #cceaf069
+# %% ../nbs/07_training.ipynb #43793960
 class ProgressCallback(Callback):
     "A progress bar over the whole run (loss, images/s, time left) and a line per epoch."
     order = 70
@@ -812,7 +817,7 @@ class ProgressCallback(Callback):
                         smoothing=.05, dynamic_ncols=True, mininterval=.5)
     def after_step(self, trainer):
         self.bar.update(self.per_step)
-        if trainer.step % trainer.config.training.log_steps == 0: self.bar.set_postfix_str(f'loss {trainer.outputs["loss"].item():.4f}', refresh=False)
+        if trainer.step % trainer.config.training.log_steps == 0: self.bar.set_postfix_str(trainer.progress(), refresh=False)
     def after_epoch(self, trainer): trainer.say(trainer.summary())
     def after_fit(self, trainer): self.bar.close()
     def on_error(self, trainer): self.bar.close()
@@ -825,6 +830,11 @@ def epoch_line(
     per = lambda key, form: ' '.join(form.format(v) for v in logs[key])
     line = f'epoch {logs["epoch"] + 1:>{len(str(epochs))}}/{epochs}  loss {logs["loss"]:.4f}  per level: loss {per("level_losses", "{:.4f}")}  spread {per("target_std", "{:.2f}")}'
     return line + (f'  rank {per("effective_rank", "{:.0f}")}' if 'effective_rank' in logs else '')
+
+@patch
+def progress(self: Trainer) -> str:
+    "What stands beside the progress bar."
+    return f'loss {self.outputs["loss"].item():.4f}'
 
 @patch
 def summary(self: Trainer) -> str:
