@@ -435,7 +435,7 @@ def eval_detection(
         if args.per_class: print('\n' + format_classes(results))
     return 0
 
-# %% ../nbs/12_cli.ipynb #cf2aaadc
+# %% ../nbs/12_cli.ipynb #95a12e17
 def detect(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
@@ -464,9 +464,10 @@ def newest_run(
     "The folder of the newest run of a kind under `runs/`. Raises FileNotFoundError if there is none."
     from hjepa.hierarchy import find_weights, saved_config
     for run in sorted(Path('runs').glob('*/config.yaml'), key=lambda f: f.stat().st_mtime, reverse=True):
-        try: saved_config(find_weights(run.parent), kind)
-        except (ValueError, OSError): continue
-        return run.parent
+        for folder in (run.parent, *sorted(run.parent.glob('lambda_*'))):                     # a sweep of codecs has its weights one level down
+            try: saved_config(find_weights(folder), kind)
+            except (ValueError, OSError): continue
+            return run.parent
     command = dict(detector='hjepa_train_detection', codec='hjepa_train_codec').get(kind, 'hjepa_train')
     raise FileNotFoundError(f'no {kind} under runs/: train one with {command}, or say which with {option}')
 

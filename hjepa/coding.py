@@ -7,10 +7,11 @@ __all__ = ['PRECISION', 'ESCAPE_WEIGHT', 'LATENT_LIMIT', 'MAGIC', 'VERSION', 'Fa
            'need_constriction', 'symbol_model', 'ans_encode', 'ans_decode', 'StreamError', 'pack_varints',
            'unpack_varints', 'to_indices', 'from_indices', 'seal', 'unseal']
 
-# %% ../nbs/11_coding.ipynb #ea68f5f2
+# %% ../nbs/11_coding.ipynb #468ffdbc
 import math
 import zlib
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ def bits(self: FactorizedPrior,
         log_p = F.logsigmoid(u) + F.logsigmoid(-l) + torch.log(-torch.expm1(-gap))
         return log_p / -math.log(2)
 
-# %% ../nbs/11_coding.ipynb #3b5c8203
+# %% ../nbs/11_coding.ipynb #f7ec4847
 @patch
 def quantile_loss(self: FactorizedPrior) -> Tensor: # scalar
     "How far the quantiles are from where they should be, in logits. Its gradient reaches `quantiles` only."
@@ -84,7 +85,7 @@ def quantile_loss(self: FactorizedPrior) -> Tensor: # scalar
 def solve_quantiles(self: FactorizedPrior):
     "Set the quantiles to where the quantile loss would lead them, by bisection (for a start, and after training)."
     t = math.log(2 / self.tail_mass - 1)
-    p = deepcopy(self).double()
+    p = deepcopy(self).cpu().double()                                                   # some devices have no float64
     goal = p.quantiles.new_tensor([-t, 0., t])
     lo, hi = torch.full_like(p.quantiles, -1e5), torch.full_like(p.quantiles, 1e5)
     for _ in range(60):
@@ -128,9 +129,9 @@ def update_tables(self: FactorizedPrior):
         tables[c, :n + 1], low[c] = integer_table(np.maximum(pmf, 0)), start - reach
     self.weights.copy_(torch.from_numpy(tables)); self.low.copy_(torch.from_numpy(low))
 
-# %% ../nbs/11_coding.ipynb #e76756b8
-def need_constriction(): # its module `stream`
-    "The library, or a message that says how to get it."
+# %% ../nbs/11_coding.ipynb #84ae3608
+def need_constriction() -> Any: # its module `stream`
+    "The library that codes. Raises an ImportError that says how to get it."
     try: import constriction
     except ImportError as e: raise ImportError('coding streams needs constriction: pip install "hjepa[compression]"') from e
     return constriction.stream

@@ -7,10 +7,11 @@ __all__ = ['MAX_SIDE', 'MAX_NUMBERS', 'NUMBERS_PER_BYTE', 'level_area', 'convert
            'Synthesis', 'CodecConfig', 'check_codec_config', 'FPNCodec', 'PyramidShape', 'pack_shape', 'unpack_shape',
            'bits_per_pixel', 'load_compression_model']
 
-# %% ../nbs/11_compression.ipynb #b66940a2
+# %% ../nbs/11_compression.ipynb #f81af4a3
 import hashlib
 import json
 import math
+import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +106,7 @@ class Synthesis(nn.Module):
         "Block transform plus correction, cut to `size`."
         return (self.block(y) + self.correct(y))[..., :size[0], :size[1]]
 
-# %% ../nbs/11_compression.ipynb #60767f5d
+# %% ../nbs/11_compression.ipynb #613fd65b
 @dataclass
 class CodecConfig:
     "A codec for the maps of a feature pyramid."
@@ -123,6 +124,8 @@ class CodecConfig:
     lambda_value: float = 0.3 # λ in MSE + λ · (bits per pixel of the picture); larger: fewer bits
     noise: str = 'noise' # training: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
     stride: float = 4.0 # pixels per cell of the finest level, to count pixels where features do not say it themselves
+    canvas: Optional[List[int]] = None # filled in by the training: [height, width] in pixels that pictures are fitted into
+    features_of: Optional[str] = None # filled in by the training: digest of the detector's weights
 
 def check_codec_config(
     cfg: CodecConfig, # what to check
@@ -227,7 +230,7 @@ class PyramidShape:
         (h, w), area = self.sizes[0], stride ** 2
         return self.batch * (math.prod(self.canvas) if self.canvas else h * w * area)
 
-# %% ../nbs/11_compression.ipynb #2df6783c
+# %% ../nbs/11_compression.ipynb #4918d30e
 @patch
 def as_maps(self: FPNCodec,
     features: Any, # FPNFeatures, a dict of level name → [B, C, h, w], or a list of [C, h, w] or [B, C, h, w], tensors or arrays
@@ -235,7 +238,8 @@ def as_maps(self: FPNCodec,
     "Check features and bring them into one form. Raises ValueError for those that do not fit this codec."
     named = isinstance(features, dict)
     if named and list(features) != self.levels: raise ValueError(f'features of levels {", ".join(map(str, features)) or "(none)"}: this codec is for {", ".join(self.levels)}')
-    maps = [torch.as_tensor(v).to(self.std.device, torch.float32) for v in (features.values() if named else features)]
+    plain = lambda v: np.ascontiguousarray(v, v.dtype.newbyteorder('=')) if isinstance(v, np.ndarray) else v       # torch takes no other order of bytes or negative steps
+    maps = [torch.as_tensor(plain(v)).to(self.std.device, torch.float32) for v in (features.values() if named else features)]
     if len(maps) != len(self.levels): raise ValueError(f'{len(maps)} maps were given: this codec is for {len(self.levels)} levels')
     single = not named and all(m.ndim == 3 for m in maps)
     if single: maps = [m[None] for m in maps]
@@ -245,7 +249,9 @@ def as_maps(self: FPNCodec,
     sizes = [tuple(m.shape[-2:]) for m in maps]
     if not named: return maps, PyramidShape(len(maps[0]), sizes, single=single)
     canvas = getattr(features, 'canvas', tuple(round(n * self.config.stride) for n in sizes[0]))
-    return maps, PyramidShape(len(maps[0]), sizes, canvas, list(getattr(features, 'image_sizes', [canvas] * len(maps[0]))))
+    image_sizes = list(getattr(features, 'image_sizes', [canvas] * len(maps[0])))
+    if len(image_sizes) != len(maps[0]): raise ValueError(f'{len(image_sizes)} sizes of pictures for a batch of {len(maps[0])}: give FPNFeatures the sizes of just these pictures')
+    return maps, PyramidShape(len(maps[0]), sizes, canvas, image_sizes)
 
 # %% ../nbs/11_compression.ipynb #dab26568
 @patch
@@ -292,7 +298,7 @@ def parameter_sets(self: FPNCodec) -> tuple[list[nn.Parameter], list[nn.Paramete
     aux = [p.quantiles for p in self.priors]
     return [p for p in self.parameters() if not any(p is q for q in aux)], aux
 
-# %% ../nbs/11_compression.ipynb #17edea7c
+# %% ../nbs/11_compression.ipynb #d52e81ba
 @patch
 @torch.no_grad()
 def fit(self: FPNCodec,
@@ -306,7 +312,8 @@ def fit(self: FPNCodec,
     for features in batches:
         for l, x in enumerate(self.as_maps(features)[0]):
             if not x.numel(): continue
-            rows = rearrange(pad_to_blocks(x, s), 'b c (h i) (w j) -> (b h w) (c i j)', i=s, j=s).double()
+            rows = rearrange(pad_to_blocks(x, s), 'b c (h i) (w j) -> (b h w) (c i j)', i=s, j=s)
+            rows = (rows.cpu() if x.device.type == 'mps' else rows).double()           # Apple's GPUs have no float64
             rows = torch.cat([torch.ones_like(rows[:, :1]), rows], 1)
             sums[l], seen[l] = sums[l] + rows.T @ rows, seen[l] + len(rows)
     if not all(seen) or not all(x.isfinite().all() for x in sums): raise ValueError(f'statistics need finite features in every level; blocks per level: {dict(zip(self.levels, seen))}')
@@ -419,8 +426,8 @@ def unpack_shape(
     if pack_shape(shape) != read.data[start:read.at]: raise StreamError('damaged: its shapes are spelt in a way that no encoder writes')
     return shape
 
-# %% ../nbs/11_compression.ipynb #fcdaeba9
-MAX_NUMBERS = 2 ** 28 # most numbers (features or latents) of a stream
+# %% ../nbs/11_compression.ipynb #27dc6252
+MAX_NUMBERS = 2 ** 26 # most numbers (features or latents) of a stream
 NUMBERS_PER_BYTE = 2 ** 16 # a stream has at least a byte for so many
 
 @patch
@@ -565,7 +572,7 @@ def bits_per_pixel(
     "The rate: all bytes of the stream, over the pixels that the network saw."
     return 8 * len(data) / shape.pixels(stride)
 
-# %% ../nbs/11_compression.ipynb #c0569be6
+# %% ../nbs/11_compression.ipynb #2989941a
 @patch
 def save_pretrained(self: FPNCodec,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
@@ -586,7 +593,9 @@ def load_compression_model(
     if wrong: raise ValueError(f'{file}: weights and configuration of the file disagree, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors)')
     codec.load_state_dict(state)
     codec.eval()
-    if not codec.fingerprint.any(): codec.update_tables()                                 # a checkpoint from the middle of a training
+    if not codec.fingerprint.any():
+        warnings.warn(f'{file.name}: a codec from the middle of its training; its tables are made now, and its streams can be read with this very file only')
+        codec.update_tables()
     elif not torch.equal(codec.fingerprint, codec.compute_fingerprint()):
         raise ValueError(f'{file}: its fingerprint does not fit its weights; they were changed after update_tables(), or the file is damaged')
     return codec.to(device)

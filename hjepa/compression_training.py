@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PictureFeatures', 'read_maps', 'FileFeatures', 'CodecData', 'CodecTraining', 'CodecEvaluation', 'CodecRun',
-           'check_codec_run', 'load_codec_config', 'load_codec_run', 'codec_detection', 'feature_source', 'adapt',
-           'codec_groups', 'begin', 'CodecTrainer', 'codec_signs', 'CodecWatch', 'analyse_features', 'nn_eval',
-           'format_analysis', 'show_analysis', 'AnalysisCallback', 'real_bits', 'TablesCallback', 'codec_callbacks',
-           'sweep_plan', 'is_complete', 'codec_runs', 'train_sweep']
+           'check_codec_run', 'load_codec_config', 'load_codec_run', 'codec_detection', 'feature_source',
+           'weights_digest', 'fill_from_features', 'codec_groups', 'start_codec', 'CodecTrainer', 'codec_signs',
+           'CodecWatch', 'analyse_features', 'format_analysis', 'show_analysis', 'AnalysisCallback', 'real_bits',
+           'TablesCallback', 'codec_callbacks', 'sweep_plan', 'is_complete', 'codec_runs', 'train_sweep']
 
-# %% ../nbs/11_compression_training.ipynb #9662761b
+# %% ../nbs/11_compression_training.ipynb #d1e812e8
+import hashlib
 import json
 import math
 from collections import deque
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .boxes import BoxDataset, BoxEvalView, BoxView
-from .compression import CodecConfig, FPNCodec, bits_per_pixel, check_codec_config, load_compression_model
+from .compression import MAX_NUMBERS, CodecConfig, FPNCodec, check_codec_config, load_compression_model
 from .data import BadImages, DataError, build_loader, normalize, to_hw
 from .detection import DetectionConfig, DetectionData, FPNDetector, FPNFeatures, detection_dataset, load_detection_model, load_detection_run
 from .hierarchy import ConfigError, write_atomic
@@ -125,11 +126,11 @@ def sample(self: PictureFeatures,
     if self.kept is None: yield from (f for f, _ in self.batches(index, batch_size) if f is not None)
     else: yield from (self.features(dict(index=torch.tensor(index[i:i + batch_size]))) for i in range(0, len(index), batch_size))
 
-# %% ../nbs/11_compression_training.ipynb #5b6f5855
+# %% ../nbs/11_compression_training.ipynb #a0158d84
 def read_maps(
     file: str | Path, # .safetensors or .npz
 ) -> dict[str, Tensor]: # level → [C, h, w] float32, fine → coarse
-    "A picture's feature maps from a file. Raises ValueError for a file without maps."
+    "A picture's feature maps from a file. Raises ValueError for a file without maps, or with numbers that are not finite."
     from safetensors.torch import load_file
     file = Path(file)
     try:
@@ -140,6 +141,8 @@ def read_maps(
     except Exception as e: raise ValueError(f'{file}: cannot be read as feature maps ({e})') from e
     wrong = [f'{k} {tuple(v.shape)}' for k, v in maps.items() if v.ndim != 3]
     if wrong or not maps: raise ValueError(f'{file}: expected arrays of shape [C, h, w], one per level; it has {", ".join(wrong) or "none"}')
+    broken = [k for k, v in maps.items() if not v.isfinite().all()]
+    if broken: raise ValueError(f'{file}: {broken[0]} has numbers that are not finite')
     return {k: maps[k].float() for k in sorted(maps, key=lambda k: (-maps[k].shape[1] * maps[k].shape[2], k))}
 
 class FileFeatures:
@@ -243,13 +246,13 @@ class CodecTraining(TrainingConfig):
     fit_pictures: int = 256 # pictures that statistics and first transforms are made from
     first_step: float = 1.0 # rounding step to begin with, in spreads of a level
 
-# %% ../nbs/11_compression_training.ipynb #886121bd
+# %% ../nbs/11_compression_training.ipynb #04225601
 @dataclass
 class CodecEvaluation:
     "What is measured."
     every: Optional[int] = 1 # epochs between analyses of features and latents; null: only at the end
     pictures: int = 64 # that they look at
-    batch_size: int = 16
+    batch_size: int = 16 # pictures at once
     small_below: float = 32.0 # see `hjepa.detection.DetectionEvaluation`
 
 @dataclass
@@ -268,7 +271,7 @@ def check_codec_run(
     check_codec_config(m)
     lams = t.lambda_values
     require(training_checks(t) + [(getattr(t, k) > 0, f'training.{k}', getattr(t, k), 'a number above 0') for k in ('prior_lr', 'aux_lr', 'base_epochs', 'fit_pictures', 'first_step')] + [
-        (lams is None or len(lams) > 0 and min(lams) > 0 and len(set(lams)) == len(lams), 'training.lambda_values', lams, 'null, or different numbers above 0'),
+        (lams is None or len(lams) > 0 and min(lams) > 0 and len({f'{v:g}' for v in lams}) == len(lams), 'training.lambda_values', lams, 'null, or numbers above 0 that differ in six digits'),
         (not (d.features and (d.detector or d.dataset)), 'data.features', d.features, 'null where data.detector or data.dataset is given: features come from files or from pictures'),
         (d.resize is None or len(d.resize) == 2 and min(d.resize) > 0, 'data.resize', d.resize, 'null, or [height, width] in pixels'),
         (0 <= d.flip <= 1, 'data.flip', d.flip, 'a probability'), (0 <= d.max_bad_share <= 1, 'data.max_bad_share', d.max_bad_share, 'a share from 0 to 1'),
@@ -295,9 +298,9 @@ def load_codec_run(
     safe += [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints')] + [f'evaluation.{k}' for k in ('every', 'pictures', 'batch_size', 'small_below')]
     return load_run(run_dir, overrides, load_codec_config, tuple(safe))
 
-# %% ../nbs/11_compression_training.ipynb #4a5592c0
+# %% ../nbs/11_compression_training.ipynb #c3fe025e
 def codec_detection(
-    cfg: CodecRun,
+    cfg: CodecRun, # with data.detector
     detector: FPNDetector | None = None, # gives the classes, for a detector without a run folder
 ) -> DetectionConfig:
     "The detector's run as this configuration wants it: its pictures, or others. Raises `ConfigError` if there are none."
@@ -315,6 +318,7 @@ def feature_source(
     part: str = 'train', # 'train' or 'test'
     detector: FPNDetector | None = None, # already loaded; None: data.detector
     progress: bool = False, # show a bar
+    device: torch.device | str = 'cpu', # of the detector
 ) -> PictureFeatures | FileFeatures:
     "The features that a configuration trains or tests on."
     d = cfg.data
@@ -323,17 +327,27 @@ def feature_source(
         if not folder: raise ConfigError('data.test_features=None: expected a folder of feature maps to measure on')
         return FileFeatures(folder, cfg.model.stride)
     if not d.detector: raise ConfigError('data.detector=None: expected the run folder or file of a detector (or a folder of maps as data.features)')
-    detector = detector or load_detection_model(d.detector)
+    detector = (detector or load_detection_model(d.detector)).to(device)
     pictures = detection_dataset(codec_detection(cfg, detector), part)
     return PictureFeatures(detector, pictures, tuple(d.resize) if d.resize else None, d.flip if part == 'train' else 0., d.cache_gb if part == 'train' else 0., d.num_workers, d.max_bad_share, progress)
 
-# %% ../nbs/11_compression_training.ipynb #ea41b22a
-def adapt(
+# %% ../nbs/11_compression_training.ipynb #0296c9fa
+def weights_digest(
+    model: torch.nn.Module,
+) -> str: # 8 hexadecimal digits
+    "A SHA-256 of all weights, shortened: another detector has other features, and its codec is another one."
+    digest = hashlib.sha256()
+    for name, v in sorted(model.state_dict().items()): digest.update(name.encode() + v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+def fill_from_features(
     model: CodecConfig, # changed in place
     source: PictureFeatures | FileFeatures, # of features
 ) -> CodecConfig: # the same
     "Fill in what the configuration leaves to the features. Raises `ConfigError` where it contradicts them."
     facts = dict(num_fpn_levels=len(source.levels), fpn_channels_per_level=source.channels[0] if len(set(source.channels)) == 1 else list(source.channels), levels=list(source.levels))
+    model.canvas = None if source.detector is None else list(source.canvas)
+    model.features_of = None if source.detector is None else weights_digest(source.detector)
     for key, value in facts.items():
         if (mine := getattr(model, key)) is None: setattr(model, key, value)
         elif mine != value and not (key == 'fpn_channels_per_level' and mine == list(source.channels)):
@@ -341,7 +355,7 @@ def adapt(
     model.stride = source.stride
     return model
 
-# %% ../nbs/11_compression_training.ipynb #79a8230c
+# %% ../nbs/11_compression_training.ipynb #9659370f
 def codec_groups(
     codec: FPNCodec,
     t: CodecTraining, # gives the three rates
@@ -353,7 +367,7 @@ def codec_groups(
     for p, n in names.items(): groups[kind(n)]['params'].append(p); groups[kind(n)]['names'].append(n)
     return list(groups.values())
 
-def begin(
+def start_codec(
     codec: FPNCodec, # fresh
     cfg: CodecRun,
     source: PictureFeatures | FileFeatures, # of features
@@ -365,19 +379,19 @@ def begin(
         for p in codec.priors: p.solve_quantiles()
         return
     other = load_compression_model(t.start)
-    ours, theirs = (asdict(replace(c.config, lambda_value=1., level_weights=None, noise='noise')) for c in (codec, other))      # the loss may be another one
+    ours, theirs = (asdict(replace(c.config, lambda_value=1., level_weights=None, noise='noise', canvas=None, features_of=None)) for c in (codec, other))      # the loss may be another one
     differ = [k for k in ours if ours[k] != theirs[k]]
     if differ: raise ConfigError(f'training.start={t.start}: its {differ[0]} is {theirs[differ[0]]}, here it is {ours[differ[0]]}')
     codec.load_state_dict(other.state_dict())
 
-# %% ../nbs/11_compression_training.ipynb #0d9f747e
+# %% ../nbs/11_compression_training.ipynb #fb7eeeb9
 class CodecTrainer(Trainer):
     "The training loop for a codec. `dataset` is a `PictureFeatures` or `FileFeatures`."
     kind, model_schema, check = 'codec', CodecConfig, staticmethod(check_codec_run)
-    def _make_dataset(self): return feature_source(self.config, progress=self.accelerator.is_main_process)
+    def _make_dataset(self): return feature_source(self.config, progress=self.accelerator.is_main_process, device=self.device)
     def _make_model(self) -> FPNCodec:
-        codec = FPNCodec(adapt(self.config.model, self.dataset))
-        if not checkpoints(self.run_dir): begin(codec, self.config, self.dataset)
+        codec = FPNCodec(fill_from_features(self.config.model, self.dataset)).to(self.device)
+        if not checkpoints(self.run_dir): start_codec(codec, self.config, self.dataset)
         return codec.train()
     def _make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
@@ -398,10 +412,14 @@ class CodecTrainer(Trainer):
                     level_mse=o['level_mse'].tolist(), level_bpp=o['level_bpp'].tolist())
     def progress(self) -> str:
         o = self.outputs
-        return f'λ {self.config.model.lambda_value:g}  loss {o["loss"].item():.3f} = MSE {o["mse"].item():.3f} + λ · {o["bpp"].item():.3f} bits/px  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}'
+        mse, bpp, lam = o['mse'].item(), o['bpp'].item(), self.config.model.lambda_value
+        levels = ' '.join(f'{k} {m:.2f}/{b:.3f}' for k, m, b in zip(self.model.levels, o['level_mse'].tolist(), o['level_bpp'].tolist()))
+        return f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  λR/D {lam * bpp / max(mse, 1e-12):.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}'
     def summary(self) -> str:
         l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
-        return f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  per level: MSE {per("level_mse")}  bits {per("level_bpp")}'
+        ratio = self.config.model.lambda_value * l['bpp'] / max(l['mse'], 1e-12)
+        return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
+                f'per level: MSE {per("level_mse")}  bits {per("level_bpp")}')
 
 # %% ../nbs/11_compression_training.ipynb #3d371729
 def codec_signs(
@@ -424,7 +442,7 @@ def codec_signs(
     if abs(drift) > .03: out['drift'] = f'streams are {drift:+.1%} longer than estimated: the densities do not fit the latents (yet); raise training.prior_lr, or train longer'
     return out
 
-# %% ../nbs/11_compression_training.ipynb #379aced9
+# %% ../nbs/11_compression_training.ipynb #98a4c562
 class CodecWatch(Callback):
     "Warnings in words: gradient, rate, distortion, magnitudes, drift. `warnings` keeps what was said."
     order = 60
@@ -436,10 +454,12 @@ class CodecWatch(Callback):
         o, usual = trainer.outputs, float(np.median(self.norms)) if self.norms else math.inf
         raw = 16 * sum(v[0].numel() for v in trainer.features.values()) / math.prod(trainer.features.canvas)
         signs = codec_signs(o['mse'].item(), o['bpp'].item(), trainer.config.model.lambda_value, trainer.grad_norm, usual, self.magnitude(trainer) if trainer.step % 10 == 1 else 0., raw_bpp=raw)
-        self.norms.append(trainer.grad_norm)
+        if math.isfinite(trainer.grad_norm): self.norms.append(trainer.grad_norm)
         if trainer.step <= self.settle: signs = {k: v for k, v in signs.items() if k == 'magnitude'}
         self.look(trainer, signs, dict(gradient=3, magnitude=1), [k for k in ('gradient', 'magnitude', 'useless', 'rate', 'distortion') if k != 'magnitude' or trainer.step % 10 == 1])
-    def magnitude(self, trainer) -> float:
+    def magnitude(self,
+        trainer, # with the batch's `features`
+    ) -> float:
         "Largest distance of this batch's features from their channels' means, in spreads of their levels."
         m = trainer.model
         return max(((v - getattr(m, f'mean_{l}')[:, None, None]).abs().max() / m.std[l]).item() for l, v in enumerate(trainer.features.values()) if v.numel())
@@ -456,7 +476,7 @@ class CodecWatch(Callback):
         for c in trainer.callbacks:
             if isinstance(c, HistoryCallback): c.write(trainer, line)
 
-# %% ../nbs/11_compression_training.ipynb #cdae6658
+# %% ../nbs/11_compression_training.ipynb #6e98aadf
 @torch.no_grad()
 def analyse_features(
     codec: FPNCodec, # left in the mode it is in
@@ -464,7 +484,7 @@ def analyse_features(
 ) -> list[dict]: # per level: level, mean, std, min, max, mse, bpp, rate_share, zeros, bits_per_latent
     "Features, latents and rate of every level."
     was, sums, pixels = codec.training, {}, 0.
-    nn_eval(codec)
+    torch.nn.Module.train(codec, False)                                               # without touching the tables
     for features in batches:
         maps, shape = codec.as_maps(features)
         out, latents = codec(features), codec.quantise(features)[0]
@@ -473,6 +493,7 @@ def analyse_features(
         for l, (x, q) in enumerate(zip(maps, latents)):
             s = sums.setdefault(l, dict(n=0, sum=0., squares=0., min=math.inf, max=-math.inf, error=0., bits=0., latents=0, zeros=0))
             if not x.numel(): continue
+            x = x.cpu()
             s['n'] += x.numel(); s['sum'] += x.double().sum().item(); s['squares'] += x.double().square().sum().item()
             s['min'], s['max'] = min(s['min'], x.min().item()), max(s['max'], x.max().item())
             s['error'] += out['level_mse'][l].item() * x.numel(); s['bits'] += out['level_bpp'][l].item() * n
@@ -480,10 +501,6 @@ def analyse_features(
     codec.training = was
     for m in codec.children(): m.train(was)
     return [_level_row(name, s, pixels, sum(t['bits'] for t in sums.values())) for name, s in zip(codec.levels, sums.values())]
-
-def nn_eval(codec: FPNCodec):
-    "Evaluation mode without touching the tables."
-    torch.nn.Module.train(codec, False)
 
 def _level_row(name: str, s: dict, pixels: float, bits: float) -> dict:
     n, k = max(s['n'], 1), max(s['latents'], 1)
@@ -498,7 +515,7 @@ def format_analysis(
     head = f'{"level":6s}{"mean":>9s}{"spread":>9s}{"from":>9s}{"to":>9s}{"MSE":>8s}{"bits/px":>9s}{"of rate":>9s}{"zeros":>8s}{"bits/latent":>13s}'
     return '\n'.join([head] + [f'{r["level"]:6s}{r["mean"]:9.3f}{r["std"]:9.3f}{r["min"]:9.2f}{r["max"]:9.2f}{r["mse"]:8.3f}{r["bpp"]:9.4f}{r["rate_share"]:9.1%}{r["zeros"]:8.1%}{r["bits_per_latent"]:13.3f}' for r in rows])
 
-# %% ../nbs/11_compression_training.ipynb #a28d4f87
+# %% ../nbs/11_compression_training.ipynb #25a57ada
 def show_analysis(
     rows: list[dict], # of `analyse_features`
     title: str = '', # for example λ and epoch
@@ -543,17 +560,23 @@ class AnalysisCallback(Callback):
 def real_bits(
     codec: FPNCodec, # in any mode; left as it is
     features: list[FPNFeatures],
-) -> tuple[float, float]: # bits per pixel: estimated, and of the bytes of one stream per batch
+) -> tuple[float, float]: # bits per pixel: estimated, and of the bytes, with one header for many pictures
     "The estimate against the bytes."
     copy = deepcopy(codec).update_tables()
     sizes, estimates, pixels = 0., 0., 0.
-    for f in features:
+    for f in (part for f in features for part in _in_parts(f)):
         n = copy.as_maps(f)[1].pixels(copy.config.stride)
         with torch.no_grad(): estimates += copy(f)['bpp'].item() * n
         sizes, pixels = sizes + 8 * len(copy.compress(f)), pixels + n
     return estimates / pixels, sizes / pixels
 
-# %% ../nbs/11_compression_training.ipynb #03dabe82
+def _in_parts(features: FPNFeatures) -> Iterator[FPNFeatures]:
+    "A batch in parts that a stream can hold."
+    batch = len(features.image_sizes)
+    step = max(1, MAX_NUMBERS // 4 // max(1, sum(v[0].numel() for v in features.values())))
+    for i in range(0, batch, step): yield FPNFeatures({k: v[i:i + step] for k, v in features.items()}, features.image_sizes[i:i + step], features.canvas)
+
+# %% ../nbs/11_compression_training.ipynb #e1e5ab91
 class TablesCallback(Callback):
     "Makes the integer tables of a finished run, and writes them into its last checkpoint."
     order = 95
@@ -561,7 +584,7 @@ class TablesCallback(Callback):
         if trainer.epoch < trainer.config.training.epochs: return
         trainer.model.update_tables()
         found = checkpoints(trainer.run_dir)
-        if found: trainer.model.save_pretrained(found[-1])
+        if found and found[-1].name == f'step_{trainer.step:08d}': trainer.model.save_pretrained(found[-1])
 
 def codec_callbacks(
     cfg: CodecRun,
@@ -601,7 +624,7 @@ def codec_runs(
     if not found: raise FileNotFoundError(f'{run_dir}: no codec is finished yet; go on with hjepa_train_codec --resume {run_dir}')
     return found
 
-# %% ../nbs/11_compression_training.ipynb #745f8800
+# %% ../nbs/11_compression_training.ipynb #aeaf765f
 def train_sweep(
     cfg: CodecRun, # with training.lambda_values
     run_dir: str | Path, # the sweep's folder; what is there already is not done again
@@ -613,10 +636,20 @@ def train_sweep(
     for folder, one in sweep_plan(cfg, run_dir):
         if is_complete(folder, one.training.epochs): continue
         trainer = CodecTrainer(one, folder, source, make_callbacks(one))
-        if trainer.is_main and not (folder/'config.yaml').exists(): new_run(folder, trainer.config)
-        trainer.accelerator.wait_for_everyone()
+        _begin_run(trainer)
         if checkpoints(folder): trainer.resume()
         describe(trainer)
         if not trainer.fit(): return False
         trainer.accelerator.wait_for_everyone()
     return True
+
+# %% ../nbs/11_compression_training.ipynb #9eacc00c
+def _begin_run(trainer: CodecTrainer):
+    "Make a run's folder on the main process; every process learns if it could not be made."
+    from accelerate.utils import broadcast_object_list
+    error = [None]
+    if trainer.is_main and not (trainer.run_dir/'config.yaml').exists():
+        try: new_run(trainer.run_dir, trainer.config)
+        except OSError as e: error[0] = e
+    if trainer.world_size > 1: broadcast_object_list(error)
+    if error[0] is not None: raise error[0]

@@ -77,7 +77,7 @@ def table_bits(
     index, codes = to_indices(latents, low, weights)
     return float((PRECISION - np.log2(np.take_along_axis(weights, index.astype(np.int64), 1))).sum()) + 8 * len(pack_varints(codes))
 
-# %% ../nbs/11_rate_distortion.ipynb #548f9493
+# %% ../nbs/11_rate_distortion.ipynb #6002f4e0
 @dataclass
 class FeatureStatistics:
     "What both ends know of a detector's features."
@@ -97,21 +97,21 @@ def feature_statistics(
     for features in source:
         names = list(features)
         for k, v in features.items():
-            v = v.double().cpu()
+            v = v.cpu().double()
             sums[k] = sums.get(k, 0) + torch.stack([v.new_tensor(v[:, 0].numel()).expand(v.shape[1]), v.sum((0, 2, 3)), v.square().sum((0, 2, 3))])
     if not names or not all(s[0, 0] for s in sums.values()): raise ValueError('no features to measure statistics on; give at least one batch, without empty levels')
     means = [sums[k][1] / sums[k][0] for k in names]
     spreads = [(sums[k][2] / sums[k][0] - m.square()).mean().clamp_min(1e-12).sqrt().item() for k, m in zip(names, means)]
     return FeatureStatistics(names, [m.float() for m in means], spreads, [1 / len(names)] * len(names))
 
-# %% ../nbs/11_rate_distortion.ipynb #6d1d5f29
+# %% ../nbs/11_rate_distortion.ipynb #ea592fb5
 @patch
 def squared_errors(self: FeatureStatistics,
     features: FPNFeatures, # what should have arrived
     decoded: FPNFeatures, # what did
 ) -> Tensor: # [L, 2] float64: per level the sum of squared errors over the squared spread, and how many numbers
     "What to add up over batches for the MSE of every level."
-    error = lambda k, s: [(decoded[k].double() - features[k].double()).square().sum().item() / s ** 2, features[k].numel()]
+    error = lambda k, s: [(decoded[k] - features[k]).cpu().double().square().sum().item() / s ** 2, features[k].numel()]
     return torch.tensor([error(k, s) for k, s in zip(self.levels, self.spreads)], dtype=torch.float64)
 
 @patch
@@ -418,7 +418,7 @@ def as_streams(
     if has('compress', 'decompress'): return PlainStreams(codec, name)
     raise TypeError(f'{name!r} is a {type(codec).__name__}: expected an FPNCodec, or an object with compress(features) and decompress(bytes)')
 
-# %% ../nbs/11_rate_distortion.ipynb #3dea810c
+# %% ../nbs/11_rate_distortion.ipynb #25e36996
 class Tally:
     "What one codec did, summed over batches."
     def __init__(self,
@@ -453,7 +453,7 @@ class Tally:
 def _now(features: FPNFeatures) -> float:
     "The time in seconds, when the device has done what it was told."
     device = next(iter(features.values())).device
-    if device.type == 'cuda': torch.cuda.synchronize(device)
+    if device.type != 'cpu': torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 # %% ../nbs/11_rate_distortion.ipynb #894bcdc9
@@ -790,7 +790,7 @@ def _rate_axis(ax: Any):
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:g}')); ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(alpha=.25)
 
-# %% ../nbs/11_rate_distortion.ipynb #5e7799ad
+# %% ../nbs/11_rate_distortion.ipynb #b9b51dbf
 def show_rate_distortion(
     results: dict, # of `measure_codecs` or `pool_seeds`
     quality: str = 'map_50', # of the second panel: map_50, map, map_75, map_small, …
@@ -810,7 +810,7 @@ def show_rate_distortion(
             if rows[0].get('kind') == 'picture': _draw_curve(ax, rows, y, style, f'{name}, no header', 'bpp_without_header', ls=':', lw=1, mfc='white', alpha=.8)
     full = results['reference'].get(quality)
     if measured and full is not None:
-        axes[1].axhline(full, color='black', lw=1, label='uncompressed')
+        axes[1].axhline(full, color='black', lw=1, label=f'uncompressed ({results["reference"]["bpp"]:.0f} bits per pixel)')
         if share is not None: axes[1].axhline(share * full, color='black', lw=.8, ls=(0, (2, 3)), label=f'{100 * share:g} % of it')
     for ax, (_, words) in zip(axes, panels): _rate_axis(ax); ax.set(ylabel=words)
     axes[0].set(yscale='log')
