@@ -515,19 +515,19 @@ def format_analysis(
     head = f'{"level":6s}{"mean":>9s}{"spread":>9s}{"from":>9s}{"to":>9s}{"MSE":>8s}{"bits/px":>9s}{"of rate":>9s}{"zeros":>8s}{"bits/latent":>13s}'
     return '\n'.join([head] + [f'{r["level"]:6s}{r["mean"]:9.3f}{r["std"]:9.3f}{r["min"]:9.2f}{r["max"]:9.2f}{r["mse"]:8.3f}{r["bpp"]:9.4f}{r["rate_share"]:9.1%}{r["zeros"]:8.1%}{r["bits_per_latent"]:13.3f}' for r in rows])
 
-# %% ../nbs/11_compression_training.ipynb #25a57ada
+# %% ../nbs/11_compression_training.ipynb #e98d2aa1
 def show_analysis(
     rows: list[dict], # of `analyse_features`
     title: str = '', # for example λ and epoch
 ): # a matplotlib figure
-    "Features' range and spread, MSE, rate and share of zeros of every level."
+    "Features' range (line), mean and spread (point and bar), MSE, rate and share of zeros of every level."
     from hjepa.visualization import Picture
     fig, names = Picture(figsize=(9, 2.6), layout='constrained'), [r['level'] for r in rows]
     ax = fig.subplots(1, 4)
     y, get = np.arange(len(rows)), lambda k: np.array([r[k] for r in rows])
     ax[0].hlines(y, get('min'), get('max'), color='#999999'); ax[0].errorbar(get('mean'), y, xerr=get('std'), fmt='o', color='#0072b2', capsize=3)
-    ax[0].set(xlabel='features: range, mean ± spread')
-    for a, k, label, colour in ((ax[1], 'mse', 'MSE (1: only the mean arrives)', '#d55e00'), (ax[2], 'bpp', 'bits per pixel', '#009e73'), (ax[3], 'zeros', 'share of latents that are 0', '#cc79a7')): a.barh(y, get(k), color=colour); a.set_xlabel(label)
+    ax[0].set(xlabel='feature values')
+    for a, k, label, colour in ((ax[1], 'mse', 'MSE (1: mean alone)', '#d55e00'), (ax[2], 'bpp', 'bits per pixel', '#009e73'), (ax[3], 'zeros', 'share of zero latents', '#cc79a7')): a.barh(y, get(k), color=colour); a.set_xlabel(label)
     ax[3].set_xlim(0, 1)
     for a in ax: a.set_yticks(y, names); a.invert_yaxis()
     if title: fig.suptitle(title)

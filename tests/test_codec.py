@@ -97,3 +97,12 @@ def test_kitti_configuration(tmp_path):
     trainer = CodecTrainer(config, tmp_path/'run', source)
     trainer.fit()
     assert trainer.step == 1 and trainer.outputs['level_bpp'].shape == (5,) and trainer.features['p2'].shape == (4, 256, 16, 32)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='float16 with a loss scale is for GPUs')
+def test_half_precision_with_a_loss_scale(detector, tmp_path):
+    run = tmp_path/'run'
+    finish(start(*SMALL, 'training.precision=fp16', 'training.lambda_values=null', f'data.detector={detector}', '--run-dir', run))
+    steps = [json.loads(l) for l in (run/'history.jsonl').read_text().splitlines()]
+    losses = [s['loss'] for s in steps if s['kind'] == 'step']
+    assert len(losses) == 32 and losses[-1] < losses[0] and json.loads((sorted((run/'checkpoints').glob('step_*'))[-1]/'state.json').read_text())['scaler']['scale'] > 0
