@@ -92,7 +92,9 @@ def test_wheel_metadata(root, built):
     commands.read_string(read['entry_points.txt'].decode())
     assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli:train', 'hjepa_eval': 'hjepa.cli:evaluate',
                                                  'hjepa_features': 'hjepa.cli:features', 'hjepa_train_detection': 'hjepa.cli:train_detection',
-                                                 'hjepa_eval_detection': 'hjepa.cli:eval_detection', 'hjepa_detect': 'hjepa.cli:detect'}
+                                                 'hjepa_eval_detection': 'hjepa.cli:eval_detection', 'hjepa_detect': 'hjepa.cli:detect',
+                                                 'hjepa_train_codec': 'hjepa.cli_codec:train_codec', 'hjepa_eval_codec': 'hjepa.cli_codec:eval_codec',
+                                                 'hjepa_compress': 'hjepa.cli_codec:compress', 'hjepa_decompress': 'hjepa.cli_codec:decompress'}
 
 
 @pytest.mark.network
@@ -120,7 +122,7 @@ print(len(configs))
     assert int(python(code, tmp_path, installed)[0]) >= 8
 
 
-@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli'])
+@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli', 'hjepa.cli_codec'])
 def test_import_is_light(root, tmp_path, module):
     "`hjepa_train --help` must not wait for torch."
     loaded = python(f'import sys, {module}; print(*sys.modules)', tmp_path, root)
