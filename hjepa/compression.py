@@ -174,15 +174,27 @@ class FPNCodec(nn.Module):
         self.register_buffer('weight', weights / weights.sum(), persistent=False)
         self.register_buffer('fingerprint', torch.zeros(4, dtype=torch.uint8))        # zeros: no tables yet
 
-# %% ../nbs/11_compression.ipynb #007c04d0
+# %% ../nbs/11_compression.ipynb #98d86a1c
+@patch
+def normalise(self: FPNCodec,
+    l: int, # level
+    x: Tensor, # [B, C, h, w] features
+) -> Tensor: # [B, C, h, w], spread 1 over the level
+    "Away from the features' own scale."
+    return (x - getattr(self, f'mean_{l}')[:, None, None]) / self.std[l]
+
+@patch
+def _to_latents(self: FPNCodec, l: int, z: Tensor) -> Tensor: # [B, n_channels, h', w']
+    "One level's normalised features to latents."
+    return self.analysis[l % len(self.analysis)](z) * self.log_gain[l].exp()[:, None, None]
+
 @patch
 def analyse(self: FPNCodec,
     l: int, # level
     x: Tensor, # [B, C, h, w] features
 ) -> Tensor: # [B, n_channels, h', w'] latents, not rounded
     "One level's features to latents."
-    z = (x - getattr(self, f'mean_{l}')[:, None, None]) / self.std[l]
-    return self.analysis[l % len(self.analysis)](z) * self.log_gain[l].exp()[:, None, None]
+    return self._to_latents(l, self.normalise(l, x))
 
 @patch
 def synthesise(self: FPNCodec,
@@ -253,7 +265,7 @@ def as_maps(self: FPNCodec,
     if len(image_sizes) != len(maps[0]): raise ValueError(f'{len(image_sizes)} sizes of pictures for a batch of {len(maps[0])}: give FPNFeatures the sizes of just these pictures')
     return maps, PyramidShape(len(maps[0]), sizes, canvas, image_sizes)
 
-# %% ../nbs/11_compression.ipynb #dab26568
+# %% ../nbs/11_compression.ipynb #892caccb
 @patch
 def forward(self: FPNCodec,
     features: Any, # see `as_maps`
@@ -278,13 +290,13 @@ def forward(self: FPNCodec,
 def _level(self: FPNCodec, l: int, x: Tensor, generator) -> tuple[Tensor, Tensor, Tensor, int]:
     "Normalised reconstruction, MSE, bits and number of symbols of one level's x [B, C, h, w]."
     if not x.numel(): return x, x.new_zeros(()), x.new_zeros(()), 0
-    y, prior = self.analyse(l, x).float(), self.prior(l)
+    wanted, prior = self.normalise(l, x), self.prior(l)
+    y = self._to_latents(l, wanted).float()
     rounded = (y - prior.medians[..., None]).round() + prior.medians[..., None]
     noisy = y + _noise(y, generator) if self.training else rounded
     through = y + (rounded - y).detach() if self.training and self.config.noise == 'mixed' else noisy       # forward rounded, gradient as if not
     bits = prior.bits(rearrange(noisy, 'b c h w -> c (b h w)')).sum()
     z = self.synthesise(l, through, x.shape[-2:]).float()
-    wanted = (x - getattr(self, f'mean_{l}')[:, None, None]) / self.std[l]
     return z, F.mse_loss(z, wanted), bits, y.numel()
 
 # %% ../nbs/11_compression.ipynb #effd7f5c

@@ -204,7 +204,7 @@ def sample(self: FileFeatures,
     index = list(range(0, len(self), max(1, len(self) // n)))[:n]
     for i in range(0, len(index), batch_size): yield self.features(dict(index=index[i:i + batch_size], maps=self.load(index[i:i + batch_size])))
 
-# %% ../nbs/11_compression_training.ipynb #5535c713
+# %% ../nbs/11_compression_training.ipynb #4812ceb7
 @dataclass
 class CodecData:
     "Which features: of a detector's pictures, or from files. What is null is as in the detector's own run."
@@ -226,6 +226,7 @@ class CodecData:
     num_workers: int = 0 # processes that load pictures
     max_bad_share: float = 0.1 # stop if more than this share of pictures cannot be read
 
+# %% ../nbs/11_compression_training.ipynb #480e4f05
 @dataclass
 class CodecTraining(TrainingConfig):
     "Optimisation of a codec."
@@ -442,27 +443,27 @@ def codec_signs(
     if abs(drift) > .03: out['drift'] = f'streams are {drift:+.1%} longer than estimated: the densities do not fit the latents (yet); raise training.prior_lr, or train longer'
     return out
 
-# %% ../nbs/11_compression_training.ipynb #98a4c562
+# %% ../nbs/11_compression_training.ipynb #d4312594
 class CodecWatch(Callback):
     "Warnings in words: gradient, rate, distortion, magnitudes, drift. `warnings` keeps what was said."
     order = 60
     def __init__(self,
         patience: int = 20, # steps in a row that a sign must be there (3 for gradients)
         settle: int = 50, # first steps in which only magnitudes count
-    ): self.patience, self.settle, self.warnings, self.count, self.norms, self.drift = patience, settle, [], {}, deque(maxlen=200), 0.
+    ): self.patience, self.settle, self.warnings, self.count, self.norms = patience, settle, [], {}, deque(maxlen=200)
     def after_step(self, trainer):
         o, usual = trainer.outputs, float(np.median(self.norms)) if self.norms else math.inf
         raw = 16 * sum(v[0].numel() for v in trainer.features.values()) / math.prod(trainer.features.canvas)
-        signs = codec_signs(o['mse'].item(), o['bpp'].item(), trainer.config.model.lambda_value, trainer.grad_norm, usual, self.magnitude(trainer) if trainer.step % 10 == 1 else 0., raw_bpp=raw)
+        look_at = (['magnitude'] if trainer.step % 10 == 1 else []) + (['gradient', 'useless', 'rate', 'distortion'] if trainer.step > self.settle else [])
+        signs = codec_signs(o['mse'].item(), o['bpp'].item(), trainer.config.model.lambda_value, trainer.grad_norm, usual, self.magnitude(trainer) if 'magnitude' in look_at else 0., raw_bpp=raw)
         if math.isfinite(trainer.grad_norm): self.norms.append(trainer.grad_norm)
-        if trainer.step <= self.settle: signs = {k: v for k, v in signs.items() if k == 'magnitude'}
-        self.look(trainer, signs, dict(gradient=3, magnitude=1), [k for k in ('gradient', 'magnitude', 'useless', 'rate', 'distortion') if k != 'magnitude' or trainer.step % 10 == 1])
+        self.look(trainer, signs, dict(gradient=3, magnitude=1), look_at)
     def magnitude(self,
         trainer, # with the batch's `features`
     ) -> float:
         "Largest distance of this batch's features from their channels' means, in spreads of their levels."
         m = trainer.model
-        return max(((v - getattr(m, f'mean_{l}')[:, None, None]).abs().max() / m.std[l]).item() for l, v in enumerate(trainer.features.values()) if v.numel())
+        return max(m.normalise(l, v).abs().max().item() for l, v in enumerate(trainer.features.values()) if v.numel())
     def look(self, trainer, signs: dict[str, str], patience: dict[str, int], looked_for: list[str]):
         "Count how long each sign has been there."
         for k in looked_for:
