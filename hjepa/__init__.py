@@ -8,30 +8,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
     from .boxes import BoxDataset, build_box_dataset, make_scenes
+    from .collapse import diagnose, run_verdict
     from .compression import CodecConfig, FPNCodec, load_compression_model
     from .data import load_image
     from .detection import DetectorConfig, FPNDetector, FPNFeatures, evaluate_detector, load_detection_model
     from .encoder import ContextEncoder, Masks, TargetEncoder
+    from .encodings import TimmFeatures, extract_dataset
+    from .evaluation import compare, evaluate, format_table
+    from .feature_store import FeatureStore, extract_to_disk
     from .fpn import FPN, FPNBlock, TokenFPN, fpn_from_torchvision, fpn_to_torchvision
     from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
+    from .interop import HJEPAFeatures, push_to_hub, save_for_hub
+    from .interop_export import export_onnx, export_timm, export_torch
+    from .lowshot import compare_low_shot, fine_tune
     from .masking import HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator, build_mask_generator
     from .multicrop import (AdaptiveMultiCropTransform, Crops, MultiCropDataset, MultiCropDatasetRaw, MultiCropEvalTransform, MultiCropMasks, MultiCropTransform,
                             build_multicrop_dataloader, build_multicrop_dataset, build_multicrop_transform, multicrop_collate_fn)
     from .predictor import Predictor, PredictorBlock
+    from .report import write_report
+    from .retrieval import Gallery, show_neighbours
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'backbones', 'build_backbone': 'backbones',
           'BoxDataset': 'boxes', 'build_box_dataset': 'boxes', 'make_scenes': 'boxes',
+          'diagnose': 'collapse', 'run_verdict': 'collapse',
           'CodecConfig': 'compression', 'FPNCodec': 'compression', 'load_compression_model': 'compression', 'load_image': 'data',
           'DetectorConfig': 'detection', 'FPNDetector': 'detection', 'FPNFeatures': 'detection', 'evaluate_detector': 'detection', 'load_detection_model': 'detection',
           'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
+          'TimmFeatures': 'encodings', 'extract_dataset': 'encodings', 'compare': 'evaluation', 'evaluate': 'evaluation', 'format_table': 'evaluation',
+          'FeatureStore': 'feature_store', 'extract_to_disk': 'feature_store',
           'FPN': 'fpn', 'FPNBlock': 'fpn', 'TokenFPN': 'fpn', 'fpn_from_torchvision': 'fpn', 'fpn_to_torchvision': 'fpn',
           'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
+          'HJEPAFeatures': 'interop', 'push_to_hub': 'interop', 'save_for_hub': 'interop',
+          'export_onnx': 'interop_export', 'export_timm': 'interop_export', 'export_torch': 'interop_export',
+          'compare_low_shot': 'lowshot', 'fine_tune': 'lowshot',
           'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking', 'MultiCropMaskGenerator': 'masking', 'build_mask_generator': 'masking',
           'AdaptiveMultiCropTransform': 'multicrop', 'Crops': 'multicrop', 'MultiCropDataset': 'multicrop', 'MultiCropDatasetRaw': 'multicrop',
           'MultiCropEvalTransform': 'multicrop', 'MultiCropMasks': 'multicrop', 'MultiCropTransform': 'multicrop',
           'build_multicrop_dataloader': 'multicrop', 'build_multicrop_dataset': 'multicrop', 'build_multicrop_transform': 'multicrop', 'multicrop_collate_fn': 'multicrop',
-          'Predictor': 'predictor', 'PredictorBlock': 'predictor'}
+          'Predictor': 'predictor', 'PredictorBlock': 'predictor',
+          'write_report': 'report', 'Gallery': 'retrieval', 'show_neighbours': 'retrieval'}
 __all__ = [*_where]
 
 

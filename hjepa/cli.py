@@ -9,13 +9,15 @@ __all__ = ['friendly_errors', 'parser', 'check_kind', 'positive', 'train', 'best
            'report_problems', 'report_detection', 'eval_detection', 'detect', 'newest_run', 'detect_folder',
            'detection_row', 'draw_boxes']
 
-# %% ../nbs/12_cli.ipynb #62993f3d
+# %% ../nbs/12_cli.ipynb #97394d3d
 import argparse
 import json
+import math
 import os
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 # %% ../nbs/12_cli.ipynb #3e8ac9df
@@ -43,14 +45,14 @@ def parser(
     "An argument parser whose help keeps its line breaks."
     return argparse.ArgumentParser(command, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
 
-# %% ../nbs/12_cli.ipynb #18f8a278
+# %% ../nbs/12_cli.ipynb #c618793b
 def check_kind(
     run: str | Path, # a run's folder
     kind: str, # 'hjepa', 'detector', …
 ):
     "Raise a ValueError if the run has checkpoints of another kind of model."
     from hjepa.hierarchy import find_weights, saved_config
-    try: file = find_weights(run)
+    try: file = find_weights(Path(run))                         # a path: what is resumed is on this disk
     except FileNotFoundError: return
     saved_config(file, kind)
 
@@ -105,7 +107,7 @@ def print_configs(
         print(f'{name:12s} {text.splitlines()[0].lstrip("# ")}')
     return 0
 
-# %% ../nbs/12_cli.ipynb #8e6c2073
+# %% ../nbs/12_cli.ipynb #c47e5f5b
 def run_training(
     config: str | Path = 'tiny', # a shipped name or a YAML file
     overrides: list[str] = (), # key=value
@@ -113,12 +115,14 @@ def run_training(
     resume: str | Path | None = None, # go on with the run in this folder
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train, then measure and draw. Raises what `friendly_errors` explains."
-    from hjepa.evaluation import CollapseCallback, RankCallback
+    from hjepa.collapse import HealthCallback
+    from hjepa.encodings import parse_readout
     from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback, Trainer, load_config, load_run
     if resume: check_kind(resume, 'hjepa')
     cfg = load_run(resume, overrides) if resume else load_config(config, overrides)
     if resume: cfg.model.pretrained = False                     # its weights are in the checkpoint
-    callbacks = [RankCallback(), CollapseCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
+    for name in cfg.evaluation.readouts or (): parse_readout(name)                          # before training, not after it
+    callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
     trainer = Trainer(cfg, resume or 'runs', callbacks=callbacks)
     if not run_loop(trainer, config, run_dir, resume, describe, 'hjepa_train'): return 130
     if trainer.is_main: report(trainer.run_dir, trainer.model, cfg, trainer.dataset)
@@ -170,22 +174,25 @@ def describe(trainer):
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; {trainer.world_size} process(es) on {trainer.device}, '
                 f'precision {trainer.accelerator.mixed_precision}\n{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
 
-# %% ../nbs/12_cli.ipynb #b295ed10
+# %% ../nbs/12_cli.ipynb #de84b8c2
 def report(
     run_dir: str | Path, # the run's folder; `results.json` and `pictures/` are written here
     model, # an HJEPA
     cfg, # the run's configuration
     dataset, # its training images
 ) -> dict: # the results
-    "Measure features, draw pictures, print a table and the pictures' paths."
-    from hjepa.hierarchy import write_atomic
-    run_dir = Path(run_dir)
-    results = measure(model, cfg, dataset) | run_facts(run_dir, cfg)
-    write_atomic(run_dir/'results.json', lambda p: p.write_text(json.dumps(results, indent=1)))
+    "Measure features, draw pictures, write the page; print a table, the verdict and the paths."
+    from hjepa.collapse import run_verdict
     from hjepa.evaluation import format_table
-    print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'])))
+    from hjepa.hierarchy import write_atomic
+    from hjepa.report import write_report
+    run_dir = Path(run_dir)
+    verdict = run_verdict(run_dir)
+    results = measure(model, cfg, dataset) | dict(verdict=asdict(verdict)) | run_facts(run_dir, cfg)
+    write_atomic(run_dir/'results.json', lambda p: p.write_text(json.dumps(results, indent=1, allow_nan=False)))
+    print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'])) + f'\nVerdict: {verdict}.')
     pictures = draw(run_dir, model, cfg, dataset)
-    print('\npictures:')
+    print(f'\nall on one page: {write_report(run_dir)}\npictures:')
     for path in pictures.values(): print(f'  {path}')
     print(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n  model = HJEPA.from_pretrained({str(run_dir)!r}); f = model.extract_features(model.preprocess(["picture.jpg"]), level=0)')
     return results
@@ -200,29 +207,32 @@ def run_facts(run_dir: Path, cfg) -> dict:
                 hjepa=__version__, torch=torch.__version__)
 
 def format_health(
-    health: dict, # see `hjepa.evaluation.feature_health`
+    health: dict, # see `hjepa.collapse.feature_health`
 ) -> str:
     "Health of features without labels, one line per measure with a number per level."
     return 'health of the features per level (no labels, or no probes):\n' + '\n'.join(
-        f'  {name:18s} ' + '  '.join(f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
+        f'  {name:18s} ' + '  '.join('–' if v is None else f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
 
-# %% ../nbs/12_cli.ipynb #5b873029
+# %% ../nbs/12_cli.ipynb #9436c139
 def measure(
     model, # an HJEPA
     cfg, # the run's configuration
     dataset, # its training images
 ) -> dict: # for `format_table`, or with the key `health`
     "Probes where there are labels (beside random weights of the run's seed: its start, unless it was pretrained), the health of features where there are none."
+    from hjepa.collapse import feature_health
     from hjepa.data import build_dataset
-    from hjepa.evaluation import evaluate, extract_dataset, feature_health
+    from hjepa.encodings import extract_dataset
+    from hjepa.evaluation import evaluate
     e, d = cfg.evaluation, cfg.data
     if e.probe and dataset.labels is not None:
         try:
             test = build_dataset(d.dataset, d.path, e.test_split, cfg.model.in_chans, d.download)
-            return evaluate(model, dataset, test, k=e.knn_k, random_seed=cfg.training.seed, max_train=e.max_train, num_workers=d.num_workers, progress=True)
+            return evaluate(model, dataset, test, random_seed=cfg.training.seed, names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, num_workers=d.num_workers, progress=True)
         except (ValueError, RuntimeError, OSError) as err: print(f'no probes: {err}', file=sys.stderr)     # the run is worth its report all the same
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
-    return dict(health=feature_health(extract_dataset(model, some, num_workers=d.num_workers).levels))
+    health = feature_health(extract_dataset(model, some, num_workers=d.num_workers).levels)
+    return dict(health={k: [v if math.isfinite(v) else None for v in values] for k, values in health.items()})
 
 # %% ../nbs/12_cli.ipynb #a97ae6c4
 def draw(
@@ -276,15 +286,16 @@ def evaluate(
         report(Path(args.run).expanduser(), model, cfg, build_dataset(d.dataset, d.path, d.split, cfg.model.in_chans, d.download))
     return 0
 
-# %% ../nbs/12_cli.ipynb #b5088f91
+# %% ../nbs/12_cli.ipynb #df207bec
 def features(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
     "Console command `hjepa_features`."
-    p = parser('hjepa_features', 'Write features [n, cells, D] (float32) and paths of a folder of pictures to one file.')
+    p = parser('hjepa_features', 'Write features (float32) and paths of a folder of pictures to one file: maps [n, cells, D], or vectors [n, D] with --readout.')
     p.add_argument('run', metavar='RUN', help='the folder of a run, or a .safetensors file')
     p.add_argument('images', metavar='IMAGES', help='a folder of pictures (searched through), or one picture')
     p.add_argument('--level', type=int, default=0, help='0 = finest (default)')
+    p.add_argument('--readout', metavar='NAME', help='one vector per picture instead of a map: mean, cls, level0, all, mean@4 (last four blocks), cls+mean, …; see hjepa.encodings')
     p.add_argument('-o', '--output', required=True, metavar='FILE', help='.npz (arrays features and paths) or .safetensors (paths as JSON in its metadata)')
     p.add_argument('--encoder', choices=['target', 'context', 'random'], default='target', help='random: an untrained copy, for comparison')
     p.add_argument('--no-fpn', action='store_true', help='pooled encoder features even if the model has a feature pyramid')
@@ -294,14 +305,14 @@ def features(
     with friendly_errors('hjepa_features'):
         out, found, bad = extract_folder(args)
         for path in bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
-        print(f'{args.output}: features of {len(found)} pictures, {out.shape[1]} cells × {out.shape[2]} numbers')
+        print(f'{args.output}: features of {len(found)} pictures, {" × ".join(map(str, out.shape[1:]))} numbers each')
     return 0
 
-# %% ../nbs/12_cli.ipynb #76d0c25e
+# %% ../nbs/12_cli.ipynb #4abb5c8c
 def extract_folder(args: argparse.Namespace):
     "Features, paths and unreadable pictures for `hjepa_features`; the file is written completely or not at all."
     from hjepa.data import DataError, ImageDataset, build_dataset
-    from hjepa.evaluation import extract_dataset, random_like
+    from hjepa.encodings import collect_readouts, extract_dataset, random_like
     from hjepa.hierarchy import HJEPA
     output = Path(args.output).expanduser()
     if output.suffix not in ('.npz', '.safetensors'): raise ValueError(f'-o {output}: expected a name that ends in .npz or .safetensors')
@@ -310,12 +321,13 @@ def extract_folder(args: argparse.Namespace):
     if args.encoder == 'random': model = random_like(model, seed=0).to(best_device()).eval()
     source, chans = Path(args.images).expanduser(), model.config.in_chans
     data = ImageDataset('images', paths=[source], in_chans=chans) if source.is_file() else build_dataset('images', source, in_chans=chans)
-    got = extract_dataset(model, data, args.batch_size, [args.level], 'target' if args.encoder == 'random' else args.encoder,
-                          not args.no_fpn, precision='fp32', progress=True, num_workers=args.num_workers)
+    how = dict(batch_size=args.batch_size, encoder='target' if args.encoder == 'random' else args.encoder, fpn=not args.no_fpn, precision='fp32', progress=True, num_workers=args.num_workers)
+    if args.readout and args.readout.endswith('|white'): raise ValueError(f'--readout {args.readout}: whitening is fitted on a training set; see hjepa.encodings.Whitening')
+    got = collect_readouts(model, data, [args.readout], **how) if args.readout else extract_dataset(model, data, levels=[args.level], **how)
     if not len(got.index): raise DataError(f'none of the {len(data)} pictures could be read; the first one: {data.paths[0]}')
-    paths = [str(data.paths[i]) for i in got.index.tolist()]
-    write_features(output, got.levels[0], paths, dict(level=str(args.level), encoder=args.encoder))
-    return got.levels[0], paths, got.bad
+    paths, out = [str(data.paths[i]) for i in got.index.tolist()], got.vectors[args.readout] if args.readout else got.levels[0]
+    write_features(output, out, paths, dict(encoder=args.encoder) | (dict(readout=args.readout) if args.readout else dict(level=str(args.level))))
+    return out, paths, got.bad
 
 def write_features(output: Path, features, paths: list[str], meta: dict):
     "One .npz or .safetensors file."

@@ -7,12 +7,13 @@ __all__ = ['TARGET_NORMS', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_count
            'target_cells', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread', 'PredictorConfig',
            'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_keys', 'from_values',
            'check_model_config', 'HJEPA', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic',
-           'save_model', 'find_weights', 'saved_config', 'count_parameters']
+           'save_model', 'hub_name', 'hub_file', 'find_weights', 'saved_config', 'count_parameters']
 
-# %% ../nbs/04_hierarchy.ipynb #ebe7d05d
+# %% ../nbs/04_hierarchy.ipynb #49d8c772
 import difflib
 import json
 import os
+import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -574,26 +575,55 @@ def save_model(
     write_atomic(path, lambda tmp: save_file(state, tmp, metadata=meta))
     return path
 
-# %% ../nbs/04_hierarchy.ipynb #a3842f08
+# %% ../nbs/04_hierarchy.ipynb #0d72fd4c
+_HUB_NAME = re.compile(r'(?:hf://)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?')
+
+def hub_name(
+    path: str | Path, # what somebody gave as the place of a model
+) -> tuple[str, str | None] | None: # (owner/name, revision or None); None: it must be a path
+    "The name on the Hugging Face hub that is meant. Raises ValueError if it begins with hf:// and is none."
+    found = _HUB_NAME.fullmatch(str(path))
+    if str(path).startswith('hf://'):
+        if not found: raise ValueError(f'{path!r}: expected hf://owner/name, or hf://owner/name@revision')
+    elif not found or isinstance(path, Path) or found[1].startswith('runs/') or found[1].endswith('.safetensors') or Path(found[1]).parent.exists(): return None
+    return found.groups()
+
+def hub_file(
+    name: str, # owner/name, with or without hf:// and @revision
+    **kwargs, # of `huggingface_hub.hf_hub_download`: revision, token, cache_dir, local_files_only, …
+) -> Path: # in the hub's cache on this machine
+    "Fetch a model's weights from the Hugging Face hub. Raises FileNotFoundError if they are not there, ValueError for an impossible name."
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+    repo, revision = hub_name(name) or (name, None)
+    try: return Path(hf_hub_download(repo, 'model.safetensors', **(dict(revision=revision) | kwargs)))
+    except (HfHubHTTPError, FileNotFoundError, ConnectionError) as e:
+        raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from the hub ({str(e).strip().splitlines()[0]}); '
+                                'is the name right, the network there, and a token set if the model is private (hf auth login)?') from e
+
+# %% ../nbs/04_hierarchy.ipynb #31093ae9
 def find_weights(
-    path: str | Path, # a file, a folder, or a run folder
+    path: str | Path, # a file, a folder, a run folder, or a name on the hub, see `hub_name`
+    **hub, # of `hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
 ) -> Path: # the .safetensors file
     "Where a model's weights are. Raises FileNotFoundError with what was looked for."
-    path = Path(path).expanduser()
+    name, path = path, Path(path).expanduser()
     if path.is_file(): return path
     if (path/'model.safetensors').is_file(): return path/'model.safetensors'
     found = sorted(path.glob('checkpoints/step_*/model.safetensors'))
     if found: return found[-1]
+    if not path.exists() and hub_name(name): return hub_file(name, **hub)
     raise FileNotFoundError(f'{path}: {"no model.safetensors and no checkpoints/step_*/ in this folder" if path.is_dir() else "no such file or folder"}; '
-                            'expected a .safetensors file, a folder with model.safetensors, or the folder of a training run')
+                            'expected a .safetensors file, a folder with model.safetensors, the folder of a training run, or hf://owner/name')
 
 @patch(cls_method=True)
 def from_pretrained(cls: HJEPA,
-    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, or a run folder
+    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run folder, or a name on the Hugging Face hub
     device: str | torch.device = 'cpu', # where to put the model
+    **hub, # of `hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
-    file = find_weights(path)
+    file = find_weights(path, **hub)
     config = saved_config(file)
     model = HJEPA(from_values(ModelConfig, config | dict(pretrained=False), 'model'))
     with safe_open(file, 'pt', device='cpu') as f: state = {k: f.get_tensor(k) for k in f.keys()}

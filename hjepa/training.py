@@ -111,13 +111,15 @@ class MultiCropConfig:
     local_keep: float = 0.6 # share of a local crop's patches that the encoder sees, chosen at random; 1: all
     exclude_overlap: bool = False # drop context tokens that show, in another crop, what is predicted
 
-# %% ../nbs/07_training.ipynb #2a5e147a
+# %% ../nbs/07_training.ipynb #7c3eb46f
 @dataclass
 class EvaluationConfig:
     "What is measured when the run ends."
     probe: bool = True # k-NN and linear probe, where the data has labels
     test_split: str = 'test' # the part to test on
-    knn_k: int = 20
+    readouts: Any = None # names to choose from, see the notebook on encodings; null: all that suit the model
+    whiten: bool = True # whitened ones among them, for k-NN
+    knn_k: Any = field(default_factory=lambda: [5, 10, 20, 50]) # neighbours: a number, or several to choose from
     max_train: int = 20_000 # at most this many training images for the probes
 
 @dataclass
@@ -130,7 +132,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
-# %% ../nbs/07_training.ipynb #b1a64aa2
+# %% ../nbs/07_training.ipynb #d4f1c554
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
@@ -144,12 +146,14 @@ def check_run_config(
         (cfg.evaluation.max_train > 0, 'evaluation.max_train', cfg.evaluation.max_train, 'a whole number from 1'),
         (len(d.crop_scale) == 2 and 0 < d.crop_scale[0] <= d.crop_scale[1] <= 1, 'data.crop_scale', d.crop_scale, 'two shares of the picture, smaller first'),
         (0 <= d.max_bad_share <= 1, 'data.max_bad_share', d.max_bad_share, 'a share from 0 to 1'),
-        (cfg.evaluation.knn_k > 0, 'evaluation.knn_k', cfg.evaluation.knn_k, 'a whole number from 1')] + _crop_checks(cfg))
+        (_counts(cfg.evaluation.knn_k), 'evaluation.knn_k', cfg.evaluation.knn_k, 'a whole number from 1, or a list of such numbers')] + _crop_checks(cfg))
     warm = cfg.model.ema.momentum_warmup_epochs
     if warm is not None and warm < cfg.training.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={cfg.training.epochs}: the target encoder freezes there. '
                       'Set it to null to let the schedule span the run')
     return cfg
+
+def _counts(v) -> bool: return all(isinstance(n, int) and n > 0 for n in (v if isinstance(v, list) else [v])) and v != []
 
 def require(
     checks: list[tuple], # (whether it holds, key, value, what was expected)
@@ -841,7 +845,7 @@ def summary(self: Trainer) -> str:
     "What is printed after an epoch."
     return epoch_line(self.logs, self.config.training.epochs)
 
-# %% ../nbs/07_training.ipynb #8fcdcfdc
+# %% ../nbs/07_training.ipynb #e7e282f4
 def new_run(
     run_dir: str | Path, # a folder that does not exist yet, or is empty
     config: RunConfig, # what will be run
@@ -870,4 +874,4 @@ def load_run(
     return load(file, overrides)
 
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.download', 'data.max_bad_share', 'training.log_steps', 'training.checkpoint_minutes',
-             'training.checkpoint_steps', 'training.keep_checkpoints', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.max_train')
+             'training.checkpoint_steps', 'training.keep_checkpoints', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train')

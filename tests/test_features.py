@@ -1,0 +1,133 @@
+"Features on disk from the outside: killed, interrupted, gone on with, and used by the commands."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+N, SHARD = 400, 20
+COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli_features import store; sys.exit(store())']
+
+
+@pytest.fixture(scope='module')
+def garments(tmp_path_factory) -> Path:
+    "A folder of small pictures."
+    from hjepa.data import build_dataset
+    data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
+    for i in range(N): data.load(i).save(root/f'{i:04d}.png')
+    return root
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory) -> Path:
+    "A model of random weights, slow enough to be caught at work."
+    import torch
+    from hjepa.hierarchy import create_hjepa
+    torch.manual_seed(0)
+    net = create_hjepa(encoder_type='vit_tiny_patch16_224', img_size=56, patch_size=7, in_chans=1, num_hierarchies=2, predictor_depth=1, predictor_embed_dim=48,
+                       encoder_kwargs=dict(depth=6, embed_dim=192, num_heads=3))
+    return net.save_pretrained(tmp_path_factory.mktemp('model'))
+
+
+def arguments(model: Path, garments: Path, out: Path, workers: int = 0) -> list[str]:
+    return [str(model), str(garments), '-o', str(out), '--readout', 'mean', 'level1', '--shard', str(SHARD), '--batch-size', '15', '--dtype', 'float32', '--num-workers', str(workers)]
+
+
+def start(*args) -> subprocess.Popen:
+    "`hjepa_store` in a process group of its own, as a terminal starts it."
+    return subprocess.Popen([*COMMAND, *arguments(*args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def go_on(*args):
+    "The same command in this process, which has torch already."
+    from hjepa.cli_features import store
+    assert store(arguments(*args)) == 0
+
+
+def shards(folder: Path) -> dict[str, int]:
+    "The complete shards, and when each was written."
+    return {p.name: p.stat().st_mtime_ns for p in folder.glob('shard_*.safetensors')}
+
+
+def wait_for_shards(folder: Path, n: int, process: subprocess.Popen):
+    "Return when so many shards are complete."
+    end = time.time() + 100
+    while time.time() < end and process.poll() is None:
+        if len(shards(folder)) >= n: return
+        time.sleep(.005)
+    raise AssertionError(f'{n} shards were not reached: {process.communicate() if process.poll() is not None else "too slow"}')
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(model, garments, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('whole')/'features'
+    go_on(model, garments, out)
+    return out
+
+
+def check_same(folder: Path, whole: Path):
+    "The two stores hold the same, and nothing lies about."
+    from hjepa.feature_store import FeatureStore
+    a, b = FeatureStore(folder), FeatureStore(whole)
+    assert len(a) == N and a.paths == b.paths and a.index.equal(b.index)
+    assert all(a[n].equal(b[n]) for n in ('mean', 'level1'))
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.iterdir())
+
+
+def test_killed_and_gone_on_with_is_the_same(model, garments, uninterrupted, tmp_path):
+    "kill -9: what was written is whole, is not written again, and the rest follows."
+    out = tmp_path/'features'
+    process = start(model, garments, out)
+    wait_for_shards(out, 3, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    there = shards(out)
+    assert 3 <= len(there) < N // SHARD, 'it was not caught at work'
+    (out/'.shard_00009.safetensors.1.tmp').write_bytes(b'half a shard')          # what a kill in the middle of writing leaves behind
+    go_on(model, garments, out)
+    assert {k: v for k, v in shards(out).items() if k in there} == there
+    check_same(out, uninterrupted)
+
+
+def test_ctrl_c(model, garments, uninterrupted, tmp_path):
+    "The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command goes on."
+    out = tmp_path/'features'
+    process = start(model, garments, out, 2)
+    wait_for_shards(out, 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    words = process.communicate(timeout=100)[1]
+    there = shards(out)
+    assert process.returncode == 130 and 'Traceback' not in words, words
+    assert f'{len(there) * SHARD} pictures are in {out}; the same command goes on' in words, words
+    go_on(model, garments, out)
+    assert {k: v for k, v in shards(out).items() if k in there} == there
+    check_same(out, uninterrupted)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
+def test_full_disk(model, garments, tmp_path, capsys):
+    "A shard that cannot be written is said in one line and leaves nothing half-written."
+    import resource
+    from hjepa.cli_features import store
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
+    try:
+        with pytest.raises(SystemExit) as stopped: store([str(model), str(garments), '-o', str(tmp_path/'features'), '--readout', 'mean', '--shard', '100', '--dtype', 'float32'])
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert stopped.value.code == 2 and 'cannot write' in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path/'features').iterdir()) == ['images.jsonl', 'store.json']
+
+
+def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys):
+    "A search over what was stored encodes nothing again and finds what a search in memory finds."
+    from hjepa.cli_features import neighbours
+    before, found, query = shards(uninterrupted), [], str(garments/'0007.png')
+    for more in (['--store', str(uninterrupted)], []):
+        assert neighbours([str(model), query, '--images', str(garments), '--readout', 'mean|white', '-k', '4', '--json', '-o', str(tmp_path/'n.png'), *more]) == 0
+        found.append([n['path'] for n in json.loads(capsys.readouterr().out)[0]['neighbours']])
+    assert found[0] == found[1] and query not in found[0] and len(set(found[0])) == 4
+    assert shards(uninterrupted) == before
