@@ -30,7 +30,7 @@ def choose_output(
     if kind not in (None, 'hub', found): raise ValueError(f'-o {output}: format {kind} wants a name that ends in {Path(FORMATS[kind]).suffix}; formats are {table}')
     return kind or found, Path(output).expanduser()
 
-# %% ../nbs/12_cli_export.ipynb #a909f46c
+# %% ../nbs/12_cli_export.ipynb #43ae7f75
 def usage(
     kind: str, # 'onnx', 'torch' or 'timm'
     output: Path, # the file
@@ -48,7 +48,8 @@ def usage(
     sizes = f'of {size[0]}×{size[1]} px' if size else f'any height and width that patches of {ph}×{pw} px divide'
     head, left = f'images: uint8 [batch, {c}, height, width], any number, {sizes}, not normalised', ', '.join(names) + ',' * (len(names) == 1)
     if kind == 'onnx': return f"{head}\n  import onnxruntime\n  {left} = onnxruntime.InferenceSession({str(output)!r}).run(None, {{'images': images}})"
-    return f'{head}\n  import torch\n  {left} = torch.export.load({str(output)!r}).module(check_guards=False)(images)'
+    from hjepa.interop_export import guards_off
+    return f'{head}\n  import torch\n  {left} = torch.export.load({str(output)!r}).module({", ".join(f"{k}={v}" for k, v in guards_off().items())})(images)'
 
 # %% ../nbs/12_cli_export.ipynb #beafb8f6
 _export_examples = """examples:
@@ -81,7 +82,7 @@ def export(
     with friendly_errors('hjepa_export'): run_export(args)
     return 0
 
-# %% ../nbs/12_cli_export.ipynb #f31e0ba4
+# %% ../nbs/12_cli_export.ipynb #ecb2be96
 def run_export(
     args: argparse.Namespace, # of `export`
 ):
@@ -113,4 +114,5 @@ def export_hub(args: argparse.Namespace, output: Path):
     from hjepa.interop import push_to_hub, save_for_hub
     save_for_hub(args.run, output, args.push, args.license, args.overwrite)
     print(f'{output}: README.md, config.json and model.safetensors' + ('' if args.license else '; no licence chosen (--license)'))
+    if not args.push: print(f"to upload it:\n  from hjepa import push_to_hub\n  push_to_hub({str(output)!r}, 'owner/name')")
     if args.push: print(push_to_hub(output, args.push, private=args.private or None))

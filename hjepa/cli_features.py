@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['neighbours', 'find_neighbours', 'load_run_model', 'run_images', 'evenly', 'neighbour_rows', 'format_neighbours',
            'draw_neighbours', 'store', 'store_folder', 'stopped_store', 'shot', 'lowshot', 'measure_lowshot',
-           'labelled_images', 'finetune_all', 'format_lowshot']
+           'check_finetune', 'labelled_images', 'finetune_all', 'format_lowshot']
 
-# %% ../nbs/12_cli_features.ipynb #c934a2ba
+# %% ../nbs/12_cli_features.ipynb #134ee998
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from .cli import best_device, check_kind, friendly_errors, parser, positive
 
-# %% ../nbs/12_cli_features.ipynb #16c64346
+# %% ../nbs/12_cli_features.ipynb #34abd9f6
 _neighbours_examples = '''examples:
   hjepa_neighbours runs/photos-20300101-120000                                  some of the training pictures among all of them
   hjepa_neighbours runs/photos-20300101-120000 cat.jpg --images ~/photos -k 12
@@ -33,7 +34,7 @@ def neighbours(
     p.add_argument('--images', metavar='FOLDER', help='where to look, searched through (default: the training images of the run)')
     p.add_argument('-k', type=positive, default=8, help='neighbours of each picture (default: 8)')
     p.add_argument('-n', type=positive, default=5, help='how many pictures are drawn if none is given (default: 5)')
-    p.add_argument('--readout', metavar='NAME', help='what is compared (default: the finest level that is not too wide, whitened)')
+    p.add_argument('--readout', metavar='NAME', help='what is compared (default: the finest level that is not too wide; whitened from 1,000 pictures on)')
     p.add_argument('--store', metavar='DIR', help='keep the features in this folder; the next search reads them, and encodes new pictures only')
     p.add_argument('-o', '--output', metavar='FILE', help='the picture grid (default: pictures/neighbours.png in the folder of the run)')
     p.add_argument('--json', action='store_true', help='print JSON instead of a table')
@@ -42,18 +43,21 @@ def neighbours(
     with friendly_errors('hjepa_neighbours'):
         gallery, found = find_neighbours(args)
         for path in gallery.bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
+        if gallery.lost: print(f'left out, in the store but not in the folder any more: {len(gallery.lost):,} (first {gallery.lost[0]})', file=sys.stderr)
         file, rows = draw_neighbours(found, args), neighbour_rows(found)
         print(json.dumps(rows, indent=1) if args.json else format_neighbours(rows, gallery.readout) + f'\n\n{file}')
     return 0
 
-# %% ../nbs/12_cli_features.ipynb #9e49fb85
+# %% ../nbs/12_cli_features.ipynb #037b84be
 def find_neighbours(args: argparse.Namespace) -> tuple: # a Gallery, and its Neighbours
     "Load the model, look at the folder, search."
     model = load_run_model(args.run)
     from hjepa.retrieval import Gallery
     pictures = [Path(p).expanduser() for p in args.pictures]
     if missing := [p for p in pictures if not p.is_file()]: raise FileNotFoundError(f'{missing[0]}: no such picture' + (' (a folder to look in is given with --images)' if missing[0].is_dir() else ''))
-    gallery = Gallery(model, run_images(args, model), args.readout, args.store, num_workers=args.num_workers, progress=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'pictures of the store are gone')                   # said below in a line of its own
+        gallery = Gallery(model, run_images(args, model), args.readout, args.store, num_workers=args.num_workers, progress=True)
     return gallery, gallery.search(pictures or evenly(gallery.index.tolist(), args.n), args.k)
 
 def load_run_model(
@@ -70,7 +74,7 @@ def load_run_model(
 def run_images(
     args: argparse.Namespace, # with `images` and `run`
     model, # an HJEPA
-    split: str = 'train',
+    split: str | None = None, # part of the data set; None: the one that the run was trained on
 ): # an ImageDataset
     "The images of a folder, or those that a run was trained on."
     from hjepa.data import build_dataset
@@ -78,11 +82,16 @@ def run_images(
     if args.images: return build_dataset('images', Path(args.images).expanduser().resolve(), in_chans=model.config.in_chans)
     try: d = load_run(args.run).data
     except FileNotFoundError as e: raise FileNotFoundError(f'{e}, so it does not say which images it was trained on; give a folder with --images') from e
-    return build_dataset(d.dataset, d.path, split, model.config.in_chans, d.download)
+    return build_dataset(d.dataset, d.path, split or d.split, model.config.in_chans, d.download)
 
-def evenly(values: list, n: int) -> list: return [values[i * len(values) // n] for i in range(n)] if n < len(values) else values
+def evenly(
+    values: list, # to choose from
+    n: int, # how many
+) -> list: # all of them if there are not more
+    "So many of a list, at equal distances, in order."
+    return [values[i * len(values) // n] for i in range(n)] if n < len(values) else values
 
-# %% ../nbs/12_cli_features.ipynb #cde2044a
+# %% ../nbs/12_cli_features.ipynb #b2fe9b7f
 def neighbour_rows(
     found, # Neighbours
 ) -> list[dict]: # per query: query, neighbours (each path or index, cosine, class if it is known)
@@ -90,7 +99,8 @@ def neighbour_rows(
     data = found.gallery.dataset
     def name(i: int) -> dict:
         row = dict(index=i) if data.paths is None else dict(path=data.paths[i])
-        return row | (dict(label=data.classes[data.labels[i]]) if data.classes else {})
+        known = data.classes and data.labels is not None and data.labels[i] >= 0          # −1: not labelled
+        return row | (dict(label=data.classes[data.labels[i]]) if known else {})
     return [dict(query=name(q) if isinstance(q, int) else dict(path=str(q)), neighbours=[dict(cosine=round(c, 4), **name(i)) for c, i in zip(cosines, index)])
             for q, cosines, index in zip(found.queries, found.cosines.tolist(), found.index.tolist())]
 
@@ -114,7 +124,7 @@ def draw_neighbours(found, args: argparse.Namespace) -> Path: # the picture grid
     write_atomic(file, lambda tmp: show_neighbours(found).savefig(tmp, format=file.suffix[1:]))
     return file
 
-# %% ../nbs/12_cli_features.ipynb #0e18d0ab
+# %% ../nbs/12_cli_features.ipynb #17bffbd9
 _store_examples = '''examples:
   hjepa_store runs/photos-20300101-120000 ~/photos -o features                  the finest level that is not too wide
   hjepa_store runs/photos-20300101-120000 ~/photos -o features --readout mean level1 cls+mean@4
@@ -130,6 +140,7 @@ def store(
     p.add_argument('-o', '--output', required=True, metavar='DIR', help='where shards are written')
     p.add_argument('--readout', nargs='+', metavar='NAME', help='one or more of mean, cls, level0, level1, …, cls+mean@4')
     p.add_argument('--dtype', choices=['float16', 'float32'], help='of the numbers on disk (default: float16)')
+    p.add_argument('--precision', choices=['auto', 'fp32', 'bf16', 'fp16'], help='of the encoder (default: auto, half precision where the device is fast at it)')
     p.add_argument('--shard', type=positive, default=1024, help='pictures per file, and the most that an interruption costs (default: 1024)')
     p.add_argument('--encoder', choices=['target', 'context'], default='target')
     p.add_argument('--no-fpn', action='store_true', help='pooled encoder features even if the model has a feature pyramid')
@@ -150,7 +161,7 @@ def store_folder(args: argparse.Namespace): # a FeatureStore
     from hjepa.feature_store import extract_to_disk
     from hjepa.retrieval import search_readout
     names = args.readout or [search_readout(model, fpn=not args.no_fpn).partition('|')[0]]
-    return extract_to_disk(model, run_images(args, model), args.output, names, args.batch_size, args.shard, args.dtype, args.encoder, not args.no_fpn, num_workers=args.num_workers, progress=True)
+    return extract_to_disk(model, run_images(args, model), args.output, names, args.batch_size, args.shard, args.dtype, args.encoder, not args.no_fpn, args.precision, args.num_workers, progress=True)
 
 def stopped_store(folder: str | Path) -> int: # 130, the exit code of Ctrl-C
     "Say what is there."
@@ -160,7 +171,7 @@ def stopped_store(folder: str | Path) -> int: # 130, the exit code of Ctrl-C
     print(f'hjepa_store: stopped; {words}the same command goes on', file=sys.stderr)
     return 130
 
-# %% ../nbs/12_cli_features.ipynb #a89cd7ea
+# %% ../nbs/12_cli_features.ipynb #cae54ca7
 _lowshot_examples = '''examples:
   hjepa_lowshot runs/tiny-20300101-120000
   hjepa_lowshot runs/photos-20300101-120000 --images ~/labelled --shots 1 5 5%      ~/labelled has train/ and val/, each with one folder per class
@@ -189,11 +200,12 @@ def lowshot(
     p.add_argument('--num-workers', type=int, default=0, help='processes that load pictures')
     args = p.parse_args(argv)
     with friendly_errors('hjepa_lowshot'):
+        check_finetune(args)
         results = measure_lowshot(args)
         print(json.dumps(results, indent=1) if args.json else format_lowshot(results))
     return 0
 
-# %% ../nbs/12_cli_features.ipynb #270424eb
+# %% ../nbs/12_cli_features.ipynb #3f9660b3
 def measure_lowshot(args: argparse.Namespace) -> dict: # of `compare_low_shot`; with --finetune, `finetune` has a result per network
     "Low-shot accuracy of pixels, random weights and the run; then fine-tuning."
     model = load_run_model(args.run)
@@ -204,6 +216,11 @@ def measure_lowshot(args: argparse.Namespace) -> dict: # of `compare_low_shot`; 
     device = 'cpu' if best_device() == 'mps' else best_device()                     # decompositions need float64
     results = compare_low_shot(models, train_set, test_set, args.shots, args.seeds, names=args.readout, num_workers=args.num_workers, device=device, progress=True)
     return results | (dict(finetune=finetune_all(models, train_set, test_set, args)) if args.finetune else {})
+
+def check_finetune(args: argparse.Namespace):
+    "ValueError if --readout is not what --finetune can read: a single one, not whitened."
+    if args.finetune and args.readout and (len(args.readout) > 1 or '|' in args.readout[0]):
+        raise ValueError(f'--finetune with --readout {" ".join(args.readout)}: fine-tuning reads a single read-out that is not whitened; give one, such as --readout mean, or leave --finetune out')
 
 def labelled_images(args: argparse.Namespace, model) -> tuple: # two ImageDatasets, to train and to test
     "Training and test images with labels: of a folder, or of the run."

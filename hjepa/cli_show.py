@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'report_run', 'choose_pictures', 'place', 'show', 'show_run', 'picture_makers', 'Look', 'load_look',
-           'draw_embedding']
+           'own_images', 'draw_embedding']
 
 # %% ../nbs/12_cli_show.ipynb #0a9b47d2
 import argparse
@@ -80,32 +80,46 @@ def show(
         for file in show_run(args).values(): print(file)
     return 0
 
-# %% ../nbs/12_cli_show.ipynb #44bb53ff
+# %% ../nbs/12_cli_show.ipynb #93eade80
 def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     "Draw what `hjepa_show` was asked for; each file is written completely or not at all."
     choose_pictures(args.pictures, list(PICTURES))                                 # a mistyped name is known before anything is loaded
     check_kind(args.run, 'hjepa')
     from hjepa.hierarchy import write_atomic
     draw = picture_makers(args)
-    folder, saved = Path(args.output or Path(args.run)/'pictures').expanduser(), {}
+    from hjepa.data import DataError
+    folder, saved, out = Path(args.output or Path(args.run)/'pictures').expanduser(), {}, {}
     for name in choose_pictures(args.pictures, list(draw)):
-        file = folder/f'{name}.png'
-        try: write_atomic(file, lambda tmp: draw[name]().savefig(tmp, format='png'))
-        except (ValueError, ImportError) as e:
+        try: figure = draw[name]()
+        except (ValueError, ImportError, OSError, DataError) as e:
             if args.pictures: raise
-            print(f'{name}: left out, {e}', file=sys.stderr)
-        else: saved[name] = file
+            out.setdefault(str(e), []).append(name)
+        else: write_atomic(file := folder/f'{name}.png', lambda tmp: figure.savefig(tmp, format='png')); saved[name] = file
+    lines = [f'{", ".join(names)}: left out, {why}' for why, names in out.items()]
+    if lines and not saved: raise ValueError('no picture can be drawn; ' + '; '.join(lines))
+    for line in lines: print(line, file=sys.stderr)
     return saved
+
+def _once(f):
+    "`f` that is called once: its answer, or its error, is kept (a download that failed is not tried again for every picture)."
+    said = []
+    def ask():
+        if not said:
+            try: said.append((f(), None))
+            except Exception as e: said.append((None, e))
+        if said[0][1] is not None: raise said[0][1]
+        return said[0][0]
+    return ask
 
 def picture_makers(args: argparse.Namespace) -> dict: # name → function without arguments that draws it
     "The pictures that a run can have. The model is loaded when the first of them needs it."
-    from functools import cache
     from hjepa import pictures as p, report, visualization as v
     from hjepa.collapse import run_verdict
     from hjepa.cli import draw_crops
     from hjepa.training import load_run
     config, run = load_run(args.run), Path(args.run).expanduser()
-    look = cache(lambda: load_look(args, config))
+    own = own_images(args.images, config.model.in_chans)                          # a mistyped path is an error whatever is drawn
+    look = _once(lambda: load_look(args, config, own))
     given = lambda f, *rest, **named: lambda: f(look().model, look().images, *rest, **named)       # pictures of model and images
     masked = lambda f, *rest: lambda: f(look().model, look().images, look().masks, *rest)          # … and masks
     draw = dict(masks=lambda: v.show_masks(look().images, look().masks), mask_levels=lambda: p.show_mask_levels(look().images, look().masks, config.model.num_hierarchies, args.n),
@@ -117,52 +131,64 @@ def picture_makers(args: argparse.Namespace) -> dict: # name → function withou
     missing = ['crops'] * (not config.multicrop.strategy) + ['pyramid'] * (not config.model.fpn.use_fpn)
     return {name: draw[name] for name in PICTURES if name not in missing}
 
-# %% ../nbs/12_cli_show.ipynb #8c46b460
+# %% ../nbs/12_cli_show.ipynb #947a40a5
 class Look:
     "A trained model and images to show it on."
     def __init__(self,
         model, # an HJEPA
         config, # the run's configuration
-        dataset, # the images to show
-        bank, # a data set for the bank of patches, if the first has too few
+        own, # a data set of images to show; None: the training images
+        trained, # () -> the training images; asked only where they are needed
         seed: int, # of the masks
         run: Path, # the run's folder
     ):
         import torch
         from hjepa.training import build_masks
-        self.model, self.config, self.dataset, self.bank, self.run = model, config, dataset, bank, run
-        self.shown = _spaced(len(dataset), 8)
-        self.images = self.read(dataset, self.shown)
+        self.model, self.config, self.trained, self.run = model, config, trained, run
+        self.dataset = trained() if own is None else own
+        self.shown = _spaced(len(self.dataset), 8)
+        self.images = self.read(self.dataset, self.shown)
         self.masks = build_masks(config, model)(len(self.images), generator=torch.Generator().manual_seed(seed))
-    def read(self, dataset, index: list[int], size=None):
-        "Images [n, C, H, W] uint8 of a data set, as the model gets them; those that cannot be read are left out."
+    def read(self,
+        dataset, # an `ImageDataset`
+        index: list[int], # which of its images
+        size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
+    ): # uint8 [n, C, H, W]
+        "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
         from hjepa.data import DataError, EvalView, collate
         images = collate(EvalView(dataset, size or self.model.img_size, self.model.config.in_chans).__getitems__(index))['image']
         if not len(images): raise DataError(f'none of {len(index)} pictures of {dataset.name!r} could be read')
         return images
     def others(self):
         "Images for the bank of patches, none of those that are shown."
-        data = self.dataset if len(self.dataset) >= 64 else self.bank
+        data = self.dataset if len(self.dataset) >= 64 else self.trained()
         taken = set(self.shown) if data is self.dataset else set()
         return self.read(data, [i for i in _spaced(len(data), 508) if i not in taken])
 
 def _spaced(n: int, most: int) -> list[int]: return sorted({round(i * (n - 1) / max(1, min(n, most) - 1)) for i in range(min(n, most))})
 
-# %% ../nbs/12_cli_show.ipynb #572cab66
+# %% ../nbs/12_cli_show.ipynb #1a8d7748
 def load_look(
     args: argparse.Namespace, # of `hjepa_show`
     cfg, # the run's configuration
+    own, # of `own_images`
 ) -> Look:
     "Model and images for `hjepa_show`."
-    from hjepa.data import ImageDataset, build_dataset
+    from hjepa.data import build_dataset
     from hjepa.hierarchy import HJEPA
-    run = Path(args.run).expanduser()
-    d, chans = cfg.data, cfg.model.in_chans
-    model = HJEPA.from_pretrained(run, best_device())
-    own = None if args.images is None else Path(args.images).expanduser()
-    mine = None if own is None else ImageDataset(own.name, paths=[own], in_chans=chans) if own.is_file() else build_dataset('images', own, in_chans=chans)
-    trained = build_dataset(d.dataset, d.path, d.split, chans, d.download) if mine is None or len(mine) < 64 else None
-    return Look(model, cfg, trained if mine is None else mine, trained, args.seed, run)
+    run, d = Path(args.run).expanduser(), cfg.data
+    trained = _once(lambda: build_dataset(d.dataset, d.path, d.split, cfg.model.in_chans, d.download))
+    return Look(HJEPA.from_pretrained(run, best_device()), cfg, own, trained, args.seed, run)
+
+def own_images(
+    path: str | None, # a picture or a folder of pictures
+    in_chans: int, # channels of the model
+): # an `ImageDataset`; None without a path
+    "What `--images` names. Raises FileNotFoundError if it is not there."
+    from hjepa.data import ImageDataset, build_dataset
+    if path is None: return None
+    path = Path(path).expanduser()
+    return ImageDataset(path.name, paths=[path], in_chans=in_chans) if path.is_file() else build_dataset('images', path, in_chans=in_chans)
 
 def _best_readout(run: Path) -> str:
     "The read-out that was best for neighbours in this run, if it is known and not too wide; else the mean."
@@ -173,16 +199,17 @@ def _best_readout(run: Path) -> str:
     width = next((r['readouts'].get(name, {}).get('width', 0) for r in rows if r['name'] == 'this run'), 0)                # a name may end in '|white'
     return name if 0 < width <= 8192 else 'mean'
 
-# %% ../nbs/12_cli_show.ipynb #fe99f759
+# %% ../nbs/12_cli_show.ipynb #64750760
 def draw_embedding(
     look: Look,
     method: str, # 'pca', 'tsne' or 'umap'
     seed: int, # of the layout
 ): # a figure
     "A map of up to a thousand images."
-    from hjepa.encodings import collect_readouts, whiten
+    from hjepa.encodings import collect_readouts, white_dim, whiten
     from hjepa.report import embedding_map, show_embedding
     data, name = look.dataset.subset(_spaced(len(look.dataset), 1000)), _best_readout(look.run)
+    if white_dim(len(data)) < 16: name = name.partition('|')[0]                    # too few images to whiten with
     got = collect_readouts(look.model, data, [name], 64)
     layout = embedding_map(whiten(got.vectors, got.vectors, [name])[0][name], method, seed)
     layout.xlabel += f'; read-out: {name.replace("|white", ", whitened")}'

@@ -95,14 +95,16 @@ def lidar(
     values = torch.linalg.svdvals(half).square()
     return _entropy_rank(values) if values[0] > 1e-12 else 0.
 
-# %% ../nbs/09_collapse.ipynb #af527521
+# %% ../nbs/09_collapse.ipynb #404cb443
 def _mean_cosine(
     x: Tensor, # [..., n, d]
 ) -> float: # NaN if n < 2
-    "Mean cosine between different vectors of a set, averaged over sets."
+    "Mean cosine between different vectors of a set, averaged over sets. Vectors of zeros are alike."
     n = x.shape[-2]
     if n < 2: return math.nan
-    return ((F.normalize(x.detach().float(), dim=-1).sum(-2).square().sum(-1) - n) / (n * (n - 1))).mean().item()
+    u = F.normalize(x.detach().float(), dim=-1)
+    zeros = (u == 0).all(-1).sum(-1)                                                        # of them each pair counts 1
+    return ((u.sum(-2).square().sum(-1) - (n - zeros) + zeros * (zeros - 1)) / (n * (n - 1))).mean().item()
 
 def token_similarity(
     x: Tensor, # [n, cells, d] features of a level
@@ -116,7 +118,7 @@ def image_similarity(
     "Mean cosine between different images at the same cell."
     return _mean_cosine(x.transpose(0, 1))
 
-# %% ../nbs/09_collapse.ipynb #0f92767c
+# %% ../nbs/09_collapse.ipynb #5c2970a3
 def feature_deviation(
     x: Tensor, # [n, cells, d] features of a level
 ) -> Tensor: # [d] ≥ 0, in the unit of the features
@@ -133,7 +135,8 @@ def dead_features(
     x: Tensor, # [n, cells, d] features of a level
     below: float = 0.1, # of the root mean square of all features
 ) -> float: # share in [0, 1] of features that hardly depend on the image
-    "Share of features whose deviation between images is below a tenth of the features' size."
+    "Share of features whose deviation between images is below a tenth of the features' size. NaN if x holds NaN."
+    if not torch.isfinite(x).all(): return math.nan
     return (feature_deviation(x) <= below * x.detach().float().square().mean().sqrt()).float().mean().item()
 
 # %% ../nbs/09_collapse.ipynb #b4b1e3f8
@@ -161,7 +164,7 @@ def prediction_skill(
 def _weighted_loss(p: Tensor, t: Tensor, w: Tensor) -> float:
     return level_loss(p.detach(), t.detach(), w).item()
 
-# %% ../nbs/09_collapse.ipynb #362376af
+# %% ../nbs/09_collapse.ipynb #784552ab
 @torch.no_grad()
 def context_views(
     model: HJEPA,
@@ -169,7 +172,7 @@ def context_views(
     masks: Callable[..., Masks], # a mask generator, called with n and `generator=`
     views: int = 8, # q
     seed: int = 0, # of the masks
-    batch_size: int = 128,
+    batch_size: int = 128, # images per pass
 ) -> Tensor: # [n, q, D] float32, mean of the visible tokens
     "Context features of images under different masks. The random state is left alone."
     enc, generator, out = model.context_encoder, torch.Generator().manual_seed(seed), []
@@ -258,7 +261,7 @@ class Verdict:
         else: said = '; '.join(f.text for f in self.findings) + '. Try: ' + '; '.join(self.advice)
         return '. '.join([said, *self.remarks])
 
-# %% ../nbs/09_collapse.ipynb #7e07977f
+# %% ../nbs/09_collapse.ipynb #1c7b9c12
 _TEXTS = dict(nan='features{at} are not numbers{since}: training has diverged',
     alike='features{at} have become alike everywhere{since}, whatever the image and the place (difference between images {value:.3f}, healthy > {limit:.3f})',
     images='features{at} hardly depend on the image{since}: they say where a patch is, not what it shows (difference between images {value:.3f}, healthy > {limit:.3f})',
@@ -286,7 +289,8 @@ def _findings(
         here = {k: v for (k, m), v in bad.items() if m == l}
         kind = _name(here, single[l])
         source = here['images'] if kind == 'alike' else next(iter(here.values())) if kind == 'nan' else here[kind]
-        levels.setdefault(kind, []).append((l, min(v[0] for v in here.values()), *source[2:]))
+        since = max(here[k][0] for k in ('images', 'tokens') if k in here) if kind == 'alike' else source[0]
+        levels.setdefault(kind, []).append((l, since, *source[2:]))
     out = []
     for kind, found in levels.items():
         at, since = f" at level{'s'[:len(found) > 1]} {_and([f[0] for f in found])}", min(f[1] for f in found)
@@ -294,7 +298,7 @@ def _findings(
         out.append(Finding(kind, [f[0] for f in found], since, *_plain(found[0][2:3]), found[0][3], text))
     return out
 
-# %% ../nbs/09_collapse.ipynb #29bdb657
+# %% ../nbs/09_collapse.ipynb #691a7635
 def _advice(
     findings: list[Finding],
     config: Any = None, # the run's configuration (`RunConfig`), or None
@@ -310,8 +314,8 @@ def _advice(
     now = '' if t is None else f' than {t.lr:g}'
     out.append(f'a lower training.lr{now}' + (', training.clip_grad=1, training.precision=fp32' if 'nan' in kinds else ' and a longer training.warmup_epochs'))
     if m is not None and not m.pixel_weight and 'nan' not in kinds: out.append('model.pixel_weight=1, which ties features to what the image shows')
-    if 'tokens' in kinds: out.append('larger hidden blocks (masking.target_scale), so that a neighbour does not give the answer away')
     if m is not None and m.ema.momentum >= .9 and 'nan' not in kinds: out.append('a model.ema.momentum nearer to 1')
+    if 'tokens' in kinds: out.append('larger hidden blocks (masking.target_scale), so that a neighbour does not give the answer away')
     return out
 
 # %% ../nbs/09_collapse.ipynb #7c6ef879
@@ -331,7 +335,7 @@ def diagnose(
     remarks = ['Predictions are not yet better than a constant: train longer, or look at training.lr'] if state == 'healthy' and skill and last['step'] and max(skill) < .02 else []
     return Verdict(state, findings, _advice(findings, config, records[0].get('pixel_deviation')) if findings else [], remarks, last['step'])
 
-# %% ../nbs/09_collapse.ipynb #9def40bf
+# %% ../nbs/09_collapse.ipynb #bafe27a8
 class HealthCallback(Callback):
     "Measures of the target features on a few fixed images, into the history; says in words, once per complaint, when they collapse."
     order = 10
@@ -341,7 +345,7 @@ class HealthCallback(Callback):
         every: int | None = None, # steps between looks; None: a quarter of an epoch, at most 200
         views: int = 4, # of each image, for LiDAR at the end of an epoch; 0: no LiDAR
         limits: HealthLimits | None = None, # None: the default ones
-        batch_size: int = 128,
+        batch_size: int = 128, # images per pass
     ):
         if n < 2: raise ValueError(f'n={n}: at least 2 images are needed to see whether they differ')
         if every is not None and every < 1: raise ValueError(f'every={every}: expected a number of steps from 1, or None')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Features', 'autocast_for', 'extract_dataset', 'Encodings', 'evaluating', 'TimmFeatures', 'random_like',
            'pixel_features', 'parse_readout', 'blocks_needed', 'readout', 'readouts', 'readout_names', 'Readouts',
-           'collect_readouts', 'check_features', 'principal_axes', 'Whitening', 'whiten']
+           'collect_readouts', 'check_features', 'principal_axes', 'Whitening', 'white_dim', 'whiten']
 
 # %% ../nbs/09_encodings.ipynb #f05e090d
 import inspect
@@ -28,7 +28,7 @@ from .hierarchy import HJEPA, pool_levels
 from .multicrop import _seeded
 from .training import choose_precision
 
-# %% ../nbs/09_encodings.ipynb #67787b5f
+# %% ../nbs/09_encodings.ipynb #c45eb82c
 @dataclass
 class Features:
     "Features of a data set. `len` is the number of images that could be read."
@@ -41,7 +41,7 @@ class Features:
 def _collect(
     view: EvalView, # the images
     encode: Callable[[Tensor], list[Tensor]], # uint8 [B, C, H, W] → L tensors [B, cells, d]
-    batch_size: int,
+    batch_size: int, # images per pass
     num_workers: int = 0,
     progress: str | None = None, # words beside a progress bar; None: no bar
     max_bad_share: float = 0.1, # stop when more of the files cannot be read
@@ -65,7 +65,7 @@ def _bar(loader, words: str | None) -> Iterator:
     from tqdm import tqdm
     return tqdm(loader, desc=words, leave=False)
 
-# %% ../nbs/09_encodings.ipynb #ab396af0
+# %% ../nbs/09_encodings.ipynb #a8c0f478
 def autocast_for(
     device: torch.device | str, # where the model is
     precision: str = 'auto', # 'fp32' (or 'no'), 'bf16', or 'auto': half precision where the device is fast at it
@@ -79,7 +79,7 @@ def autocast_for(
 def extract_dataset(
     model: HJEPA,
     dataset: ImageDataset, # its images are resized and normalised as the model wants them
-    batch_size: int = 256,
+    batch_size: int = 256, # images per pass
     levels: list[int] | None = None, # which levels; None: all
     encoder: str = 'target', # 'target' or 'context'
     fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
@@ -140,7 +140,7 @@ def encode(self: HJEPA,
     else: levels = pool_levels(tokens[-1], present, grid, self.num_levels)[0]
     return Encodings([x.float() for x in levels], tokens, cls, grid)
 
-# %% ../nbs/09_encodings.ipynb #1059a6ae
+# %% ../nbs/09_encodings.ipynb #96169bb4
 class TimmFeatures(nn.Module):
     "A timm model with the interface of `HJEPA`'s feature extraction."
     fpn = None
@@ -165,7 +165,8 @@ class TimmFeatures(nn.Module):
         stats = [list(cfg[k]) for k in ('mean', 'std')]
         self.pixel_stats = tuple(s if len(s) == chans else [sum(s) / len(s)] * chans for s in stats)
         self.config = SimpleNamespace(in_chans=chans, encoder_type=self.recipe['net'] if self.recipe else type(net).__name__)
-        self.grid = self._maps(torch.zeros(1, chans, *self.img_size), 1)[0][-1].shape[-2:]
+        some = next(net.parameters())
+        with torch.no_grad(): self.grid = self._maps(torch.zeros(1, chans, *self.img_size, dtype=some.dtype, device=some.device), 1)[0][-1].shape[-2:]
 
 def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) -> nn.Module:
     "A timm model without head; the image size is told to those that want to know it."
@@ -199,7 +200,7 @@ def num_levels(self: TimmFeatures) -> int:
     n = 1 + math.ceil(math.log2(max(*self.grid, 1)))
     return min(self.max_levels, n)
 
-# %% ../nbs/09_encodings.ipynb #d26b71d8
+# %% ../nbs/09_encodings.ipynb #3604fa25
 @patch
 def encode(self: TimmFeatures,
     images: Tensor, # [B, C, H, W], normalised
@@ -231,7 +232,12 @@ def extract_levels(self: TimmFeatures,
     return [out[l] for l in levels]
 
 @patch
-def extract_features(self: TimmFeatures, images: Tensor, level: int = 0, fpn: bool = True, encoder: str = 'target') -> Tensor: # [B, cells, d]
+def extract_features(self: TimmFeatures,
+    images: Tensor, # [B, C, H, W], normalised
+    level: int = 0, # 0: finest
+    fpn: bool = True, # not used
+    encoder: str = 'target', # not used
+) -> Tensor: # [B, cells, d]
     "`extract_levels` at one level."
     return self.extract_levels(images, [level])[0]
 
@@ -254,14 +260,14 @@ def random_like(
     with _seeded(seed): new = HJEPA(replace(model.config, pretrained=False)) if isinstance(model, HJEPA) else TimmFeatures(**model.recipe)
     return new.eval().to(next(model.parameters()).device)
 
-# %% ../nbs/09_encodings.ipynb #c91af620
+# %% ../nbs/09_encodings.ipynb #6fe5f909
 def pixel_features(
     dataset: ImageDataset,
     size: int | Sequence[int], # (H, W) to which the images are resized
     in_chans: int = 3, # 1 or 3
     mean: float | Sequence[float] | None = None, # of each channel, as `normalize` takes it
-    std: float | Sequence[float] | None = None,
-    batch_size: int = 256,
+    std: float | Sequence[float] | None = None, # of each channel
+    batch_size: int = 256, # images per pass
     num_workers: int = 0, # processes that read images
 ) -> Features: # one level: every pixel is a cell, [n, H·W, C]
     "The normalised pixels themselves, in the form of features."
@@ -355,7 +361,7 @@ def readout_names(
     names = [n for n in names if n == 'mean' or readout(e, n).shape[1] <= max_dim]
     return names + [f'{n}|white' for n in names] * white
 
-# %% ../nbs/09_encodings.ipynb #e18f3436
+# %% ../nbs/09_encodings.ipynb #29780774
 @dataclass
 class Readouts:
     "Vectors of a data set's images by the name of the read-out. `len` is the number of images that could be read."
@@ -369,7 +375,7 @@ def collect_readouts(
     model: HJEPA | TimmFeatures,
     dataset: ImageDataset,
     names: Sequence[str] | None = None, # None: `readout_names(model)`
-    batch_size: int = 256,
+    batch_size: int = 256, # images per pass
     encoder: str = 'target', # 'target' or 'context'
     fpn: bool = True, # levels of the FPN, if the model has one
     precision: str = 'auto', # see `autocast_for`
@@ -450,18 +456,25 @@ class Whitening:
         "Whitened features."
         return (x.float() - self.mean) @ self.matrix
 
-# %% ../nbs/09_encodings.ipynb #9fa2b1a6
+# %% ../nbs/09_encodings.ipynb #6a5d835b
+def white_dim(
+    n: int, # images that whitening is fitted on
+    most: int = 256, # directions wanted
+) -> int: # from 1
+    "How many directions n images support."
+    return max(1, min(most, n // 8))
+
 def whiten(
     train: dict[str, Tensor], # read-outs of the training images
     test: dict[str, Tensor], # of the test images
     names: Sequence[str], # those with '|white' are made
-    dim: int | None = 256, # directions kept
+    dim: int = 256, # directions kept, or fewer: see `white_dim`
     shrink: float = 0.1, # see `Whitening`
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]: # the names asked for
     "Whitened read-outs beside the plain ones."
     out = {}, {}
     for n in names:
         base, _, white = n.partition('|')
-        w = Whitening(train[base], dim, shrink) if white else lambda x: x
+        w = Whitening(train[base], white_dim(len(train[base]), dim), shrink) if white else lambda x: x
         for o, x in zip(out, (train, test)): o[n] = w(x[base])
     return out

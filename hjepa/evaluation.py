@@ -45,7 +45,7 @@ def knn_sweep(
             out[k].append(votes.argmax(1)); done = k
     return {k: torch.cat(v) for k, v in out.items()}
 
-# %% ../nbs/09_evaluation.ipynb #5c77f85f
+# %% ../nbs/09_evaluation.ipynb #5fe2029a
 def knn_predict(
     train_x: Tensor, # [n, d] features with known classes
     train_y: Tensor, # [n] int64
@@ -61,8 +61,8 @@ def knn_accuracy(
     train_y: Tensor, # [n] int64
     test_x: Tensor, # [m, d]
     test_y: Tensor, # [m] int64
-    k: int = 20,
-    temperature: float = 0.07,
+    k: int = 20, # neighbours
+    temperature: float = 0.07, # of their votes
 ) -> float: # share of test images in [0, 1]
     "Accuracy of `knn_predict`."
     check_features(test_x, test_y, 'test')
@@ -113,7 +113,7 @@ class RidgeSums:
         ws = [_ridge(gram, rhs, a) for a in alphas]
         return [(w, (st - sz @ w) / n) for w in ws]
 
-# %% ../nbs/09_evaluation.ipynb #31d48560
+# %% ../nbs/09_evaluation.ipynb #bfb0c11b
 class RidgeImages(RidgeSums):
     "The same, when there are fewer images than features: solved with inner products of images."
     def __init__(self,
@@ -135,9 +135,20 @@ class RidgeImages(RidgeSums):
 def sum_of(
     parts: list[RidgeSums], # of disjoint images, all of one kind
 ) -> RidgeSums: # of all their images
+    "Sums of the union of several parts."
     return reduce(lambda a, b: a + b, parts)
 
-# %% ../nbs/09_evaluation.ipynb #3e068681
+# %% ../nbs/09_evaluation.ipynb #eec64cc8
+def _by_class(
+    labels: Tensor, # [n] int64
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]: # images class by class, in random order within; each one's place within its class; the size of its class
+    order = keyed_uniform(seed, 0, torch.arange(len(labels)), 1, stream=9)[:, 0].argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]
+    count = labels.unique(return_counts=True)[1]
+    rank = torch.arange(len(labels)) - (count.cumsum(0) - count).repeat_interleave(count)
+    return order, rank, count.repeat_interleave(count)
+
 def stratified_split(
     labels: Tensor, # [n] int64
     share: float = 0.2, # of the second part, between 0 and 1
@@ -145,15 +156,11 @@ def stratified_split(
 ) -> tuple[Tensor, Tensor]: # indices of the first and of the second part, ascending
     "Two parts with the same shares of classes; a class keeps at least one image in the first part."
     if not 0 < share < 1: raise ValueError(f'share={share}: expected a number between 0 and 1')
-    labels = torch.as_tensor(labels)
-    order = keyed_uniform(seed, 0, torch.arange(len(labels)), 1, stream=9)[:, 0].argsort(stable=True)
-    order = order[labels.cpu()[order].argsort(stable=True)]                                     # class by class, random within
-    count = labels.cpu().unique(return_counts=True)[1]
-    rank = torch.arange(len(labels)) - (count.cumsum(0) - count).repeat_interleave(count)       # place within the class
-    held = torch.minimum((count * share + .5).long(), count - 1).repeat_interleave(count)
+    order, rank, count = _by_class(torch.as_tensor(labels).cpu(), seed)
+    held = torch.minimum((count * share + .5).long(), count - 1)
     return order[rank >= held].sort().values, order[rank < held].sort().values
 
-# %% ../nbs/09_evaluation.ipynb #367fd1e6
+# %% ../nbs/09_evaluation.ipynb #796b3a16
 def stratified_folds(
     labels: Tensor, # [n] int64
     folds: int = 5, # parts, from 2
@@ -161,9 +168,7 @@ def stratified_folds(
 ) -> list[Tensor]: # indices of each part, ascending
     "Parts of nearly equal size with the same shares of classes."
     if folds < 2 or folds > len(labels): raise ValueError(f'folds={folds}: expected from 2 to {len(labels)}, the number of images')
-    labels = torch.as_tensor(labels).cpu()
-    order = keyed_uniform(seed, 0, torch.arange(len(labels)), 1, stream=9)[:, 0].argsort(stable=True)
-    order = order[labels[order].argsort(stable=True)]                                           # class by class, random within: deal them out like cards
+    order = _by_class(torch.as_tensor(labels).cpu(), seed)[0]                                   # dealt out like cards
     return [order[f::folds].sort().values for f in range(folds)]
 
 # %% ../nbs/09_evaluation.ipynb #a2730d5a
@@ -269,16 +274,20 @@ class LogisticProbe:
         "Predicted classes."
         return torch.from_numpy(self.model.predict(x.cpu().numpy())).to(x.device)
 
-# %% ../nbs/09_evaluation.ipynb #cdb206da
+# %% ../nbs/09_evaluation.ipynb #ef097526
 def _limit(
     dataset: ImageDataset,
     most: int | None, # images; None: all
     seed: int,
 ) -> ImageDataset:
-    "A data set of at most about `most` images with the same shares of classes."
+    "The images with a label, at most about `most` of them with the same shares of classes; of each class at least one."
     if dataset.labels is None: raise ValueError(f'the data set {dataset.name!r} has no labels to compare with; give a folder with one folder per class, or see feature_health for what needs no labels')
+    labels = torch.from_numpy(dataset.labels)
+    if not (known := labels >= 0).any(): raise ValueError(f'all labels of the data set {dataset.name!r} are −1, which marks images without label: there is nothing to compare with')
+    if not known.all(): dataset, labels = dataset.subset(known.nonzero().flatten()), labels[known]
     if most is None or len(dataset) <= most: return dataset
-    return dataset.subset(stratified_split(torch.from_numpy(dataset.labels), most / len(dataset), seed)[1])
+    order, rank, count = _by_class(labels, seed)
+    return dataset.subset(order[rank < (count * most / len(labels) + .5).long().clamp(min=1)].sort().values)
 
 def _pixel_size(
     hw: tuple[int, int], # the model's image size
@@ -289,7 +298,7 @@ def _pixel_size(
     s = min(1., math.sqrt(max_dim / (hw[0] * hw[1] * in_chans)))
     return max(1, int(hw[0] * s)), max(1, int(hw[1] * s))
 
-# %% ../nbs/09_evaluation.ipynb #cc4de077
+# %% ../nbs/09_evaluation.ipynb #c120573e
 def _some_k(
     k: int | Sequence[int], # as asked for
     n: int, # images to choose from
@@ -311,7 +320,9 @@ def score_features(
     device: torch.device | str = 'cpu', # where to compute
 ) -> tuple[dict[str, Any], dict[str, Tensor]]: # scores, and which test images were right: 'linear' and 'knn', bool [m]
     "Linear probe and k-NN, each with what was best on held-back training images."
+    if torch.device(device).type == 'mps': device = 'cpu'                                       # no float64 there, which `_ridge` may need
     train_y, test_y, tried, probe, near = train_y.to(device), test_y.to(device), {}, None, None
+    for x in test_x.values(): check_features(x, test_y, 'test')
     fit, val = stratified_split(train_y, val_share, seed)
     ks = _some_k(k, len(fit))
     for name, x in train_x.items():
@@ -372,7 +383,7 @@ def _model_source(
         return collect_readouts(model, ds, names, opts['batch_size'], opts['encoder'], opts['fpn'], opts['precision'], opts['num_workers'], opts['progress'] and f'{row}, {len(ds):,} images')
     return go, names
 
-# %% ../nbs/09_evaluation.ipynb #84b59c66
+# %% ../nbs/09_evaluation.ipynb #6fb36a10
 def compare(
     models: dict[str, HJEPA | TimmFeatures], # name of the row → network; the last is compared with each of the others
     train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
@@ -387,7 +398,7 @@ def compare(
     seed: int = 0, # of what is held back
     encoder: str = 'target', # 'target' or 'context', of an HJEPA
     fpn: bool = True, # levels of the FPN, where a model has one
-    batch_size: int = 256,
+    batch_size: int = 256, # images per pass
     num_workers: int = 0, # processes that read images
     precision: str = 'auto', # of the encoders, see `autocast_for`
     progress: bool = False, # show progress bars

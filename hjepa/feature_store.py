@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['DTYPES', 'weights_fingerprint', 'images_fingerprint', 'extract_to_disk', 'missing_shards', 'FeatureStore']
 
-# %% ../nbs/09_feature_store.ipynb #a2ba268d
+# %% ../nbs/09_feature_store.ipynb #c0778711
 import errno
 import json
 import math
+import re
 import shutil
 import signal
 import threading
@@ -47,10 +48,10 @@ def images_fingerprint(
     for p in dataset.paths: crc = zlib.crc32(p.encode(errors='surrogateescape') + b'\0', crc)
     return f'{crc:08x}'
 
-# %% ../nbs/09_feature_store.ipynb #f7ec7ff8
+# %% ../nbs/09_feature_store.ipynb #14b94b7f
 DTYPES = dict(float16=torch.float16, float32=torch.float32)
 
-def _plan(model, dataset: ImageDataset, names: Sequence[str], shard: int, encoder: str, fpn: bool, dtype: str | None, precision: str) -> dict[str, Any]:
+def _plan(model, dataset: ImageDataset, names: Sequence[str], shard: int, encoder: str, fpn: bool, dtype: str | None, precision: str | None) -> dict[str, Any]:
     "What a store is to hold, as plain JSON."
     if not names: raise ValueError('names: no read-out was given')
     for n in names:
@@ -97,18 +98,26 @@ def _write_plan(folder: Path, plan: dict[str, Any], dataset: ImageDataset):
     else: write_atomic(folder/'images.jsonl', lambda p: p.write_text(''.join(json.dumps(f) + '\n' for f in dataset.paths)))
     write_atomic(folder/'store.json', lambda p: p.write_text(json.dumps(plan, indent=1)))
 
-# %% ../nbs/09_feature_store.ipynb #664aa820
-def _begin(folder: Path, plan: dict[str, Any], dataset: ImageDataset, shard: int) -> tuple[dict[str, Any], ImageDataset]: # the plan that holds, and the images in the order of the store
+# %% ../nbs/09_feature_store.ipynb #f354a724
+def _left_over(folder: Path) -> list[Path]:
+    "The store's own temporary files, of a process that was killed (`write_atomic` names them)."
+    return [p for p in folder.iterdir() if re.fullmatch(r'\.(shard_\d+\.safetensors|store\.json|images\.jsonl)\.\d+\.tmp', p.name)]
+
+def _begin(folder: Path, plan: dict[str, Any], dataset: ImageDataset, shard: int, lost: bool = False) -> tuple[dict[str, Any], ImageDataset]: # the plan that holds, and the images in the order of the store
     "Write the plan, or go on with the one that the folder has."
-    for p in folder.glob('.*.tmp'): p.unlink(missing_ok=True)                             # of a process that was killed
-    if (folder/'store.json').is_file(): return _go_on(folder, _read_plan(folder), plan, dataset, shard)
-    if folder.exists() and any(p.name != 'images.jsonl' for p in folder.iterdir()): raise FileExistsError(f'{folder} is not empty and holds no features; choose another folder')
-    plan['dtype'] = plan['dtype'] or 'float16'
+    if (folder/'store.json').is_file():
+        old = _read_plan(folder)
+        for p in _left_over(folder): p.unlink(missing_ok=True)
+        if any(folder.glob('shard_*.safetensors')): return _go_on(folder, old, plan, dataset, shard, lost)
+        plan |= {k: plan[k] or old[k] for k in ('dtype', 'precision')}                                  # a plan without features binds nobody
+    elif folder.exists() and {p.name for p in folder.iterdir()} - {'images.jsonl', *(p.name for p in _left_over(folder))}:
+        raise FileExistsError(f'{folder} is not empty and holds no features; choose another folder')
+    plan |= dict(dtype=plan['dtype'] or 'float16', precision=plan['precision'] or 'auto')
     _room(folder, plan, len(dataset))
     _write_plan(folder, plan, dataset)
     return plan, dataset
 
-def _go_on(folder: Path, old: dict[str, Any], plan: dict[str, Any], dataset: ImageDataset, shard: int) -> tuple[dict[str, Any], ImageDataset]:
+def _go_on(folder: Path, old: dict[str, Any], plan: dict[str, Any], dataset: ImageDataset, shard: int, lost: bool) -> tuple[dict[str, Any], ImageDataset]:
     "The plan of a folder with features, with new images behind its own; ValueError if they were made in another way."
     other = f'{folder} holds features of {{}}; choose another folder, or delete this one'
     if old['weights'] != plan['weights']: raise ValueError(other.format('another model (its weights are not these)'))
@@ -116,13 +125,25 @@ def _go_on(folder: Path, old: dict[str, Any], plan: dict[str, Any], dataset: Ima
         if plan[k] not in (None, old[k]): raise ValueError(other.format(f'the same model with {k}={old[k]!r}, not {plan[k]!r}'))
     if lacking := [n for n in plan['widths'] if n not in old['widths']]: raise ValueError(other.format(f'the same model without read-out {lacking[0]}: it has {", ".join(old["widths"])}'))
     n = old['ends'][-1]
-    dataset = _in_order(dataset, _read_paths(folder, n), other)
+    paths = _read_paths(folder, n)
+    if lost: dataset = _with_lost(folder, dataset, paths)
+    dataset = _in_order(dataset, paths, other)
     if images_fingerprint(dataset.subset(range(min(n, len(dataset))))) != old['images']: raise ValueError(other.format('other images, or of images with other labels'))
     if (more := len(dataset) - n) > 0:
         _room(folder, old, more)
         old = old | dict(images=images_fingerprint(dataset), ends=old['ends'] + _ends(n, len(dataset), shard))
         _write_plan(folder, old, dataset)
     return old, dataset
+
+def _with_lost(folder: Path, dataset: ImageDataset, paths: list[str] | None) -> ImageDataset:
+    "A data set together with the images of a store that are gone from it, labelled as the store has them."
+    gone = [] if None in (paths, dataset.paths) else list(dict.fromkeys(paths).keys() - set(dataset.paths))
+    if not gone: return dataset
+    store, labels = FeatureStore(folder, partial=True), dataset.labels
+    if labels is not None:
+        known = {} if store.labels is None else {paths[i]: y for i, y in zip(store.index.tolist(), store.labels.tolist())}
+        labels = [*labels, *(known.get(p, -1) for p in gone)]
+    return ImageDataset(dataset.name, paths=dataset.paths + gone, labels=labels, classes=dataset.classes, in_chans=dataset.in_chans)
 
 def _in_order(dataset: ImageDataset, paths: list[str] | None, other: str) -> ImageDataset:
     "A data set with the images of a store first, in its order, and new ones behind them."
@@ -147,27 +168,28 @@ def _ctrl_c_between() -> Iterator[Callable[[], None]]: # a function that raises 
     try: yield check
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/09_feature_store.ipynb #b25443b4
+# %% ../nbs/09_feature_store.ipynb #666165ff
 def extract_to_disk(
     model: HJEPA | TimmFeatures,
     dataset: ImageDataset,
     folder: str | Path, # where to; made if it does not exist. With features of the same kind in it, the rest is done
     names: Sequence[str] = ('mean',), # read-outs, see `hjepa.encodings.readout`; 'level0' keeps a whole map
-    batch_size: int = 256,
+    batch_size: int = 256, # images per pass
     shard: int = 1024, # images per file, and the most that an interruption costs
     dtype: str | None = None, # 'float16' or 'float32', on disk; None: that of the folder, float16 for a new one
     encoder: str = 'target', # 'target' or 'context'
     fpn: bool = True, # levels of the FPN, if the model has one
-    precision: str = 'auto', # of the encoder, see `hjepa.encodings.autocast_for`
+    precision: str | None = None, # of the encoder, see `hjepa.encodings.autocast_for`; None: that of the folder, 'auto' for a new one
     num_workers: int = 0, # processes that read images
     max_bad_share: float = 0.1, # DataError when more of the files cannot be read
     progress: bool = False, # show a progress bar
+    lost: bool = False, # keep the features of files that are gone from the data set; False: they are an error
 ) -> 'FeatureStore':
     """Features of every image into shards on disk. Can be stopped at any moment; the same call goes on. The random state is left alone.
 
     Images are known by name: a file whose contents change keeps its old features. One process at a time writes to a folder."""
     folder = Path(folder).expanduser()
-    plan, dataset = _begin(folder, _plan(model, dataset, list(names), shard, encoder, fpn, dtype, precision), dataset, shard)
+    plan, dataset = _begin(folder, _plan(model, dataset, list(names), shard, encoder, fpn, dtype, precision), dataset, shard, lost)
     todo, starts = missing_shards(folder), [0, *plan['ends']]
     view, bad, seen, parts, unread = EvalView(dataset, model.img_size, model.config.in_chans), BadImages(max_bad_share), 0, [], []
     batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]

@@ -7,7 +7,7 @@ __all__ = ['HUB_FILES', 'weights_file', 'cached_model', 'is_pictures', 'as_bytes
            'HJEPAFeatures', 'run_record', 'describe_model', 'describe_training', 'describe_results', 'model_card',
            'save_for_hub', 'push_to_hub']
 
-# %% ../nbs/09_interop.ipynb #c939a6da
+# %% ../nbs/09_interop.ipynb #b26c19ab
 import json
 import re
 import shutil
@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .collapse import run_verdict
 from .data import EvalView, ImageDataset, ImageError, normalize, preprocess
-from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout
+from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
 from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, saved_config, write_atomic
 from .training import load_run
 
@@ -134,7 +134,7 @@ def read_parts(
     "The parts side by side."
     return torch.cat([e.levels[p].mean(1) if isinstance(p, int) else readout(e, p) for p in parts], 1)
 
-# %% ../nbs/09_interop.ipynb #d98dd183
+# %% ../nbs/09_interop.ipynb #24acd4b9
 class HJEPAFeatures(TransformerMixin, BaseEstimator):
     """Frozen features of a run, as a scikit-learn transformer.
 
@@ -146,7 +146,7 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
         readout: str = 'cells', # 'cells' or 'mean' of `level`, or a name of `hjepa.encodings.readout`; with '|white', whitened
         encoder: str = 'target', # 'target' or 'context'
         fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
-        white_dim: int | None = 256, # directions that whitening keeps; None: all above rounding
+        white_dim: int | None = 256, # directions that whitening keeps at most; few pictures get fewer, see `hjepa.encodings.white_dim`; None: all above rounding
         batch_size: int = 64, # pictures at a time
         num_workers: int = 0, # processes that read files
         device: str | None = None, # None: the accelerator if there is one
@@ -175,7 +175,7 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
         z = self._features(self._check_input(X, reset=False))
         return self._white(z) if self._plan()[1] else z.numpy()
 
-# %% ../nbs/09_interop.ipynb #a0ce5b77
+# %% ../nbs/09_interop.ipynb #9d8fc2f5
 @patch
 def _plan(self: HJEPAFeatures) -> tuple[list[str | int], bool]: # see `plan_readout`
     "The read-out asked for; checks the parameters and the run's header, and loads no weights."
@@ -202,7 +202,7 @@ def _fit(self: HJEPAFeatures, X: Any) -> tuple[HJEPAFeatures, Tensor | None]: # 
     if not white: return self, None
     if len(X) < 2: raise ValueError(f'X has n_samples={len(X)} picture; whitening needs at least 2')
     z = self._features(X)
-    self.whitening_ = Whitening(z, self.white_dim)
+    self.whitening_ = Whitening(z, None if self.white_dim is None else white_dim(len(z), self.white_dim))
     return self, z
 
 @patch
@@ -314,7 +314,7 @@ def describe_training(
     if 'verdict' in record: lines.append(f"Verdict of the run's own measures: {record['verdict']}")
     return '\n'.join(f'- {line}' for line in lines)
 
-# %% ../nbs/09_interop.ipynb #926ce344
+# %% ../nbs/09_interop.ipynb #af43626f
 def describe_results(
     results: dict[str, Any], # results.json of a run
 ) -> str: # Markdown
@@ -324,9 +324,10 @@ def describe_results(
         if not health: return 'Not measured yet.'
         return _table(['without labels', *(f'level {l}' for l in range(len(next(iter(health.values())))))], [(k, *('–' if x is None else f'{x:.3g}' for x in v)) for k, v in health.items()])
     say = lambda s, more='': f'{s["accuracy"]:.1%} ({s["readout"].replace("|white", ", whitened")}{more})'
-    many = not isinstance(results['k'], int)                                       # then k was chosen for each row
-    rows = [(r['name'], say(r['linear']), say(r['knn'], f', k = {r["knn"]["k"]}' * many)) for r in results['rows']]
-    parts = [_table(['frozen features', 'linear probe', 'k-NN' if many else f'k-NN (k = {results["k"]})'], rows)]
+    k = results.get('k')                                                           # a table of an older version may not know it
+    many = isinstance(k, (list, tuple))                                            # then it was chosen for each row
+    rows = [(r['name'], say(r['linear']), say(r['knn'], f', k = {r["knn"]["k"]}' if many and 'k' in r['knn'] else '')) for r in results['rows']]
+    parts = [_table(['frozen features', 'linear probe', f'k-NN (k = {k})' if isinstance(k, int) else 'k-NN'], rows)]
     diff = lambda d: f'over {d["name"]} {d["linear"]["points"]:+.1f} ± {d["linear"]["stderr"]:.1f} points (linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)'
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
     parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test pictures; read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} held-back training pictures.')
@@ -360,14 +361,15 @@ def model_card(
              '## Licence', license or 'No licence has been chosen yet: ask the owner before using these weights. (Owner: write the card again with `license=…`.)']
     return '\n\n'.join(parts) + '\n'
 
-# %% ../nbs/09_interop.ipynb #45ea3d56
+# %% ../nbs/09_interop.ipynb #ff7d52ca
 def _front_matter(record: dict, repo_id: str | None, license: str | None) -> str:
     "YAML for the hub's index."
     results, extra = record.get('results', {}), {}
     if 'rows' in results and 'config' in record:
         name, score = record['config'].data.dataset, results['rows'][-1]
+        k = score['knn'].get('k', results.get('k'))
         what = dict(task_type='image-classification', dataset_type=name, dataset_name=name, metric_type='accuracy')
-        metrics = [EvalResult(**what, metric_name=label, metric_value=round(score[key]['accuracy'], 4)) for key, label in [('linear', 'linear probe'), ('knn', f'k-NN (k = {score["knn"].get("k", results["k"])})')]]
+        metrics = [EvalResult(**what, metric_name=label, metric_value=round(score[key]['accuracy'], 4)) for key, label in [('linear', 'linear probe'), ('knn', f'k-NN (k = {k})' if k else 'k-NN')]]
         extra = dict(model_name=(repo_id or 'hjepa').split('/')[-1], eval_results=metrics)
     tags = ['hjepa', 'i-jepa', 'self-supervised-learning', 'feature-pyramid']
     return ModelCardData(library_name='hjepa', license=license, pipeline_tag='image-feature-extraction', tags=tags, **extra).to_yaml().strip()
@@ -396,11 +398,11 @@ def save_for_hub(
     write_atomic(folder/'model.safetensors', lambda p: shutil.copyfile(file, p))
     return folder
 
-# %% ../nbs/09_interop.ipynb #0f95b6fb
+# %% ../nbs/09_interop.ipynb #12c5c915
 class _Upload(ModelHubMixin):
     "A run (or a folder that `save_for_hub` wrote) as the mixin's `push_to_hub` wants it."
     def __init__(self, run: str | Path, license: str | None):
-        self.run, self.license, self.ready = run, license, (Path(run).expanduser()/'README.md').is_file()
+        self.run, self.license, self.ready = run, license, all((Path(run).expanduser()/n).is_file() for n in HUB_FILES)     # a run may have a README.md of its own
         weights_file(run)                                                           # what cannot be saved shall fail before there is a repository
         if self.ready and license: raise ValueError(f'{run}/README.md is written already; set its licence there, or push the run itself')
     def save_pretrained(self,
@@ -422,4 +424,4 @@ def push_to_hub(
     "Upload weights, configuration and card to the Hugging Face hub."
     with tempfile.TemporaryDirectory() as d: return str(_Upload(run.save_pretrained(d) if isinstance(run, HJEPA) else run, license).push_to_hub(repo_id, **kwargs))
 
-HJEPA.push_to_hub = push_to_hub      # model.push_to_hub('owner/name'): without a run, the card says what the weights know
+HJEPA.push_to_hub = push_to_hub      # a method as well, once this module is imported

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIZE_FREE', 'cubic_weights', 'on_grid', 'mean_weights', 'double_weights', 'FeatureGraph', 'free_place',
-           'write_checked', 'example_images', 'export_program', 'without_guards', 'export_facts', 'export_torch',
-           'need_onnx', 'export_onnx', 'timm_arguments', 'export_timm']
+           'write_checked', 'example_images', 'export_program', 'guards_off', 'without_guards', 'export_facts',
+           'export_torch', 'need_onnx', 'export_onnx', 'timm_arguments', 'export_timm']
 
 # %% ../nbs/09_interop_export.ipynb #0854f0eb
 import json
@@ -26,11 +26,11 @@ from .encoder import _prefix_tokens
 from .encodings import Encodings, blocks_needed, parse_readout, readout
 from .hierarchy import HJEPA, write_atomic
 
-# %% ../nbs/09_interop_export.ipynb #1fcba704
+# %% ../nbs/09_interop_export.ipynb #ba4aeaa6
 def cubic_weights(
     old: int, # positions along one axis of the trained grid
     new: int, # positions wanted
-    device: torch.device | None = None,
+    device: torch.device | None = None, # None: the CPU
 ) -> Tensor: # [new, old], rows sum to 1
     "Antialiased bicubic interpolation as a matrix (Keys 1981, a = −1/2), as `F.interpolate(…, mode='bicubic', antialias=True)`."
     scale = torch.full((), 1., device=device) * old / new
@@ -47,11 +47,11 @@ def on_grid(
     "A linear map along each axis of the grid."
     return torch.einsum('jw,biwd->bijd', cols, torch.einsum('ih,bhwd->biwd', rows, x))
 
-# %% ../nbs/09_interop_export.ipynb #9a6da70e
+# %% ../nbs/09_interop_export.ipynb #5cf7d91a
 def mean_weights(
     n: int, # positions along one axis
     size: int, # of a cell
-    device: torch.device | None = None,
+    device: torch.device | None = None, # None: the CPU
 ) -> Tensor: # [ceil(n / size), n], rows sum to 1
     "Means over cells, those at a ragged edge over the positions that exist."
     cells = torch.arange((n + size - 1) // size, device=device)
@@ -61,28 +61,28 @@ def mean_weights(
 def double_weights(
     old: int, # parents along one axis
     new: int, # children, 2·old or 2·old − 1
-    device: torch.device | None = None,
+    device: torch.device | None = None, # None: the CPU
 ) -> Tensor: # [new, old], rows sum to 1
     "Bilinear upsampling by two as a matrix, see `hjepa.fpn.upsample_bilinear`."
     at = ((torch.arange(new, device=device) + .5) / 2 - .5).clamp(min=0)
     at = torch.minimum(at, torch.full((), 1., device=device) * (old - 1))
     return (1 - (at[:, None] - torch.arange(old, device=device)).abs()).clamp(min=0)
 
-# %% ../nbs/09_interop_export.ipynb #f0f8bb0d
+# %% ../nbs/09_interop_export.ipynb #782dd0a0
 class FeatureGraph(nn.Module):
     """uint8 images [B, C, H, W] → features of chosen levels [B, cells, d], then read-outs [B, width], in operations that all sizes share.
 
     Raises ValueError for levels and read-outs that the model does not have."""
     def __init__(self,
         model: HJEPA, # its weights are shared, not copied
-        levels: Sequence[int] | None = None, # which, 0 = finest; None: all, or none if there are read-outs
+        levels: Sequence[int] | None = None, # which, 0 = finest, each once; None: all, or none if there are read-outs
         readouts: Sequence[str] = (), # names of `hjepa.encodings.readout`: mean, cls, level0, cls+mean@4, …
         fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
         encoder: str = 'target', # 'target' or 'context'
     ):
         super().__init__()
         n = self.num_levels = model.num_levels
-        self.levels = list(levels) if levels is not None else [] if readouts else list(range(n))
+        self.levels = list(dict.fromkeys(levels)) if levels is not None else [] if readouts else list(range(n))
         self.readouts, self.last, self.how = list(dict.fromkeys(readouts)), blocks_needed(readouts), dict(fpn=fpn, encoder=encoder)
         if not self.levels + self.readouts or not all(0 <= l < n for l in self.levels): raise ValueError(f'levels={self.levels}: this model has levels 0 (finest) to {n - 1}')
         if white := [r for r in self.readouts if parse_readout(r)[1]]: raise ValueError(f'read-out {white[0]!r}: whitening is fitted on training features, which a file does not have; export the plain one')
@@ -101,11 +101,12 @@ class FeatureGraph(nn.Module):
         e = model.encode((images.to(self.mean.device).float() / 255 - self.mean) / self.std, self.last, **self.how)
         return [e.levels[l] for l in self.levels] + [readout(e, r) for r in self.readouts]
 
-# %% ../nbs/09_interop_export.ipynb #ce17a704
+# %% ../nbs/09_interop_export.ipynb #17e0b44c
 @patch
 def forward(self: FeatureGraph,
     images: Tensor, # uint8 [B, C, H, W], H and W multiples of the patch
-) -> tuple[Tensor, ...]: # levels, then read-outs
+) -> tuple[Tensor, ...]: # levels [B, cells, d], then read-outs [B, width]
+    "Features in the order of `names`."
     enc, (ph, pw), p = self.encoder, self.encoder.patch_size, self.encoder.num_prefix_tokens
     gh, gw = images.shape[2] // ph, images.shape[3] // pw
     x = self._embed((images.float() / 255 - self.mean) / self.std, gh, gw)
@@ -168,9 +169,9 @@ def _pyramid(self: FeatureGraph, levels: list[Tensor]) -> list[Tensor]: # L tens
             out[l + 1] = out[l + 1] + project(on_grid(mean_weights(h, 2, dev), out[l], mean_weights(w, 2, dev)))
     return out
 
-# %% ../nbs/09_interop_export.ipynb #7d10a6fe
+# %% ../nbs/09_interop_export.ipynb #28bbbeec
 def free_place(
-    file: str | Path,
+    file: str | Path, # where to write
     suffix: str, # that its name must have
     overwrite: bool = False, # whether a file there may be replaced
 ) -> Path:
@@ -202,18 +203,18 @@ def write_checked(
     return found
 
 def example_images(
-    model: HJEPA,
+    model: HJEPA, # that is compared
     size: tuple[int, int] | None = None, # the only size, if there is one
 ) -> list[Tensor]: # uint8 [2, C, H, W]
     "Noise of the trained size and of another one."
     (h, w), (ph, pw), g = model.img_size, model.context_encoder.patch_size, torch.Generator().manual_seed(0)
     return [torch.randint(0, 256, (2, model.config.in_chans, *hw), dtype=torch.uint8, generator=g) for hw in ([(h, w), (h + ph, w + 2 * pw)] if size is None else [tuple(size)])]
 
-# %% ../nbs/09_interop_export.ipynb #4b5826d0
+# %% ../nbs/09_interop_export.ipynb #0c5cf018
 SIZE_FREE = ('NoneType', 'RotaryEmbedding', 'RotaryEmbeddingCat', 'RotaryEmbeddingMixed')       # kinds of rotary positions that are made from symbolic sizes
 
 def export_program(
-    graph: FeatureGraph,
+    graph: FeatureGraph, # what to record
     size: tuple[int, int] | None = None, # (H, W) in pixels, for a program of this size only; None: any
 ) -> torch.export.ExportedProgram: # takes uint8 [B, C, H, W]; B, H and W are free
     "Record the graph with symbolic sizes. Raises ValueError for encoders whose positions can only be recorded for one size."
@@ -225,15 +226,23 @@ def export_program(
     shapes = {0: dim('batch')} | ({2: ph * dim('gh', max=4096), 3: pw * dim('gw', max=4096)} if size is None else {})
     with torch.no_grad(): return torch.export.export(graph.eval(), (images,), dynamic_shapes=(shapes,), strict=False)
 
-def without_guards(
-    program: torch.export.ExportedProgram,
-) -> nn.Module:
-    "The program as a module that looks at sizes itself; versions of torch before guards need no word for it."
-    return program.module(**{'check_guards': False} if 'check_guards' in signature(program.module).parameters else {})
+def guards_off() -> dict[str, bool]: # arguments of `ExportedProgram.module`
+    "What turns guards on sizes off in the installed torch; versions before guards know no word for it, and need none."
+    return {'check_guards': False} if 'check_guards' in signature(torch.export.ExportedProgram.module).parameters else {}
 
-# %% ../nbs/09_interop_export.ipynb #f849eaad
-def export_facts(model: HJEPA, graph: FeatureGraph, size: tuple[int, int] | None) -> dict[str, Any]:
-    "What a user of an exported file wants to know."
+def without_guards(
+    program: torch.export.ExportedProgram, # of `export_program`
+) -> nn.Module:
+    "The program as a module that looks at sizes itself."
+    return program.module(**guards_off())
+
+# %% ../nbs/09_interop_export.ipynb #fea2a817
+def export_facts(
+    model: HJEPA, # that is exported
+    graph: FeatureGraph, # of it
+    size: tuple[int, int] | None, # (H, W) in pixels if the file is for one size only
+) -> dict[str, Any]: # for JSON
+    "What a user of an exported file wants to know: input, outputs, sizes and the model's configuration."
     from hjepa import __version__
     shapes = [f'level {l}: [batch, cells, width], cells in raster order' for l in graph.levels] + [f'read-out {r}: [batch, width]' for r in graph.readouts]
     return dict(hjepa=__version__, input='images: uint8 [batch, channels, height, width], RGB or grey, not normalised', channels=graph.encoder.in_chans, size='any that the patch size divides' if size is None else list(size),
@@ -246,7 +255,7 @@ def export_torch(
     overwrite: bool = False, # replace a file that is there
     **kwargs, # of `FeatureGraph`: levels, readouts, fpn, encoder
 ) -> dict[tuple[int, int], float]: # (H, W) → largest difference from the model, over the largest feature
-    "Write features as a program of `torch.export`; `torch.export.load(file).module(check_guards=False)` runs it."
+    "Write features as a program of `torch.export`; `torch.export.load(file).module(check_guards=False)` runs it (without that word where torch does not know it, see `guards_off`)."
     file, graph = free_place(file, '.pt2', overwrite), FeatureGraph(model, **kwargs)
     program, facts = export_program(graph, size), export_facts(model, graph, size)
     def write(p):
@@ -296,9 +305,9 @@ def _to_onnx(graph: FeatureGraph, size: tuple[int, int] | None) -> Any: # an onn
     del proto.graph.value_info[:]                                                   # shapes in between speak of the old names
     return proto
 
-# %% ../nbs/09_interop_export.ipynb #be1f74f9
+# %% ../nbs/09_interop_export.ipynb #3b22e8a5
 def timm_arguments(
-    model: HJEPA,
+    model: HJEPA, # its encoder is meant
 ) -> tuple[str, dict[str, Any]]: # name of the architecture, and further arguments
     "What `timm.create_model` has to be told to build the encoder."
     from timm.models.eva import Eva

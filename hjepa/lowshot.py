@@ -162,12 +162,13 @@ def _summary(shot: int | str, draws: list[dict[str, tuple[float, float]]], image
     return dict(shot=shot, images=images, mean=sum(best) / len(best), std=_deviation(best), accuracies=best, chosen=chosen,
                 readouts={n: dict(mean=sum(v) / len(v), std=_deviation(v)) for n, v in every.items()})
 
-# %% ../nbs/09_lowshot.ipynb #0b82c106
+# %% ../nbs/09_lowshot.ipynb #34aa690c
 def usual_shots(
-    labels: Sequence[int] | Tensor, # of the training images
+    labels: Sequence[int] | Tensor, # of the training images; −1: not labelled
 ) -> list[int | str]:
     "1, 5 and 10 images per class, 1 % and 10 %, as far as there are so many."
-    counts = torch.as_tensor(labels).bincount()
+    labels = torch.as_tensor(labels)
+    counts = labels[labels >= 0].bincount()
     return [s for s in (1, 5, 10) if s <= counts[counts > 0].min()] + ['1%', '10%']
 
 def compare_low_shot(
@@ -180,11 +181,11 @@ def compare_low_shot(
     names: Sequence[str] | None = None, # read-outs to choose from; None: `readout_names` of each network
     choose: str = 'validation', # the read-out, see `low_shot`
     max_train: int | None = 20_000, # images that shares are shares of; None: all
-    max_test: int | None = 10_000,
+    max_test: int | None = 10_000, # test images; None: all
     max_dim: int = 12_288, # widest read-out; pixels are made smaller to fit
     encoder: str = 'target', # 'target' or 'context', of an HJEPA
     fpn: bool = True, # levels of the FPN, where a model has one
-    batch_size: int = 256,
+    batch_size: int = 256, # images per pass
     num_workers: int = 0, # processes that read images
     precision: str = 'auto', # of the encoders, see `hjepa.encodings.autocast_for`
     device: torch.device | str = 'cpu', # where classifiers are fitted
@@ -214,7 +215,7 @@ def format_low_shot(
     lines += [f"{r['name']:<{width}}" + ''.join(f'{cell(l):>16}' for l in r['shots']) for r in results['rows']]
     return '\n'.join(lines + [f"mean ± deviation over {results['seeds']} draws of labelled images, the same for every row; {results['n_test']:,} test images"])
 
-# %% ../nbs/09_lowshot.ipynb #e7d4336b
+# %% ../nbs/09_lowshot.ipynb #771da066
 class Classifier(nn.Module):
     "An encoder of its own (a copy), a read-out and a linear head."
     def __init__(self,
@@ -239,37 +240,49 @@ class Classifier(nn.Module):
         self.register_buffer('mean', blank.new_zeros(width)); self.register_buffer('std', blank.new_ones(width))
         self.head = nn.Linear(width, len(classes), device=blank.device)
     def _read(self, images: Tensor) -> Tensor: return readout(self.net.encode(images, self.last, encoder='context'), self.readout)       # [B, width]
-    def features(self, images: Tensor) -> Tensor: # [B, width], standardised as the frozen features were
+    def features(self,
+        images: Tensor, # [B, C, H, W], normalised
+    ) -> Tensor: # [B, width]
+        "What the head reads, standardised as the frozen features were."
         return (self._read(images) - self.mean) / self.std
     def forward(self,
         images: Tensor, # [B, C, H, W], normalised
     ) -> Tensor: # [B, c] logits
+        "Logits of the classes, in the order of `classes`."
         return self.head(self.features(images))
 
-# %% ../nbs/09_lowshot.ipynb #0f3fd95b
+# %% ../nbs/09_lowshot.ipynb #f2d573dc
 @patch
 def start_from_probe(self: Classifier,
     x: Tensor, # [n, width] frozen features of the training images
     y: Tensor, # [n] int64
 ) -> RidgeProbe:
-    "Set standardisation and head to the ridge probe on these features, with the scale that suits a softmax best."
-    probe, (fit, held) = RidgeProbe(x, y), stratified_split(y)
+    """Set standardisation and head to the ridge probe on these features, with the scale that suits a softmax best.
+
+    With one or two images per class there is none to choose by: then α is what `FewShotRidge` takes, and the scale 1."""
+    fit, held = stratified_split(y)
+    probe, scale = RidgeProbe(x, y) if len(held) else _with_alpha(x, y, 0.3 * x.shape[1]), 1.
     _outputs(probe, x[:1])                                                                  # fits on all images
-    part = RidgeProbe(x[fit], y[fit], [probe.alpha])                                        # a fit is too sure of its own images
-    logits, t = _outputs(part, x[held]), torch.searchsorted(probe.classes, y[held])
-    scale = min((1., 2., 4., 8., 16., 32.), key=lambda s: F.cross_entropy(s * logits, t).item())
+    if len(held):
+        logits = _outputs(_with_alpha(x[fit], y[fit], probe.alpha), x[held])                # a fit is too sure of its own images
+        t = torch.searchsorted(probe.classes, y[held])
+        scale = min((1., 2., 4., 8., 16., 32.), key=lambda s: F.cross_entropy(s * logits, t).item())
     with torch.no_grad():
         self.mean.copy_(probe.mean); self.std.copy_(probe.std)
         self.head.weight.copy_(scale * probe.weight.T); self.head.bias.copy_(scale * probe.bias)
     return probe
+
+def _with_alpha(x: Tensor, y: Tensor, alpha: float) -> RidgeProbe:
+    "A ridge probe with nothing to choose: its halves serve only to be added up, and no class needs two images."
+    return RidgeProbe(x, y, [alpha], folds=2)
 
 def _outputs(probe: RidgeProbe, x: Tensor) -> Tensor: # [n, c], of which `predict` takes the largest
     probe.predict(x[:1])
     return (x - probe.mean) / probe.std @ probe.weight + probe.bias
 
 def finetune_groups(
-    model: Classifier,
-    weight_decay: float,
+    model: Classifier, # to be tuned
+    weight_decay: float, # of AdamW, for matrices; offsets and norms have none
     layer_decay: float, # learning rate of a block, as a multiple of the next one's
 ) -> list[dict]: # for AdamW, each with an `lr_scale`
     "Parameter groups whose learning rate falls towards the input."
@@ -306,20 +319,20 @@ def _one_epoch(model: Classifier, loader, optimizer, rates: Iterator[float], smo
         if not math.isfinite(total): raise FloatingPointError(f'the loss is {loss.item()}: fine-tuning has diverged; try a lower lr or precision="fp32"')
     return total / max(1, n)
 
-# %% ../nbs/09_lowshot.ipynb #e9579508
+# %% ../nbs/09_lowshot.ipynb #d6cfe2c3
 @dataclass
 class FineTuning:
     "How a network is fine-tuned."
     epochs: int = 20 # 0: the linear probe
     lr: float | None = None # highest learning rate, of the head and the last block; None: 1e-3, of wide networks 1e-3 · 192 / width
     layer_decay: float = 0.75 # learning rate of a block, as a multiple of the next one's
-    weight_decay: float = 0.05
-    batch_size: int = 32
+    weight_decay: float = 0.05 # of AdamW
+    batch_size: int = 32 # images per step
     head: str = 'zero' # where the head begins: at 'zero' or as the 'probe'
     label_smoothing: float = 0.1
     crop_scale: tuple[float, float] = (0.5, 1.) # area of the random crop, as a share of the picture
     flip: float = 0.5 # probability of a horizontal flip
-    val_share: float = 0.2 # of the labelled images, held back to choose the epoch
+    val_share: float = 0.2 # of the labelled images, held back to choose the epoch; a half where that would be none
     seed: int = 0 # of what is held back, of order, crops and drop-path
     def __post_init__(self):
         if self.head not in ('zero', 'probe'): raise ValueError(f"head={self.head!r}: expected 'zero' or 'probe'")
@@ -353,7 +366,13 @@ def _tune(
     if best: model.load_state_dict(best)
     return dict(best_epoch=best_epoch, val_accuracies=accuracies, losses=losses)
 
-# %% ../nbs/09_lowshot.ipynb #5f1781ef
+# %% ../nbs/09_lowshot.ipynb #e02f2787
+def _hold_back(labels: Tensor, how: FineTuning) -> tuple[Tensor, Tensor]: # indices to fit, to choose the epoch
+    for share in (how.val_share, .5):
+        fit, held = stratified_split(labels, share, how.seed)
+        if len(held): return fit, held
+    raise ValueError('every class has only one image, and none can be held back to choose the epoch; give two or more of a class, or take epochs=0, the probe')
+
 def fine_tune(
     model: HJEPA | TimmFeatures, # where to start; not changed
     train_set: ImageDataset, # with labels
@@ -365,10 +384,14 @@ def fine_tune(
     say: Callable[[str], None] = lambda text: None, # called with a line per epoch; `print` shows them
     **how, # of `FineTuning`: epochs, lr, layer_decay, weight_decay, batch_size, head, label_smoothing, crop_scale, flip, val_share, seed
 ) -> tuple[dict[str, Any], Classifier]: # accuracy, stderr, probe_accuracy, best_epoch, val_accuracies, losses, …, and the network
-    "Train encoder and head on labelled images; give back the best epoch, or the probe if none is better on held-back images. The random state is left alone."
+    """Train encoder and head on labelled images; give back the best epoch, or the probe if none is better on held-back images. The random state is left alone.
+
+    Images labelled −1 are passed over. Raises ValueError for data without labels, and for a single image of every class: none can be held back."""
+    if parse_readout(readout)[1]: raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
     how, start, device = FineTuning(**how), time.time(), next(model.parameters()).device
     for name, ds in (('training', train_set), ('test', test_set)):
         if ds.labels is None: raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one folder per class, or see hjepa.collapse.feature_health for what needs no labels')
+    train_set, test_set = _limit(train_set, None, 0), _limit(test_set, None, 0)             # drops what is not labelled
     with _seeded(how.seed):
         f = collect_readouts(model, train_set, [readout], encoder=encoder, precision=precision, num_workers=num_workers)
         x, y = f.vectors[readout].to(device), f.labels.to(device)
@@ -377,7 +400,7 @@ def fine_tune(
         before = _right(probe, test_set, 256, num_workers, precision).double()
         result, after = dict(best_epoch=0, val_accuracies=[], losses=[]), before
         if how.epochs:
-            fit, held = stratified_split(f.labels, how.val_share, how.seed)
+            fit, held = _hold_back(f.labels, how)
             tuned = Classifier(model, y.unique(), readout, encoder)
             tuned.start_from_probe(x[fit], y[fit])
             result = _tune(tuned, train_set.subset(f.index[fit]), train_set.subset(f.index[held]), how, num_workers, precision, say)

@@ -191,10 +191,12 @@ def show_attention(
     _log_bar(fig, axes, norms[1], f'rollout, {rest}')
     return _log_bar(fig, axes, norms[0], f'attention of the last block, {rest}')
 
-# %% ../nbs/08_what_it_sees.ipynb #858133bd
+# %% ../nbs/08_what_it_sees.ipynb #f5af3ad5
 def _last_and_rollout(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    "Attention of the last block, and rollout per head of it; both [B, heads, T, T]."
-    return weights[-1].float(), attention_rollout(weights, per_head=True)
+    "Attention of the last block, and rollout per head of it; both [B, heads, T, T]. Raises ValueError for NaN."
+    last, rollout = weights[-1].float(), attention_rollout(weights, per_head=True)
+    if not rollout.isfinite().all(): raise ValueError('the attention holds NaN or infinity: the model has diverged, there is nothing to show')
+    return last, rollout
 
 def _some_heads(total: int, heads: Sequence[int] | None) -> list[int]:
     "The heads asked for, or up to five of them."
@@ -215,6 +217,7 @@ def _multiples(values: Tensor, reach: float | None) -> LogNorm:
     "A logarithmic scale around 1 that ends at `reach` and its inverse."
     if reach is None:
         folds = values[~values.isnan()].clamp(min=1e-6).log2().abs().double().numpy()
+        if not len(folds): raise ValueError('there is no other patch to read from: nothing to show')       # a grid of one patch, which reads itself
         reach = 2. ** min(8., max(.5, np.ceil(2 * np.percentile(folds, 98)) / 2))
     if not reach > 1: raise ValueError(f'reach={reach}: expected a multiple above 1')
     return LogNorm(1 / reach, reach)
@@ -289,7 +292,7 @@ def paste_cells(
     "Inverse of `cell_pixels`."
     return rearrange(pixels, 'b (h w) c ch cw -> b c (h ch) (w cw)', h=level_grid(grid, level)[0])[..., :size[0], :size[1]]
 
-# %% ../nbs/08_what_it_sees.ipynb #9ad0c22e
+# %% ../nbs/08_what_it_sees.ipynb #e95aa1a2
 @dataclass
 class PatchBank:
     "Cells of real images with their targets, to look predictions up in."
@@ -314,9 +317,9 @@ def build_patch_bank(
     model: HJEPA, # its target encoder describes the cells
     images: Tensor, # [n, C, H, W], uint8, or float normalised for the model; not those that will be asked about
     level: int = 0, # of the cells
-    batch_size: int = 64,
+    batch_size: int = 64, # images at a time
 ) -> PatchBank:
-    "Targets and pixels of all cells of some images: about n · cells · (4 D + pixels) bytes."
+    "Targets and pixels of all cells of some images: about n · cells · (4 D + pixels) bytes. Raises ValueError for NaN or infinity."
     if not 0 <= level < model.num_levels: raise ValueError(f'level={level}: this model has levels 0 (finest) to {model.num_levels - 1}')
     features, pixels = [], []
     for some in images.split(batch_size):
@@ -324,6 +327,7 @@ def build_patch_bank(
         features.append(_cell_targets(model, x)[level].cpu())
         pixels.append(cell_pixels(shown, model.context_encoder.grid_of(x.shape[-2:]), level))
     features, pixels = torch.cat(features), torch.cat(pixels)                      # [n, cells, …]
+    if not features.isfinite().all(): raise ValueError('the features hold NaN or infinity: the model has diverged, there is nothing to show')
     image, cell = (t.flatten() for t in torch.meshgrid(*(torch.arange(k) for k in features.shape[:2]), indexing='ij'))
     return PatchBank(F.normalize(features.flatten(0, 1), dim=-1), pixels.flatten(0, 1), image, cell, level)
 
@@ -405,7 +409,7 @@ def parent_share(
     total = x.square().sum()
     return ((means.double().square().sum(-1) * counts).sum() / total).item() if total > 0 else float('nan')
 
-# %% ../nbs/08_what_it_sees.ipynb #2f1daf87
+# %% ../nbs/08_what_it_sees.ipynb #544809d9
 def show_pyramid(
     model: HJEPA, # with a feature pyramid
     images: Tensor, # [B, C, H, W], uint8, or float normalised for the model
@@ -417,6 +421,7 @@ def show_pyramid(
     x, shown = _ready(model, images)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
     with looking(model): both = [[f.cpu() for f in model.extract_levels(x, fpn=fpn, encoder=encoder)] for fpn in (False, True)]
+    if not all(f.isfinite().all() for f in both[1]): raise ValueError('the features hold NaN or infinity: the model has diverged, there is nothing to show')
     plain, pyramid = (_level_scores(levels, grid)[0] for levels in both)
     spread = lambda s, l: s.flatten(1, 2)[:, cell_of_patch(grid, l)].flatten(0, 1)                 # [B·N, 3]
     for l, s in enumerate(pyramid):

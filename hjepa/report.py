@@ -226,7 +226,7 @@ def _draw_health(ax, looks: list[dict], name: str, limits: HealthLimits):
     for l, start in enumerate(values[0]):
         if np.isfinite(values[:, l]).any(): ax.axhline(limits.least(name, start), color=LEVEL_COLOURS[l % 4], linestyle=':', linewidth=1.2)
 
-# %% ../nbs/09_report.ipynb #57abc865
+# %% ../nbs/09_report.ipynb #3ac741d8
 def headline(
     verdict: Verdict,
 ) -> str:
@@ -247,9 +247,10 @@ def plot_verdict(
     panels = [ax for ax in fig.axes if ax.get_xlabel() == 'optimiser step']
     ends = [ax.get_xlim() for ax in panels]
     for ax in panels: ax.set_xlim(min(e[0] for e in ends), max(e[1] for e in ends))                # steps stand below each other
-    _mark_findings(panels, verdict.findings)
+    findings = sorted(verdict.findings, key=lambda f: f.since)
+    _mark_findings(panels, findings)
     if not words: return fig
-    lines = _wrapped([headline(verdict), *(f'{i}  {f.text}' for i, f in enumerate(verdict.findings, 1)), *['Try: ' + '; '.join(verdict.advice)] * bool(verdict.advice), *verdict.remarks])
+    lines = _wrapped([headline(verdict), *(f'{i}  {f.text}' for i, f in enumerate(findings, 1)), *['Try: ' + '; '.join(verdict.advice)] * bool(verdict.advice), *verdict.remarks])
     fig.set_figheight(fig.get_figheight() + .17 * len(lines) + .1)
     fig.supxlabel('\n'.join(lines), fontsize=8, x=.01, ha='left', linespacing=1.4)
     return fig
@@ -385,7 +386,7 @@ def duration(
     if seconds < 100: return f'{seconds:.0f} s'
     return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
 
-# %% ../nbs/09_report.ipynb #180af4fe
+# %% ../nbs/09_report.ipynb #e537d135
 def verdict_html(
     verdict: Verdict,
 ) -> str:
@@ -395,7 +396,7 @@ def verdict_html(
     remarks = ''.join(f'<p>{html.escape(t[0].upper() + t[1:])}.</p>' for t in verdict.remarks)
     advice = '<p>What to try, most promising first:</p>' + items('ul', verdict.advice) if verdict.advice else ''
     return (f'<div class="verdict {kind}"><strong><span aria-hidden="true">{sign}</span> {html.escape(headline(verdict))}</strong>'
-            f'{items("ol", [f.text for f in verdict.findings])}{advice}{remarks}</div>')
+            f'{items("ol", [f.text for f in sorted(verdict.findings, key=lambda f: f.since)])}{advice}{remarks}</div>')
 
 # %% ../nbs/09_report.ipynb #7c759b49
 _STYLE = """

@@ -809,7 +809,7 @@ class HistoryCallback(Callback):
             self.torn = True
             if len(self.pending) == 1: trainer.say(f'step {trainer.step}: cannot write {self.file} ({e}); will try again')
 
-# %% ../nbs/07_training.ipynb #43793960
+# %% ../nbs/07_training.ipynb #15351c07
 class ProgressCallback(Callback):
     "A progress bar over the whole run (loss, images/s, time left) and a line per epoch."
     order = 70
@@ -831,7 +831,7 @@ def epoch_line(
     epochs: int, # of the run
 ) -> str:
     "An epoch of pretraining in one line: loss, and per level loss, target spread and effective rank."
-    per = lambda key, form: ' '.join(form.format(v) for v in logs[key])
+    per = lambda key, form: ' '.join('–' if v is None else form.format(v) for v in logs[key])
     line = f'epoch {logs["epoch"] + 1:>{len(str(epochs))}}/{epochs}  loss {logs["loss"]:.4f}  per level: loss {per("level_losses", "{:.4f}")}  spread {per("target_std", "{:.2f}")}'
     return line + (f'  rank {per("effective_rank", "{:.0f}")}' if 'effective_rank' in logs else '')
 

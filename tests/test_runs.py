@@ -109,7 +109,7 @@ def test_two_processes(garments, tmp_path, more):
     epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'epoch']
     steps = [h['pixel_loss'] for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'step']
     assert [h['images_seen'] for h in epochs] == [1280, 2560] and steps[-1] < steps[0]      # the whole loss has more terms when crops are added
-    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.yaml', 'history.jsonl', 'pictures', 'results.json']
+    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.yaml', 'history.jsonl', 'pictures', 'report.html', 'results.json']
 
 
 def test_unreadable_pictures(garments, tmp_path):
