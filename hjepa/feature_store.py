@@ -168,7 +168,7 @@ def _ctrl_c_between() -> Iterator[Callable[[], None]]: # a function that raises 
     try: yield check
     finally: signal.signal(signal.SIGINT, before)
 
-# %% ../nbs/09_feature_store.ipynb #666165ff
+# %% ../nbs/09_feature_store.ipynb #2d6fcf90
 def extract_to_disk(
     model: HJEPA | TimmFeatures,
     dataset: ImageDataset,
@@ -184,7 +184,7 @@ def extract_to_disk(
     max_bad_share: float = 0.1, # DataError when more of the files cannot be read
     progress: bool = False, # show a progress bar
     lost: bool = False, # keep the features of files that are gone from the data set; False: they are an error
-) -> 'FeatureStore':
+) -> Any: # the `FeatureStore`
     """Features of every image into shards on disk. Can be stopped at any moment; the same call goes on. The random state is left alone.
 
     Images are known by name: a file whose contents change keeps its old features. One process at a time writes to a folder."""
