@@ -100,11 +100,11 @@ def extract_dataset(
     view = EvalView(dataset, model.img_size, model.config.in_chans)
     return _collect(view, encode, batch_size, num_workers, f'features of {dataset.name}' if progress is True else progress or None, max_bad_share)
 
-# %% ../nbs/09_encodings.ipynb #32754240
+# %% ../nbs/09_encodings.ipynb #74b1dfee
 @dataclass
 class Encodings:
     "What a network says about a batch of images."
-    levels: list[Tensor] # L tensors [B, C_l, d], finest first, as `HJEPA.extract_levels` gives them
+    levels: list[Tensor] # L tensors [B, C_l, d], finest first, as `extract_levels` of an HJEPA gives them
     patches: list[Tensor] # after each of the last k blocks, the last one last: [B, N, D], raster order, after the final norm
     cls: list[Tensor] # the same blocks' CLS tokens [B, D]; empty if the network has none
     grid: tuple[int, int] # (gh, gw) of the patches after the last block
@@ -200,7 +200,7 @@ def num_levels(self: TimmFeatures) -> int:
     n = 1 + math.ceil(math.log2(max(*self.grid, 1)))
     return min(self.max_levels, n)
 
-# %% ../nbs/09_encodings.ipynb #3604fa25
+# %% ../nbs/09_encodings.ipynb #3e43b943
 @patch
 def encode(self: TimmFeatures,
     images: Tensor, # [B, C, H, W], normalised
@@ -224,7 +224,7 @@ def extract_levels(self: TimmFeatures,
     fpn: bool = True, # not used
     encoder: str = 'target', # not used
 ) -> list[Tensor]: # one [B, cells, d] per level asked for
-    "Pooled features at several levels, as `HJEPA.extract_levels`."
+    "Pooled features at several levels, as `extract_levels` of an HJEPA."
     levels = list(range(self.num_levels)) if levels is None else levels
     for l in levels:
         if not 0 <= l < self.num_levels: raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
