@@ -138,12 +138,13 @@ def sum_of(
     "Sums of the union of several parts."
     return reduce(lambda a, b: a + b, parts)
 
-# %% ../nbs/09_evaluation.ipynb #eec64cc8
+# %% ../nbs/09_evaluation.ipynb #6d81aacf
 def _by_class(
     labels: Tensor, # [n] int64
     seed: int,
+    stream: int = 9, # another stream, other random numbers
 ) -> tuple[Tensor, Tensor, Tensor]: # images class by class, in random order within; each one's place within its class; the size of its class
-    order = keyed_uniform(seed, 0, torch.arange(len(labels)), 1, stream=9)[:, 0].argsort(stable=True)
+    order = keyed_uniform(seed, 0, torch.arange(len(labels)), 1, stream=stream)[:, 0].argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]
     count = labels.unique(return_counts=True)[1]
     rank = torch.arange(len(labels)) - (count.cumsum(0) - count).repeat_interleave(count)

@@ -6,7 +6,7 @@
 __all__ = ['SHOT_ALPHAS', 'shots_per_class', 'draw_shots', 'FewShotRidge', 'low_shot', 'usual_shots', 'compare_low_shot',
            'format_low_shot', 'Classifier', 'finetune_groups', 'FineTuning', 'fine_tune', 'format_fine_tuning']
 
-# %% ../nbs/09_lowshot.ipynb #76208f74
+# %% ../nbs/09_lowshot.ipynb #8093b013
 import math
 import time
 from copy import deepcopy
@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .data import EvalView, ImageDataset, TrainView, build_loader, keyed_uniform, normalize
+from .data import EvalView, ImageDataset, TrainView, build_loader, normalize
 from .encodings import TimmFeatures, autocast_for, blocks_needed, check_features, collect_readouts, evaluating, parse_readout, readout, whiten
-from .evaluation import RidgeProbe, _limit, _model_source, _pixel_source, stratified_split
+from .evaluation import RidgeProbe, _by_class, _limit, _model_source, _pixel_source, stratified_split
 from .hierarchy import HJEPA
 from .multicrop import _seeded
 from .training import learning_rate
 
-# %% ../nbs/09_lowshot.ipynb #ab76b648
+# %% ../nbs/09_lowshot.ipynb #03ed2ffb
 def shots_per_class(
     counts: Tensor, # [classes] images of each class, 0 for a class that does not occur
     shot: int | str, # images per class, or a share of each class like '1%'
@@ -49,11 +49,8 @@ def draw_shots(
     "A random choice of labelled images, nested over shots of one seed."
     labels = torch.as_tensor(labels).cpu()
     check_features(torch.zeros(len(labels), 1), labels, 'training')
-    order = keyed_uniform(seed, 0, torch.arange(len(labels)), 1, stream=11)[:, 0].argsort(stable=True)
-    order = order[labels[order].argsort(stable=True)]                                       # class by class, random within
-    counts = labels.bincount()
-    place = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[labels[order]]          # place within the class
-    return order[place < shots_per_class(counts, shot)[labels[order]]].sort().values
+    order, place, _ = _by_class(labels, seed, stream=11)
+    return order[place < shots_per_class(labels.bincount(), shot)[labels[order]]].sort().values
 
 # %% ../nbs/09_lowshot.ipynb #1ebadd65
 SHOT_ALPHAS = (0.003, 0.03, 0.3, 3.)
