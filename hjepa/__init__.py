@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .predictor import Predictor, PredictorBlock
     from .report import write_report
     from .retrieval import Gallery, show_neighbours
+    from .shards import ShardDataset, index_shards, write_shards
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'backbones', 'build_backbone': 'backbones',
@@ -47,7 +48,8 @@ _where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'b
           'MultiCropEvalTransform': 'multicrop', 'MultiCropMasks': 'multicrop', 'MultiCropTransform': 'multicrop',
           'build_multicrop_dataloader': 'multicrop', 'build_multicrop_dataset': 'multicrop', 'build_multicrop_transform': 'multicrop', 'multicrop_collate_fn': 'multicrop',
           'Predictor': 'predictor', 'PredictorBlock': 'predictor',
-          'write_report': 'report', 'Gallery': 'retrieval', 'show_neighbours': 'retrieval'}
+          'write_report': 'report', 'Gallery': 'retrieval', 'show_neighbours': 'retrieval',
+          'ShardDataset': 'shards', 'index_shards': 'shards', 'write_shards': 'shards'}
 __all__ = [*_where]
 
 

@@ -479,7 +479,7 @@ def _usable(e: _Entry, size: tuple[int, int], turn: int, account: _Account) -> t
         rows.append((_turn_box(box, size, turn), label, ignore))
     return tuple(map(list, zip(*rows))) if rows else ([], [], [])
 
-# %% ../nbs/10_boxes.ipynb #6a90f5a6
+# %% ../nbs/10_boxes.ipynb #40681bea
 def _read_json(
     path: str | Path # The file
 ) -> tuple[str, dict]: # Its text, and what it says
@@ -487,6 +487,7 @@ def _read_json(
     try: table = json.loads(text := Path(path).read_text(encoding='utf-8-sig'))
     except UnicodeDecodeError as e: raise DataError(f'{path} is not text in UTF-8 ({e.reason} at byte {e.start})') from e
     except json.JSONDecodeError as e: raise DataError(f'{path}:{e.lineno}: this is not JSON: {e.msg} (column {e.colno})') from e
+    except RecursionError as e: raise DataError(f'{path}:1: this is no file of boxes: its lists are nested too deeply') from e
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(table, dict) or not isinstance(table.get(key), list):
             raise DataError(f'{path}:1: there is no list {key!r}; a COCO file of boxes has the lists images, annotations and categories')
@@ -513,7 +514,7 @@ def _json_lines(
         at = skip(at + 1)
     return lines
 
-# %% ../nbs/10_boxes.ipynb #a460ade9
+# %% ../nbs/10_boxes.ipynb #ad52f3c5
 def _coco_classes(
     path: str | Path,                   # The file, for messages
     categories: list[dict],             # What it says
@@ -539,7 +540,8 @@ def _coco_images(
         try: key, name = im['id'], Path(im['file_name']); hash(key)
         except (KeyError, TypeError): account.pictures += 1; account.note(('images', i), 'a picture needs an id and a file_name; it is left out', pictures=1); continue
         if key in entries: account.pictures += 1; account.note(('images', i), f'there is a picture with the id {key!r} already; this one is left out', pictures=1); continue
-        path = folder/name.name if len(name.parts) > 1 and not (folder/name).exists() else folder/name   # some tools write their own folders
+        inside = '..' not in name.parts and (folder.absolute()/name).is_relative_to(folder.absolute())          # a file from somebody else names no picture but those in the folder
+        path = folder/name if inside and (len(name.parts) == 1 or (folder/name).exists()) else folder/name.name   # some tools write their own folders
         entries[key] = _Entry(path, ('images', i), (im['height'], im['width']) if im.get('height') and im.get('width') else None)
     return entries
 
@@ -643,7 +645,7 @@ def hold_out(
     if names and not part: raise ValueError(f'of {len(names)} pictures none falls to the split {split!r}: there are too few to divide. Make a file, list or folder for each split')
     return part
 
-# %% ../nbs/10_boxes.ipynb #3874c5c8
+# %% ../nbs/10_boxes.ipynb #5f4379b4
 def _voc_files(
     folder: Path,     # With `Annotations`, or with the XML files themselves
     split: str | None # None: all
@@ -652,7 +654,7 @@ def _voc_files(
     if split is not None and lists.is_dir():
         split = _choose_split(f'VOC in {folder}', split, sorted(p.stem for p in lists.glob('*.txt') if '_' not in p.stem))
         table = lists/f'{split}.txt'
-        return [(xml/f'{line.split()[0]}.xml', (str(table), n)) for n, line in enumerate(table.read_text(encoding='utf-8').splitlines(), 1) if line.strip()]
+        return [(xml/f'{Path(line.split()[0]).name}.xml', (str(table), n)) for n, line in enumerate(table.read_text(encoding='utf-8').splitlines(), 1) if line.strip()]
     files = sorted(xml.glob('*.xml'))
     if not files: raise ValueError(f'there is no .xml file in {xml}; expected one per picture, in {folder} or in {folder/"Annotations"}')
     return [(files[i], (str(files[i]), 1)) for i in hold_out([f.stem for f in files], split)]

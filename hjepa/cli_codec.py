@@ -135,7 +135,7 @@ def report_codec(
     print(f'\nUse one:\n  hjepa_compress PICTURES --codec {middle} -o streams\n  hjepa_decompress streams --codec {middle} --detect boxes.json')
     return results
 
-# %% ../nbs/12_cli_codec.ipynb #637e54d9
+# %% ../nbs/12_cli_codec.ipynb #4c7f57bf
 def same_measure(
     a: dict, # results of `measure_codecs`
     b: dict, # other results
@@ -148,13 +148,14 @@ def with_older_rows(
     file: Path, # results.json, if there is one
 ) -> dict: # with the baselines of the older results, where these are of the same pictures
     "Measuring the codecs again does not lose the baselines."
-    try: old = json.loads(file.read_text())
+    from hjepa.hierarchy import read_json
+    try: old = read_json(file)
     except (OSError, ValueError): return results
     if 'rows' not in old or not same_measure(json.loads(json.dumps(results)), old): return results
     names = {r['name'] for r in results['rows']}
     return results | dict(rows=results['rows'] + [r for r in old['rows'] if r['kind'] != 'learned' and r['name'] not in names])
 
-# %% ../nbs/12_cli_codec.ipynb #2a92c157
+# %% ../nbs/12_cli_codec.ipynb #4c50259b
 def eval_codec(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
@@ -181,7 +182,8 @@ def read_results(
     "What a run has measured. Raises FileNotFoundError, or ValueError for results of another kind."
     file = Path(run).expanduser()/'results.json'
     if not file.is_file(): raise FileNotFoundError(f'{run}: no results.json; measure it first with hjepa_eval_codec {run}')
-    results = json.loads(file.read_text())
+    from hjepa.hierarchy import read_json
+    results = read_json(file)
     if 'rows' not in results or 'images' not in results: raise ValueError(f'{file}: not the results of codecs')
     return results
 

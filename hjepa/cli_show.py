@@ -167,7 +167,7 @@ class Look:
 
 def _spaced(n: int, most: int) -> list[int]: return sorted({round(i * (n - 1) / max(1, min(n, most) - 1)) for i in range(min(n, most))})
 
-# %% ../nbs/12_cli_show.ipynb #1a8d7748
+# %% ../nbs/12_cli_show.ipynb #40cb072a
 def load_look(
     args: argparse.Namespace, # of `hjepa_show`
     cfg, # the run's configuration
@@ -192,9 +192,9 @@ def own_images(
 
 def _best_readout(run: Path) -> str:
     "The read-out that was best for neighbours in this run, if it is known and not too wide; else the mean."
-    import json
-    try: rows = json.loads((run/'results.json').read_text())['rows']
-    except (OSError, ValueError, KeyError): return 'mean'
+    from hjepa.hierarchy import read_json
+    try: rows = [r for r in read_json(run/'results.json')['rows'] if isinstance(r, dict)]
+    except (OSError, ValueError, KeyError, TypeError): return 'mean'
     name = next((r['knn']['readout'] for r in rows if r['name'] == 'this run'), 'mean')
     width = next((r['readouts'].get(name, {}).get('width', 0) for r in rows if r['name'] == 'this run'), 0)                # a name may end in '|white'
     return name if 0 < width <= 8192 else 'mean'

@@ -374,15 +374,15 @@ def measure(self: HealthCallback,
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
     return {k: _plain(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts)]).items()}
 
-# %% ../nbs/09_collapse.ipynb #f0e676c0
+# %% ../nbs/09_collapse.ipynb #2875f5da
 @patch
 def look(self: HealthCallback, trainer) -> dict: # the record
     "Measure, write down, judge, and say what is new."
-    start = time.time()
+    start = time.monotonic()
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
     if 'predictions' in (trainer.outputs or {}): line['skill'] = _plain(prediction_skill(trainer.outputs))
     if not self.records: line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
-    self.records.append(line | dict(seconds=round(time.time() - start, 3)))
+    self.records.append(line | dict(seconds=round(time.monotonic() - start, 3)))
     self.pending.append(self.records[-1])
     self.judge(trainer)
     return line
@@ -427,7 +427,7 @@ def after_epoch(self: HealthCallback, trainer):
         trainer.logs['lidar'] = _plain([lidar(context_views(trainer.model, x, masks, self.views, batch_size=self.batch_size))])[0]
     if self.verdict.findings: trainer.logs['notices'] = [f.text for f in self.verdict.findings]
 
-# %% ../nbs/09_collapse.ipynb #e6e722e7
+# %% ../nbs/09_collapse.ipynb #3f0d3883
 def past_records(
     run_dir: str | Path, # a run's folder
     step: float = math.inf, # only those up to this step
@@ -437,8 +437,8 @@ def past_records(
     if not file.is_file(): return out
     for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
         try: r = json.loads(line)
-        except ValueError: continue
-        if isinstance(r, dict) and r.get('kind') == 'health' and r.get('step', math.inf) <= step and 'effective_rank' in r: out.append(r)
+        except (ValueError, RecursionError): continue
+        if isinstance(r, dict) and r.get('kind') == 'health' and isinstance(r.get('step'), (int, float)) and r['step'] <= step and 'effective_rank' in r: out.append(r)
     return out
 
 def run_verdict(

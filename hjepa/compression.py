@@ -7,7 +7,7 @@ __all__ = ['MAX_SIDE', 'MAX_NUMBERS', 'NUMBERS_PER_BYTE', 'level_area', 'convert
            'Synthesis', 'CodecConfig', 'check_codec_config', 'FPNCodec', 'PyramidShape', 'pack_shape', 'unpack_shape',
            'bits_per_pixel', 'load_compression_model']
 
-# %% ../nbs/11_compression.ipynb #f81af4a3
+# %% ../nbs/11_compression.ipynb #fc88d23a
 import hashlib
 import json
 import math
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from .coding import LATENT_LIMIT, FactorizedPrior, StreamError, ans_decode, ans_encode, from_indices, pack_varints, seal, to_indices, unpack_varints, unseal
 from .detection import FPNFeatures
-from .hierarchy import ConfigError, find_weights, from_values, save_model, saved_config
+from .hierarchy import ConfigError, find_weights, from_values, model_from_file, save_model, saved_config
 from .training import require
 
 # %% ../nbs/11_compression.ipynb #064ec15b
@@ -584,7 +584,7 @@ def bits_per_pixel(
     "The rate: all bytes of the stream, over the pixels that the network saw."
     return 8 * len(data) / shape.pixels(stride)
 
-# %% ../nbs/11_compression.ipynb #2989941a
+# %% ../nbs/11_compression.ipynb #fcb58634
 @patch
 def save_pretrained(self: FPNCodec,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
@@ -598,13 +598,7 @@ def load_compression_model(
 ) -> FPNCodec: # in evaluation mode, with tables
     "Load a codec for use. Raises FileNotFoundError, or ValueError for a file that is not one, or whose weights are not those that its tables were made of."
     file = find_weights(path)
-    codec = FPNCodec(from_values(CodecConfig, saved_config(file, 'codec'), 'model'))
-    with safe_open(file, 'pt') as f: state = {k: f.get_tensor(k) for k in f.keys()}
-    own = codec.state_dict()
-    wrong = [k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape]
-    if wrong: raise ValueError(f'{file}: weights and configuration of the file disagree, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors)')
-    codec.load_state_dict(state)
-    codec.eval()
+    codec = model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')).eval()
     if not codec.fingerprint.any():
         warnings.warn(f'{file.name}: a codec from the middle of its training; its tables are made now, and its streams can be read with this very file only')
         codec.update_tables()

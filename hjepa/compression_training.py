@@ -9,10 +9,11 @@ __all__ = ['PictureFeatures', 'read_maps', 'FileFeatures', 'CodecData', 'CodecTr
            'CodecWatch', 'analyse_features', 'format_analysis', 'show_analysis', 'AnalysisCallback', 'real_bits',
            'TablesCallback', 'codec_callbacks', 'sweep_plan', 'is_complete', 'codec_runs', 'train_sweep']
 
-# %% ../nbs/11_compression_training.ipynb #d1e812e8
+# %% ../nbs/11_compression_training.ipynb #ec143e68
 import hashlib
 import json
 import math
+import zipfile
 from collections import deque
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -29,7 +30,7 @@ from .boxes import BoxDataset, BoxEvalView, BoxView
 from .compression import MAX_NUMBERS, CodecConfig, FPNCodec, check_codec_config, load_compression_model
 from .data import BadImages, DataError, build_loader, normalize, to_hw
 from .detection import DetectionConfig, DetectionData, FPNDetector, FPNFeatures, detection_dataset, load_detection_model, load_detection_run
-from .hierarchy import ConfigError, write_atomic
+from .hierarchy import ConfigError, read_json, write_atomic
 from .training import Callback, HistoryCallback, Trainer, TrainingConfig, checkpoints, load_config, load_run, new_run, require, training_checks
 
 # %% ../nbs/11_compression_training.ipynb #7de1badb
@@ -126,7 +127,7 @@ def sample(self: PictureFeatures,
     if self.kept is None: yield from (f for f, _ in self.batches(index, batch_size) if f is not None)
     else: yield from (self.features(dict(index=torch.tensor(index[i:i + batch_size]))) for i in range(0, len(index), batch_size))
 
-# %% ../nbs/11_compression_training.ipynb #a0158d84
+# %% ../nbs/11_compression_training.ipynb #5b75136c
 def read_maps(
     file: str | Path, # .safetensors or .npz
 ) -> dict[str, Tensor]: # level → [C, h, w] float32, fine → coarse
@@ -136,6 +137,8 @@ def read_maps(
     try:
         if file.suffix == '.safetensors': maps = load_file(file)
         else:
+            with zipfile.ZipFile(file) as z: size = sum(i.file_size for i in z.infolist())
+            if size > max(1e9, 20 * file.stat().st_size): raise ValueError(f'{size / 1e9:.0f} GB in a file of {file.stat().st_size / 1e6:.1f} MB')
             with np.load(file, allow_pickle=False) as z: maps = {k: torch.from_numpy(z[k]) for k in z.files}
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f'{file}: cannot be read as feature maps ({e})') from e
@@ -595,7 +598,7 @@ def codec_callbacks(
     watch = CodecWatch()
     return [watch, AnalysisCallback(features, cfg.evaluation.every, watch), TablesCallback()]
 
-# %% ../nbs/11_compression_training.ipynb #5553dbe6
+# %% ../nbs/11_compression_training.ipynb #7b6376dd
 def sweep_plan(
     cfg: CodecRun, # with training.lambda_values
     run_dir: str | Path, # the sweep's folder
@@ -612,7 +615,7 @@ def is_complete(
 ) -> bool:
     "Whether a run has reached its last epoch."
     found = checkpoints(run_dir)
-    return bool(found) and json.loads((found[-1]/'state.json').read_text())['epoch'] >= epochs
+    return bool(found) and read_json(found[-1]/'state.json').get('epoch', 0) >= epochs
 
 def codec_runs(
     run_dir: str | Path, # of a sweep, or of one codec

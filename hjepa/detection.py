@@ -12,7 +12,7 @@ __all__ = ['HEADS', 'LevelAnchors', 'LevelWeights', 'WeightedFCOSHead', 'Weighte
            'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'show_detection_losses',
            'detector_cost']
 
-# %% ../nbs/10_detection.ipynb #b42f84e4
+# %% ../nbs/10_detection.ipynb #9a51ca6e
 import json
 import math
 import time
@@ -44,7 +44,7 @@ from torchvision.ops.poolers import LevelMapper
 from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
 from .boxes import BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_size, letterbox, show_boxes
 from .data import build_loader, load_image, normalize, to_hw
-from .hierarchy import ConfigError, find_weights, from_values, save_model, saved_config, write_atomic
+from .hierarchy import ConfigError, check_timm_kwargs, find_weights, from_values, model_from_file, save_model, saved_config, write_atomic
 from .visualization import read_history, smooth
 from .training import Callback, Trainer, TrainingConfig, checkpoints, load_config, load_run, parameter_groups, require, training_checks
 
@@ -237,18 +237,20 @@ def _check_fit(self: FPNDetector, backbone: Backbone):
     w = self.config.level_weights
     if w is not None and len(w) != len(backbone.levels): raise ConfigError(f'model.level_weights={w}: expected {len(backbone.levels)} numbers, for {", ".join(backbone.levels)}')
 
-# %% ../nbs/10_detection.ipynb #c65cc465
+# %% ../nbs/10_detection.ipynb #3a7badb7
 def check_detector_config(
     cfg: DetectorConfig, # with `classes` filled in
 ) -> DetectorConfig: # the same
     "Raise `ConfigError` for impossible values."
+    check_timm_kwargs(cfg.backbone_kwargs, 'model.backbone_kwargs')
     own, size = {f.name for f in fields(DetectorConfig)}, cfg.img_size if isinstance(cfg.img_size, (list, tuple)) else [cfg.img_size]
     options = ('norm', 'upsample', 'extra', 'bottom_up', 'init', 'stage')
     checks = [(cfg.head in HEADS, 'head', cfg.head, ', '.join(HEADS)),
-        (len(size) in (1, 2) and all(type(n) is int and n > 0 for n in size), 'img_size', cfg.img_size, 'one number of pixels, or [height, width]'),
+        (len(size) in (1, 2) and all(type(n) is int and 0 < n <= 32768 for n in size), 'img_size', cfg.img_size, 'one number of pixels, or [height, width], up to 32768'),
         (not cfg.backbone_kwargs.keys() & {*own, *options}, 'backbone_kwargs', cfg.backbone_kwargs, 'arguments of timm; keys of the model section and of pyramid_options have their own place'),
         (cfg.pyramid_options.keys() <= {*options}, 'pyramid_options', cfg.pyramid_options, 'keys among ' + ', '.join(options)),
         (bool(cfg.classes) and len(set(cfg.classes)) == len(cfg.classes), 'classes', cfg.classes, 'the name of one class or more, each once'),
+        (all(map(str.isprintable, cfg.classes or [])), 'classes', cfg.classes, 'names without control characters'),
         (cfg.channels > 0, 'channels', cfg.channels, 'a whole number from 1'),
         (cfg.head_convs is None or cfg.head_convs >= 0 and cfg.head == 'fcos', 'head_convs', cfg.head_convs, 'null, or a whole number from 0 with head: fcos'),
         (cfg.anchor_scale is None or cfg.anchor_scale > 0 and cfg.head != 'fcos', 'anchor_scale', cfg.anchor_scale, 'null, or a number above 0 with a head that has anchors'),
@@ -477,7 +479,7 @@ def as_pixels(
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
     return to_tensor(_to_pil(image, in_chans))
 
-# %% ../nbs/10_detection.ipynb #5d3adccd
+# %% ../nbs/10_detection.ipynb #66eef26e
 @patch
 def save_pretrained(self: FPNDetector,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
@@ -492,9 +494,8 @@ def load_detection_model(
     "Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is not one."
     file = find_weights(path)
     config = from_values(DetectorConfig, saved_config(file, 'detector') | dict(pretrained=False), 'model')
-    model = FPNDetector(config)
-    model.load_weights(file)
-    return model.eval().to(device)
+    if config.hjepa_config is None and not timm.is_model(config.backbone): raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other files are not read for it')
+    return model_from_file(file, FPNDetector, config).eval().to(device)
 
 @patch
 def load_weights(self: FPNDetector,
@@ -686,7 +687,7 @@ class DetectionConfig:
     training: DetectionTraining = field(default_factory=DetectionTraining)
     evaluation: DetectionEvaluation = field(default_factory=DetectionEvaluation)
 
-# %% ../nbs/10_detection.ipynb #9f888e3c
+# %% ../nbs/10_detection.ipynb #fde59f30
 def check_detection_config(
     cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
@@ -694,7 +695,7 @@ def check_detection_config(
     check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
     d, t, e = cfg.data, cfg.training, cfg.evaluation
     share = [(0 <= getattr(d, k) <= 1, f'data.{k}', getattr(d, k), 'from 0 to 1') for k in ('flip', 'crop', 'jitter', 'max_bad_share')]
-    require(training_checks(t) + share + [
+    require(training_checks(t) + share + [(not t.compile, 'training.compile', t.compile, 'false: only pretraining compiles its blocks'),
         (len(d.zoom) == 2 and 0 < d.zoom[0] <= d.zoom[1] <= 1, 'data.zoom', d.zoom, 'two shares of the canvas, smaller first'),
         (0 < t.layer_decay <= 1, 'training.layer_decay', t.layer_decay, 'above 0 to 1'),
         (d.num_workers >= 0, 'data.num_workers', d.num_workers, 'a whole number from 0'),

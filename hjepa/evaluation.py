@@ -384,7 +384,7 @@ def _model_source(
         return collect_readouts(model, ds, names, opts['batch_size'], opts['encoder'], opts['fpn'], opts['precision'], opts['num_workers'], opts['progress'] and f'{row}, {len(ds):,} images')
     return go, names
 
-# %% ../nbs/09_evaluation.ipynb #6fb36a10
+# %% ../nbs/09_evaluation.ipynb #6cafeb98
 def compare(
     models: dict[str, HJEPA | TimmFeatures], # name of the row → network; the last is compared with each of the others
     train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
@@ -408,7 +408,7 @@ def compare(
     """Frozen features of any networks side by side, each at its best read-out: linear probe and k-NN.
 
     Raises ValueError for data without labels, of one class, or with fewer images than the smallest `k`."""
-    opts, start, rows, rights = dict(locals()), time.time(), [], []
+    opts, start, rows, rights = dict(locals()), time.monotonic(), [], []
     if not models: raise ValueError('models: no network was given')
     train_set, test_set, last = _limit(train_set, max_train, seed), _limit(test_set, max_test, seed), list(models.values())[-1]
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
@@ -418,7 +418,7 @@ def compare(
         score, right = score_features(train_x, a.labels, test_x, b.labels, k, seed=seed, **how)
         rows.append(dict(name=row) | score); rights.append(right)
     return dict(rows=rows, differences=_differences(rows, rights), n_train=len(a), n_val=len(stratified_split(a.labels, how.get('val_share', .2), seed)[1]), n_test=len(b),
-                k=k if isinstance(k, int) else list(k), encoder=encoder, bad=[*a.bad, *b.bad], seconds=round(time.time() - start, 1))
+                k=k if isinstance(k, int) else list(k), encoder=encoder, bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1))
 
 # %% ../nbs/09_evaluation.ipynb #869ff75f
 def evaluate(

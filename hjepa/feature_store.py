@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DTYPES', 'weights_fingerprint', 'images_fingerprint', 'extract_to_disk', 'missing_shards', 'FeatureStore']
 
-# %% ../nbs/09_feature_store.ipynb #c0778711
+# %% ../nbs/09_feature_store.ipynb #d6f44b28
 import errno
 import json
 import math
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .data import BadImages, DataError, EvalView, ImageDataset, build_loader, normalize
 from .encodings import TimmFeatures, _bar, autocast_for, blocks_needed, evaluating, parse_readout, readout
-from .hierarchy import HJEPA, write_atomic
+from .hierarchy import HJEPA, read_json, write_atomic
 
 # %% ../nbs/09_feature_store.ipynb #26ced289
 def weights_fingerprint(
@@ -78,19 +78,26 @@ def _free(folder: Path) -> int:
     while not folder.exists(): folder = folder.parent
     return shutil.disk_usage(folder).free
 
-# %% ../nbs/09_feature_store.ipynb #31c02bdc
+# %% ../nbs/09_feature_store.ipynb #1ec5c7c2
 def _read_plan(folder: Path) -> dict[str, Any]:
     "The plan of a store; errors say what is wrong with it."
     file = folder/'store.json'
     if not file.is_file(): raise FileNotFoundError(f'{folder} holds no features: no store.json in it')
-    try: plan = json.loads(file.read_text())
-    except ValueError as e: raise ValueError(f'{file} is damaged ({e}); delete {folder} and extract again') from e
+    try: plan = read_json(file)
+    except ValueError as e: raise ValueError(f'{e}; delete {folder} and extract again') from e
     if plan.get('format') != 1: raise ValueError(f'{file}: format {plan.get("format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
+    widths, ends, whole = plan.get('widths'), plan.get('ends'), lambda v: type(v) is int and v > 0
+    if not (isinstance(widths, dict) and widths and all(map(whole, widths.values())) and isinstance(ends, list) and ends and all(map(whole, ends)) and ends == sorted(ends)
+            and plan.get('dtype') in DTYPES): raise ValueError(f'{file} is damaged: it has no sensible widths, ends and dtype; delete {folder} and extract again')
     return plan
 
 def _read_paths(folder: Path, n: int) -> list[str] | None: # of all images, by index; None if they were in memory
     file = folder/'images.jsonl'
-    return [json.loads(line) for line in file.read_text().splitlines()[:n]] if file.is_file() else None
+    if not file.is_file(): return None
+    try: paths = [json.loads(line) for line in file.read_text().splitlines()[:n]]
+    except (ValueError, RecursionError) as e: raise ValueError(f'{file} is damaged ({e}); delete {folder} and extract again') from e
+    if len(paths) < n or not all(isinstance(p, str) for p in paths): raise ValueError(f'{file} is damaged: expected {n} names; delete {folder} and extract again')
+    return paths
 
 def _write_plan(folder: Path, plan: dict[str, Any], dataset: ImageDataset):
     "Names first, the plan last: if it is cut off between the two, the old plan holds for the names that it counts."
@@ -234,7 +241,7 @@ def _encode_batch(model, batch: dict[str, Any], plan: dict[str, Any]) -> dict[st
             raise ValueError(f'features {n!r} of image {i} ' + ('do not fit into float16; take dtype="float32"' if torch.isfinite(v).all() else 'hold NaN or infinity: the model has diverged, or precision is too low (try precision="fp32")'))
     return out
 
-# %% ../nbs/09_feature_store.ipynb #69f38628
+# %% ../nbs/09_feature_store.ipynb #6530797e
 class FeatureStore:
     """Features on disk, in the order in which images came to the store. `len` is the number of images that could be read; `names` are the read-outs, `widths` their widths;
     `index` says which image a row is, `paths` has the names of all images by index, `labels` those of the rows."""
@@ -250,7 +257,7 @@ class FeatureStore:
         self.shards, self.bad, index, label = [s for s in range(total) if s not in set(missing)], [], [], []
         for s in self.shards:
             with self._open(s) as f:
-                index.append(f.get_tensor('index')); label.append(f.get_tensor('label')); self.bad += json.loads(f.metadata()['bad'])
+                index.append(f.get_tensor('index')); label.append(f.get_tensor('label')); self.bad += self._check_shard(s, f, index[-1], label[-1])
         self.index = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)           # which image of the store a row is
         label = torch.cat(label) if label else self.index
         self.labels = None if not len(label) or (label < 0).all() else label
@@ -258,13 +265,23 @@ class FeatureStore:
     def __len__(self) -> int: return len(self.index)
     def __repr__(self) -> str: return f'FeatureStore({str(self.folder)!r}: {len(self):,} images, ' + ', '.join(f'{n} [{w}]' for n, w in self.widths.items()) + ')'
 
-# %% ../nbs/09_feature_store.ipynb #1549bc85
+# %% ../nbs/09_feature_store.ipynb #4da1240f
 @patch
 def _open(self: FeatureStore, s: int):
     "A shard, not yet read; ValueError if it is damaged."
     file = _shard_file(self.folder, s)
     try: return safe_open(file, 'pt')
     except (SafetensorError, OSError) as e: raise ValueError(f'{file} cannot be read ({e}); delete it and run the extraction again') from e
+
+@patch
+def _check_shard(self: FeatureStore, s: int, f, index: Tensor, label: Tensor) -> list[str]: # names of pictures that could not be read
+    "ValueError unless a shard holds what the plan says. A shard from somebody else may claim anything."
+    shapes, n = {k: f.get_slice(k).get_shape() for k in f.keys()}, index.numel()
+    fits = shapes == dict(index=[n], label=[n]) | {k: [n, w] for k, w in self.widths.items()} and index.dtype == label.dtype == torch.int64 and not ((index < 0) | (index >= self.n)).any()
+    try: bad = json.loads((f.metadata() or {})['bad'])
+    except (ValueError, KeyError, RecursionError): bad = None
+    if fits and isinstance(bad, list) and all(isinstance(b, str) for b in bad): return bad
+    raise ValueError(f'{_shard_file(self.folder, s)} does not hold what store.json says; delete it and run the extraction again')
 
 @patch
 def _known(self: FeatureStore, name: str):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FUSION_METHODS', 'UPSAMPLE_METHODS', 'CONV_NORMS', 'EXTRA_LEVELS', 'upsample_nearest', 'upsample_bilinear',
-           'LearnedUpsample', 'downsample_mean', 'Fuse', 'TokenFPN', 'level_widths', 'conv_norm', 'init_convs',
-           'UpsampleTo', 'FPNBlock', 'ExtraLevels', 'Pyramid', 'FPN', 'BottomUp', 'fpn_from_torchvision',
+           'LearnedUpsample', 'downsample_mean', 'Fuse', 'TokenFPN', 'level_widths', 'parents', 'conv_norm',
+           'init_convs', 'UpsampleTo', 'FPNBlock', 'ExtraLevels', 'Pyramid', 'FPN', 'BottomUp', 'fpn_from_torchvision',
            'fpn_to_torchvision', 'ScaleBy', 'check_factors', 'SimplePyramid', 'DepthPyramid', 'TokenPyramid']
 
-# %% ../nbs/03_fpn.ipynb #33ab3c12
+# %% ../nbs/03_fpn.ipynb #dc1cc145
 import math
 import re
 
@@ -18,6 +18,8 @@ from einops import rearrange, repeat
 from fastcore.basics import patch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+
+from .encoder import gather_tokens
 
 # %% ../nbs/03_fpn.ipynb #46dd31bb
 def upsample_nearest(
@@ -139,25 +141,36 @@ def level_widths(
     if any(not isinstance(w, int) or w < 1 for w in widths): raise ValueError(f'feature_dim={feature_dim}: widths are whole numbers from 1')
     return widths
 
-# %% ../nbs/03_fpn.ipynb #f792c617
+# %% ../nbs/03_fpn.ipynb #f2126969
+def parents(
+    index: Tensor, # [B, T] raster indices of cells, −1 where padded
+    grid: tuple[int, int], # (gh, gw) of these cells
+) -> Tensor: # [B, T] raster indices on the parent grid, −1 where padded
+    "Which parent each listed cell has."
+    return (index // grid[1] // 2 * -(-grid[1] // 2) + index % grid[1] // 2).where(index >= 0, -1)
+
 @patch
-def _from_above(self: TokenFPN, l: int, x: Tensor, grid: tuple[int, int], present: Tensor | None) -> Tensor:
-    "Top-down tokens for level `l` [B, C_l, d_l] from level l + 1, `x` [B, C_{l+1}, d_{l+1}]."
-    if self.upsample_method == 'nearest': return upsample_nearest(self.top_down[l](x), grid)
+def _from_above(self: TokenFPN, l: int, x: Tensor, grid: tuple[int, int], present: Tensor | None, listed: Tensor | None) -> Tensor:
+    "Top-down tokens for level `l` [B, C_l, d_l], or for listed cells of it, from level l + 1, `x` [B, C_{l+1}, d_{l+1}]."
+    if self.upsample_method == 'nearest':
+        x = self.top_down[l](x)
+        return upsample_nearest(x, grid) if listed is None else gather_tokens(x, parents(listed, grid))
     up = upsample_bilinear(x, grid, present) if self.upsample_method == 'bilinear' else self.upsample[l](x, grid)
-    return self.top_down[l](up)
+    return self.top_down[l](up if listed is None else gather_tokens(up, listed))
 
 @patch
 def forward(self: TokenFPN,
     levels: list[Tensor], # L tensors [B, C_l, D], fine to coarse
     grids: list[tuple[int, int]], # L grids; each is the parent grid of the one before
     present: list[Tensor] | None = None, # L masks [B, C_l] bool, cells that exist; None: all
+    listed: Tensor | None = None, # [B, T] which cells of the finest level `levels[0]` and `present[0]` are about, −1 where padded; None: all, in raster order
 ) -> list[Tensor]: # L tensors [B, C_l, d_l]; zeros in absent cells
-    "Lateral maps, the top-down path, and the bottom-up path if there is one."
+    "Lateral maps, the top-down path, and the bottom-up path if there is one (which needs the whole finest level: ValueError with `listed`)."
+    if listed is not None and self.bottom_up is not None: raise ValueError('listed: the bottom-up path needs all cells of the finest level')
     out = [lateral(x) for lateral, x in zip(self.lateral, levels)]
     has = lambda l: None if present is None else present[l]
     for l in reversed(range(len(out) - 1)):
-        out[l] = self.fuse[l](out[l], self._from_above(l, out[l + 1], grids[l], has(l + 1)))
+        out[l] = self.fuse[l](out[l], self._from_above(l, out[l + 1], grids[l], has(l + 1), None if l else listed))
     if self.bottom_up is not None:
         for l, project in enumerate(self.bottom_up):
             out[l + 1] = out[l + 1] + project(downsample_mean(out[l], grids[l], has(l)))

@@ -4,18 +4,23 @@
 
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_counts', 'pool_levels', 'scatter_tokens',
-           'target_cells', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread', 'PredictorConfig',
-           'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_keys', 'from_values',
-           'check_model_config', 'HJEPA', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'write_atomic',
-           'save_model', 'hub_name', 'hub_file', 'find_weights', 'saved_config', 'count_parameters']
+           'target_cells', 'cell_means', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread',
+           'PredictorConfig', 'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_plain',
+           'check_keys', 'from_values', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'visible_cells',
+           'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath', 'compile_blocks',
+           'write_atomic', 'read_json', 'file_sha256', 'printable', 'save_model', 'hub_name', 'hub_file',
+           'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config', 'count_parameters']
 
-# %% ../nbs/04_hierarchy.ipynb #49d8c772
+# %% ../nbs/04_hierarchy.ipynb #05cba347
 import difflib
+import hashlib
 import json
+import math
 import os
 import re
 import warnings
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -101,6 +106,21 @@ def target_cells(
     cells = [masks.target_index] + [mask_to_index(c > 0) for c in counts[1:]]
     return cells, [gather_tokens(c[..., None], i)[..., 0] for c, i in zip(counts, cells)]
 
+# %% ../nbs/04_hierarchy.ipynb #dd4eff4c
+def cell_means(
+    x: Tensor, # [B, M, D] one vector per listed patch
+    index: Tensor, # [B, M] raster indices of the patches, −1 where padded
+    cells: Tensor, # [B, C] raster indices of the cells wanted, −1 where padded
+    grid: tuple[int, int], # (gh, gw) patches
+    level: int, # l ≥ 0
+) -> Tensor: # [B, C, D] float32; zeros where a cell has none of the patches
+    "Mean over the listed patches of each cell."
+    if cells is index: return x.float().masked_fill((index < 0)[..., None], 0)                     # level 0: cells are patches
+    cell = cell_of_patch(grid, level).to(x.device, non_blocking=True)[index.clamp(min=0)].where(index >= 0, -2)        # [B, M]
+    share = (cells[..., None] == cell[:, None]).float()                                            # [B, C, M]
+    with torch.autocast(x.device.type, enabled=False):
+        return (share / share.sum(-1, keepdim=True).clamp(min=1)) @ x.float().masked_fill((index < 0)[..., None], 0)
+
 # %% ../nbs/04_hierarchy.ipynb #cc5494ff
 TARGET_NORMS = ('pool_then_norm', 'norm_then_pool')
 
@@ -133,14 +153,16 @@ def default_level_weights(
     "[1, 0.5, 0.25, 0.125], or [1, 0.7, 0.5, 0.35] with FPN, cut to L."
     return ([1.0, 0.7, 0.5, 0.35] if use_fpn else [1.0, 0.5, 0.25, 0.125])[:num_levels]
 
-# %% ../nbs/04_hierarchy.ipynb #a890b165
+# %% ../nbs/04_hierarchy.ipynb #81c8a944
 def target_spread(
     target: Tensor, # [B, M, D]
     weight: Tensor, # [B, M], 0 where padded
 ) -> Tensor: # scalar ≥ 0
     "Standard deviation over all cells of a batch, averaged over features; 0 = complete collapse."
-    flat = target[weight > 0]                                                              # [cells, D]
-    return flat.std(0, unbiased=False).mean()
+    there = (weight > 0)[..., None].float()                                                # [B, M, 1]; no list of cells: a GPU would have to count them first
+    n = there.sum().clamp(min=1)
+    mean = (target * there).sum((0, 1)) / n
+    return (((target - mean) * there).square().sum((0, 1)) / n).sqrt().mean()
 
 # %% ../nbs/04_hierarchy.ipynb #3fe20487
 @dataclass
@@ -201,9 +223,29 @@ class ModelConfig:
     fpn: FPNConfig = field(default_factory=FPNConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
 
-# %% ../nbs/04_hierarchy.ipynb #d575c8b3
+# %% ../nbs/04_hierarchy.ipynb #de12f74f
 class ConfigError(ValueError):
     "A configuration that cannot be used; the message names the key, the value and what is allowed."
+
+def check_plain(
+    values: Any, # nested values
+    where: str = '', # name of the section, for messages
+    depth: int = 20, # so deep may they be nested
+    left: list | None = None, # so many values may there be; None: 30,000
+):
+    "Raise `ConfigError` for references (`${…}`), numbers that are not finite, too many values and nesting that is too deep."
+    left = [30_000] if left is None else left
+    left[0] -= 1
+    if depth < 0 or left[0] < 0: raise ConfigError(f'{where[:80]}…: ' + ('nested too deeply' if depth < 0 else 'more values than any configuration has'))
+    if isinstance(values, dict):
+        for k, v in values.items():
+            check_plain(k, where, depth - 1, left)
+            check_plain(v, f'{where}.{k}' if where else str(k), depth - 1, left)
+    elif isinstance(values, (list, tuple)):
+        for i, v in enumerate(values): check_plain(v, f'{where}[{i}]', depth - 1, left)
+    elif isinstance(values, str) and '${' in values:
+        raise ConfigError(f'{where}: {values[:80]!r}: references are not read in a configuration, as they could read the environment too; write the value (a shell fills in key=$NAME by itself)')
+    elif isinstance(values, float) and not math.isfinite(values): raise ConfigError(f'{where}={values}: expected a finite number')
 
 def check_keys(
     schema: type, # a dataclass
@@ -227,17 +269,29 @@ def from_values(
     where: str = '', # name of the section, for messages
 ) -> Any: # an instance of the schema
     "Values merged over a schema's defaults, with unknown keys and wrong types refused by name."
+    check_plain(values, where)
     check_keys(schema, values, where)
     try: return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(values)))
-    except OmegaConfBaseException as e:
-        path = '.'.join(p for p in (where, e.full_key) if p)
-        raise ConfigError(f'{path}: {str(e).splitlines()[0]}') from e
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError) as e:
+        path = '.'.join(p for p in (where, getattr(e, 'full_key', None)) if p)
+        raise ConfigError(f'{path or "the configuration"}: {str(e).splitlines()[0]}') from e
 
-# %% ../nbs/04_hierarchy.ipynb #570ac47d
+# %% ../nbs/04_hierarchy.ipynb #2db51d3f
+_TIMM_FILES = ('pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict', 'pretrained_model_args', 'pretrained_custom_load', 'checkpoint_path', 'cache_dir')
+
+def check_timm_kwargs(
+    kwargs: dict[str, Any], # meant for `timm.create_model`
+    where: str, # name of the section, for messages
+):
+    "Raise `ConfigError` for arguments that would make timm read or fetch weights."
+    for k in kwargs:
+        if k in _TIMM_FILES: raise ConfigError(f'{where}.{k}={kwargs[k]!r}: refused, as timm would read or fetch a file by it, pickled perhaps; weights come from model.pretrained')
+
 def check_model_config(
     cfg: ModelConfig,
 ) -> ModelConfig: # the same
     "Raise `ConfigError` for impossible values."
+    check_timm_kwargs(cfg.encoder_kwargs, 'model.encoder_kwargs')
     L, size = cfg.num_hierarchies, cfg.img_size
     numbers = size if isinstance(size, (list, tuple)) else [size]
     checks = [(2 <= L <= 4, 'num_hierarchies', L, 'from 2 to 4 levels'),
@@ -320,7 +374,7 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
     return enc
 
-# %% ../nbs/04_hierarchy.ipynb #724f1472
+# %% ../nbs/04_hierarchy.ipynb #182fcdb3
 @patch
 def forward(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised; or `Crops` of them
@@ -334,19 +388,27 @@ def forward(self: HJEPA,
     if not isinstance(mask, (Tensor, Masks)): raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')
     grid = self.context_encoder._check_images(images)
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
-    if masks.grid != grid or len(masks) != len(images):
-        raise ValueError(f'masks for {len(masks)} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
+    if masks.grid != grid or len(masks) != len(images) * masks.per_image:
+        raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
     tokens = self.context_encoder(images, context=masks.context_index)                             # [B, P + K, D]
     predicted = self.predictor(tokens, grid, context=masks.context_index, target=masks.target_index)  # [B, M, D]
-    out = self._losses(images, masks, self._patches(tokens), predicted, self._patches(self.target_encoder(images)))
+    out = self._losses(images, masks, self._patches(tokens), predicted, self._target_tokens(images, masks))
     if self.crop_head is not None: out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/04_hierarchy.ipynb #676edd01
+# %% ../nbs/04_hierarchy.ipynb #9494200d
 @patch
 def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     "Encodings without prefix tokens."
     return tokens[:, self.context_encoder.num_prefix_tokens:]
+
+@patch
+def _target_tokens(self: HJEPA, images: Tensor, masks: Masks) -> Tensor: # [B, N, D]
+    "The target encoder's tokens, once per image; with one mask per image only those that are compared with something, zeros elsewhere."
+    if masks.per_image > 1: return self._patches(self.target_encoder(images))
+    index = masks.target_index if self.fpn is None else torch.cat([masks.context_index, masks.target_index], 1)
+    index = index.to(images.device, non_blocking=True)
+    return scatter_tokens(self.target_encoder(images, index), index, masks.grid[0] * masks.grid[1])
 
 @patch
 def _finest(self: HJEPA, out: dict) -> dict:
@@ -369,48 +431,83 @@ def _losses(self: HJEPA,
     "What is compared at each level, and all losses."
     move = lambda t: t.to(images.device, non_blocking=True)
     cells, weights = (list(map(move, ts)) for ts in target_cells(masks, self.num_levels))
+    visible = None if self.fpn is None else tuple(list(map(move, ts)) for ts in visible_cells(masks, self.num_levels))
+    whole = bool((masks.context | masks.target).all())
     masks = masks.to(images.device, non_blocking=True)
-    out = self._compare(patches, predicted, target_tokens, masks, cells, weights)
+    out = self._compare(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
     return out if self.pixel_head is None else self._add_pixels(out, images, patches, predicted, masks)
 
-# %% ../nbs/04_hierarchy.ipynb #6f0fb8ca
+# %% ../nbs/04_hierarchy.ipynb #ff062670
 @patch
-def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights) -> dict[str, Any]:
+def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights, whole: bool = False, visible=None) -> dict[str, Any]:
     "Predictions, targets and losses per level."
-    grid, L, norm = masks.grid, self.num_levels, self.config.target_norm
-    n = grid[0] * grid[1]
-    on_grid = level_targets(target_tokens, masks.target, grid, L, norm)
-    targets = [gather_tokens(t, c) for t, c in zip(on_grid, cells)]
-    hidden = scatter_tokens(predicted, masks.target_index, n)                                      # [B, N, D]
-    if self.fpn is None: levels = pool_levels(hidden, masks.target, grid, L)[0]
-    else: levels = self._pyramid(hidden + scatter_tokens(patches.to(hidden.dtype), masks.context_index, n), masks.context | masks.target, grid)
-    predictions = [self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(levels, cells))]
+    targets = self._targets(target_tokens, masks.target_index, cells, masks.grid)
+    if self.fpn is None: found = [cell_means(predicted, masks.target_index, c, masks.grid, l) for l, c in enumerate(cells)]
+    else: found, seen = self._read_pyramid(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
+    predictions = [self._head(l, x, c) for l, (x, c) in enumerate(zip(found, cells))]
     losses = torch.stack([level_loss(p, t, w) for p, t, w in zip(predictions, targets, weights)])
     out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights,
                loss=(losses * losses.new_tensor(self.level_weights)).sum(), level_losses=losses.detach(),
                target_std=torch.stack([target_spread(t, w) for t, w in zip(targets, weights)]))
-    return out if self.fpn is None else self._add_visible(out, levels, target_tokens, masks)
+    return out if visible is None else self._add_visible(out, seen, target_tokens, masks, *visible)
+
+@patch
+def _targets(self: HJEPA, tokens: Tensor, index: Tensor, cells: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+    "Targets [B, M_l, D] of cells, over the listed patches [B, M] of the target encoder's tokens [B, N, D]: `level_targets` of just these."
+    norm, first = lambda t: F.layer_norm(t, t.shape[-1:]), self.config.target_norm == 'norm_then_pool'
+    x = gather_tokens(tokens.float(), index)
+    means = [cell_means(norm(x) if first else x, index, c, grid, l) for l, c in enumerate(cells)]
+    return means if first else [norm(t).masked_fill((c < 0)[..., None], 0) for t, c in zip(means, cells)]
 
 @patch
 def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
     "The level's head on [B, M, d]; zeros in padded slots."
     return self.heads[l](x).float().masked_fill((cells < 0)[..., None], 0)
 
-# %% ../nbs/04_hierarchy.ipynb #d088a17f
-@patch
-def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor, grid: tuple[int, int]) -> list[Tensor]:
-    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid."
-    levels, counts = pool_levels(tokens, present, grid, self.num_levels)
-    grids = [level_grid(grid, l) for l in range(self.num_levels)]
-    return self.fpn(levels, grids, None if present.all() else [c > 0 for c in counts])
+# %% ../nbs/04_hierarchy.ipynb #26f0c188
+def visible_cells(
+    masks: Masks, # what is seen
+    num_levels: int, # L
+) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, V_l] (−1 where padded), L weights [B, V_l] (0 where padded)
+    "Cells all of whose patches are seen, with the number of patches in each."
+    seen = level_counts(masks.context, masks.grid, num_levels)
+    size = level_counts(torch.ones_like(masks.context[:1]), masks.grid, num_levels)
+    cells = [masks.context_index] + [mask_to_index(s == n) for s, n in zip(seen[1:], size[1:])]
+    return cells, [gather_tokens(n.expand(len(masks), -1)[..., None], c)[..., 0] for n, c in zip(size, cells)]
 
 @patch
-def _add_visible(self: HJEPA, out: dict, levels: list[Tensor], target_tokens: Tensor, masks: Masks) -> dict:
+def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
+    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N] says which are there, None: all."
+    there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if present is None else present
+    levels, counts = pool_levels(tokens, there, grid, self.num_levels)
+    return self.fpn(levels, [level_grid(grid, l) for l in range(self.num_levels)], None if present is None else [c > 0 for c in counts])
+
+@patch
+def _read_pyramid(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks, cells: list[Tensor], visible: list[Tensor], whole: bool):
+    "Features [B, M_l, d_l] of target cells and [B, V_l, d_l] of visible cells; `whole`: every patch is one or the other."
+    tokens, index, K = torch.cat([patches.to(predicted.dtype), predicted], 1), torch.cat([masks.context_index, masks.target_index], 1), patches.shape[1]
+    present = None if whole else masks.context | masks.target
+    if self.fpn.bottom_up is not None:
+        levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
+        return [gather_tokens(x, c) for x, c in zip(levels, cells)], [gather_tokens(x, c) for x, c in zip(levels, visible)]
+    x, *above = self._listed_pyramid(tokens, index, present, masks.grid)                           # of the finest level only what is looked at
+    return ([x[:, K:]] + [gather_tokens(x, c) for x, c in zip(above, cells[1:])],
+            [x[:, :K]] + [gather_tokens(x, c) for x, c in zip(above, visible[1:])])
+
+@patch
+def _listed_pyramid(self: HJEPA, tokens: Tensor, index: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
+    "`_pyramid` of listed tokens [B, T, D]; the finest level is in the order of the list [B, T]."
+    grids = [level_grid(grid, l) for l in range(self.num_levels)]
+    everything = [torch.arange(h * w, device=index.device).expand(len(index), -1) for h, w in grids[1:]]
+    levels = [cell_means(tokens, index, c, grid, l) for l, c in enumerate([index, *everything])]
+    there = None if present is None else [index >= 0] + [c > 0 for c in level_counts(present, grid, self.num_levels)[1:]]
+    return self.fpn(levels, grids, there, index)
+
+@patch
+def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells, weights) -> dict:
     "Loss on cells all of whose patches are visible."
-    seen = level_counts(masks.context, masks.grid, self.num_levels)
-    size = level_counts(torch.ones_like(masks.context[:1]), masks.grid, self.num_levels)
-    targets = level_targets(target_tokens, masks.context, masks.grid, self.num_levels, self.config.target_norm)
-    losses = torch.stack([level_loss(head(x), t, s * (s == n)) for head, x, t, s, n in zip(self.heads, levels, targets, seen, size)])
+    targets = self._targets(target_tokens, masks.context_index, cells, masks.grid)
+    losses = torch.stack([level_loss(self._head(l, x, c), t, w) for l, (x, t, c, w) in enumerate(zip(seen, targets, cells, weights))])
     out['loss'] = out['loss'] + self.config.fpn.visible_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     return out | dict(visible_losses=losses.detach())
 
@@ -441,7 +538,7 @@ def update_target_encoder(self: HJEPA,
     self.target_encoder.update(self.context_encoder, momentum)
     return momentum
 
-# %% ../nbs/04_hierarchy.ipynb #713f018f
+# %% ../nbs/04_hierarchy.ipynb #e0449d2c
 @patch
 @torch.no_grad()
 def extract_features(self: HJEPA,
@@ -472,9 +569,8 @@ def extract_levels(self: HJEPA,
     try: tokens = enc(images)[:, enc.num_prefix_tokens:]                                     # [B, N, D]
     finally: enc.train(was_training)
     grid = enc.grid_of(images.shape[-2:])
-    present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    if self.fpn is not None and fpn: out = self._pyramid(tokens, present, grid)
-    else: out = pool_levels(tokens, present, grid, self.num_levels)[0]
+    if self.fpn is not None and fpn: out = self._pyramid(tokens, None, grid)
+    else: out = pool_levels(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), grid, self.num_levels)[0]
     return [out[l].float() for l in levels]
 
 # %% ../nbs/04_hierarchy.ipynb #4e307be8
@@ -532,7 +628,36 @@ def create_hjepa_from_config(
         raise ConfigError(f'the configuration has neither a section "model" nor a key "encoder_type"; its keys are {", ".join(map(str, config)) or "none"}')
     return HJEPA(from_values(ModelConfig, config.get('model', config), 'model'), ema_steps)
 
-# %% ../nbs/04_hierarchy.ipynb #3f77705b
+# %% ../nbs/04_hierarchy.ipynb #ad99c9cd
+class TensorDropPath(nn.Module):
+    "Stochastic depth (Huang et al. 2016) whose rate is a tensor, so that blocks with different rates share one graph."
+    def __init__(self,
+        rate: float, # probability of leaving a sample's residual branch out, below 1
+    ):
+        super().__init__()
+        self.register_buffer('keep', torch.tensor(1. - rate), persistent=False)
+    def forward(self,
+        x: Tensor, # [B, …] a residual branch
+    ) -> Tensor: # the same shape
+        "Zero for some samples, larger for the others; in evaluation mode as it is."
+        if not self.training: return x
+        there = torch.rand(x.shape[:1] + (1,) * (x.ndim - 1), device=x.device) < self.keep
+        return x * (there / self.keep).to(x.dtype)
+
+def compile_blocks(
+    model: HJEPA, # compiled in place, when its blocks first run
+    **kwargs, # of `torch.compile`: mode, backend, …
+) -> HJEPA: # the same
+    "Compile the transformer blocks of the encoders and the predictor."
+    stacks = [model.context_encoder.vit.blocks, model.predictor.blocks, model.target_encoder.encoder.vit.blocks]
+    for blocks in stacks:
+        rates = {(b, n): getattr(getattr(b, n), 'drop_prob', 0.) for b in blocks for n in ('drop_path1', 'drop_path2') if hasattr(b, n)}
+        if any(rates.values()):
+            for (b, n), r in rates.items(): setattr(b, n, TensorDropPath(r).to(next(b.parameters()).device).train(b.training))
+        for b in blocks: b.compile(**dict(dynamic=True) | kwargs)
+    return model
+
+# %% ../nbs/04_hierarchy.ipynb #6aa713d3
 def write_atomic(
     path: str | Path, # where the file shall be
     write, # called with the temporary path
@@ -548,6 +673,30 @@ def write_atomic(
         with open(tmp, 'rb+') as f: os.fsync(f.fileno())
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
+
+def read_json(
+    file: str | Path, # with a JSON object in it
+) -> dict[str, Any]:
+    "What a JSON file says. Raises FileNotFoundError, or ValueError naming the file if it is not a JSON object."
+    try: value = json.loads(Path(file).read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as e: raise ValueError(f'{file} is damaged: not JSON ({e})') from e
+    if not isinstance(value, dict): raise ValueError(f'{file} is damaged: it holds a {type(value).__name__}, expected a JSON object')
+    return value
+
+def file_sha256(
+    file: str | Path,
+) -> str: # 64 hexadecimal digits
+    "The SHA-256 of a file's bytes."
+    digest = hashlib.sha256()
+    with open(file, 'rb') as f:
+        while block := f.read(1 << 20): digest.update(block)
+    return digest.hexdigest()
+
+def printable(
+    text: str, # may hold names and values from files of others
+) -> str:
+    "The text with control characters (but newline and tab) spelled out, as Python writes them."
+    return ''.join(c if c.isprintable() or c in '\n\t\xa0\u202f' else c.encode('unicode_escape').decode() for c in text)
 
 def _umask() -> int:
     "The permissions that new files shall not have."
@@ -575,8 +724,8 @@ def save_model(
     write_atomic(path, lambda tmp: save_file(state, tmp, metadata=meta))
     return path
 
-# %% ../nbs/04_hierarchy.ipynb #0d72fd4c
-_HUB_NAME = re.compile(r'(?:hf://)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w./-]+))?')
+# %% ../nbs/04_hierarchy.ipynb #09d6e5b7
+_HUB_NAME = re.compile(r'(?:hf://)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@((?!.*\.\.)\w[\w./-]*))?')
 
 def hub_name(
     path: str | Path, # what somebody gave as the place of a model
@@ -601,7 +750,7 @@ def hub_file(
         raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from the hub ({str(e).strip().splitlines()[0]}); '
                                 'is the name right, the network there, and a token set if the model is private (hf auth login)?') from e
 
-# %% ../nbs/04_hierarchy.ipynb #31093ae9
+# %% ../nbs/04_hierarchy.ipynb #4c09e0fc
 def find_weights(
     path: str | Path, # a file, a folder, a run folder, or a name on the hub, see `hub_name`
     **hub, # of `hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
@@ -624,15 +773,57 @@ def from_pretrained(cls: HJEPA,
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     file = find_weights(path, **hub)
-    config = saved_config(file)
-    model = HJEPA(from_values(ModelConfig, config | dict(pretrained=False), 'model'))
-    with safe_open(file, 'pt', device='cpu') as f: state = {k: f.get_tensor(k) for k in f.keys()}
-    wrong = [k for k, v in model.state_dict().items() if k not in state or state[k].shape != v.shape] + [k for k in state if k not in model.state_dict()]
-    if wrong: raise ValueError(f'{file}: weights and configuration of the file disagree, first at {wrong[0]!r} ({len(wrong)} tensors)')
-    model.load_state_dict(state)
-    return model.eval().to(device)
+    config = from_values(ModelConfig, saved_config(file) | dict(pretrained=False), 'model')
+    return model_from_file(file, HJEPA, config).eval().to(device)
 
-# %% ../nbs/04_hierarchy.ipynb #29370c5d
+# %% ../nbs/04_hierarchy.ipynb #ca349e7e
+_REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')       # keys that say how often something is built
+
+def model_from_file(
+    file: Path, # a .safetensors file
+    build, # makes a model of a configuration
+    config: Any, # a dataclass, made of the file's header
+) -> nn.Module:
+    "A model with the weights of a file. ValueError, before any memory is taken, if its tensors are not those that the configuration asks for, or not those that a checkpoint's `state.json` vouches for."
+    try:
+        with safe_open(file, 'pt') as f: shapes = {k: list(f.get_slice(k).get_shape()) for k in f.keys()}
+    except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
+    many = [(k, n) for k, n in _numbers(asdict(config)) if k in _REPEATS and n > len(shapes)]
+    if many: raise ValueError(f'{file}: its configuration says {many[0][0]}={many[0][1]}, but it holds {len(shapes)} tensors')
+    try:
+        with torch.device('meta'): plan = build(deepcopy(config))                                # a model without memory
+    except (ValueError, OSError, ImportError): raise
+    except Exception as e: raise ValueError(f'{file}: its configuration cannot be built ({type(e).__name__}: {e})') from e
+    own = {k: list(v.shape) for k, v in plan.state_dict().items()}
+    wrong = [k for k in own if own[k] != shapes.get(k)] + [k for k in shapes if k not in own]
+    if wrong: raise ValueError(f'{file}: weights and configuration of the file disagree, first at {wrong[0]!r} ({len(wrong)} tensors)')
+    if (size := sum(b.numel() * b.element_size() for b in plan.buffers())) > 4 * file.stat().st_size + 1e9:
+        raise ValueError(f'{file}: its configuration asks for tables of {size / 1e9:.0f} GB')
+    check_sha256(file)
+    with safe_open(file, 'pt', device='cpu') as f: state = {k: f.get_tensor(k) for k in f.keys()}
+    model = build(config)
+    model.load_state_dict(state)
+    return model
+
+def _numbers(values: Any, key: str = '') -> list[tuple[str, int]]:
+    "All whole numbers in nested values, each with the key that it stands under."
+    if isinstance(values, dict): return [n for k, v in values.items() for n in _numbers(v, k)]
+    if isinstance(values, (list, tuple)): return [n for v in values for n in _numbers(v, key)]
+    return [(key, values)] if type(values) is int else []
+
+def check_sha256(
+    file: Path, # in a checkpoint, or anywhere
+):
+    "ValueError if a `state.json` beside a file knows another SHA-256 of it."
+    if not (file.parent/'state.json').is_file(): return
+    sums = read_json(file.parent/'state.json').get('sha256')
+    if isinstance(sums, dict) and sums.get(file.name, digest := file_sha256(file)) != digest:
+        raise ValueError(f'{file} is not as it was written (its SHA-256 differs from that in state.json); take another checkpoint')
+
+# %% ../nbs/04_hierarchy.ipynb #725a6185
+class WrongKind(ValueError):
+    "A good file that holds another kind of model."
+
 _LOADERS = dict(hjepa='it loads with HJEPA.from_pretrained', detector='it loads with load_detection_model', codec='it loads with load_compression_model')
 
 def saved_config(
@@ -644,9 +835,12 @@ def saved_config(
         with safe_open(file, 'pt') as f: meta = f.metadata() or {}
     except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
     if 'config' not in meta: raise ValueError(f'{file}: no hjepa configuration in its header; expected a file written by HJEPA.save_pretrained or hjepa_train')
-    if (found := meta.get('kind', 'hjepa')) != kind: raise ValueError(f'{file} holds a model of kind {found!r}, not {kind!r}; {_LOADERS.get(found, "a newer hjepa may know it")}')
+    if (found := meta.get('kind', 'hjepa')) != kind: raise WrongKind(f'{file} holds a model of kind {found!r}, not {kind!r}; {_LOADERS.get(found, "a newer hjepa may know it")}')
     if meta.get('hjepa_format') != '1': raise ValueError(f'{file}: format {meta.get("hjepa_format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
-    return json.loads(meta['config'])
+    try: config = json.loads(meta['config'])
+    except (ValueError, RecursionError) as e: raise ValueError(f'{file}: the configuration in its header is not JSON ({e})') from e
+    if not isinstance(config, dict): raise ValueError(f'{file}: the configuration in its header is a {type(config).__name__}, expected a section of keys and values')
+    return config
 
 # %% ../nbs/04_hierarchy.ipynb #d77d1556
 def count_parameters(

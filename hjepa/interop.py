@@ -7,7 +7,7 @@ __all__ = ['HUB_FILES', 'weights_file', 'cached_model', 'is_pictures', 'as_bytes
            'HJEPAFeatures', 'run_record', 'describe_model', 'describe_training', 'describe_results', 'model_card',
            'save_for_hub', 'push_to_hub']
 
-# %% ../nbs/09_interop.ipynb #b26c19ab
+# %% ../nbs/09_interop.ipynb #95fb5b39
 import json
 import re
 import shutil
@@ -28,7 +28,7 @@ from torch import Tensor
 from .collapse import run_verdict
 from .data import EvalView, ImageDataset, ImageError, normalize, preprocess
 from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
-from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, saved_config, write_atomic
+from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_json, saved_config, write_atomic
 from .training import load_run
 
 # %% ../nbs/09_interop.ipynb #824b1765
@@ -264,7 +264,7 @@ def get_feature_names_out(self: HJEPAFeatures,
         return [f'level{p}_mean_{i}' if isinstance(p, int) else f'{p}_{i}' for i in range(read_parts(e, [p]).shape[1])]
     return np.array([c for p in parts for c in columns(p)], dtype=object)
 
-# %% ../nbs/09_interop.ipynb #f22e0e35
+# %% ../nbs/09_interop.ipynb #5ada7859
 def run_record(
     run: str | Path, # see `weights_file`
 ) -> dict[str, Any]: # 'model' (configuration), and where the run's folder has them: 'config', 'results', 'state', 'verdict'
@@ -275,8 +275,8 @@ def run_record(
     found['config'] = load_run(folder)
     for name, path, repair in [('results', folder/'results.json', f'hjepa_eval {run} writes it anew'), ('state', file.parent/'state.json', 'remove that checkpoint, and use the one before')]:
         if not path.is_file(): continue
-        try: found[name] = json.loads(path.read_text())
-        except ValueError as e: raise ValueError(f'{path} is damaged ({e}); {repair}') from e
+        try: found[name] = read_json(path)
+        except ValueError as e: raise ValueError(f'{e}; {repair}') from e
     if (folder/'history.jsonl').is_file() and (v := run_verdict(folder)).state != 'unknown': found['verdict'] = str(v)
     return found
 

@@ -159,7 +159,7 @@ def _summary(shot: int | str, draws: list[dict[str, tuple[float, float]]], image
     return dict(shot=shot, images=images, mean=sum(best) / len(best), std=_deviation(best), accuracies=best, chosen=chosen,
                 readouts={n: dict(mean=sum(v) / len(v), std=_deviation(v)) for n, v in every.items()})
 
-# %% ../nbs/09_lowshot.ipynb #34aa690c
+# %% ../nbs/09_lowshot.ipynb #ddeef5c5
 def usual_shots(
     labels: Sequence[int] | Tensor, # of the training images; −1: not labelled
 ) -> list[int | str]:
@@ -189,7 +189,7 @@ def compare_low_shot(
     progress: bool = False, # show progress bars
 ) -> dict[str, Any]: # ready for JSON; `format_low_shot` makes a table of it
     "Low-shot accuracy of several networks, each at its best read-out, on the same labelled images."
-    opts, start, rows = dict(locals(), white=False), time.time(), []
+    opts, start, rows = dict(locals(), white=False), time.monotonic(), []
     if not models: raise ValueError('models: no network was given')
     train_set, test_set, last = _limit(train_set, max_train, 0), _limit(test_set, max_test, 0), list(models.values())[-1]
     shots = usual_shots(train_set.labels) if shots is None else list(shots)
@@ -199,7 +199,7 @@ def compare_low_shot(
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
         rows.append(dict(name=row, shots=low_shot(train_x, a.labels, test_x, b.labels, shots, seeds, choose, device)))
-    return dict(rows=rows, shots=shots, seeds=seeds if isinstance(seeds, int) else len(seeds), n_train=len(a), n_test=len(b), bad=[*a.bad, *b.bad], seconds=round(time.time() - start, 1))
+    return dict(rows=rows, shots=shots, seeds=seeds if isinstance(seeds, int) else len(seeds), n_train=len(a), n_test=len(b), bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1))
 
 def format_low_shot(
     results: dict[str, Any], # of `compare_low_shot`
@@ -363,7 +363,7 @@ def _tune(
     if best: model.load_state_dict(best)
     return dict(best_epoch=best_epoch, val_accuracies=accuracies, losses=losses)
 
-# %% ../nbs/09_lowshot.ipynb #e02f2787
+# %% ../nbs/09_lowshot.ipynb #2a267469
 def _hold_back(labels: Tensor, how: FineTuning) -> tuple[Tensor, Tensor]: # indices to fit, to choose the epoch
     for share in (how.val_share, .5):
         fit, held = stratified_split(labels, share, how.seed)
@@ -385,7 +385,7 @@ def fine_tune(
 
     Images labelled −1 are passed over. Raises ValueError for data without labels, and for a single image of every class: none can be held back."""
     if parse_readout(readout)[1]: raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
-    how, start, device = FineTuning(**how), time.time(), next(model.parameters()).device
+    how, start, device = FineTuning(**how), time.monotonic(), next(model.parameters()).device
     for name, ds in (('training', train_set), ('test', test_set)):
         if ds.labels is None: raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one folder per class, or see hjepa.collapse.feature_health for what needs no labels')
     train_set, test_set = _limit(train_set, None, 0), _limit(test_set, None, 0)             # drops what is not labelled
@@ -404,7 +404,7 @@ def fine_tune(
             if result['best_epoch']: probe, after = tuned, _right(tuned, test_set, 256, num_workers, precision).double()
     p, gain = after.mean().item(), after - before
     return dict(accuracy=p, stderr=math.sqrt(p * (1 - p) / len(after)), probe_accuracy=before.mean().item(), gain=gain.mean().item(), gain_stderr=gain.std(unbiased=False).item() / math.sqrt(len(gain)),
-                **result, epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after), seconds=round(time.time() - start, 1)), probe.eval()
+                **result, epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after), seconds=round(time.monotonic() - start, 1)), probe.eval()
 
 # %% ../nbs/09_lowshot.ipynb #a676b96c
 def format_fine_tuning(

@@ -6,7 +6,7 @@
 __all__ = ['frequencies', 'sincos_position', 'grid_positions', 'predictor_width', 'PredictorBlock', 'Predictor', 'crop_axes',
            'place_embedding', 'crop_positions']
 
-# %% ../nbs/02_predictor.ipynb #b9c047bd
+# %% ../nbs/02_predictor.ipynb #d7bde6af
 import math
 from functools import lru_cache
 
@@ -18,7 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import Masks, attention_mask, gather_tokens, mask_to_index
+from .encoder import Masks, attention_mask, gather_tokens, last_block, mask_to_index, run_block
 
 # %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(
@@ -130,7 +130,7 @@ def forward(self: Predictor,
     x = self.answer(x, gather_tokens(pos, target), attn_mask)                          # [B, M, D]
     return x if attn_mask is None else x.masked_fill((target < 0)[..., None], 0)
 
-# %% ../nbs/02_predictor.ipynb #78e4c38f
+# %% ../nbs/02_predictor.ipynb #3def6368
 @patch
 def answer(self: Predictor,
     context: Tensor, # [B, T, W] what is known: tokens narrowed by `embed`, with their positions added
@@ -139,17 +139,17 @@ def answer(self: Predictor,
 ) -> Tensor: # [B, M, D]
     "One mask token per place, attended together with the context and read off at the end."
     x = torch.cat([context, self.mask_token + places], 1)                              # [B, T + M, W]
-    x = self._blocks(x, None if attn_mask is None else attn_mask.to(x.device, non_blocking=True))
-    return self.proj(self.norm(x[:, -places.shape[1]:]))
+    x = self._blocks(x, places.shape[1], None if attn_mask is None else attn_mask.to(x.device, non_blocking=True))
+    return self.proj(self.norm(x))
 
 @patch
-def _blocks(self: Predictor, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-    "All blocks on [B, T, W]."
-    for block in self.blocks:
-        if self.use_gradient_checkpointing and torch.is_grad_enabled():
-            x = checkpoint(block, x, attn_mask=attn_mask, use_reentrant=False)
-        else: x = block(x, attn_mask=attn_mask)
-    return x
+def _blocks(self: Predictor, x: Tensor, m: int, attn_mask: Tensor | None) -> Tensor:
+    "All blocks on [B, T, W]; the last one is read at the last m tokens."
+    def last(x): return last_block(self.blocks[-1], x, lambda t: t[:, -m:], attn_mask)
+    keep = self.use_gradient_checkpointing and torch.is_grad_enabled()
+    for block in self.blocks[:-1]:
+        x = checkpoint(run_block, block, x, attn_mask=attn_mask, use_reentrant=False) if keep else run_block(block, x, attn_mask=attn_mask)
+    return checkpoint(last, x, use_reentrant=False) if keep else last(x)
 
 @patch
 def _indices(self: Predictor, tokens, grid, mask, context, target) -> tuple[Tensor, Tensor]:

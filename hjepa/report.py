@@ -7,7 +7,7 @@ __all__ = ['CAPTIONS', 'kept_neighbours', 'EmbeddingMap', 'embedding_map', 'thum
            'headline', 'plot_verdict', 'data_uri', 'picture_html', 'table_html', 'results_html', 'RunFolder',
            'read_run', 'run_tiles', 'duration', 'verdict_html', 'run_page', 'write_report']
 
-# %% ../nbs/09_report.ipynb #fcc3de19
+# %% ../nbs/09_report.ipynb #4aa17c5a
 import base64
 import html
 import io
@@ -24,7 +24,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .collapse import Finding, HealthLimits, Verdict, _values, diagnose, run_verdict
-from .hierarchy import write_atomic
+from .hierarchy import read_json, write_atomic
 from .training import RunConfig, load_run
 from .visualization import (LEVEL_COLOURS, OKABE_ITO, Picture, _add_total, _draw_levels, _draw_schedules, history_series, plot_history, read_history, smooth, to_pixels)
 
@@ -342,7 +342,7 @@ def _health_table(measures: dict[str, list]) -> str:
     number = lambda v: '–' if v is None or v != v else f'{v:.3g}'
     return table_html(['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))], [[_HEALTH[k], *map(number, v)] for k, v in shown.items()], 'Health of the features')
 
-# %% ../nbs/09_report.ipynb #04dc291b
+# %% ../nbs/09_report.ipynb #4a83084c
 @dataclass
 class RunFolder:
     "What a run folder says, as far as it is there."
@@ -360,8 +360,8 @@ def read_run(
     run, results = Path(run).expanduser(), None
     config, verdict = load_run(run), run_verdict(run)
     if (run/'results.json').is_file():
-        try: results = json.loads((run/'results.json').read_text(encoding='utf-8'))
-        except ValueError as e: raise ValueError(f'{run}/results.json is damaged ({e}); hjepa_eval {run} writes it again') from e
+        try: results = read_json(run/'results.json')
+        except ValueError as e: raise ValueError(f'{e}; hjepa_eval {run} writes it again') from e
     found = {p.stem: p.read_bytes() for p in sorted((run/'pictures').glob('*.png'))}
     return RunFolder(run, config, read_history(run), verdict, results, {k: v for k, v in found.items() if v[:8] == b'\x89PNG\r\n\x1a\n'})
 

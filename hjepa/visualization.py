@@ -430,7 +430,7 @@ def _error_titles(axes, maps: list[Tensor], guess: list[float]):
     axes[1].set_title('target (orange)', fontsize=9)
     for l, ax in enumerate(axes[2:]): ax.set_title(f'level {l}: {maps[l].nanmean():.2f}\n(constant: {guess[l]:.2f})', fontsize=9)
 
-# %% ../nbs/08_visualization.ipynb #ff1521b5
+# %% ../nbs/08_visualization.ipynb #9025750b
 def read_history(
     path: str | Path, # a run folder, or its history.jsonl
 ) -> list[dict]: # one record per line
@@ -442,7 +442,7 @@ def read_history(
     for i, line in enumerate(lines):
         if not line.strip(): continue
         try: record = json.loads(line)
-        except json.JSONDecodeError: record = None
+        except (ValueError, RecursionError): record = None
         if isinstance(record, dict): records.append(record)
         elif i < len(lines) - 1: warnings.warn(f'{path}, line {i + 1}: not a JSON object, left out ({line[:40]!r})')
     return records

@@ -87,7 +87,7 @@ def test_wheel_metadata(root, built):
     runtime = {r.name for r in requires if not (r.marker and 'extra' in str(r.marker))}
     assert runtime == {Requirement(r).name for r in cfg['requirements'].split()}
     assert not [r for r in requires if r.name.startswith('torch') and '==' in str(r.specifier)]
-    assert {'dev', 'detection', 'compression', 'export', 'tensorboard'} <= set(meta.get_all('Provides-Extra'))
+    assert {'dev', 'detection', 'compression', 'export', 'tensorboard', 'webdataset'} <= set(meta.get_all('Provides-Extra'))
     commands = ConfigParser()
     commands.read_string(read['entry_points.txt'].decode())
     assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli:train', 'hjepa_eval': 'hjepa.cli:evaluate',
@@ -97,7 +97,8 @@ def test_wheel_metadata(root, built):
                                                  'hjepa_compress': 'hjepa.cli_codec:compress', 'hjepa_decompress': 'hjepa.cli_codec:decompress',
                                                  'hjepa_show': 'hjepa.cli_show:show', 'hjepa_report': 'hjepa.cli_show:report_run',
                                                  'hjepa_neighbours': 'hjepa.cli_features:neighbours', 'hjepa_lowshot': 'hjepa.cli_features:lowshot',
-                                                 'hjepa_store': 'hjepa.cli_features:store', 'hjepa_export': 'hjepa.cli_export:export'}
+                                                 'hjepa_store': 'hjepa.cli_features:store', 'hjepa_export': 'hjepa.cli_export:export',
+                                                 'hjepa_shards': 'hjepa.cli_data:shards'}
 
 
 @pytest.mark.network
@@ -125,7 +126,7 @@ print(len(configs))
     assert int(python(code, tmp_path, installed)[0]) >= 12
 
 
-@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli', 'hjepa.cli_codec', 'hjepa.cli_export', 'hjepa.cli_features', 'hjepa.cli_show'])
+@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli', 'hjepa.cli_codec', 'hjepa.cli_data', 'hjepa.cli_export', 'hjepa.cli_features', 'hjepa.cli_show'])
 def test_import_is_light(root, tmp_path, module):
     "`hjepa_train --help` must not wait for torch."
     loaded = python(f'import sys, {module}; print(*sys.modules)', tmp_path, root)

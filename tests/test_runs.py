@@ -1,4 +1,4 @@
-"Whole runs from the outside: killed, interrupted, resumed, on two processes, from the command line."
+"Whole runs from the outside: killed, interrupted, resumed, from the command line."
 import json
 import os
 import shutil
@@ -94,22 +94,6 @@ def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
     finish(start('--resume', run))
     ours, theirs = tensors(run), tensors(uninterrupted)
     assert all(ours[k].equal(theirs[k]) for k in theirs)
-
-
-@pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0', 'multicrop.warmup_epochs=1']])
-def test_two_processes(garments, tmp_path, more):
-    "DDP on the CPU: both processes take part, one writes, the encoder learns; with several crops of each image too."
-    run = tmp_path/'run'
-    script = tmp_path/'train.py'
-    script.write_text('import sys; from hjepa.cli import train; sys.exit(train())')
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, f'data.path={garments}',
-                           'training.batch_size=32', *more, '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '2 process(es)' in done.stderr
-    epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'epoch']
-    steps = [h['pixel_loss'] for h in map(json.loads, (run/'history.jsonl').read_text().splitlines()) if h['kind'] == 'step']
-    assert [h['images_seen'] for h in epochs] == [1280, 2560] and steps[-1] < steps[0]      # the whole loss has more terms when crops are added
-    assert sorted(p.name for p in run.iterdir()) == ['checkpoints', 'config.yaml', 'history.jsonl', 'pictures', 'report.html', 'results.json']
 
 
 def test_unreadable_pictures(garments, tmp_path):

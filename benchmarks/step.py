@@ -1,0 +1,273 @@
+"""Time and peak memory of a pretraining step, beside another project's, and with each of our savings undone.
+
+    python benchmarks/step.py                                  # ours alone
+    git clone https://github.com/facebookresearch/ijepa
+    python benchmarks/step.py --ijepa ijepa                    # beside I-JEPA's own code, in the same run
+    python benchmarks/step.py --only T64 --repeats 5 --no-undo --out step.json
+
+Two pieces of work. S224: ViT-S/16, 224 px, predictor 6 × 384, batch 8. T64: 64 px, patches of 4, encoder 192 × 6 with 3 heads, predictor 3 × 96, batch 64.
+I-JEPA's masks (4 targets of 0.15–0.2, context 0.85–1.0), smooth-L1, AdamW, EMA; ours with 3 levels and the loss on all of them. A step is everything from the
+images to the moved target encoder; masks are made beforehand.
+
+Every case lives in a process of its own, which holds its own peak memory, and waits while another is timed; cases take turns, step by step, and medians and
+ratios are over those turns. The results go to nbs/results/step.json."""
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SIZES = dict(S224=dict(img=224, patch=16, dim=384, depth=12, heads=6, pdim=384, pdepth=6, batch=8),
+             T64=dict(img=64, patch=4, dim=192, depth=6, heads=3, pdim=96, pdepth=3, batch=64))
+# what is undone → in which precision its worth is measured
+UNDO = dict(one_pass='fp32', dropped='fp32', fused_attention='fp32', float_attention='bf16', slices='both', last_block='fp32', one_update='fp32')
+SAY = dict(one_pass='one predictor pass for all targets (else four, each with the context)', dropped='hidden tokens dropped (else zeroed and kept)',
+           fused_attention='fused attention (else softmax written out)', float_attention='attention in float32 between bfloat16 products',
+           slices='targets a few images at a time', last_block='last block only where it is read', one_update='fused AdamW, one EMA update for all weights')
+
+
+def images(size):
+    import torch
+    return torch.randn(size['batch'], 3, size['img'], size['img'], generator=torch.Generator().manual_seed(0))
+
+
+def autocast(precision):
+    import torch
+    return torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16')
+
+
+def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled=False):
+    "A step of this package, as `Trainer` makes it."
+    import torch
+    from hjepa import encoder
+    from hjepa.hierarchy import compile_blocks, create_hjepa
+    from hjepa.masking import MultiBlockMaskGenerator
+    from hjepa.training import TrainingConfig, build_optimizer
+    torch.manual_seed(0)
+    if 'float_attention' in undo: encoder.cpu_flags = lambda: {'amx_bf16'}
+    if 'slices' in undo: encoder.SLICE_TOKENS = 10 ** 9
+    if 'last_block' in undo: encoder.can_pick = lambda block: False
+    grid = (size['img'] // size['patch'],) * 2
+    model = create_hjepa('vit_small_patch16_224', img_size=size['img'], patch_size=size['patch'], encoder_kwargs={k: size[v] for k, v in dict(embed_dim='dim', depth='depth', num_heads='heads').items()},
+                         predictor_depth=size['pdepth'], predictor_embed_dim=size['pdim'], predictor_num_heads=size['heads'], use_fpn=fpn, mask_mode='zero' if 'dropped' in undo else 'drop')
+    if compiled: compile_blocks(model)
+    if 'one_pass' in undo: separate_passes(model)
+    optimizer, gen, x = build_optimizer(model, TrainingConfig()), MultiBlockMaskGenerator(grid), images(size)
+    if 'one_update' in undo: optimizer = torch.optim.AdamW(optimizer.param_groups, lr=1e-3, foreach=False, fused=False)
+    sets = [gen(size['batch'] * masks_per_image, torch.Generator().manual_seed(i)) for i in range(8)]
+    for m in sets: m.per_image = masks_per_image
+    def attention(): return torch.nn.attention.sdpa_kernel([torch.nn.attention.SDPBackend.MATH]) if 'fused_attention' in undo else contextlib.nullcontext()
+    model.train()
+    def step(n):
+        with attention(), autocast(precision): loss = model(x, sets[n % 8])['loss']
+        with attention(): loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if 'one_update' in undo: slow_ema(model, n)
+        else: model.update_target_encoder(n)
+        return loss
+    return step
+
+
+def slow_ema(model, n):
+    "The EMA, weight by weight."
+    import torch
+    from hjepa.encoder import ema_momentum
+    m = ema_momentum(n, model.ema_steps)
+    with torch.no_grad():
+        for a, b in zip(model.target_encoder.encoder.parameters(), model.context_encoder.parameters()): a.mul_(m).add_(b, alpha=1 - m)
+
+
+def separate_passes(model):
+    "Make the predictor answer a quarter of the targets at a time, each time with the whole context: I-JEPA's four passes."
+    import torch
+    predict = model.predictor.forward
+    def four(tokens, grid, context, target):
+        return torch.cat([predict(tokens, grid, context=context, target=part) for part in target.chunk(4, 1)], 1)
+    model.predictor.forward = four
+
+
+def ijepa(size, precision='fp32', *, path):
+    "A step of facebookresearch/ijepa, put together from its own modules as in its train.py."
+    import torch
+    import torch.nn.functional as F
+    from functools import partial
+    sys.path.insert(0, str(Path(path).resolve()))
+    import src.models.vision_transformer as vit
+    from src.masks.multiblock import MaskCollator
+    from src.masks.utils import apply_masks
+    torch.manual_seed(0)
+    enc = vit.VisionTransformer(img_size=[size['img']], patch_size=size['patch'], embed_dim=size['dim'], depth=size['depth'], num_heads=size['heads'], qkv_bias=True,
+                                norm_layer=partial(torch.nn.LayerNorm, eps=1e-6))
+    pred = vit.vit_predictor(num_patches=enc.patch_embed.num_patches, embed_dim=size['dim'], predictor_embed_dim=size['pdim'], depth=size['pdepth'], num_heads=size['heads'])
+    import copy
+    target = copy.deepcopy(enc).requires_grad_(False)
+    optimizer, x = torch.optim.AdamW([*enc.parameters(), *pred.parameters()], lr=1e-3), images(size)
+    collate = MaskCollator(input_size=(size['img'],) * 2, patch_size=size['patch'], enc_mask_scale=(.85, 1.), pred_mask_scale=(.15, .2), aspect_ratio=(.75, 1.5),
+                           nenc=1, npred=4, min_keep=10, allow_overlap=False)
+    sets = [collate([0] * size['batch'])[1:] for _ in range(8)]
+    def step(n):
+        seen, asked = sets[n % 8]
+        with autocast(precision):
+            with torch.no_grad():
+                h = target(x)
+                h = apply_masks(F.layer_norm(h, h.shape[-1:]), asked)
+            loss = F.smooth_l1_loss(pred(enc(x, seen), seen, asked), h)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            for q, k in zip(enc.parameters(), target.parameters()): k.data.mul_(.996).add_(.004 * q.detach().data)
+        return loss
+    return step
+
+
+def groups(args):
+    "Lists of cases that take turns: name → keywords of the functions above. The first of a group is what its others are compared with."
+    main, last = {}, args.precisions[-1]
+    for p in args.precisions:
+        main[f'hjepa {p}'] = dict(precision=p)
+        if args.ijepa: main[f'ijepa {p}'] = dict(peer=True, precision=p)
+        main[f'hjepa {p} + FPN'] = dict(precision=p, fpn=True)
+    out = [main]
+    more = {f'hjepa {last}, {k} masks per image': dict(precision=last, masks_per_image=k) for k in args.masks_per_image}
+    if args.compile: more |= {f'hjepa {p}, compiled': dict(precision=p, compiled=True) for p in args.precisions}
+    if more: out.append({f'hjepa {last}': dict(precision=last)} | more)
+    for p in () if args.no_undo else args.precisions:
+        undone = {f'hjepa {p} without {u}': dict(precision=p, undo=[u]) for u, where in UNDO.items() if where in (p, 'both')}
+        out.append({f'hjepa {p}': dict(precision=p)} | undone | {f'hjepa {p} without any of it': dict(precision=p, undo=[u for u in UNDO if u != 'dropped'])})
+    return out
+
+
+def peak() -> float:
+    "Most MB that this process has held."
+    status = Path('/proc/self/status')
+    if status.exists(): return int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]) / 2 ** 10
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if platform.system() == 'Darwin' else 10)
+
+
+def work(args):
+    "Child: build one case, then make a step for every line that comes in."
+    import torch
+    torch.set_num_threads(args.threads)
+    size, kw = SIZES[args.size], json.loads(args.work)
+    step = ijepa(size, path=args.ijepa, precision=kw['precision']) if kw.pop('peer', False) else ours(size, **kw)
+    before, n = peak(), 0
+    for line in sys.stdin:
+        if line.strip() == 'hello': print('{}', flush=True); continue
+        if line.strip() == 'profile': print(json.dumps(profile(step)), flush=True); continue
+        begin = time.perf_counter()
+        loss = step(n).item()
+        n += 1
+        print(json.dumps(dict(seconds=time.perf_counter() - begin, peak_mb=peak(), before_mb=before, loss=loss)), flush=True)
+
+
+KINDS = [('matrix products', ('mm', 'linear')), ('attention', ('scaled_dot', '_softmax')), ('GELU', ('gelu',)), ('norms', ('layer_norm',)), ('AdamW, EMA', ('adamw', 'lerp', 'addcmul', 'addcdiv', 'sqrt')),
+         ('copies, gathers', ('copy_', 'gather', 'scatter', 'index', 'cat', 'clone', 'contiguous')), ('sums, additions, …', ('add', 'sum', 'mul', 'div', 'fill', 'sub', 'zero'))]
+
+
+def profile(step) -> dict:
+    "Milliseconds of one step by kind of operation."
+    import torch
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as prof: step(0); step(1)
+    out = {}
+    for e in prof.key_averages():
+        if not e.key.startswith('aten::'): continue
+        kind = next((k for k, names in KINDS if any(n in e.key for n in names)), 'other')
+        out[kind] = out.get(kind, 0) + e.self_cpu_time_total / 2000
+    return out
+
+
+def machine() -> str:
+    "The processor's name, and its matrix instructions."
+    info = Path('/proc/cpuinfo')
+    text = info.read_text() if info.exists() else ''
+    names = [l.split(':')[1].strip() for l in text.splitlines() if l.startswith('model name')]
+    return (names[0] if names else platform.processor() or platform.machine()) + ''.join(f', {f}' for f in ('avx512_bf16', 'amx_bf16') if f in text)
+
+
+def measure(args, size) -> dict:
+    "All groups of one size. Rows are called after their case; the first of a group keeps what the first group measured."
+    rows, profiles = {}, {}
+    for group in groups(args):
+        turns, last, seen = take_turns(args, size, group)
+        base = next(iter(group))
+        for n, t in turns.items():
+            if n in rows: continue
+            rows[n] = dict(seconds=statistics.median(t), quartiles=statistics.quantiles(t, n=4)[::2], peak_mb=last[n]['peak_mb'], added_mb=last[n]['peak_mb'] - last[n]['before_mb'],
+                           images_per_s=SIZES[size]['batch'] / statistics.median(t), beside=base, times_as_long=statistics.median(a / b for a, b in zip(t, turns[base])))
+            if 'ijepa fp32' in turns: rows[n]['times_as_fast_as_peer'] = statistics.median(b / a for a, b in zip(t, turns['ijepa fp32']))
+            if n.endswith('FPN'): rows[n]['fpn_ratio'] = statistics.median(a / b for a, b in zip(t, turns[n.removesuffix(' + FPN')]))
+        profiles |= {n: p for n, p in seen.items() if n not in profiles}
+    return dict(rows=rows, profiles=profiles, size=SIZES[size])
+
+
+def take_turns(args, size, group):
+    "Seconds of every turn, the last report, and a profile, of each case."
+    me = [sys.executable, __file__, '--size', size, '--threads', str(args.threads)] + (['--ijepa', str(args.ijepa)] if args.ijepa else [])
+    children, errors = {}, tempfile.TemporaryFile('w+')
+    def say(name, what):
+        children[name].stdin.write(what + '\n'); children[name].stdin.flush()
+        line = children[name].stdout.readline()
+        if not line: errors.seek(0); raise SystemExit(f'{size}, {name} ended early:\n{errors.read()[-2000:]}')
+        return json.loads(line)
+    for name, kw in group.items():
+        children[name] = subprocess.Popen(me + ['--work', json.dumps(kw)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+        say(name, 'hello')
+    turns, last = {n: [] for n in group}, {}
+    for turn in range(args.warmup + args.repeats):
+        for n in group:
+            last[n] = say(n, 'go')
+            if turn >= args.warmup: turns[n].append(last[n]['seconds'])
+    profiles = {n: say(n, 'profile') for n in group if n in PROFILED}
+    for c in children.values(): c.stdin.close(); c.wait()
+    print(f'{size}: ' + ', '.join(f'{n} {1000 * statistics.median(t):.0f} ms' for n, t in turns.items()), file=sys.stderr)
+    return turns, last, profiles
+
+
+PROFILED = ('ijepa fp32', 'hjepa fp32', 'hjepa bf16', 'hjepa fp32 without any of it', 'hjepa bf16 without any of it')
+
+
+def show(results):
+    "The table."
+    for size, r in results['sizes'].items():
+        print(f'\n{size}: {r["size"]}')
+        print(f'{"":42s}{"ms":>7s}{"images/s":>10s}{"× I-JEPA":>10s}{"peak MB":>9s}{"time beside the first of its group":>36s}')
+        for n, row in r['rows'].items():
+            fast = f'{row["times_as_fast_as_peer"]:.2f}' if 'times_as_fast_as_peer' in row else ''
+            print(f'{n:42s}{1000 * row["seconds"]:7.0f}{row["images_per_s"]:10.1f}{fast:>10s}{row["peak_mb"]:9.0f}{row["times_as_long"]:36.2f}')
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--ijepa', metavar='PATH', help='a checkout of facebookresearch/ijepa to put beside ours')
+    p.add_argument('--only', choices=SIZES, action='append', help='one of the two sizes')
+    p.add_argument('--precisions', nargs='+', default=['fp32', 'bf16'])
+    p.add_argument('--masks-per-image', type=int, nargs='*', default=[2, 4])
+    p.add_argument('--compile', action='store_true', help='with torch.compile as well (a minute more; needs a C++ compiler)')
+    p.add_argument('--no-undo', action='store_true', help='leave out the rows in which a saving is undone')
+    p.add_argument('--repeats', type=int, default=9)
+    p.add_argument('--warmup', type=int, default=2)
+    p.add_argument('--threads', type=int, default=os.cpu_count())
+    p.add_argument('--out', default=ROOT/'nbs/results/step.json', help='where to write the results')
+    p.add_argument('--work', help=argparse.SUPPRESS)
+    p.add_argument('--size', help=argparse.SUPPRESS)
+    args = p.parse_args()
+    if args.work: return work(args)
+    if args.ijepa and not (Path(args.ijepa)/'src/models/vision_transformer.py').is_file(): p.error(f'--ijepa {args.ijepa}: no src/models/vision_transformer.py there; expected a checkout of facebookresearch/ijepa')
+    import torch
+    from hjepa.hierarchy import write_atomic
+    results = dict(machine=machine(), threads=args.threads, torch=torch.__version__, repeats=args.repeats, sizes={s: measure(args, s) for s in args.only or SIZES})
+    write_atomic(Path(args.out), lambda tmp: tmp.write_text(json.dumps(results, indent=1) + '\n'))
+    show(results)
+
+
+if __name__ == '__main__': main()
