@@ -5,7 +5,7 @@
     python benchmarks/gpu_step.py --device cpu --size tiny          # the same program where there is no GPU, in seconds
 
 S is ViT-S/16 at 224 px with a predictor of 6 × 384, B is ViT-B/16 with the configuration's own predictor (6 × 528), both with 3 levels. Each is
-measured without and with the feature pyramid, eagerly and through torch.compile. With --ijepa PATH, a checkout of facebookresearch/ijepa, its
+measured without and with the feature pyramid, eagerly and with compiled blocks (`training.compile`). With --ijepa PATH, a checkout of facebookresearch/ijepa, its
 encoder, predictor and masks train beside ours, at the same sizes, eagerly. Steps are complete (forward, backward, AdamW, EMA); images and masks
 are made beforehand; all kinds take turns, and medians are compared. The share of the peak counts products as `hjepa.scaling.step_flops` does:
 attention is not counted twice for being computed again. Peaks are those of `hjepa.scaling.CARDS`; for a card that is not there give --peak."""
@@ -16,13 +16,14 @@ import platform
 import statistics
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from hjepa.hierarchy import HJEPA, ModelConfig, from_values, write_atomic
+from hjepa.hierarchy import HJEPA, ModelConfig, compile_blocks, from_values, write_atomic
 from hjepa.masking import build_mask_generator
 from hjepa.scaling import PeakBytes, count_tokens, describe, find_card, step_bytes, step_flops
 from hjepa.training import TrainingConfig, build_optimizer
@@ -41,7 +42,9 @@ class Ours:
         config = from_values(ModelConfig, values | dict(fpn=dict(use_fpn=fpn)))
         torch.manual_seed(0)
         self.model, self.shape, g = HJEPA(config).to(device), describe(config), torch.Generator().manual_seed(1)
-        self.forward = torch.compile(self.model) if compiled else self.model
+        if compiled:                                               # as with training.compile=true; all of the last block is computed then
+            compile_blocks(self.model)
+            self.shape = replace(self.shape, **{k: replace(getattr(self.shape, k), plain=False) for k in ('encoder', 'predictor')})
         self.optimizer, self.device, self.half, self.batch, self.n = build_optimizer(self.model, TrainingConfig()), device, HALF[precision], batch, 0
         generator = build_mask_generator('multiblock', self.model.context_encoder.grid_size)
         self.masks = [generator(batch, g) for _ in range(16)]
@@ -51,7 +54,7 @@ class Ours:
         self.expected = max(sum(step_bytes(self.shape, t, batch, precision).values()) for t in counts)
         self.parameters = list(self.model.parameters())
     def __call__(self):
-        with torch.autocast(torch.device(self.device).type, self.half, enabled=self.half is not None): loss = self.forward(self.images, self.masks[self.n % 16])['loss']
+        with torch.autocast(torch.device(self.device).type, self.half, enabled=self.half is not None): loss = self.model(self.images, self.masks[self.n % 16])['loss']
         loss.backward()
         self.optimizer.step(); self.optimizer.zero_grad()
         self.model.update_target_encoder(self.n)

@@ -4,8 +4,8 @@
 
 First one thread without a loader: the whole way of one picture (read, decode, crop, resize, mirror, bytes) for pictures of 500×375 and of 2000×1500, to 64 and to 224 pixels, for each of `data.decoder`; beside it decoding alone. Then
 loaders: images/s of one epoch of random crops of 224 pixels, by number of workers. --ijepa is a checkout of https://github.com/facebookresearch/ijepa: its transform (Pillow, floats, normalised in the worker) over torchvision's
-ImageFolder, in the same run. Routes take turns in every round; figures are medians over rounds, ratios medians of ratios within a round. Loaders are started anew for each turn and their first batch is not counted, so that
-starting processes is not. Memory is the largest of any process. More workers than cores cannot help: give the list that suits the machine.
+ImageFolder, in the same run. Routes take turns in every round; figures are medians over rounds, ratios medians of ratios within a round. Workers are started in a round that is not
+counted and live on. Memory is the largest of any process. More workers than cores cannot help: give the list that suits the machine.
 """
 import argparse, io, json, os, platform, resource, statistics, sys, tempfile, time, warnings
 from importlib.metadata import version
@@ -79,17 +79,12 @@ def ijepa_dataset(checkout, folder, size):
     return ImageFolder(folder, make_transforms(crop_size=size, crop_scale=(.3, 1.), gaussian_blur=False, horizontal_flip=True, color_distortion=False, color_jitter=0.))
 
 
-def pass_over(make):
-    "A turn: a fresh loader, seconds per image of all batches after the first."
+def pass_over(loader):
+    "A turn: seconds per image of one whole epoch."
     def run(r):
-        loader = make()
-        it = iter(loader)
-        n, _ = 0, next(it)
-        start = time.perf_counter()
-        for batch in it: n += len(batch['index'] if isinstance(batch, dict) else batch[1])
-        seconds = (time.perf_counter() - start) / n
-        if hasattr(it, '_shutdown_workers'): it._shutdown_workers()
-        return seconds
+        n, start = 0, time.perf_counter()
+        for batch in loader: n += len(batch['index'] if isinstance(batch, dict) else batch[1])
+        return (time.perf_counter() - start) / n
     return run
 
 
@@ -99,13 +94,13 @@ def loaders(folder, shards, workers, batch, size, ijepa):
     def ours(ds, decoder, n):
         view, sampler = TrainView(ds, size, 3, decoder=decoder), None
         if hasattr(ds, 'stream'): view, sampler = ds.stream(view, batch, lanes=max(4, n))
-        return pass_over(lambda: build_loader(view, batch, n, sampler))
+        return pass_over(build_loader(view, batch, n, sampler))
     for n in workers:
         for decoder in DECODERS: routes[f'files, {decoder}', n] = ours(files, decoder, n)
         routes['shards, auto', n] = ours(tars, 'auto', n)
         if ijepa:
             theirs = ijepa_dataset(ijepa, str(Path(folder).parent), size)
-            routes['I-JEPA, files', n] = pass_over(lambda n=n: DataLoader(theirs, batch, shuffle=True, drop_last=True, num_workers=n, worker_init_fn=lambda _: torch.set_num_threads(1)))
+            routes['I-JEPA, files', n] = pass_over(DataLoader(theirs, batch, shuffle=True, drop_last=True, num_workers=n, persistent_workers=n > 0, worker_init_fn=lambda _: torch.set_num_threads(1)))
     return routes
 
 

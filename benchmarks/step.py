@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[1]
 SIZES = dict(S224=dict(img=224, patch=16, dim=384, depth=12, heads=6, pdim=384, pdepth=6, batch=8),
              T64=dict(img=64, patch=4, dim=192, depth=6, heads=3, pdim=96, pdepth=3, batch=64))
 # what is undone → in which precision its worth is measured
-UNDO = dict(one_pass='fp32', dropped='fp32', fused_attention='fp32', float_attention='bf16', slices='both', last_block='fp32', one_update='fp32')
+UNDO = dict(one_pass='fp32', dropped='fp32', fused_attention='fp32', plain_attention='bf16', slices='both', last_block='fp32', one_update='fp32')
 SAY = dict(one_pass='one predictor pass for all targets (else four, each with the context)', dropped='hidden tokens dropped (else zeroed and kept)',
-           fused_attention='fused attention (else softmax written out)', float_attention='attention in float32 between bfloat16 products',
+           fused_attention='fused attention (else softmax written out)', plain_attention='attention written out in bfloat16, where there is no matrix unit',
            slices='targets a few images at a time', last_block='last block only where it is read', one_update='fused AdamW, one EMA update for all weights')
 
 
@@ -51,7 +51,7 @@ def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled
     from hjepa.masking import MultiBlockMaskGenerator
     from hjepa.training import TrainingConfig, build_optimizer
     torch.manual_seed(0)
-    if 'float_attention' in undo: encoder.cpu_flags = lambda: {'amx_bf16'}
+    if 'plain_attention' in undo: encoder.cpu_flags = lambda: {'amx_bf16'}
     if 'slices' in undo: encoder.SLICE_TOKENS = 10 ** 9
     if 'last_block' in undo: encoder.can_pick = lambda block: False
     grid = (size['img'] // size['patch'],) * 2

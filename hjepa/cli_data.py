@@ -12,10 +12,10 @@ import warnings
 
 from .cli import friendly_errors, parser, positive
 
-# %% ../nbs/12_cli_data.ipynb #d1168947
+# %% ../nbs/12_cli_data.ipynb #39946205
 _shards_examples = '''examples:
   hjepa_shards ~/photos shards                         5000 pictures in each tar file, in random order; index.json beside them
-  hjepa_shards ~/pets/train pets/train --name pets     a folder per class: labels, too
+  hjepa_shards ~/pets/train pets/train --labels        a folder per class: its name is the label; the same for pets/val
   hjepa_train --config photos data.dataset=shards data.path=shards
   hjepa_shards --index /data/laion                     count the pictures of tar files that are there
   hjepa_shards --index 'https://host/t-{000..099}.tar' -o host.json, then data.path=host.json
@@ -30,6 +30,7 @@ def shards(
     p.add_argument('out', metavar='OUT', nargs='?', help='folder for the shards; it must be empty or not there yet')
     p.add_argument('--images-per-shard', type=positive, default=5000, metavar='N', help='pictures in each tar file (default: 5000)')
     p.add_argument('--name', default='train', help='shards are called NAME-000000.tar and so on (default: train)')
+    p.add_argument('--labels', action='store_true', help='the folders in FOLDER are classes; their numbers are written beside the pictures')
     p.add_argument('--seed', type=int, default=0, help='of the order of the pictures (default: 0)')
     p.add_argument('--keep-order', action='store_true', help='write them in the order of their names')
     p.add_argument('--index', action='store_true', help='write no shards; count those that are there')
@@ -40,14 +41,14 @@ def shards(
     with friendly_errors('hjepa_shards'): print(describe(args, make(args)))
     return 0
 
-# %% ../nbs/12_cli_data.ipynb #485e65c7
+# %% ../nbs/12_cli_data.ipynb #6ed13e7d
 def make(args: argparse.Namespace) -> dict: # the index
     "Write or count; pictures that are left out are said on the error stream."
     from hjepa.shards import index_shards, write_shards
     if args.index: return index_shards(args.source, args.output, progress=True)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        index = write_shards(args.source, args.out, args.images_per_shard, args.name, None if args.keep_order else args.seed, progress=True)
+        index = write_shards(args.source, args.out, args.images_per_shard, args.name, args.labels, None if args.keep_order else args.seed, progress=True)
     for w in said: print(f'hjepa_shards: {w.message}', file=sys.stderr)
     return index
 

@@ -9,7 +9,7 @@ __all__ = ['PictureFeatures', 'read_maps', 'FileFeatures', 'CodecData', 'CodecTr
            'CodecWatch', 'analyse_features', 'format_analysis', 'show_analysis', 'AnalysisCallback', 'real_bits',
            'TablesCallback', 'codec_callbacks', 'sweep_plan', 'is_complete', 'codec_runs', 'train_sweep']
 
-# %% ../nbs/11_compression_training.ipynb #ec143e68
+# %% ../nbs/11_compression_training.ipynb #5352517b
 import hashlib
 import json
 import math
@@ -31,7 +31,7 @@ from .compression import MAX_NUMBERS, CodecConfig, FPNCodec, check_codec_config,
 from .data import BadImages, DataError, build_loader, normalize, to_hw
 from .detection import DetectionConfig, DetectionData, FPNDetector, FPNFeatures, detection_dataset, load_detection_model, load_detection_run
 from .hierarchy import ConfigError, read_json, write_atomic
-from .training import Callback, HistoryCallback, Trainer, TrainingConfig, checkpoints, load_config, load_run, new_run, require, training_checks
+from .training import Callback, HistoryCallback, Trainer, TrainingConfig, checkpoints, load_config, load_run, new_run, require, training_checks, write_state
 
 # %% ../nbs/11_compression_training.ipynb #7de1badb
 class _Rows(Dataset):
@@ -250,7 +250,7 @@ class CodecTraining(TrainingConfig):
     fit_pictures: int = 256 # pictures that statistics and first transforms are made from
     first_step: float = 1.0 # rounding step to begin with, in spreads of a level
 
-# %% ../nbs/11_compression_training.ipynb #04225601
+# %% ../nbs/11_compression_training.ipynb #6070ffaa
 @dataclass
 class CodecEvaluation:
     "What is measured."
@@ -274,7 +274,7 @@ def check_codec_run(
     m, d, t, e = cfg.model, cfg.data, cfg.training, cfg.evaluation
     check_codec_config(m)
     lams = t.lambda_values
-    require(training_checks(t) + [(getattr(t, k) > 0, f'training.{k}', getattr(t, k), 'a number above 0') for k in ('prior_lr', 'aux_lr', 'base_epochs', 'fit_pictures', 'first_step')] + [
+    require(training_checks(t) + [(not t.compile, 'training.compile', t.compile, 'false: only pretraining compiles its blocks')] + [(getattr(t, k) > 0, f'training.{k}', getattr(t, k), 'a number above 0') for k in ('prior_lr', 'aux_lr', 'base_epochs', 'fit_pictures', 'first_step')] + [
         (lams is None or len(lams) > 0 and min(lams) > 0 and len({f'{v:g}' for v in lams}) == len(lams), 'training.lambda_values', lams, 'null, or numbers above 0 that differ in six digits'),
         (not (d.features and (d.detector or d.dataset)), 'data.features', d.features, 'null where data.detector or data.dataset is given: features come from files or from pictures'),
         (d.resize is None or len(d.resize) == 2 and min(d.resize) > 0, 'data.resize', d.resize, 'null, or [height, width] in pixels'),
@@ -580,7 +580,7 @@ def _in_parts(features: FPNFeatures) -> Iterator[FPNFeatures]:
     step = max(1, MAX_NUMBERS // 4 // max(1, sum(v[0].numel() for v in features.values())))
     for i in range(0, batch, step): yield FPNFeatures({k: v[i:i + step] for k, v in features.items()}, features.image_sizes[i:i + step], features.canvas)
 
-# %% ../nbs/11_compression_training.ipynb #e1e5ab91
+# %% ../nbs/11_compression_training.ipynb #4cb371a9
 class TablesCallback(Callback):
     "Makes the integer tables of a finished run, and writes them into its last checkpoint."
     order = 95
@@ -588,7 +588,9 @@ class TablesCallback(Callback):
         if trainer.epoch < trainer.config.training.epochs: return
         trainer.model.update_tables()
         found = checkpoints(trainer.run_dir)
-        if found and found[-1].name == f'step_{trainer.step:08d}': trainer.model.save_pretrained(found[-1])
+        if not found or found[-1].name != f'step_{trainer.step:08d}': return
+        trainer.model.save_pretrained(found[-1])
+        write_state(found[-1], {k: v for k, v in read_json(found[-1]/'state.json').items() if k != 'sha256'})      # the sums of what it holds now
 
 def codec_callbacks(
     cfg: CodecRun,

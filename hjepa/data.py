@@ -471,7 +471,9 @@ def _choose_split(
         if s in splits: return s
     raise ValueError(f'{name} has no split {split!r}; it has {", ".join(splits)}')
 
-# %% ../nbs/00_data.ipynb #ac29e02d
+# %% ../nbs/00_data.ipynb #364b8d1d
+_URLS = ('shards',)   # data sets whose path may be a URL
+
 def build_dataset(
     dataset_name: str,                   # One of `DATASETS`
     data_path: str | Path | None = None, # Where its files are or shall go; None: `$HJEPA_DATA` or `~/.cache/hjepa`
@@ -642,9 +644,7 @@ def _split_folders(
 @_register('imagefolder')
 def _imagefolder(root, split, download) -> ImageDataset: return _split_folders('imagefolder', _need_path('imagefolder', root), split)
 
-# %% ../nbs/00_data.ipynb #f4e7fa77
-_URLS = ('shards',)   # data sets whose path may be a URL
-
+# %% ../nbs/00_data.ipynb #6fa40ab3
 @_register('shards')
 def _shards(root, split, download) -> ImageDataset:
     from hjepa.shards import ShardDataset
@@ -745,7 +745,7 @@ def _pack(
     lab = torch.full_like(index, -1) if dataset.labels is None else torch.from_numpy(dataset.labels)[index]
     return dict(image=image, label=lab, index=index, bad=bad)
 
-# %% ../nbs/00_data.ipynb #fa0d7e9f
+# %% ../nbs/00_data.ipynb #0d81c877
 @patch
 def __getitems__(self: TrainView, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
     "The batch of these `(epoch, index)` keys: `image`, `label`, `index`, `bad`."
@@ -769,6 +769,7 @@ def finish(self: TrainView,
     if 'boxes' in place: place['image'] = to_chans(crop_resize(*place.values(), self.size), self.in_chans).contiguous()
     return dict(image=place['image']) | batch
 
+# %% ../nbs/00_data.ipynb #3d6dcd1e
 @patch
 def _read(self: TrainView, epoch: Tensor, index: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     "Crops of files; the place of one that is broken is taken by the next one, cut by the same random numbers."

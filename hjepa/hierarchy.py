@@ -374,7 +374,7 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
     return enc
 
-# %% ../nbs/04_hierarchy.ipynb #182fcdb3
+# %% ../nbs/04_hierarchy.ipynb #53cbc481
 @patch
 def forward(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised; or `Crops` of them
@@ -390,13 +390,14 @@ def forward(self: HJEPA,
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
     if masks.grid != grid or len(masks) != len(images) * masks.per_image:
         raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
+    targets = self._target_tokens(images, masks)                                                   # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=masks.context_index)                             # [B, P + K, D]
     predicted = self.predictor(tokens, grid, context=masks.context_index, target=masks.target_index)  # [B, M, D]
-    out = self._losses(images, masks, self._patches(tokens), predicted, self._target_tokens(images, masks))
+    out = self._losses(images, masks, self._patches(tokens), predicted, targets)
     if self.crop_head is not None: out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/04_hierarchy.ipynb #9494200d
+# %% ../nbs/04_hierarchy.ipynb #db547e7f
 @patch
 def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     "Encodings without prefix tokens."
@@ -434,6 +435,8 @@ def _losses(self: HJEPA,
     visible = None if self.fpn is None else tuple(list(map(move, ts)) for ts in visible_cells(masks, self.num_levels))
     whole = bool((masks.context | masks.target).all())
     masks = masks.to(images.device, non_blocking=True)
+    cells[0] = masks.target_index                                                                  # `cell_means` need not look at patches twice
+    if visible is not None: visible[0][0] = masks.context_index
     out = self._compare(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
     return out if self.pixel_head is None else self._add_pixels(out, images, patches, predicted, masks)
 

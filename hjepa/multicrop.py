@@ -390,7 +390,7 @@ def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: boo
     for a, f in zip(flat.split(step), factors.split(step)): a.copy_(color_jitter(a, f, self.hue))
     return x
 
-# %% ../nbs/05_multicrop.ipynb #1076bccc
+# %% ../nbs/05_multicrop.ipynb #059b84fb
 @patch
 def make(self: MultiCropTransform,
     pictures: Sequence[Tensor], # uint8 `[C, h, w]` each, reduced by `factor` of its size
@@ -410,6 +410,7 @@ def make(self: MultiCropTransform,
     made = Crops.from_stacks(out, boxes, flips, sizes)
     return made if color is None else self.recolor(made, color, keyed)
 
+# %% ../nbs/05_multicrop.ipynb #4cafbb00
 @patch
 def recolor(self: MultiCropTransform,
     crops: Crops,        # Batched, on any device; their pixels are changed in place
@@ -438,6 +439,7 @@ def cut_batch(self: MultiCropTransform,
         out.append(torch.stack(list(rows)))
     return Crops.from_stacks(out, boxes.to(dev), flips.to(dev), sizes.to(dev))
 
+# %% ../nbs/05_multicrop.ipynb #b52ff3d7
 @patch
 def draw(self: MultiCropTransform) -> tuple[Tensor, Tensor]: # `[1, n, 5]` for place and `[1, n, 4]` for colour
     "Random numbers for one picture, from PyTorch's global generator."
@@ -566,7 +568,7 @@ def _decode(
     done = max(1, round(size[1] / im.width))                                      # what the decoder took over
     return _bytes(im if im.mode == mode else im.convert(mode), factor(*size) // done), size
 
-# %% ../nbs/05_multicrop.ipynb #a7987016
+# %% ../nbs/05_multicrop.ipynb #66053cf0
 class MultiCropView(Dataset):
     "Crops of pictures, keyed by `(epoch, index)`; the same key gives the same crops everywhere."
     def __init__(self,
@@ -584,6 +586,7 @@ class MultiCropView(Dataset):
         self.cut_later = self.on_device and images is not None and transform.factor(*images.shape[-2:]) == 1
     def __len__(self) -> int: return len(self.source)
 
+# %% ../nbs/05_multicrop.ipynb #fc288050
 _PLACE, _COLOR = 5, 6   # streams: what a random number is for
 
 @patch
@@ -601,6 +604,7 @@ def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[s
     crops = t.make(pixels, torch.tensor(sizes), place, None if self.on_device else color, keyed=True)
     return dict(crops=crops, label=torch.tensor(labels), index=torch.tensor(found), bad=sum(bad, [])) | (dict(color=color) if self.on_device else {})
 
+# %% ../nbs/05_multicrop.ipynb #f40678cc
 @patch
 def _uncut(self: MultiCropView, index: Tensor, place: Tensor, color: Tensor) -> dict[str, Any]:
     "A batch of whole pictures in memory, and what is to be cut out of them."
@@ -895,7 +899,7 @@ def overlap_targets(
     with torch.autocast(cells.device.type, enabled=False):                                 # targets stay in float32
         return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells.float()), total / size
 
-# %% ../nbs/05_multicrop.ipynb #66bfa37c
+# %% ../nbs/05_multicrop.ipynb #6a9b7eef
 @patch
 def forward_crops(self: HJEPA,
     crops: Crops, # pixels normalised, on the model's device
@@ -905,12 +909,12 @@ def forward_crops(self: HJEPA,
     "Predict across the crops of images. `HJEPA.forward` comes here when it is given `Crops`."
     self._check_crops(crops, masks)
     images, views = crops.global_crops, _Views(self, crops)
+    target_tokens = self._patches(self.target_encoder(images))                             # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D], or None
     seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
     if local is not None and masks.strategy != 'global_only':
         seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))    # [v·B, P + k, W]
-    target_tokens = self._patches(self.target_encoder(images))                             # [g·B, N, D]
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
     out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens)
     if masks.overlap is not None: out['overlap'] = masks.overlap

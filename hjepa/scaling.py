@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_iter
 from .encoder import Masks, can_pick
 from .hierarchy import HJEPA, ModelConfig, count_parameters, from_values, level_grid, target_cells, visible_cells
 
-# %% ../nbs/07_scaling.ipynb #ca4adc8f
+# %% ../nbs/07_scaling.ipynb #f434eef6
 @dataclass
 class Stack:
     "A stack of equal transformer blocks, as far as cost is concerned."
@@ -34,7 +34,7 @@ class Stack:
     hidden: int # H, features inside the MLP
     attention: int # features of all heads together, mostly W
     matrix: int # m, elements of all weight matrices of one block
-    plain: bool = True # one of timm's plain blocks: of the last one only what is read is computed, see `last_block`
+    plain: bool = True # one of timm's plain blocks, not compiled and not sharded: of the last one only what is read is computed, see `last_block`
 
 def stack_of(
     blocks: nn.ModuleList, # of a timm ViT or of the predictor
@@ -118,7 +118,7 @@ def expected_tokens(
     return Tokens(found[0].patches, mean([t.context for t in found]), mean([t.target for t in found]),
                   [mean(c) for c in zip(*(t.cells for t in found))], [mean(c) for c in zip(*(t.visible for t in found))], found[0].level_cells)
 
-# %% ../nbs/07_scaling.ipynb #e5bfd843
+# %% ../nbs/07_scaling.ipynb #7259bdda
 def forward_flops(
     shape: Shape,
     tokens: Tokens,
@@ -137,6 +137,7 @@ def forward_flops(
             'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths)), 'FPN': fpn_flops(shape, tokens),
             'pixel head': 2 * (tokens.context + tokens.target) * e.width * shape.patch_values if c.pixel_weight else 0}
 
+# %% ../nbs/07_scaling.ipynb #142a64f2
 def pool_flops(
     shape: Shape,
     tokens: Tokens,
@@ -166,6 +167,7 @@ def fpn_flops(
         if f.bottom_up: total += 2 * cells[l + 1] * w[l] * w[l + 1]
     return total
 
+# %% ../nbs/07_scaling.ipynb #c896c3cf
 def step_flops(
     shape: Shape,
     tokens: Tokens,
@@ -366,7 +368,7 @@ def memory_table(
             lines.append(f'| {label} | {state / 2 ** 30:.1f} | {(image - state) / 2 ** 20:.1f} | ' + ' | '.join(str(n) if n else '–' for n in fits) + ' |')
     return '\n'.join(lines)
 
-# %% ../nbs/07_scaling.ipynb #1f283656
+# %% ../nbs/07_scaling.ipynb #da9998ca
 @dataclass
 class Work:
     "What one device does in one step."
@@ -392,6 +394,7 @@ def step_work(
     traffic = 3 * sum(acts.values()) + batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
     return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n, _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])
 
+# %% ../nbs/07_scaling.ipynb #85a695e5
 @dataclass
 class Machine:
     "What devices and the links between them do: fitted to measurements by `fit_step_time`, or assumed."
@@ -412,7 +415,7 @@ def compute(self: Machine,
     each = self.overhead + work.flops / self.flops_per_s + work.traffic / self.bytes_per_s
     return (accumulation * each + work.update / self.bytes_per_s) * (self.slowdown if processes > 1 else 1.)
 
-# %% ../nbs/07_scaling.ipynb #2a6eb453
+# %% ../nbs/07_scaling.ipynb #53337bd5
 @patch
 def communicate(self: Machine,
     work: Work,
@@ -442,6 +445,7 @@ def step_seconds(self: Machine,
     busy = self.compute(work, processes, accumulation) + self.communicate(work, processes, accumulation, sharding)[1]
     return max(busy, accumulation * work.images / loader)
 
+# %% ../nbs/07_scaling.ipynb #f8963fae
 def expected_images_per_second(
     machine: Machine, # fitted or assumed
     work: Work, # of one device
@@ -482,7 +486,7 @@ def _fit_link(machine: Machine, synced: list[tuple]) -> Machine:
     links = [10 ** (6 + i / 40) for i in range(281)]                                    # 1 MB/s to 10 TB/s
     return min((replace(machine, link=l, overlap=o / 10) for l in links for o in range(11)), key=error)
 
-# %% ../nbs/07_scaling.ipynb #4491790b
+# %% ../nbs/07_scaling.ipynb #9a916e51
 LR_RULES = dict(sqrt=lambda k: math.sqrt(k), linear=lambda k: k, none=lambda k: 1.)
 
 def scale_settings(
@@ -496,6 +500,7 @@ def scale_settings(
     if k <= 0: raise ValueError(f'k={k}: expected a number above 0, the new images per step over the old')
     return {'training.lr': lr * LR_RULES[rule](k), 'model.ema.momentum': momentum ** k}
 
+# %% ../nbs/07_scaling.ipynb #cecfe87b
 def run_cost(
     images: float, # to be seen in all: epochs times images
     images_per_s: float, # of all devices together

@@ -6,8 +6,8 @@
 __all__ = ['FORMAT', 'DAMAGED', 'write_shards', 'ShardError', 'open_shard', 'expand', 'shard_name', 'read_shard', 'index_shards',
            'ShardDataset', 'epoch_line', 'lane_order', 'ShardSampler', 'ShardView']
 
-# %% ../nbs/00_shards.ipynb #1817b1c7
-import copy, io, json, os, re, tarfile, time, warnings, zlib
+# %% ../nbs/00_shards.ipynb #bcac20c6
+import contextlib, copy, io, json, os, re, tarfile, time, warnings, zlib
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 import numpy as np
@@ -18,7 +18,7 @@ from PIL import Image
 from fastcore.basics import patch
 from .data import PICTURES, DataError, ImageDataset, ImageError, class_folders, find_images, keyed_uniform, load_image
 
-# %% ../nbs/00_shards.ipynb #a042df2a
+# %% ../nbs/00_shards.ipynb #ef537239
 FORMAT = 1
 
 def _webdataset():
@@ -37,15 +37,16 @@ def _encoded(ds: ImageDataset, i: int) -> tuple[str, bytes]: # suffix and conten
     return '.png', b.getvalue()
 
 def write_shards(
-    source: str | Path | ImageDataset, # A folder of pictures (a folder per class: with labels), or a data set
+    source: str | Path | ImageDataset, # A folder of pictures, or a data set (with its labels, if it has any)
     out: str | Path,                   # Where the shards go: a folder that is empty or not there yet
     images_per_shard: int = 5000,      # A few hundred megabytes a shard stream well
     name: str = 'train',               # Shards are called NAME-000000.tar, …
-    seed: int = 0,                     # Of the order; None: as they are
+    labels: bool = False,              # The folders in a folder are classes, and their names labels
+    seed: int | None = 0,              # Of the order; None: as they are
     progress: bool = False             # Show a bar
 ) -> dict:                             # The index
     "Pictures to tar files and an index. What cannot be read is left out and named in a warning."
-    wds, ds, out = _webdataset(), _as_dataset(source), Path(out).expanduser()
+    wds, ds, out = _webdataset(), _as_dataset(source, labels), Path(out).expanduser()
     if images_per_shard < 1: raise ValueError(f'images_per_shard is {images_per_shard}; expected at least 1')
     if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f'{out} exists and is not an empty folder; choose another one')
     out.mkdir(parents=True, exist_ok=True)
@@ -59,15 +60,14 @@ def write_shards(
 
 _WRITE, _SHARDS, _MIX = 7, 8, 9   # streams: what a random number is for
 
-# %% ../nbs/00_shards.ipynb #a24802bc
-def _as_dataset(source: str | Path | ImageDataset) -> ImageDataset:
-    "A data set of what the user named; a folder of class folders (at least two, all pictures in them) gets labels."
+# %% ../nbs/00_shards.ipynb #1177d2a4
+def _as_dataset(source: str | Path | ImageDataset, labels: bool) -> ImageDataset:
+    "A data set of what the user named."
     if isinstance(source, ImageDataset): return source
-    paths, root = find_images(source), Path(source).expanduser()
-    try: classes = class_folders(root)
-    except ValueError: classes = None
-    if classes and len(classes[2]) > 1 and len(classes[0]) == len(paths): return ImageDataset('imagefolder', paths=classes[0], labels=classes[1], classes=classes[2])
-    return ImageDataset('images', paths=paths)
+    if not labels: return ImageDataset('images', paths=find_images(source))
+    if splits := [s for s in ('train', 'val', 'test') if (Path(source).expanduser()/s).is_dir()]: raise ValueError(f'{source} has the folders {", ".join(splits)}, which are splits and not classes; write each by itself, for example {Path(source)/splits[0]}')
+    paths, numbers, classes = class_folders(Path(source).expanduser())
+    return ImageDataset('imagefolder', paths=paths, labels=numbers, classes=classes)
 
 def _with_bar(steps: Sequence[int], progress: bool) -> Iterator[tuple[int, int]]:
     if not progress: return enumerate(steps)
@@ -134,7 +134,7 @@ def shard_name(
     if not found: raise ShardError(f'{url!r} names no .tar file')
     return found[-1]
 
-# %% ../nbs/00_shards.ipynb #5e750869
+# %% ../nbs/00_shards.ipynb #6312a8a9
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]: # key, suffix, member
     for m in tar:
         tar.members = []                                                        # tarfile would remember them all
@@ -142,6 +142,15 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]
         if not m.isfile() or base.startswith(('.', '__')): continue
         key, _, suffix = base.partition('.')
         yield f'{folder}/{key}' if folder else key, suffix.lower(), m
+
+@contextlib.contextmanager
+def _closing(f): # a binary file
+    "Close it at the end: then a command's failure counts. Whoever stops on the way does not want to hear of a broken pipe."
+    try: yield f
+    except BaseException:
+        with contextlib.suppress(Exception): f.close()
+        raise
+    f.close()
 
 _LARGEST = 2**30   # bytes of a picture; what claims to have more is not read
 
@@ -152,7 +161,7 @@ def read_shard(
     "The pictures of a shard in order. Raises whatever goes wrong on the way, after giving what is whole."
     key, name, data, label, n = None, None, None, -1, 0
     local = _scheme(url) is None
-    with open_shard(url) as f, tarfile.open(fileobj=f, mode='r:*' if local else 'r|*') as tar:
+    with _closing(open_shard(url)) as f, tarfile.open(fileobj=f, mode='r:*' if local else 'r|*') as tar:
         for k, suffix, m in _members(tar):
             if k != key:
                 if name is not None: yield name, data, label; n += 1
@@ -190,15 +199,15 @@ def index_shards(
     _write_index(file, index)
     return index
 
-# %% ../nbs/00_shards.ipynb #bd084382
-class _Lazy(Sequence):
-    "A list of n things that are made when asked for."
-    def __init__(self, n: int, make: Callable[[int], Any]): self.n, self.make = n, make
-    def __len__(self): return self.n
+# %% ../nbs/00_shards.ipynb #10c9a418
+class _Names(Sequence):
+    "What messages call the pictures of a data set: a list that is not made."
+    def __init__(self, of: ImageDataset): self.of = of
+    def __len__(self): return len(self.of)
     def __getitem__(self, i):
-        if isinstance(i, slice): return [self.make(k) for k in range(*i.indices(self.n))]
-        if not -self.n <= i < self.n: raise IndexError(i)
-        return self.make(int(i) % self.n)
+        if isinstance(i, slice): return [self.of.name_of(k) for k in range(*i.indices(len(self)))]
+        if not -len(self) <= i < len(self): raise IndexError(i)
+        return self.of.name_of(int(i) % len(self))
 
 class ShardDataset(ImageDataset):
     "Pictures in tar files. Raises `FileNotFoundError` or `ShardError` naming what is missing."
@@ -212,11 +221,10 @@ class ShardDataset(ImageDataset):
         self.urls, self.names, self.counts = urls, [s['name'] for s in index['shards']], np.array([s['pictures'] for s in index['shards']], dtype=np.int64)
         self.ends = np.cumsum(self.counts)
         if not len(self): raise ShardError(f'{path}: the index counts no picture')
-        self.local = all(_scheme(u) is None for u in urls)
+        self.local, self._offsets, self._some = all(_scheme(u) is None and u.endswith('.tar') for u in urls), {}, None
         labels = lambda s: np.array(s['labels'], dtype=np.int64) if 'labels' in s else np.full(s['pictures'], -1)
         self.labels = np.concatenate([labels(s) for s in index['shards']]) if self.local and any('labels' in s for s in index['shards']) else None
-        self.paths, self._offsets = _Lazy(len(self), lambda i: '{}#{}'.format(self.names[(k := self.where(i))[0]], k[1])), {}
-        self._some = None
+        self.paths = _Names(self)
         self._check_files(index)
     def __len__(self) -> int: return int(self.ends[-1]) if len(self.ends) else 0
     def where(self,
@@ -225,8 +233,14 @@ class ShardDataset(ImageDataset):
         "Where a picture is."
         s = int(np.searchsorted(self.ends, i, 'right'))
         return s, int(i - self.ends[s] + self.counts[s])
+    def name_of(self,
+        i: int # Number of a picture
+    ) -> str:  # `train-000003.tar#17`
+        "What messages call a picture before it is read."
+        s, k = self.where(i)
+        return f'{self.names[s]}#{k}'
 
-# %% ../nbs/00_shards.ipynb #f7588a0b
+# %% ../nbs/00_shards.ipynb #e59a2434
 def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the address of each of its shards
     "Read the index that belongs to a path."
     place = Path(path).expanduser()
@@ -240,6 +254,8 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
     elif split != 'train': raise ValueError(f'{path} is one split (train); there is no {split!r}')
     if _scheme(path) is None and place.suffix == '.json':
         index = _parse(str(place), place.read_bytes() if place.is_file() else None)
+        if split != 'train' and (first := place.parent.parent/'train'/'index.json').is_file() and (known := _parse(str(first), first.read_bytes()).get('classes')) != index.get('classes') and known and index.get('classes'):
+            raise ShardError(f'{place.parent} and {first.parent} number other classes; write both from the same class folders (an empty one where there are no pictures)')
         return index, [s.get('url') or str(place.parent/s['name']) for s in index['shards']]
     if _scheme(path) is None and '.tar' not in path and '.tgz' not in path: raise FileNotFoundError(f'there is no folder {place}; expected one with shards, a pattern of .tar files, or an index')
     urls = expand(str(place) if _scheme(path) is None else path)
@@ -267,7 +283,7 @@ def _chosen(index: dict, urls: list[str], name: str) -> dict:
         raise ShardError(f'{len(unknown)} of {len(urls)} shards are not in {name}: {", ".join(unknown[:5])}. It has {len(lines)}: {index["shards"][0]["name"]} … {index["shards"][-1]["name"]}')
     return index | dict(shards=[lines[shard_name(u)] for u in urls])
 
-# %% ../nbs/00_shards.ipynb #d3d2a528
+# %% ../nbs/00_shards.ipynb #ac37901a
 @patch
 def _check_files(self: ShardDataset, index: dict):
     "Local shards must be there, and as long as when they were counted."
@@ -278,7 +294,7 @@ def _check_files(self: ShardDataset, index: dict):
 
 @patch
 def contents(self: ShardDataset, i: int) -> tuple[str, bytes | None]:
-    "Name and bytes of picture `i` of local, uncompressed shards; of streams those of a stand-in."
+    "Name and bytes of picture `i` of shards that are plain .tar files; of others those of a stand-in."
     if not self.local: return self._stand_in(i)
     s, k = self.where(i)
     url = self.urls[s]
@@ -290,6 +306,7 @@ def contents(self: ShardDataset, i: int) -> tuple[str, bytes | None]:
         data = f.read(n)
     return f'{self.names[s]}/{name}', data if len(data) == n else None
 
+# %% ../nbs/00_shards.ipynb #417d902c
 @patch
 def _stand_in(self: ShardDataset, i: int, most: int = 2048) -> tuple[str, bytes | None]:
     "One of the pictures of the first shard, the same one for the same i."
@@ -308,7 +325,7 @@ def _offsets(url: str) -> list[tuple[str, int, int]]: # name, first byte, bytes
     except DAMAGED: pass
     return out
 
-# %% ../nbs/00_shards.ipynb #75b10606
+# %% ../nbs/00_shards.ipynb #48f10214
 @patch
 def load(self: ShardDataset, i: int, before: Callable | None = None) -> Image.Image:
     "Picture `i`, whole (of a stream: a stand-in); raises `ImageError` if it cannot be decoded or is missing."
@@ -327,13 +344,14 @@ class _Subset(ImageDataset):
         self.whole, self.at = whole, np.asarray(index, dtype=np.int64)
         self.name, self.images, self.in_chans, self.classes = whole.name, None, whole.in_chans, whole.classes
         self.labels = None if whole.labels is None else whole.labels[self.at]
-        self.paths = _Lazy(len(self.at), lambda i: whole.paths[int(self.at[i])])
+        self.paths = _Names(self)
     def __len__(self): return len(self.at)
+    def name_of(self, i): return self.whole.paths[int(self.at[i])]
     def contents(self, i): return self.whole.contents(int(self.at[i]))
     def load(self, i, before=None): return self.whole.load(int(self.at[i]), before)
     def subset(self, index): return _Subset(self.whole, self.at[np.asarray(index, dtype=np.int64)])
 
-# %% ../nbs/00_shards.ipynb #1f129320
+# %% ../nbs/00_shards.ipynb #37e4752a
 def epoch_line(
     counts: np.ndarray, # Pictures of each shard
     seed: int,          # The run's seed
@@ -344,14 +362,17 @@ def epoch_line(
     return order, np.cumsum(counts[order])
 
 def lane_order(
-    lo: int, hi: int, # The lane's stretch of the line
+    lo: int,          # Where the lane begins in the line
+    hi: int,          # … and ends
     window: int,      # How far pictures are mixed
-    seed: int, epoch: int # The run's seed, the epoch
+    seed: int,        # The run's seed
+    epoch: int        # The epoch
 ) -> np.ndarray:      # int64 `[hi - lo]`: the places of the line in the order in which they are given out
     "A lane's order: places sorted by place + window · u, or by u alone if the window is as long as the lane."
     u = keyed_uniform(seed, epoch, torch.arange(lo, hi), 1, stream=_MIX)[:, 0].numpy()
     return lo + np.argsort(u if window >= hi - lo else np.arange(hi - lo) + window * u, kind='stable')
 
+# %% ../nbs/00_shards.ipynb #f69d4b01
 class ShardSampler:
     "Keys `(epoch, batch)` of one process for one epoch, beginning at any batch."
     def __init__(self,
@@ -363,7 +384,10 @@ class ShardSampler:
         if n < world_size: raise ValueError(f'{n} pictures for {world_size} processes; expected at least one for each')
         self.total, self.batch_size = max(1, n // (batch_size * world_size)), min(batch_size, n // world_size)
         self.set_epoch(0)
-    def set_epoch(self, epoch: int, start: int = 0):
+    def set_epoch(self,
+        epoch: int,    # The next iteration's epoch
+        start: int = 0 # Its first batch
+    ):
         "Choose what the next iteration gives."
         if not 0 <= start <= self.total: raise ValueError(f'start={start}, but an epoch has {self.total} batches')
         self.epoch, self.start = epoch, start
@@ -400,7 +424,7 @@ class _Lane:
         self.at += n
         return out
 
-# %% ../nbs/00_shards.ipynb #a0483998
+# %% ../nbs/00_shards.ipynb #74955c39
 def _patient(
     url: str, name: str, # Address of a shard, and what it is called
     start: int, stop: int, # Which of its pictures
@@ -417,21 +441,21 @@ def _patient(
                 if k >= at: yield f'{name}/{member}', data, label; at += 1
                 if at >= stop: return
             break                                                               # it ends before it should, in an orderly way
-        except FileNotFoundError as e:
-            if not stream: raise ShardError(f'shard {url} is missing: {e}') from e
+        except FileNotFoundError as e: raise ShardError(f'shard {url} is missing: {e}') from e
         except DAMAGED as e:
             if stream and t + 1 < tries: time.sleep(4.**t / 4)
             elif stream and not opened and at == start: raise ShardError(f'shard {url} cannot be read, {tries} times in a row: {type(e).__name__}: {e}') from e
     for k in range(at, stop): yield f'{name}#{k}', None, -1
 
-# %% ../nbs/00_shards.ipynb #71094654
+# %% ../nbs/00_shards.ipynb #da7f7338
 class _Held(ImageDataset):
     "The pictures of one batch, by their numbers in the whole."
     def __init__(self, ds: ShardDataset, records: list[tuple], after: Callable[[int], Iterator[tuple]]):
         self.name, self.images, self.labels, self.classes, self.in_chans, self.n = ds.name, None, None, ds.classes, ds.in_chans, len(ds)
         self.records, self.turn, self._after = {r[0]: r for r in records}, {r[0]: k for k, r in enumerate(records)}, after
-        self.paths = _Lazy(self.n, lambda i: self.records[i][1])
+        self.paths = _Names(self)
     def __len__(self): return self.n
+    def name_of(self, i): return self.records[i][1]
     def contents(self, i): return self.records[i][1:3]
     def load(self, i, before=None):
         _, name, data, _ = self.records[i]
@@ -445,6 +469,7 @@ class _Held(ImageDataset):
             self.records[r[0]] = r
             yield r[0]
 
+# %% ../nbs/00_shards.ipynb #cac03f4d
 class ShardView(Dataset):
     "Batches of a stream, keyed by `(epoch, batch)`."
     def __init__(self,
@@ -460,12 +485,15 @@ class ShardView(Dataset):
         self.view, self.dataset, self.seed, self.sampler = view, view.dataset, view.seed, ShardSampler(len(view.dataset), batch_size, world_size)
         self.rank, self.world_size, self.lanes, self.window, self._open = rank, world_size, lanes, max(1, shuffle_buffer // lanes), {}
     def __len__(self) -> int: return len(self.dataset)
-    def finish(self, batch, device=None):
-        "See the view that was put in."
+    def finish(self,
+        batch: dict[str, Any],                   # What `__getitems__` gave
+        device: str | torch.device | None = None # Where pixels are wanted
+    ) -> dict[str, Any]:                         # See the view that was put in
+        "What is left to do on the device that trains."
         return self.view.finish(batch, device)
     def __getstate__(self): return self.__dict__ | dict(_open={})                              # open files stay where they are
 
-# %% ../nbs/00_shards.ipynb #aa5cf71d
+# %% ../nbs/00_shards.ipynb #4dbcfdbd
 @patch
 def span(self: ShardView,
     lane: int # Lane of this process
@@ -505,11 +533,15 @@ def _next(self: ShardView, lane: _Lane, epoch: int, l: int, records: list[tuple]
     begin = self._lane(epoch, l, 0)
     for _ in range(lane.at - len(records) + turn): yield begin.take(1)[0]
 
+# %% ../nbs/00_shards.ipynb #5471f72d
 @patch
 def stream(self: ShardDataset,
     view: Any,             # `TrainView` or `MultiCropView` of this data set
-    batch_size: int,       # See `ShardView`
-    rank: int = 0, world_size: int = 1, lanes: int = 8, shuffle_buffer: int = 4096
+    batch_size: int,       # Pictures per batch and process
+    rank: int = 0,         # This process
+    world_size: int = 1,   # Number of processes
+    lanes: int = 8,        # Lanes of each process
+    shuffle_buffer: int = 4096 # Pictures that a process holds, over all lanes
 ) -> tuple[ShardView, ShardSampler]: # For `build_loader`
     "What a training loop iterates over."
     out = ShardView(view, batch_size, rank, world_size, lanes, shuffle_buffer)

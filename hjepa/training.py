@@ -520,7 +520,7 @@ def _call(self: Trainer, event: str):
             met = True
     if not met: self._meet()
 
-# %% ../nbs/07_training.ipynb #1d42f8db
+# %% ../nbs/07_training.ipynb #86887c93
 GO_ON, WEIGHTS, MOMENTS, FAILED = range(4)                                                 # orders of the main process
 
 @patch
@@ -559,6 +559,7 @@ def _stand_by(self: Trainer):
         if order == WEIGHTS: gather_weights(self.model)
         if order == MOMENTS: self._optimizer_tensors()
 
+# %% ../nbs/07_training.ipynb #29481127
 @patch
 def _gathered(self: Trainer) -> nn.Module: # whole, on the device
     "On the main process, in a callback: the sharded model as a whole one, gathered once per event."
@@ -583,7 +584,7 @@ def step_seed(
     "A seed for everything random in one forward pass of one process."
     return int(keyed_uniform(seed, epoch, [place * 4096], 1, stream=stream).item() * 2 ** 53)
 
-# %% ../nbs/07_training.ipynb #7fba6567
+# %% ../nbs/07_training.ipynb #53bfecae
 @patch
 def _set_schedules(self: Trainer):
     "Learning rate and weight decay for the step that comes."
@@ -606,6 +607,7 @@ def _forward(self: Trainer, batch: dict, part: int) -> Tensor: # the batch's los
     self.bad.update(batch)
     return self.outputs['loss']
 
+# %% ../nbs/07_training.ipynb #f23de265
 @patch
 def _note_measures(self: Trainer, part: int):
     "Add this forward pass's measures to those of the step's others."
@@ -620,6 +622,7 @@ def _share_measures(self: Trainer, parts: int):
 
 ALSO_AVERAGED = ('pixel_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap', 'visible_losses', 'cross_losses')
 
+# %% ../nbs/07_training.ipynb #1b70c1a8
 @patch
 def _inputs(self: Trainer, batch: dict, generator: torch.Generator) -> tuple: # what the model is called with
     "Pixels on the device, augmented (with `data.augment_on_device`) and normalised there, and masks: of images, or of their crops."
@@ -727,7 +730,7 @@ def _one_epoch(self: Trainer):
     self._next_epoch()
     self._call('after_epoch')
 
-# %% ../nbs/07_training.ipynb #ccee0f4c
+# %% ../nbs/07_training.ipynb #3b68519a
 @patch
 def _count_bad(self: Trainer) -> int:
     "How many pictures could not be read by any process up to now."
@@ -745,6 +748,7 @@ def _clear_sums(self: Trainer):
     "Sums over an epoch's steps, and how many were added."
     self._sums, self._summed = {}, 0
 
+# %% ../nbs/07_training.ipynb #dd7f1b9e
 @contextmanager
 def stop_on_signal(
     trainer, # its attribute `stopping` is set to the signal's name
@@ -778,6 +782,7 @@ def _leave_terminal():
             os.dup2(null, fd)
             os.close(null)
 
+# %% ../nbs/07_training.ipynb #5f6013c2
 @patch
 def fit(self: Trainer) -> bool: # True if the run is complete, False if it was stopped
     "Train until the last epoch, or until asked to stop. The global random state is left as it was."
@@ -797,6 +802,7 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
         if self.sharded: self._keep_whole()
     return self.epoch >= self.config.training.epochs
 
+# %% ../nbs/07_training.ipynb #262634db
 @patch
 def _keep_whole(self: Trainer):
     "After a sharded run: the main process keeps a whole model for what comes now."
@@ -944,14 +950,14 @@ def left_over(
     run_dir = Path(run_dir)
     return [p for folder in (run_dir, run_dir/'checkpoints', run_dir/'pictures') for p in folder.glob('.*.tmp') if re.fullmatch(r'\..+\.\d+\.tmp', p.name)]
 
-# %% ../nbs/07_training.ipynb #3f4fd61f
+# %% ../nbs/07_training.ipynb #132f5b95
 @patch
 def resume(self: Trainer) -> int: # the step at which training goes on
     "Load the newest readable checkpoint of the run folder."
     found, trouble = checkpoints(self.run_dir), None
     odd = [p for pattern in ('step_*', '.damaged_*') for p in self.run_dir.glob(f'checkpoints/{pattern}') if p not in found]
     if not found and not odd and (self.run_dir/'config.yaml').is_file(): return self.step
-    if not found: raise FileNotFoundError(f'{self.run_dir}: no checkpoint to go on from (looked for checkpoints/step_*/state.json)' + f'; there is {odd[0].name}, which is damaged' * bool(odd))
+    if not found: raise FileNotFoundError(f'{self.run_dir}: no checkpoint to go on from (looked for checkpoints/step_*/state.json)' + ''.join(f'; {p.name} is damaged' for p in odd[:1]))
     for path in reversed(found):
         step = None
         try: step = self._load(path)
@@ -979,6 +985,7 @@ def _set_aside(self: Trainer, path: Path, why: str):
     try: path.rename(aside)
     except OSError: shutil.rmtree(path, ignore_errors=True)
 
+# %% ../nbs/07_training.ipynb #9387d05d
 @patch
 def _load(self: Trainer, path: Path) -> int:
     "Put a checkpoint's weights, moments and counters in place."
@@ -1009,7 +1016,7 @@ def _placed(value: Tensor, like: nn.Parameter, optimizer) -> Tensor:
     if value.shape == like.shape: return torch.empty_like(like).copy_(cut_like(value, like))
     return value.to(like.device) if optimizer.defaults.get('fused') else value
 
-# %% ../nbs/07_training.ipynb #fa3b6f43
+# %% ../nbs/07_training.ipynb #923574cb
 def read_tensors(
     file: Path, # a .safetensors file
 ) -> dict[str, Tensor]:
@@ -1046,6 +1053,7 @@ def _check_same_work(self: Trainer, path: Path, state: dict):
     if state['threads'] != torch.get_num_threads():
         self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but not bit for bit as it would have')
 
+# %% ../nbs/07_training.ipynb #bb681dc4
 @patch
 def _share_out(self: Trainer, path: Path, state: dict):
     "Share the images of a step among the processes that there are now; `ConfigError` if that is not possible."
@@ -1057,7 +1065,8 @@ def _share_out(self: Trainer, path: Path, state: dict):
             raise ConfigError(f'{path} was written by {before} processes that shared {len(self.dataset)} images, fewer than a step asks for ({size * parts * before}): '
                               f'{self.world_size} processes would share them differently. Use {before} again')
         self.say(f'{before} process(es) before, {self.world_size} now: {each} images × {accumulation} forward passes × {self.world_size} instead of {size} × {parts} × {before}, '
-                 + 'the same step' + ('' if each == size else ' with other masks'))
+                 + 'the same step' + ('' if each == size else ' with other masks')
+                 + ('; shards are dealt out anew, so in the rest of this epoch some pictures come twice and others not' if hasattr(self.dataset, 'stream') and state['step_in_epoch'] else ''))
     if (each, accumulation) != (t.batch_size, t.grad_accumulation):
         t.batch_size, t.grad_accumulation = each, accumulation
         self._build_loader()
