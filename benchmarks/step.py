@@ -3,14 +3,14 @@
     python benchmarks/step.py                                  # ours alone
     git clone https://github.com/facebookresearch/ijepa
     python benchmarks/step.py --ijepa ijepa                    # beside I-JEPA's own code, in the same run
-    python benchmarks/step.py --only T64 --repeats 5 --no-undo --out step.json
+    python benchmarks/step.py --only T64 --repeats 5 --undo --out step.json      # without the rows in which a saving is undone
 
 Two pieces of work. S224: ViT-S/16, 224 px, predictor 6 × 384, batch 8. T64: 64 px, patches of 4, encoder 192 × 6 with 3 heads, predictor 3 × 96, batch 64.
 I-JEPA's masks (4 targets of 0.15–0.2, context 0.85–1.0), smooth-L1, AdamW, EMA; ours with 3 levels and the loss on all of them. A step is everything from the
 images to the moved target encoder; masks are made beforehand.
 
-Every case lives in a process of its own, which holds its own peak memory, and waits while another is timed; cases take turns, step by step, and medians and
-ratios are over those turns. The results go to nbs/results/step.json."""
+Every case lives in a process of its own, which holds its own peak memory, and waits while another is timed; cases take turns of two steps, the second of which is
+timed, and medians and ratios are over those turns. The results go to nbs/results/step.json."""
 import argparse
 import contextlib
 import json
@@ -129,7 +129,7 @@ def ijepa(size, precision='fp32', *, path):
     return step
 
 
-def groups(args):
+def groups(args, size):
     "Lists of cases that take turns: name → keywords of the functions above. The first of a group is what its others are compared with."
     main, last = {}, args.precisions[-1]
     for p in args.precisions:
@@ -140,7 +140,7 @@ def groups(args):
     more = {f'hjepa {last}, {k} masks per image': dict(precision=last, masks_per_image=k) for k in args.masks_per_image}
     if args.compile: more |= {f'hjepa {p}, compiled': dict(precision=p, compiled=True) for p in args.precisions}
     if more: out.append({f'hjepa {last}': dict(precision=last)} | more)
-    for p in () if args.no_undo else args.precisions:
+    for p in args.precisions if size in args.undo else ():
         undone = {f'hjepa {p} without {u}': dict(precision=p, undo=[u]) for u, where in UNDO.items() if where in (p, 'both')}
         out.append({f'hjepa {p}': dict(precision=p)} | undone | {f'hjepa {p} without any of it': dict(precision=p, undo=[u for u in UNDO if u != 'dropped'])})
     return out
@@ -159,15 +159,32 @@ def work(args):
     import torch
     torch.set_num_threads(args.threads)
     size, kw = SIZES[args.size], json.loads(args.work)
+    if 'pair' in kw: return print(ratio(*(ours(size, **k) for k in kw['pair']), kw['turns']))
     step = ijepa(size, path=args.ijepa, precision=kw['precision']) if kw.pop('peer', False) else ours(size, **kw)
     before, n = peak(), 0
     for line in sys.stdin:
         if line.strip() == 'hello': print('{}', flush=True); continue
         if line.strip() == 'profile': print(json.dumps(profile(step)), flush=True); continue
+        step(n)                                        # while it waited, the system may have taken its memory out of reach
         begin = time.perf_counter()
         loss = step(n).item()
         n += 1
         print(json.dumps(dict(seconds=time.perf_counter() - begin, peak_mb=peak(), before_mb=before, loss=loss)), flush=True)
+
+
+def ratio(one, other, turns) -> float:
+    "Median over turns of the seconds of `one` over those of `other`."
+    def seconds(step, n):
+        begin = time.perf_counter()
+        step(n).item()
+        return time.perf_counter() - begin
+    for n in range(2): one(n), other(n)
+    out = []
+    for n in range(0, turns, 2):                          # who comes first matters: it finds other memory to reuse
+        a, b = seconds(one, n), seconds(other, n)
+        d, c = seconds(other, n + 1), seconds(one, n + 1)
+        out += [(a + c) / (b + d)]
+    return statistics.median(out)
 
 
 KINDS = [('matrix products', ('mm', 'linear')), ('attention', ('scaled_dot', '_softmax')), ('GELU', ('gelu',)), ('norms', ('layer_norm',)), ('AdamW, EMA', ('adamw', 'lerp', 'addcmul', 'addcdiv', 'sqrt')),
@@ -194,10 +211,9 @@ def machine() -> str:
     return (names[0] if names else platform.processor() or platform.machine()) + ''.join(f', {f}' for f in ('avx512_bf16', 'amx_bf16') if f in text)
 
 
-def measure(args, size) -> dict:
-    "All groups of one size. Rows are called after their case; the first of a group keeps what the first group measured."
-    rows, profiles = {}, {}
-    for group in groups(args):
+def measure(args, size, rows: dict, profiles: dict, save):
+    "All groups of one size, saved one by one. Rows are called after their case; the first of a group keeps what the first group measured."
+    for group in groups(args, size):
         turns, last, seen = take_turns(args, size, group)
         base = next(iter(group))
         for n, t in turns.items():
@@ -205,9 +221,17 @@ def measure(args, size) -> dict:
             rows[n] = dict(seconds=statistics.median(t), quartiles=statistics.quantiles(t, n=4)[::2], peak_mb=last[n]['peak_mb'], added_mb=last[n]['peak_mb'] - last[n]['before_mb'],
                            images_per_s=SIZES[size]['batch'] / statistics.median(t), beside=base, times_as_long=statistics.median(a / b for a, b in zip(t, turns[base])))
             if 'ijepa fp32' in turns: rows[n]['times_as_fast_as_peer'] = statistics.median(b / a for a, b in zip(t, turns['ijepa fp32']))
-            if n.endswith('FPN'): rows[n]['fpn_ratio'] = statistics.median(a / b for a, b in zip(t, turns[n.removesuffix(' + FPN')]))
+            if n.endswith('FPN'): rows[n]['beside_no_fpn'] = side_by_side(args, size, group[n], group[n.removesuffix(' + FPN')])
         profiles |= {n: p for n, p in seen.items() if n not in profiles}
-    return dict(rows=rows, profiles=profiles, size=SIZES[size])
+        save()
+
+
+def side_by_side(args, size, one, other) -> float:
+    "How many times as long a step of `one` takes as one of `other`: both in one process, in turn, which finds differences of a few per cent."
+    kw = json.dumps(dict(pair=[one, other], turns=max(8, args.repeats)))
+    done = subprocess.run([sys.executable, __file__, '--size', size, '--threads', str(args.threads), '--work', kw], check=True, capture_output=True, text=True)
+    print(f'{size}: {one} beside {other}: {float(done.stdout):.3f}', file=sys.stderr)
+    return float(done.stdout)
 
 
 def take_turns(args, size, group):
@@ -253,9 +277,9 @@ def main():
     p.add_argument('--precisions', nargs='+', default=['fp32', 'bf16'])
     p.add_argument('--masks-per-image', type=int, nargs='*', default=[2, 4])
     p.add_argument('--compile', action='store_true', help='with torch.compile as well (a minute more; needs a C++ compiler)')
-    p.add_argument('--no-undo', action='store_true', help='leave out the rows in which a saving is undone')
-    p.add_argument('--repeats', type=int, default=9)
-    p.add_argument('--warmup', type=int, default=2)
+    p.add_argument('--undo', choices=SIZES, nargs='*', default=list(SIZES), help='the sizes for which each saving is undone in turn (it takes most of the time)')
+    p.add_argument('--repeats', type=int, default=5)
+    p.add_argument('--warmup', type=int, default=1)
     p.add_argument('--threads', type=int, default=os.cpu_count())
     p.add_argument('--out', default=ROOT/'nbs/results/step.json', help='where to write the results')
     p.add_argument('--work', help=argparse.SUPPRESS)
@@ -265,8 +289,11 @@ def main():
     if args.ijepa and not (Path(args.ijepa)/'src/models/vision_transformer.py').is_file(): p.error(f'--ijepa {args.ijepa}: no src/models/vision_transformer.py there; expected a checkout of facebookresearch/ijepa')
     import torch
     from hjepa.hierarchy import write_atomic
-    results = dict(machine=machine(), threads=args.threads, torch=torch.__version__, repeats=args.repeats, sizes={s: measure(args, s) for s in args.only or SIZES})
-    write_atomic(Path(args.out), lambda tmp: tmp.write_text(json.dumps(results, indent=1) + '\n'))
+    results = dict(machine=machine(), threads=args.threads, torch=torch.__version__, repeats=args.repeats, sizes={})
+    def save(): write_atomic(Path(args.out), lambda tmp: tmp.write_text(json.dumps(results, indent=1) + '\n'))
+    for size in args.only or SIZES:
+        r = results['sizes'][size] = dict(rows={}, profiles={}, size=SIZES[size])
+        measure(args, size, r['rows'], r['profiles'], save)
     show(results)
 
 

@@ -7,7 +7,7 @@ __all__ = ['PATIENCE', 'SHARDING', 'choose_precision', 'cpu_has_bf16', 'launched
            'split_batch', 'Team', 'shard', 'shard_units', 'whole', 'cut_like', 'gather_weights', 'sync_gradients',
            'clip_gradients', 'LostProcess', 'is_lost', 'lost_message']
 
-# %% ../nbs/07_distributed.ipynb #862c6264
+# %% ../nbs/07_distributed.ipynb #d6b5c41d
 import copy
 import os
 import sys
@@ -15,7 +15,6 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +25,10 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .encoder import cpu_flags
 from .hierarchy import ConfigError
 
-# %% ../nbs/07_distributed.ipynb #a7df5acc
+# %% ../nbs/07_distributed.ipynb #402ca5de
 def choose_precision(
     wish: str = 'auto', # auto, fp32, bf16 or fp16
     device: torch.device | str | None = None, # None: the accelerator if there is one
@@ -41,9 +41,7 @@ def choose_precision(
 
 def cpu_has_bf16() -> bool:
     "Whether this processor has instructions for bfloat16 matrix products (AMX or AVX-512)."
-    try: flags = Path('/proc/cpuinfo').read_text()
-    except OSError: return False
-    return 'avx512_bf16' in flags or 'amx_bf16' in flags
+    return not cpu_flags().isdisjoint({'avx512_bf16', 'amx_bf16'})
 
 # %% ../nbs/07_distributed.ipynb #8ba13345
 def launched_processes() -> int: # 1 without a launcher
@@ -243,7 +241,7 @@ def clip_gradients(
     "Clip the gradient of all parameters together, wherever its pieces are."
     return float(whole(accelerator.clip_grad_norm_(parameters, limit)))
 
-# %% ../nbs/07_distributed.ipynb #a88bc69b
+# %% ../nbs/07_distributed.ipynb #85561c8f
 class LostProcess(ConnectionError):
     "Another process of this run has ended; this one cannot go on."
 
@@ -274,7 +272,7 @@ def watch(self: Team,
         raise
     finally:
         leave.set()
-        thread.join(2 * every)
+        thread.join(grace)                                       # the others leave at the same step; a process that ends while this thread sends would abort
 
 # %% ../nbs/07_distributed.ipynb #78f9a913
 def _keep_watch(team: Team, channel, leave: threading.Event, advice: str, every: float, grace: float):

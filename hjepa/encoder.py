@@ -48,7 +48,7 @@ def index_to_mask(
     mask = torch.zeros(len(index), n + 1, dtype=torch.bool, device=index.device)
     return mask.scatter_(1, index.where(index >= 0, n), True)[:, :n]
 
-# %% ../nbs/01_encoder.ipynb #1ae07067
+# %% ../nbs/01_encoder.ipynb #ee4a9511
 def gather_tokens(
     x: Tensor, # [B, N, D] one vector per patch
     index: Tensor, # [k·B, K] raster indices, −1 where padded; row i is about image i mod B
@@ -57,7 +57,7 @@ def gather_tokens(
     wide = index.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])                    # [k·B, K, D]
     if len(index) == len(x): picked = x.gather(1, wide)
     else: picked = x.expand(len(index) // len(x), *x.shape).gather(2, wide.unflatten(0, (-1, len(x)))).flatten(0, 1)
-    return picked.masked_fill((index < 0)[..., None], 0)
+    return picked.masked_fill_((index < 0)[..., None], 0)
 
 # %% ../nbs/01_encoder.ipynb #1e7769e7
 @dataclass

@@ -141,7 +141,7 @@ def level_widths(
     if any(not isinstance(w, int) or w < 1 for w in widths): raise ValueError(f'feature_dim={feature_dim}: widths are whole numbers from 1')
     return widths
 
-# %% ../nbs/03_fpn.ipynb #f2126969
+# %% ../nbs/03_fpn.ipynb #fbe99c4c
 def parents(
     index: Tensor, # [B, T] raster indices of cells, −1 where padded
     grid: tuple[int, int], # (gh, gw) of these cells
@@ -162,7 +162,7 @@ def _from_above(self: TokenFPN, l: int, x: Tensor, grid: tuple[int, int], presen
 def forward(self: TokenFPN,
     levels: list[Tensor], # L tensors [B, C_l, D], fine to coarse
     grids: list[tuple[int, int]], # L grids; each is the parent grid of the one before
-    present: list[Tensor] | None = None, # L masks [B, C_l] bool, cells that exist; None: all
+    present: list[Tensor | None] | None = None, # L masks [B, C_l] bool, cells that exist; None: all
     listed: Tensor | None = None, # [B, T] which cells of the finest level `levels[0]` and `present[0]` are about, −1 where padded; None: all, in raster order
 ) -> list[Tensor]: # L tensors [B, C_l, d_l]; zeros in absent cells
     "Lateral maps, the top-down path, and the bottom-up path if there is one (which needs the whole finest level: ValueError with `listed`)."
@@ -174,7 +174,7 @@ def forward(self: TokenFPN,
     if self.bottom_up is not None:
         for l, project in enumerate(self.bottom_up):
             out[l + 1] = out[l + 1] + project(downsample_mean(out[l], grids[l], has(l)))
-    return out if present is None else [x.masked_fill(~p[..., None], 0) for x, p in zip(out, present)]
+    return out if present is None else [x if p is None else x.masked_fill(~p[..., None], 0) for x, p in zip(out, present)]
 
 # %% ../nbs/03_fpn.ipynb #9357c15c
 CONV_NORMS = ('none', 'batch', 'group', 'layer')

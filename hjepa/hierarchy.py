@@ -106,20 +106,20 @@ def target_cells(
     cells = [masks.target_index] + [mask_to_index(c > 0) for c in counts[1:]]
     return cells, [gather_tokens(c[..., None], i)[..., 0] for c, i in zip(counts, cells)]
 
-# %% ../nbs/04_hierarchy.ipynb #dd4eff4c
+# %% ../nbs/04_hierarchy.ipynb #019d3ccb
 def cell_means(
-    x: Tensor, # [B, M, D] one vector per listed patch
+    x: Tensor, # [B, M, D] one vector per listed patch; zeros in padded slots
     index: Tensor, # [B, M] raster indices of the patches, −1 where padded
     cells: Tensor, # [B, C] raster indices of the cells wanted, −1 where padded
     grid: tuple[int, int], # (gh, gw) patches
     level: int, # l ≥ 0
 ) -> Tensor: # [B, C, D] float32; zeros where a cell has none of the patches
     "Mean over the listed patches of each cell."
-    if cells is index: return x.float().masked_fill((index < 0)[..., None], 0)                     # level 0: cells are patches
+    if cells is index: return x.float()                                                            # level 0: cells are patches
     cell = cell_of_patch(grid, level).to(x.device, non_blocking=True)[index.clamp(min=0)].where(index >= 0, -2)        # [B, M]
     share = (cells[..., None] == cell[:, None]).float()                                            # [B, C, M]
     with torch.autocast(x.device.type, enabled=False):
-        return (share / share.sum(-1, keepdim=True).clamp(min=1)) @ x.float().masked_fill((index < 0)[..., None], 0)
+        return (share / share.sum(-1, keepdim=True).clamp(min=1)) @ x.float()
 
 # %% ../nbs/04_hierarchy.ipynb #cc5494ff
 TARGET_NORMS = ('pool_then_norm', 'norm_then_pool')
@@ -440,14 +440,15 @@ def _losses(self: HJEPA,
     out = self._compare(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
     return out if self.pixel_head is None else self._add_pixels(out, images, patches, predicted, masks)
 
-# %% ../nbs/04_hierarchy.ipynb #ff062670
+# %% ../nbs/04_hierarchy.ipynb #f35a93ba
 @patch
 def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights, whole: bool = False, visible=None) -> dict[str, Any]:
     "Predictions, targets and losses per level."
     targets = self._targets(target_tokens, masks.target_index, cells, masks.grid)
-    if self.fpn is None: found = [cell_means(predicted, masks.target_index, c, masks.grid, l) for l, c in enumerate(cells)]
-    else: found, seen = self._read_pyramid(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
-    predictions = [self._head(l, x, c) for l, (x, c) in enumerate(zip(found, cells))]
+    if self.fpn is None:
+        predicted = predicted.float()
+        predictions = [self._head(l, cell_means(predicted, masks.target_index, c, masks.grid, l), c) for l, c in enumerate(cells)]
+    else: predictions, seen = self._read_pyramid(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
     losses = torch.stack([level_loss(p, t, w) for p, t, w in zip(predictions, targets, weights)])
     out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights,
                loss=(losses * losses.new_tensor(self.level_weights)).sum(), level_losses=losses.detach(),
@@ -465,9 +466,9 @@ def _targets(self: HJEPA, tokens: Tensor, index: Tensor, cells: list[Tensor], gr
 @patch
 def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
     "The level's head on [B, M, d]; zeros in padded slots."
-    return self.heads[l](x).float().masked_fill((cells < 0)[..., None], 0)
+    return self.heads[l](x).float().masked_fill_((cells < 0)[..., None], 0)
 
-# %% ../nbs/04_hierarchy.ipynb #26f0c188
+# %% ../nbs/04_hierarchy.ipynb #99287460
 def visible_cells(
     masks: Masks, # what is seen
     num_levels: int, # L
@@ -487,30 +488,30 @@ def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[in
 
 @patch
 def _read_pyramid(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks, cells: list[Tensor], visible: list[Tensor], whole: bool):
-    "Features [B, M_l, d_l] of target cells and [B, V_l, d_l] of visible cells; `whole`: every patch is one or the other."
+    "The heads' answers [B, M_l, D] for target cells and [B, V_l, D] for visible cells; `whole`: every patch is one or the other."
     tokens, index, K = torch.cat([patches.to(predicted.dtype), predicted], 1), torch.cat([masks.context_index, masks.target_index], 1), patches.shape[1]
     present = None if whole else masks.context | masks.target
     if self.fpn.bottom_up is not None:
         levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
-        return [gather_tokens(x, c) for x, c in zip(levels, cells)], [gather_tokens(x, c) for x, c in zip(levels, visible)]
-    x, *above = self._listed_pyramid(tokens, index, present, masks.grid)                           # of the finest level only what is looked at
-    return ([x[:, K:]] + [gather_tokens(x, c) for x, c in zip(above, cells[1:])],
-            [x[:, :K]] + [gather_tokens(x, c) for x, c in zip(above, visible[1:])])
+        return tuple([self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(levels, which))] for which in (cells, visible))
+    finest, *above = self._listed_pyramid(tokens, index, present, masks.grid)                      # of the finest level only what is looked at
+    both = self._head(0, finest, index).split([K, index.shape[1] - K], 1)
+    return tuple([y] + [self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(above, which[1:]), 1)] for y, which in zip(both[::-1], (cells, visible)))
 
 @patch
 def _listed_pyramid(self: HJEPA, tokens: Tensor, index: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
-    "`_pyramid` of listed tokens [B, T, D]; the finest level is in the order of the list [B, T]."
-    grids = [level_grid(grid, l) for l in range(self.num_levels)]
+    "`_pyramid` of listed tokens [B, T, D]; the finest level is in the order of the list [B, T], and whatever comes out in its padded slots."
+    grids, exact = [level_grid(grid, l) for l in range(self.num_levels)], tokens.float()
     everything = [torch.arange(h * w, device=index.device).expand(len(index), -1) for h, w in grids[1:]]
-    levels = [cell_means(tokens, index, c, grid, l) for l, c in enumerate([index, *everything])]
-    there = None if present is None else [index >= 0] + [c > 0 for c in level_counts(present, grid, self.num_levels)[1:]]
+    levels = [tokens] + [cell_means(exact, index, c, grid, l) for l, c in enumerate(everything, 1)]
+    there = None if present is None else [None] + [c > 0 for c in level_counts(present, grid, self.num_levels)[1:]]
     return self.fpn(levels, grids, there, index)
 
 @patch
 def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells, weights) -> dict:
     "Loss on cells all of whose patches are visible."
     targets = self._targets(target_tokens, masks.context_index, cells, masks.grid)
-    losses = torch.stack([level_loss(self._head(l, x, c), t, w) for l, (x, t, c, w) in enumerate(zip(seen, targets, cells, weights))])
+    losses = torch.stack([level_loss(x, t, w) for x, t, w in zip(seen, targets, weights)])
     out['loss'] = out['loss'] + self.config.fpn.visible_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     return out | dict(visible_losses=losses.detach())
 
