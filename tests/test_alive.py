@@ -208,10 +208,10 @@ def go_on(whole, tmp_path):
 
 # --- killed
 
-def test_killed_twenty_times(pictures, tmp_path, go_on):
+def test_killed_twenty_times(pictures, whole, tmp_path, go_on):
     "Ten times at a random moment, ten times at a random call that writes; each life begins where the one before had its newest checkpoint."
     dice, run, kills = random.Random(7), tmp_path/'run', []
-    while len(kills) < 20:
+    while len(kills) < 20 or newest(run) < 1:
         args = ['--resume', run] if (run/'config.yaml').exists() else [*SMALL, f'data.path={pictures}', f'data.num_workers={2 * (len(kills) == 4)}', '--run-dir', run]
         if run.exists() and not (run/'config.yaml').exists(): shutil.rmtree(run)
         before, log = newest(run), tmp_path/f'log{len(kills)}'
@@ -220,11 +220,16 @@ def test_killed_twenty_times(pictures, tmp_path, go_on):
             shim = Shim(at, lambda: (print('killed', shim.seen[-1], flush=True), os.kill(os.getpid(), signal.SIGKILL)))
             life = Life(train(*args, before=shim.start), log)
         else:
-            at = dice.uniform(0, 1)
+            at = dice.uniform(0, .6)
             life = Life(train(*args), log)
             time.sleep(at)
             life.kill()
-        assert life.wait() == -signal.SIGKILL, life.said       # it had not come to its end
+        code = life.wait()
+        if code == 0 and newest(run) == STEPS:                  # the machine is faster than the dice: this run is complete, the next life begins another
+            assert same(run, whole)
+            shutil.rmtree(run)
+            continue
+        assert code == -signal.SIGKILL, life.said
         with suppress(ProcessLookupError): os.killpg(life.pid, signal.SIGKILL)
         said = re.findall(r'resuming .* at step (\d+) of', life.said)
         assert before <= 0 or not said or int(said[0]) == before
