@@ -923,11 +923,11 @@ def forward_crops(self: HJEPA,
     if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
     return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/05_multicrop.ipynb #24e5f5b5
+# %% ../nbs/05_multicrop.ipynb #89eb4013
 @patch
 def _check_crops(self: HJEPA, crops: Crops, masks: MultiCropMasks):
     "Raise a ValueError that says what does not fit."
-    if not isinstance(masks, MultiCropMasks): raise ValueError(f'crops need MultiCropMasks (from a MultiCropMaskGenerator), not {type(masks).__name__}')
+    if not hasattr(masks, 'globals'): raise ValueError(f'crops need MultiCropMasks (from a MultiCropMaskGenerator), not {type(masks).__name__}')
     if self.crop_head is None: raise ValueError('this model was made for single images; make it with crops_enabled=True (in a configuration: model.crops.enabled=true)')
     if crops.boxes.ndim != 3: raise ValueError('these are the crops of one image; collate them to a batch first (Crops.collate([crops]))')
     if not crops[0].is_floating_point(): raise ValueError(f'crops are {crops[0].dtype}, expected floating point: crops.map(normalize) makes it from uint8')
