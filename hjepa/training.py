@@ -1114,7 +1114,7 @@ def step_of(
     except (ValueError, KeyError, TypeError, RecursionError): return math.inf
     return step if isinstance(step, (int, float)) else math.inf
 
-# %% ../nbs/07_training.ipynb #063c9c26
+# %% ../nbs/07_training.ipynb #92d3aa04
 def finite_json(
     value: Any, # plain JSON
 ) -> Any: # the same with null for numbers that are not finite, which JSON does not know
@@ -1130,7 +1130,7 @@ class HistoryCallback(Callback):
     def before_fit(self, trainer):
         self.file, self.mark = trainer.run_dir/'history.jsonl', (time.monotonic(), trainer.images_seen)
         if self.file.exists():
-            lines = [l for l in self.file.read_text(errors='replace').splitlines() if step_of(l) <= trainer.step]      # a torn line has no step
+            lines = [l for l in self.file.read_text(errors='replace').splitlines() if trainer.step and step_of(l) <= trainer.step]      # a torn line has no step; before the first one all is written again
             write_atomic(self.file, lambda p: p.write_text(''.join(l + '\n' for l in lines)))
     def after_step(self, trainer):
         if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return             # a skipped step has a line of its own
