@@ -708,7 +708,7 @@ def step_logs(self: Trainer) -> dict[str, Any]:
     logs |= {k: float(o[k]) for k in ('pixel_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap') if k in o}
     return logs | {k: o[k].tolist() for k in ('visible_losses', 'cross_losses') if k in o}
 
-# %% ../nbs/07_training.ipynb #fa974b51
+# %% ../nbs/07_training.ipynb #44e1ac5f
 @patch
 def _one_epoch(self: Trainer):
     "The rest of the current epoch, from `step_in_epoch` on."
@@ -724,7 +724,8 @@ def _one_epoch(self: Trainer):
         self._call('after_step')
         if self._must_stop() or self.step_in_epoch == self.steps_per_epoch: break
     if self.step_in_epoch < self.steps_per_epoch: return                                   # stopped on the way
-    means = {k: v.tolist() if not self._summed else (self._sums[k] / self._summed).tolist() for k, v in self._averages().items()}
+    latest = self._averages() if self.outputs else self._sums                              # no outputs: resumed just after the epoch's last step
+    means = {k: v.tolist() if not self._summed else (self._sums[k] / self._summed).tolist() for k, v in latest.items()}
     self.logs = dict(kind='epoch', epoch=self.epoch, step=self.step, **means, lr=self.lr, images_seen=self.images_seen, skipped=self.skipped,
                      bad_images=self._count_bad(), seconds=round(time.monotonic() - start, 2))
     self._next_epoch()
@@ -985,7 +986,7 @@ def _set_aside(self: Trainer, path: Path, why: str):
     try: path.rename(aside)
     except OSError: shutil.rmtree(path, ignore_errors=True)
 
-# %% ../nbs/07_training.ipynb #9387d05d
+# %% ../nbs/07_training.ipynb #de43c286
 @patch
 def _load(self: Trainer, path: Path) -> int:
     "Put a checkpoint's weights, moments and counters in place."
@@ -1007,7 +1008,7 @@ def _load(self: Trainer, path: Path) -> int:
     self.bad.update(state['bad_images'][self.rank::self.world_size])                        # each process counts its own
     self._known_bad = set(state['bad_images'])
     self._sums, self._summed = {k: torch.tensor(v, device=self.device) for k, v in state['sums'].items()}, state['summed']
-    if self.step_in_epoch >= self.steps_per_epoch: self._next_epoch()                     # written after an epoch's last step
+    self.lr = learning_rate(max(0, self.step - 1), self.total_steps, self.warmup_steps, self.config.training.lr, self.config.training.lr_min)
     if state['scaler'] and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
     return self.step
 
@@ -1114,7 +1115,7 @@ def step_of(
     except (ValueError, KeyError, TypeError, RecursionError): return math.inf
     return step if isinstance(step, (int, float)) else math.inf
 
-# %% ../nbs/07_training.ipynb #92d3aa04
+# %% ../nbs/07_training.ipynb #9cd3ab7d
 def finite_json(
     value: Any, # plain JSON
 ) -> Any: # the same with null for numbers that are not finite, which JSON does not know
@@ -1130,7 +1131,9 @@ class HistoryCallback(Callback):
     def before_fit(self, trainer):
         self.file, self.mark = trainer.run_dir/'history.jsonl', (time.monotonic(), trainer.images_seen)
         if self.file.exists():
-            lines = [l for l in self.file.read_text(errors='replace').splitlines() if trainer.step and step_of(l) <= trainer.step]      # a torn line has no step; before the first one all is written again
+            again = trainer.step_in_epoch == trainer.steps_per_epoch                                 # this epoch is closed once more
+            keep = lambda l: trainer.step and (step_of(l) < trainer.step or step_of(l) == trainer.step and not (again and '"kind": "epoch"' in l))
+            lines = list(filter(keep, self.file.read_text(errors='replace').splitlines()))           # a torn line has no step; before the first step all is written again
             write_atomic(self.file, lambda p: p.write_text(''.join(l + '\n' for l in lines)))
     def after_step(self, trainer):
         if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return             # a skipped step has a line of its own
