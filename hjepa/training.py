@@ -749,7 +749,7 @@ def _clear_sums(self: Trainer):
     "Sums over an epoch's steps, and how many were added."
     self._sums, self._summed = {}, 0
 
-# %% ../nbs/07_training.ipynb #dd7f1b9e
+# %% ../nbs/07_training.ipynb #73ff23f8
 @contextmanager
 def stop_on_signal(
     trainer, # its attribute `stopping` is set to the signal's name
@@ -771,6 +771,10 @@ def stop_on_signal(
     before = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
     for s in before: signal.signal(s, ask)
     try: yield
+    except LostProcess:
+        if (usual := before.get(signal.SIGTERM)) is not None:
+            before[signal.SIGTERM] = lambda number, frame: signal.signal(number, usual)     # torchrun's is on its way; the message comes first
+        raise
     finally:
         for s, handler in before.items(): signal.signal(s, handler)
 
