@@ -83,7 +83,7 @@ def describe(
                  math.prod(enc.patch_size) * enc.in_chans, [h.in_features for h in model.heads], count_parameters(model),
                  sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4), max(sum(p.numel() for p in b.parameters()) for b in blocks))
 
-# %% ../nbs/07_scaling.ipynb #4b102225
+# %% ../nbs/07_scaling.ipynb #4d24f6e3
 @dataclass
 class Tokens:
     "Patches per image that the parts of a step work on, padded slots included, since they are computed too."
@@ -91,7 +91,7 @@ class Tokens:
     context: float # K
     target: float # M
     cells: list[float] # predicted at each level; the first is M
-    visible: list[float] # cells of each level all of whose patches are seen; the first is K
+    visible: list[float] # cells of each level all of whose patches are seen, see `visible_cells`
     level_cells: list[int] # of the whole grid at each level; the first is N
 
 def count_tokens(
@@ -137,7 +137,7 @@ def forward_flops(
             'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths)), 'FPN': fpn_flops(shape, tokens),
             'pixel head': 2 * (tokens.context + tokens.target) * e.width * shape.patch_values if c.pixel_weight else 0}
 
-# %% ../nbs/07_scaling.ipynb #142a64f2
+# %% ../nbs/07_scaling.ipynb #b9dc3788
 def pool_flops(
     shape: Shape,
     tokens: Tokens,
@@ -150,7 +150,7 @@ def pool_flops(
 
 def _pyramid_cells(shape: Shape, tokens: Tokens) -> list[float]:
     "Cells at which a pyramid is computed: of the finest level only those that are looked at, unless PANet's path needs all."
-    return tokens.level_cells if shape.config.fpn.bottom_up else [tokens.context + tokens.target, *tokens.level_cells[1:]]
+    return tokens.level_cells if shape.config.fpn.bottom_up else [tokens.visible[0] + tokens.target, *tokens.level_cells[1:]]
 
 def fpn_flops(
     shape: Shape,
