@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .interop import HJEPAFeatures, push_to_hub, save_for_hub
     from .interop_export import export_onnx, export_timm, export_torch
     from .lowshot import compare_low_shot, fine_tune
-    from .masking import HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator, build_mask_generator
+    from .masking import HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator, RandomMaskGenerator, build_mask_generator
     from .multicrop import (AdaptiveMultiCropTransform, Crops, MultiCropDataset, MultiCropDatasetRaw, MultiCropEvalTransform, MultiCropMasks, MultiCropTransform,
                             build_multicrop_dataloader, build_multicrop_dataset, build_multicrop_transform, multicrop_collate_fn)
     from .predictor import Predictor, PredictorBlock
@@ -43,7 +43,7 @@ _where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'b
           'HJEPAFeatures': 'interop', 'push_to_hub': 'interop', 'save_for_hub': 'interop',
           'export_onnx': 'interop_export', 'export_timm': 'interop_export', 'export_torch': 'interop_export',
           'compare_low_shot': 'lowshot', 'fine_tune': 'lowshot',
-          'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking', 'MultiCropMaskGenerator': 'masking', 'build_mask_generator': 'masking',
+          'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking', 'MultiCropMaskGenerator': 'masking', 'RandomMaskGenerator': 'masking', 'build_mask_generator': 'masking',
           'AdaptiveMultiCropTransform': 'multicrop', 'Crops': 'multicrop', 'MultiCropDataset': 'multicrop', 'MultiCropDatasetRaw': 'multicrop',
           'MultiCropEvalTransform': 'multicrop', 'MultiCropMasks': 'multicrop', 'MultiCropTransform': 'multicrop',
           'build_multicrop_dataloader': 'multicrop', 'build_multicrop_dataset': 'multicrop', 'build_multicrop_transform': 'multicrop', 'multicrop_collate_fn': 'multicrop',

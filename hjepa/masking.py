@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['block_size', 'sample_block_size', 'place_blocks', 'draw_blocks', 'sample_blocks', 'keep_random',
-           'MultiBlockMaskGenerator', 'align_level', 'HierarchicalMaskGenerator', 'build_mask_generator',
-           'MultiCropMaskGenerator', 'token_extent', 'tokens_touching']
+           'MultiBlockMaskGenerator', 'align_level', 'HierarchicalMaskGenerator', 'RandomMaskGenerator',
+           'build_mask_generator', 'MultiCropMaskGenerator', 'token_extent', 'tokens_touching']
 
 # %% ../nbs/06_masking.ipynb #5f105a30
 import inspect
@@ -263,25 +263,50 @@ def __call__(self: HierarchicalMaskGenerator,
     context = keep_random(~target, seen, g)
     return Masks(context[:, self.cell], target[:, self.cell], self.grid)                 # cells to patches
 
-# %% ../nbs/06_masking.ipynb #086960a9
-_kinds = {'multiblock': MultiBlockMaskGenerator, 'hierarchical': HierarchicalMaskGenerator}
+# %% ../nbs/06_masking.ipynb #c2e477cb
+class RandomMaskGenerator:
+    """
+    Patches hidden one by one, anywhere (MAE, He et al. 2022, section 3): the same number in every image; all others are seen.
+
+    Calling it returns `Masks`. Raises `ValueError` naming the setting if the grid has fewer than 4 patches or the share is impossible.
+    """
+    def __init__(self,
+        grid: tuple[int, int], # rows and columns of patches
+        hidden_share: float = 0.75, # of the patches; at least one is hidden and one is not
+    ):
+        self.grid, N = _check_grid(grid), math.prod(_check_grid(grid))
+        if not (isinstance(hidden_share, Real) and 0 < hidden_share < 1): raise ValueError(f'hidden_share={hidden_share!r} should be a share between 0 and 1')
+        self.hidden_share, self.hidden = float(hidden_share), min(max(1, round(hidden_share * N)), N - 1)
+    __repr__ = basic_repr('grid,hidden_share,hidden')
+
+    def __call__(self,
+        batch_size: int, # images
+        generator: Generator | None = None, # CPU generator; None for an unseeded one
+    ) -> Masks: # every patch is either context or target
+        "Masks for a batch. The same generator state gives the same masks."
+        g, B, N = _rng(generator), _check_int('batch_size', batch_size, 1), math.prod(self.grid)
+        target = keep_random(torch.ones(B, N, dtype=torch.bool), torch.full((B,), self.hidden), g)
+        return Masks(~target, target, self.grid)
+
+# %% ../nbs/06_masking.ipynb #589b2dce
+_kinds = {'multiblock': MultiBlockMaskGenerator, 'hierarchical': HierarchicalMaskGenerator, 'random': RandomMaskGenerator}
 
 def build_mask_generator(
-    kind: str, # 'multiblock' or 'hierarchical'
+    kind: str, # 'multiblock', 'hierarchical' or 'random'
     grid: tuple[int, int], # rows and columns of patches
-    num_hierarchies: int = 3, # levels; multi-block masks do not depend on it
-    num_target_masks: int = 4, # target blocks per image
+    num_hierarchies: int = 3, # levels; only hierarchical masks depend on it
+    num_target_masks: int = 4, # target blocks per image; random masks have none
     **kwargs, # further settings of the generator
-) -> MultiBlockMaskGenerator | HierarchicalMaskGenerator: # call it with a batch size and a generator
+) -> MultiBlockMaskGenerator | HierarchicalMaskGenerator | RandomMaskGenerator: # call it with a batch size and a generator
     "The mask generator of this `kind`. Raises `ValueError` for an unknown kind or setting."
     if kind not in _kinds: raise ValueError(f'kind={kind!r} is unknown: use one of {", ".join(map(repr, _kinds))}')
-    known = set(inspect.signature(_kinds[kind]).parameters) - {'grid', 'num_hierarchies', 'num_target_masks'}
+    takes, ours = set(inspect.signature(_kinds[kind]).parameters), dict(num_hierarchies=num_hierarchies, num_target_masks=num_target_masks)
+    known = takes - {'grid', *ours}
     for key in kwargs:
         if key not in known: raise ValueError(f'{key}={kwargs[key]!r} is no setting of {kind} masks: use one of {", ".join(sorted(known))}')
-    if kind == 'hierarchical': kwargs['num_hierarchies'] = num_hierarchies
-    return _kinds[kind](grid, num_target_masks=num_target_masks, **kwargs)
+    return _kinds[kind](grid, **{k: v for k, v in ours.items() if k in takes}, **kwargs)
 
-# %% ../nbs/06_masking.ipynb #843f63aa
+# %% ../nbs/06_masking.ipynb #f69cc0d5
 class MultiCropMaskGenerator:
     """
     Masks for global and local crops under a strategy. Calling it returns `MultiCropMasks`.
@@ -296,7 +321,7 @@ class MultiCropMaskGenerator:
         num_target_masks: int = 4, # target blocks per global crop
         global_grid: tuple[int, int] = (14, 14), # patches of a global crop
         local_grid: tuple[int, int] = (6, 6), # patches of a local crop
-        kind: str = 'multiblock', # of the global crops' masks: 'multiblock' or 'hierarchical'
+        kind: str = 'multiblock', # of the global crops' masks: 'multiblock', 'hierarchical' or 'random'
         local_keep: float = 1.0, # share of a local crop's patches that the encoder sees, chosen at random; 1: all
         exclude_overlap: bool = False, # drop context tokens of other crops that show source pixels of what is predicted; little may be left, see below
         least_context: int = 4, # with `exclude_overlap`: context tokens that every global crop keeps

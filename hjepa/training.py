@@ -49,7 +49,7 @@ from .hierarchy import (HJEPA, ConfigError, ModelConfig, check_model_config, che
 from .masking import MultiCropMaskGenerator, build_mask_generator
 from .multicrop import STRATEGIES, AdaptiveMultiCropTransform, MultiCropTransform, MultiCropView
 
-# %% ../nbs/07_training.ipynb #20f527ea
+# %% ../nbs/07_training.ipynb #7120e787
 @dataclass
 class DataConfig:
     "Which pictures, and how they are cropped."
@@ -70,8 +70,8 @@ class DataConfig:
 @dataclass
 class MaskingConfig:
     "What is hidden; null leaves a setting at the generator's default."
-    kind: str = 'multiblock' # or hierarchical
-    num_target_masks: int = 4 # blocks per image
+    kind: str = 'multiblock' # or hierarchical, or random
+    num_target_masks: int = 4 # blocks per image; not of random masks
     masks_per_image: int = 1 # maskings of an image that share one pass of the target encoder
     target_scale: Optional[List[float]] = None # area of a block, as a share of the grid
     target_aspect: Optional[List[float]] = None # height over width of a block
@@ -79,6 +79,7 @@ class MaskingConfig:
     min_context: Optional[int] = None # multiblock: fewest context patches
     target_share: Optional[List[float]] = None # hierarchical: bounds of the hidden share
     context_share: Optional[List[float]] = None # hierarchical: share of the rest that is seen
+    hidden_share: Optional[float] = None # random: share of the patches that is hidden
 
 # %% ../nbs/07_training.ipynb #98d63c56
 @dataclass

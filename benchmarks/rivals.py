@@ -1,0 +1,209 @@
+"""Other ways to train the same encoder, small and faithful, for comparison only: I-JEPA, MAE and LeJEPA.
+
+Each trains the `ContextEncoder` of a configuration and hands it over in a plain `HJEPA` (`as_hjepa`), so that what is read from it is the same for all.
+Loader, optimiser, schedules, precision and checkpoints are the package's: a run is a `RivalTrainer` on a `RivalRun`, a `RunConfig` with one more section.
+
+    config = load_rival('tiny', ['rival.name=mae', 'model.pixel_weight=0'])
+    trainer = RivalTrainer(config, folder); trainer.fit(); model = trainer.model.as_hjepa()"""
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import List
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hjepa.data import normalize
+from hjepa.encoder import Masks, gather_tokens
+from hjepa.hierarchy import HJEPA, ConfigError, ModelConfig, patch_pixels, save_model, target_spread
+from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
+from hjepa.multicrop import Crops
+from hjepa.predictor import Predictor
+from hjepa.training import RunConfig, Trainer, check_run_config, load_config, require
+
+
+@dataclass
+class RivalConfig:
+    "How a rival learns, beside what the other sections say. The decoder of MAE has the size of `model.predictor`."
+    name: str = 'ijepa' # ijepa, mae or lejepa
+    mask_ratio: float = 0.75 # mae: share of the patches that is hidden
+    normalize_pixels: bool = True # mae: each patch's pixels have mean 0 and deviation 1 as targets
+    sigreg_weight: float = 0.05 # lejepa: λ
+    slices: int = 256 # lejepa: random directions of a step
+    projector: List[int] = field(default_factory=lambda: [512, 64]) # lejepa: widths of its hidden layer and of its output
+
+
+@dataclass
+class RivalRun(RunConfig):
+    "Everything that defines a rival's run."
+    rival: RivalConfig = field(default_factory=RivalConfig)
+
+
+def check_rival(cfg: RivalRun) -> RivalRun:
+    "Raise `ConfigError` for impossible values."
+    r, m, crops = cfg.rival, cfg.model, cfg.multicrop.strategy
+    require([
+        (r.name in RIVALS, 'rival.name', r.name, ', '.join(RIVALS)),
+        (0 < r.mask_ratio < 1, 'rival.mask_ratio', r.mask_ratio, 'a share above 0 and below 1'),
+        (0 <= r.sigreg_weight <= 1, 'rival.sigreg_weight', r.sigreg_weight, 'from 0 to 1'),
+        (r.slices > 0, 'rival.slices', r.slices, 'a whole number from 1'),
+        (len(r.projector) == 2 and min(r.projector) > 0, 'rival.projector', r.projector, 'two widths'),
+        (not m.fpn.use_fpn, 'model.fpn.use_fpn', m.fpn.use_fpn, 'false: rivals do not train a pyramid'),
+        (m.pixel_weight == 0, 'model.pixel_weight', m.pixel_weight, '0: rivals have losses of their own'),
+        (cfg.masking.masks_per_image == 1, 'masking.masks_per_image', cfg.masking.masks_per_image, '1 for a rival'),
+        ((crops == 'global_only') == (r.name == 'lejepa'), 'multicrop.strategy', crops, 'global_only for lejepa (which reads how many crops, and their scales), null for the others')])
+    return check_run_config(cfg)
+
+
+def load_rival(source: str | Path = 'tiny', overrides: list[str] = ()) -> RivalRun:
+    "A rival's configuration, as `load_config`."
+    return load_config(source, overrides, RivalRun, check_rival)
+
+
+class Rival(nn.Module):
+    "An encoder that is trained in another way. It starts from the weights that an `HJEPA` of the same configuration and seed starts from."
+    pixel_stats, img_size = HJEPA.pixel_stats, HJEPA.img_size
+    def __init__(self, config: ModelConfig, how: RivalConfig):
+        super().__init__()
+        plain = HJEPA(config)
+        self.config, self.how, self.context_encoder = config, how, plain.context_encoder
+        self.build(plain)
+
+    def build(self, plain: HJEPA): "Make further parts, or take them from a model of the same configuration."
+    def update_target_encoder(self, current_step: int) -> float: return 0.                  # most have no teacher
+    def save_pretrained(self, path: str | Path) -> Path: return save_model(self, path, 'rival')
+    def patches(self, tokens: Tensor) -> Tensor: return tokens[:, self.context_encoder.num_prefix_tokens:]
+
+    @torch.no_grad()
+    def as_hjepa(self) -> HJEPA:
+        "The encoder (as target encoder its average, where there is one) in a plain model for evaluation."
+        device = next(self.parameters()).device
+        with torch.random.fork_rng(): new = HJEPA(replace(self.config, pretrained=False)).to(device)
+        teacher = self.target_encoder.encoder if hasattr(self, 'target_encoder') else self.context_encoder
+        new.context_encoder.load_state_dict(self.context_encoder.state_dict())
+        new.target_encoder.encoder.load_state_dict(teacher.state_dict())
+        return new.eval()
+
+
+@dataclass
+class Blocks:
+    "Masks of I-JEPA: what is seen, and separate blocks that are predicted."
+    context: Tensor # [B, K] raster indices
+    targets: Tensor # [B, M, k] raster indices of M blocks; they may overlap each other
+
+
+class SeparateBlocks(MultiBlockMaskGenerator):
+    """Multi-block masks whose target blocks stay apart (I-JEPA, Assran et al. 2023, Sec. 3, and its public code). Settings are those of `MultiBlockMaskGenerator`.
+
+    Blocks that leave too little context are placed anew, at most 20 times; then, as in the public code, the context may overlap them. Surplus context goes at random."""
+    def __call__(self, batch_size: int, generator: torch.Generator | None = None) -> Blocks:
+        size = sample_block_size(self.grid, self.target_scale, self.target_aspect, generator)
+        seen = sample_block_size(self.grid, self.context_scale, (1., 1.), generator)
+        draw = lambda n: (sample_blocks(n, self.num_target_masks, size, self.grid, generator), sample_blocks(n, 1, seen, self.grid, generator)[:, 0])
+        target, block = draw(batch_size)                                                    # [B, M, N], [B, N]
+        for _ in range(20):
+            few = (block & ~target.any(1)).sum(1) < self.min_context
+            if not few.any(): break
+            target[few], block[few] = draw(int(few.sum()))
+        free = block & ~target.any(1)
+        context = keep_random(block.int() + free, max(self.min_context, int(free.sum(1).min())), generator)
+        index = lambda m, shape: m.nonzero()[:, -1].view(*shape, -1)
+        return Blocks(index(context, context.shape[:1]), index(target, target.shape[:2]))
+
+
+class IJEPA(Rival):
+    """I-JEPA (Assran et al. 2023): each target block is predicted in a pass of its own that sees the context, in the space of the averaged encoder's last block.
+
+    One level, targets layer-normed without affine, smooth-L1. Settings: sections `masking`, `model.predictor` and `model.ema`."""
+    update_target_encoder = HJEPA.update_target_encoder
+    def build(self, plain: HJEPA): self.predictor, self.target_encoder, self.ema_steps = plain.predictor, plain.target_encoder, plain.ema_steps
+
+    def forward(self, images: Tensor, masks: Blocks) -> dict[str, Tensor]: # images [B, C, H, W]
+        "Loss on a batch."
+        (context, targets), (B, M, k) = ((t.to(images.device) for t in (masks.context, masks.targets)), masks.targets.shape)
+        target = self.target_encoder(images, targets.flatten(1)).float()                     # [B, M·k, D]
+        target = F.layer_norm(target, target.shape[-1:])
+        tokens = self.context_encoder(images, context=context)                              # [B, P + K, D]
+        each = lambda t: t.repeat_interleave(M, 0)                                          # a row per block: blocks do not see each other
+        predicted = self.predictor(each(tokens), self.context_encoder.grid_size, context=each(context), target=targets.flatten(0, 1))     # [B·M, k, D]
+        loss = F.smooth_l1_loss(predicted.float().reshape(target.shape), target)
+        return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
+
+
+class MAE(Rival):
+    "Masked autoencoder (He et al. 2022): a narrow decoder on visible and mask tokens answers with the pixels of hidden patches; squared error on these alone."
+    def build(self, plain: HJEPA):
+        c, p = self.config, plain.config.predictor
+        self.decoder = Predictor(plain.context_encoder.embed_dim, p.depth, p.num_heads or plain.context_encoder.num_heads, p.embed_dim, p.mlp_ratio, c.drop_path_rate)
+        self.decoder.proj = nn.Linear(self.decoder.embed_dim, math.prod(self.context_encoder.patch_size) * c.in_chans)
+        nn.init.trunc_normal_(self.decoder.proj.weight, std=.02); nn.init.zeros_(self.decoder.proj.bias)
+
+    def forward(self, images: Tensor, masks: Masks) -> dict[str, Tensor]: # images [B, C, H, W]
+        "Loss on a batch."
+        masks = masks.to(images.device)
+        target = gather_tokens(patch_pixels(images, self.context_encoder.patch_size), masks.target_index)                        # [B, M, C·ph·pw]
+        if self.how.normalize_pixels: target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        tokens = self.context_encoder(images, context=masks.context_index)
+        pixels = self.decoder(tokens, masks.grid, context=masks.context_index, target=masks.target_index)
+        loss = F.mse_loss(pixels.float(), target)
+        return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
+
+
+def sigreg(z: Tensor, slices: int = 256, knots: int = 17, generator: torch.Generator | None = None) -> Tensor: # z [..., n, d]
+    """Epps–Pulley statistic of n samples against a standard normal, mean over random directions (SIGReg: Balestriero & LeCun 2025, Alg. 1).
+
+    n ∫ |ψ(t) − exp(−t²/2)|² exp(−t²/2) dt with the empirical characteristic function ψ, by the trapezoidal rule on `knots` points from −5 to 5;
+    the integrand is even, so half of them are looked at. Of normal samples about √(2π)(1 − 1/√3) = 1.06, however many there are."""
+    with torch.autocast(z.device.type, enabled=False):
+        directions = F.normalize(torch.randn(z.shape[-1], slices, device=z.device, generator=generator), dim=0)                  # [d, S]
+        t = torch.linspace(0, 5, (knots + 1) // 2, device=z.device)
+        normal = (-t.square() / 2).exp()
+        x = (z.float() @ directions)[..., None] * t                                         # [..., n, S, knots]
+        error = (x.cos().mean(-3) - normal).square() + x.sin().mean(-3).square()            # [..., S, knots]
+        return 2 * z.shape[-2] * torch.trapezoid(error * normal, t).mean()
+
+
+class LeJEPA(Rival):
+    """LeJEPA (Balestriero & LeCun 2025): views of an image agree, while each view's projections over the batch look normal in random directions.
+
+    No teacher, no predictor. Views are the crops of section `multicrop`, all through the one encoder; `level_losses` are invariance and SIGReg."""
+    def build(self, plain: HJEPA):
+        hidden, out = self.how.projector
+        self.projector = nn.Sequential(nn.Linear(plain.context_encoder.embed_dim, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, out))
+
+    def forward(self, crops: Crops) -> dict[str, Tensor]:
+        "Loss on a batch. Directions come from PyTorch's global generator, which the training loop seeds at each step."
+        views = [crops.global_crops] + ([crops.local_crops] if crops.num_local else [])
+        z = torch.cat([self.patches(self.context_encoder(v)).mean(1) for v in views])       # [n·B, D]
+        z = self.projector(z).float().unflatten(0, (len(crops), -1))                        # [n, B, d]
+        invariance = (z - z[:crops.num_global].mean(0)).square().mean()
+        normality, weight = sigreg(z, self.how.slices), self.how.sigreg_weight
+        return dict(loss=(1 - weight) * invariance + weight * normality, level_losses=torch.stack([invariance, normality]).detach(),
+                    target_std=target_spread(z.detach(), torch.ones_like(z[..., 0]))[None])
+
+
+RIVALS = dict(ijepa=IJEPA, mae=MAE, lejepa=LeJEPA)
+
+
+def build_rival_masks(config: RivalRun, grid: tuple[int, int]): # called with a batch size and a generator
+    "What masks a rival's images; None for LeJEPA. `ConfigError` if the settings do not fit."
+    if config.rival.name == 'lejepa': return None
+    if config.rival.name == 'mae': return RandomMaskGenerator(grid, config.rival.mask_ratio)
+    m = config.masking
+    kwargs = {k: getattr(m, k) for k in ('target_scale', 'target_aspect', 'context_scale', 'min_context') if getattr(m, k) is not None}
+    try: return SeparateBlocks(grid, m.num_target_masks, **kwargs)
+    except ValueError as e: raise ConfigError(f'masking: {e}') from e
+
+
+class RivalTrainer(Trainer):
+    "The training loop for a rival."
+    kind, check = 'rival', staticmethod(check_rival)
+    def _make_model(self) -> Rival:
+        model = RIVALS[self.config.rival.name](self.config.model, self.config.rival)
+        self.mask_generator = build_rival_masks(self.config, model.context_encoder.grid_size)
+        return model
+    def _inputs(self, batch: dict, generator: torch.Generator) -> tuple:
+        stats, n, batch = self.model.pixel_stats, len(batch['index']), self.view.finish(batch, self.device)
+        if 'crops' in batch: return batch['crops'].map(lambda x: normalize(x, *stats)),
+        return normalize(batch['image'], *stats), self.mask_generator(n, generator)

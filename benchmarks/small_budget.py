@@ -1,0 +1,280 @@
+"""Features for a small budget: the same encoder trained in several ways for the same time, beside raw pixels, PCA and random weights.
+
+    python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # six trials per method, judged on held-back training images
+    python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
+    python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 30
+    python benchmarks/small_budget.py table --out RUNS                   # writes nbs/results/small_budget.json
+
+Every command goes on where it was interrupted and skips what is done. Two shards (`0/2` and `1/2`) can run side by side on two cores.
+
+The time of a run is the processor time of its only thread, which on an idle core is the time on the clock, whatever else the machine does: 16 minutes are
+8 minutes on two cores. Schedules (learning rate, EMA) follow the share of it that is spent; looking at features afterwards does not count.
+
+`tune` never sees a test image: the last 10,000 training images of a fixed permutation are kept from training, and judge. `run` trains on all training images.
+Read-outs, k and regularisation are chosen on held-back images of a fixed gallery of 20,000 training images (10,000 in `tune`); test images are looked at once.
+`shots` is the accuracy with ten labels per class, mean of ten draws, each of which chooses its read-out by its own images alone;
+`rank` the effective rank of single tokens (of pixels and PCA: of whole images); images/s are those of one core, all crops of an image counted as one."""
+import argparse
+import json
+import math
+import statistics
+from functools import partial
+from pathlib import Path
+
+import torch
+from budget import Budget
+from rivals import RivalTrainer, load_rival
+
+from hjepa.collapse import effective_rank
+from hjepa.data import ImageDataset, build_dataset
+from hjepa.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, principal_axes, random_like, readout_names, whiten
+from hjepa.evaluation import score_features
+from hjepa.hierarchy import HJEPA, count_parameters, write_atomic
+from hjepa.lowshot import low_shot
+from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
+
+BASE = 'tiny'
+COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',        # of every run, and whatever changes the encoder
+          'training.batch_size=64', 'training.lr=1e-3', 'training.weight_decay=0.05', 'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]']
+OURS = []                                                                                  # of flat, hierarchical, fpn and multicrop
+RIVAL = ['model.pixel_weight=0']
+CROPS = ['multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0']
+UNTRAINED = ('pixels', 'pca', 'random')
+METHODS = dict.fromkeys(UNTRAINED) | dict(
+    ijepa=[*RIVAL, 'rival.name=ijepa', 'model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4', 'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]',
+           'training.weight_decay=0.04', 'training.weight_decay_end=0.4'],
+    mae=[*RIVAL, 'rival.name=mae'],
+    lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
+    flat=[*OURS, 'model.level_weights=[1,0]'],
+    hierarchical=[*OURS],
+    fpn=[*OURS, 'model.fpn.use_fpn=true'],
+    multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
+
+FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
+SINGLE = [[], FAST, SLOW, NEAR, ['masking.num_target_masks=16'], ['model.ema.momentum=0.996']]
+TRIALS = dict(                                                                             # as many for each; the first is the method as it stands above
+    ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04'], ['masking.target_scale=[0.06,0.13]']],
+    mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], ['rival.mask_ratio=0.5', *FAST], ['rival.normalize_pixels=false']],
+    lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], ['rival.sigreg_weight=0.1'], ['training.batch_size=128', *FAST], ['multicrop.num_local_crops=2', 'multicrop.global_crop_scale=[0.5,1.0]']],
+    flat=SINGLE, hierarchical=SINGLE, fpn=SINGLE,
+    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2'], ['multicrop.local_crop_scale=[0.15,0.5]']])
+PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [('hierarchical', m) for m in ('ijepa', 'mae', 'lejepa', 'random', 'pca', 'pixels')]
+MEASURES = dict(linear='linear', knn='k-NN', shots='10 labels')                            # accuracies
+KS, DRAWS, TUNE_SEED = (5, 10, 20, 50), 10, 100
+
+
+def load_sets(name: str) -> tuple[ImageDataset, ImageDataset]:
+    "Training and test images, all with labels."
+    sets = tuple(build_dataset(name, split=s) for s in ('train', 'test'))
+    if any(s.labels is None or (s.labels < 0).any() for s in sets): raise SystemExit(f'{name}: images without labels; features could not be compared')
+    return sets
+
+
+def some(dataset: ImageDataset, n: int) -> ImageDataset:
+    "A fixed choice of at most n images, whatever the seed of a run."
+    return dataset.subset(torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:n])
+
+
+def held_back(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
+    "Images to train on while tuning, and those that judge: 10,000, of small sets a sixth."
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(1))
+    n = min(10_000, len(dataset) // 6)
+    return dataset.subset(order[:-n]), dataset.subset(order[-n:])
+
+
+def kind(method: str) -> tuple[type[Trainer], callable]:
+    "Which loop trains it, and what reads its configuration."
+    rival = any(o.startswith('rival.') for o in METHODS[method] or [])
+    return (RivalTrainer, load_rival) if rival else (Trainer, load_config)
+
+
+def begin(folder: Path, task: dict):
+    "Note what a folder is for; an error if it was begun as something else."
+    file = folder/'task.json'
+    if file.exists():
+        was = json.loads(file.read_text())
+        odd = [k for k in sorted(was.keys() | task.keys()) if was.get(k) != task.get(k)]
+        if odd: raise SystemExit(f'{folder} was begun with {odd[0]}={was.get(odd[0])}, now it is {task.get(odd[0])}: choose another --out, or remove this folder')
+    else: write_atomic(file, lambda p: p.write_text(json.dumps(task, indent=1)))
+
+
+def train(folder: Path, task: dict, dataset: ImageDataset) -> tuple[HJEPA, dict]:
+    "One run, or the rest of it: the model for evaluation, and facts."
+    (Loop, load), new = kind(task['method']), not (folder/'config.yaml').exists()
+    config = load(BASE, task['overrides']) if new else load_run(folder, load=load)
+    if new: new_run(folder, config)
+    begin(folder, task)
+    budget = Budget(60 * task['minutes'])
+    trainer = Loop(config, folder, dataset=dataset, callbacks=[budget, HistoryCallback(), CheckpointCallback()])
+    if not new: trainer.resume()
+    trainer.fit()
+    if trainer.stopping in ('SIGINT', 'SIGTERM', 'SIGHUP'): raise SystemExit(f'{folder} is saved; the same command goes on with it')
+    model = trainer.model.as_hjepa() if Loop is RivalTrainer else trainer.model.eval()
+    return model, dict(images_seen=trainer.images_seen, steps=trainer.step, images_per_s=round(trainer.images_seen / budget.spent, 1), seconds=round(budget.spent, 1))
+
+
+def network_readouts(model: HJEPA, sets: list[ImageDataset]) -> tuple[list[Readouts], list[str], dict]:
+    "Read-outs of several sets, their names, and facts: of a model with a pyramid its levels and those of the encoder."
+    names = readout_names(model)
+    if model.fpn is not None: names += ['mean@1'] + [f'level{l}@1' for l in range(model.num_levels)]
+    tokens = extract_dataset(model, some(sets[-1], 20_000 // math.prod(model.context_encoder.grid_size)), levels=[0], fpn=False)
+    facts = dict(rank=effective_rank(tokens.levels[0].flatten(0, 1)), parameters=count_parameters(model)['context encoder'])
+    return [collect_readouts(model, s, names) for s in sets], names, facts
+
+
+def pixel_readouts(model: HJEPA, sets: list[ImageDataset], fit: ImageDataset | None = None, dims: tuple[int, ...] = (256, 64, 16)) -> tuple[list[Readouts], list[str], dict]:
+    "Pixels as a model gets them; given images to fit them on, their principal components, all or the first few."
+    def look(dataset): return pixel_features(dataset, model.img_size, model.config.in_chans, *model.pixel_stats)
+    project = lambda x: dict(pixels=x)
+    if fit is not None:
+        x = look(fit).levels[0].flatten(1)
+        mean = x.mean(0)
+        axes = principal_axes(x - mean, dims[0])[1].float()
+        project = lambda x: {f'pca{d}': (x - mean) @ axes[:, :d] for d in dims}
+    found = [Readouts(project(f.levels[0].flatten(1)), f.labels, f.index, f.bad) for f in map(look, sets)]
+    names = list(found[0].vectors)
+    return found, names, dict(rank=effective_rank(found[-1].vectors[names[0]]), parameters=0)
+
+
+def score(found: list[Readouts], names: list[str]) -> dict:
+    "Linear probe, k-NN and ten labels per class, of the second set with the labels of the first."
+    a, b = found
+    train_x, test_x = whiten(a.vectors, b.vectors, [*names, *(f'{n}|white' for n in names)])
+    s, _ = score_features(train_x, a.labels, test_x, b.labels, KS, seed=0)
+    plain = lambda x: {n: x[n] for n in names}
+    few = low_shot(plain(train_x), a.labels, plain(test_x), b.labels, [10], DRAWS, 'draw')[0]
+    return dict(linear=s['linear']['accuracy'], linear_readout=s['linear']['readout'], knn=s['knn']['accuracy'], knn_readout=s['knn']['readout'], k=s['knn']['k'], shots=few['mean'], shots_std=few['std'], shots_readouts=few['chosen'],
+                readouts={n: r.get('linear_val') for n, r in s['readouts'].items() if 'linear_val' in r})
+
+
+def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDataset]):
+    "Do a task, if it is not done: train on some images, read others."
+    if (folder/'result.json').exists(): return begin(folder, task)
+    method, facts = task['method'], {}
+    if method in UNTRAINED:
+        begin(folder, task)
+        model = random_like(HJEPA(load_config(BASE, task['overrides']).model), task['seed'])
+    else: model, facts = train(folder, task, train_set)
+    with torch.no_grad():
+        read = partial(pixel_readouts, fit=train_set if method == 'pca' else None) if method in ('pixels', 'pca') else network_readouts
+        found, names, more = read(model, sets)
+        result = task | facts | more | score(found, names)
+    write_atomic(folder/'result.json', lambda p: p.write_text(json.dumps(result, indent=1)))
+    print('  '.join([folder.name] + [f'{v} {100 * result[k]:.1f}' for k, v in MEASURES.items()] + [f'rank {result["rank"]:.0f}', f'images {result.get("images_seen", 0):,}']), flush=True)
+
+
+def settings(method: str, seed: int, more: list[str] = ()) -> list[str]:
+    "Overrides of a run."
+    own = METHODS[method] if method not in UNTRAINED else METHODS['hierarchical']
+    return [*COMMON, *own, *more, f'training.seed={seed}']
+
+
+def shard(tasks: list, which: str) -> list:
+    "Every Nth task, from the Ith on."
+    try: i, n = map(int, which.split('/'))
+    except ValueError: i = n = 0
+    if not 0 <= i < n: raise SystemExit(f'--shard {which}: expected I/N with 0 ≤ I < N, as 0/2 and 1/2')
+    return tasks[i::n]
+
+
+def results(folder: Path) -> list[dict]:
+    "All results in a folder's folders."
+    return [json.loads(f.read_text()) for f in sorted(folder.glob('*/result.json'))]
+
+
+def choose(out: Path) -> dict[str, list[str]]:
+    "The best trial's overrides of each method whose trials are all done with these settings. Notes them in `chosen.json`, too."
+    done, chosen = results(out/'tune'), {}
+    for m, trials in TRIALS.items():
+        of = [r for r in done if r['method'] == m and r['trial'] < len(trials) and r['overrides'] == settings(m, TUNE_SEED, trials[r['trial']])]
+        if len(of) == len(trials): chosen[m] = trials[max(of, key=lambda r: (r['linear'], -r['trial']))['trial']]
+    write_atomic(out/'chosen.json', lambda p: p.write_text(json.dumps(chosen, indent=1)))
+    return chosen
+
+
+def tune(args):
+    "All trials of this shard that are not done yet."
+    fit, judge = held_back(load_sets(args.dataset)[0])
+    sets, out = [some(fit, args.gallery // 2), judge], Path(args.out)
+    for m, i in shard([(m, i) for m in args.methods if m in TRIALS for i in range(len(TRIALS[m]))], args.shard):
+        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
+        one(out/'tune'/f'{m}-{i}', task, fit, sets)
+        choose(out)
+    for m, o in choose(out).items(): print(f'{m}: {" ".join(o) or "as it stands"}')
+
+
+def run(args):
+    "All runs of this shard that are not done yet."
+    out, minutes = Path(args.out), args.minutes or 16
+    chosen = {} if args.untuned else choose(out)
+    lost = [m for m in args.methods if m in TRIALS and m not in chosen]
+    if lost and not args.untuned: raise SystemExit(f'{out}: not all trials of {", ".join(lost)} are done with the settings that stand here: `tune` first (or --untuned: methods as they stand)')
+    train_set, test_set = load_sets(args.dataset)
+    sets = [some(train_set, args.gallery), test_set]
+    for seed, m in shard([(s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]], args.shard):     # those two know no chance
+        trained = m not in UNTRAINED
+        task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
+        one(out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set, sets)
+
+
+def mean_sd(values: list[float], scale: float = 100) -> str:
+    "Mean ± deviation; a single one without."
+    return f'{scale * statistics.mean(values):.1f}' + (f' ± {scale * statistics.stdev(values):.1f}' if len(values) > 1 else '')
+
+
+def lines(rows: list[dict], minutes: float) -> list[str]:
+    "One line per method of one budget (and of those that need none), then the differences."
+    rows = [r for r in rows if r['minutes'] in (0, minutes)]
+    out = [f'{minutes:g} minutes on one core', f'{"":22}' + ''.join(f'{v:>14}' for v in MEASURES.values()) + f'{"rank":>14}{"images/s":>14}  seeds']
+    for m in METHODS:
+        if not (of := [r for r in rows if r['method'] == m]): continue
+        cells = [mean_sd([r[k] for r in of]) for k in MEASURES] + [mean_sd([r['rank'] for r in of], 1), f'{statistics.mean(r["images_per_s"] for r in of):.0f}' if m not in UNTRAINED else '–']
+        out.append(f'{m:22}' + ''.join(f'{c:>14}' for c in cells) + f'  {len(of)}')
+    for a, b in PAIRS:
+        if d := paired(rows, a, b): out.append(f'{f"{a} − {b}":32}' + '  '.join(f'{v} {mean_sd(d[k])}' for k, v in MEASURES.items()) + f'  ({len(d["linear"])} seeds)')
+    return out
+
+
+def paired(rows: list[dict], a: str, b: str) -> dict[str, list[float]]:
+    "Differences of two methods at equal seeds; what knows no chance is compared with every seed."
+    of = lambda m: {r['seed']: r for r in rows if r['method'] == m}
+    left, right = of(a), of(b)
+    if b in ('pixels', 'pca') and right: right = dict.fromkeys(left, next(iter(right.values())))
+    both = sorted(left.keys() & right.keys())
+    return {k: [left[s][k] - right[s][k] for s in both] for k in MEASURES} if both else {}
+
+
+def table(args):
+    "Collect the results, write them and print them."
+    out = Path(args.out)
+    rows, trials = results(out/'run'), results(out/'tune')
+    if not rows: raise SystemExit(f'{out}: no run/*/result.json there; `run` first')
+    for k in ('dataset', 'gallery'):
+        if len(found := {r[k] for r in rows}) > 1: raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in folders of their own')
+    budgets = sorted({r['minutes'] for r in rows} - {0})
+    rows.sort(key=lambda r: (r['minutes'], list(METHODS).index(r['method']), r['seed']))
+    found = dict(rows=rows, trials=trials, chosen=choose(out))
+    write_atomic(Path(args.table), lambda p: p.write_text(json.dumps(found, indent=1) + '\n'))
+    for m in budgets or [0]: print('\n'.join(lines(rows, m)))
+
+
+def main(argv: list[str] | None = None):
+    "The command line."
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('what', choices=['tune', 'run', 'table'])
+    p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
+    p.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD', help=f'some of {", ".join(METHODS)}')
+    p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    p.add_argument('--minutes', type=float, help='processor time of a run: 16, of a trial: 3')
+    p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
+    p.add_argument('--dataset', default='fashion_mnist', help='a name with labels and the splits train and test')
+    p.add_argument('--gallery', type=int, default=20_000, help='training images that are read; half as many in `tune`')
+    p.add_argument('--untuned', action='store_true', help='`run` without trials')
+    p.add_argument('--table', default=Path(__file__).parents[1]/'nbs/results/small_budget.json', help='where `table` writes')
+    args = p.parse_args(argv)
+    if args.minutes is not None and args.minutes <= 0: p.error(f'--minutes {args.minutes}: expected a number above 0')
+    torch.set_num_threads(1)
+    dict(tune=tune, run=run, table=table)[args.what](args)
+
+
+if __name__ == '__main__': main()

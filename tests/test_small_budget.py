@@ -1,0 +1,204 @@
+"Rivals learn and are what they claim to be; the runner of the study on small budgets goes on, skips what is done, and collects."
+import json
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'benchmarks'))
+
+import rivals
+import small_budget
+from rivals import RIVALS, RivalTrainer, SeparateBlocks, load_rival, sigreg
+
+from hjepa.data import build_dataset
+from hjepa.encodings import collect_readouts
+from hjepa.hierarchy import HJEPA, ConfigError
+from hjepa.training import Callback, CheckpointCallback, HistoryCallback, new_run
+
+SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
+         'training.precision=fp32', 'training.epochs=1']
+
+
+@pytest.fixture(scope='module')
+def images(): return build_dataset('fashion_mnist_mini').subset(range(960))
+
+
+class Watch(Callback):
+    "Keeps the losses; stops after some steps if asked to."
+    def __init__(self, stop=math.inf): self.losses, self.stop = [], stop
+    def after_step(self, trainer):
+        self.losses.append(trainer.outputs['loss'].item())
+        if trainer.step == self.stop: trainer.stopping = 'enough'
+
+
+def trainer(name, folder, images, *callbacks, more=()):
+    own = [o for o in small_budget.METHODS[name] if not o.startswith('training.weight_decay')]
+    return RivalTrainer(load_rival('tiny', [*SMALL, 'training.warmup_epochs=0.1', 'training.lr=3e-3', *own, *more]), folder, images, list(callbacks))
+
+
+@pytest.mark.parametrize('name', list(RIVALS))
+def test_rival_learns(name, tmp_path, images):
+    watch = Watch()
+    t = trainer(name, tmp_path/'run', images, watch, HistoryCallback(), more=['training.epochs=2', 'training.log_steps=4'])
+    new_run(tmp_path/'run', t.config)
+    before = {k: v.clone() for k, v in t.model.context_encoder.state_dict().items()}
+    same = HJEPA(t.config.model).context_encoder.state_dict().keys()
+    t.fit()
+    assert len(watch.losses) == 30 and sum(watch.losses[-5:]) < .95 * sum(watch.losses[:5])
+    moved = [k for k, v in t.model.context_encoder.state_dict().items() if not v.equal(before[k])]
+    assert set(moved) == before.keys() == same                                                  # gradients reach every weight
+    lines = [json.loads(l) for l in (tmp_path/'run/history.jsonl').read_text().splitlines()]
+    assert {l['kind'] for l in lines} == {'step', 'epoch'} and all(v > 0 for l in lines for v in l['target_std'])
+    model = t.model.as_hjepa()
+    f = collect_readouts(model, images.subset(range(32)))
+    assert {'mean', 'level0', 'level1'} <= f.vectors.keys() and model.fpn is None
+    teacher = t.model.target_encoder.encoder if name == 'ijepa' else t.model.context_encoder
+    for k, v in teacher.state_dict().items(): assert v.equal(model.target_encoder.encoder.state_dict()[k])
+    for k, v in t.model.context_encoder.state_dict().items(): assert v.equal(model.context_encoder.state_dict()[k])
+
+
+@pytest.mark.parametrize('name', list(RIVALS))
+def test_rival_resumes_exactly(name, tmp_path, images):
+    ends = []
+    for stops in ([math.inf], [7, math.inf]):
+        folder = tmp_path/f'run{len(stops)}'
+        for i, stop in enumerate(stops):
+            t = trainer(name, folder, images.subset(range(640)), Watch(stop), CheckpointCallback())
+            if i: assert t.resume() == 7
+            t.fit()
+        ends.append(t.model.state_dict())
+    assert t.step == 10 and all(v.equal(ends[1][k]) for k, v in ends[0].items())
+
+
+def test_impossible_settings():
+    for name, more, word in [('mae', ['rival.mask_ratio=1'], 'mask_ratio'), ('mae', ['rival.name=dino'], 'rival.name'), ('mae', ['model.pixel_weight=1'], 'pixel_weight'),
+                             ('ijepa', ['model.fpn.use_fpn=true'], 'use_fpn'), ('lejepa', ['multicrop.strategy=null'], 'strategy'), ('ijepa', ['multicrop.strategy=global_only'], 'strategy')]:
+        with pytest.raises(ConfigError, match=word): load_rival('tiny', [*small_budget.METHODS[name], *more])
+
+
+@torch.no_grad()
+def test_ijepa_is_ijepa(tmp_path, images):
+    "Against the obvious: an image at a time, a block at a time."
+    t = trainer('ijepa', tmp_path, images)
+    m, x, masks = t.model.eval(), torch.randn(3, 1, 28, 28), t.mask_generator(3, torch.Generator().manual_seed(0))
+    m.target_encoder.encoder.load_state_dict({k: v + .1 * torch.randn_like(v) for k, v in m.context_encoder.state_dict().items()})
+    losses = []
+    for i in range(3):
+        whole = m.target_encoder(x[i:i + 1])[0]                                                 # [16, D]
+        hidden = torch.ones(1, 16); hidden[0, masks.context[i]] = 0
+        seen = m.context_encoder(x[i:i + 1], mask=hidden)
+        for block in masks.targets[i]:
+            target = whole[block]
+            target = (target - target.mean(1, keepdim=True)) / (target.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            losses.append(F.smooth_l1_loss(m.predictor(seen, (4, 4), context=masks.context[i:i + 1], target=block[None])[0], target))
+    assert masks.targets.shape[:2] == (3, 4) and torch.allclose(m(x, masks)['loss'], torch.stack(losses).mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize('grid', [(4, 4), (7, 7), (6, 10)])
+def test_separate_blocks(grid):
+    make, g, n = SeparateBlocks(grid), torch.Generator().manual_seed(0), math.prod(grid)
+    for _ in range(20):
+        b = make(16, g)
+        assert b.context.shape[1] >= make.min_context and b.targets.shape[1] == 4
+        for context, blocks in zip(b.context.tolist(), b.targets.tolist()):
+            assert not set(context) & {p for t in blocks for p in t} and max(context) < n
+            for t in blocks:
+                rows, cols = ({p // grid[1] for p in t}, {p % grid[1] for p in t})
+                assert len(rows) * len(cols) == len(t) and max(rows) - min(rows) < len(rows) and max(cols) - min(cols) < len(cols)      # a rectangle
+
+
+def test_mae_hides_what_it_asks_for(tmp_path, images):
+    t = trainer('mae', tmp_path, images)
+    masks = t.mask_generator(8)
+    assert (masks.target.sum(1) == 12).all() and (masks.context == ~masks.target).all()
+    x = torch.randn(8, 1, 28, 28)
+    hide = lambda m: F.interpolate(m.float().view(8, 1, 4, 4), scale_factor=7)
+    other = x + hide(masks.context) * torch.randn_like(x)                                       # other visible pixels: another answer
+    assert t.model(x, masks)['loss'] != t.model(other, masks)['loss']
+    bright = x + 3 * hide(masks.target)                                                         # hidden patches brighter: the same input, and normalised the same targets
+    assert torch.allclose(t.model(x, masks)['loss'], t.model(bright, masks)['loss'], atol=1e-5)
+
+
+def test_sigreg():
+    "Of normal samples the statistic has a known mean, whatever their number; of anything else it grows with their number."
+    g, null = torch.Generator().manual_seed(0), math.sqrt(2 * math.pi) * (1 - 1 / math.sqrt(3))
+    for n in (64, 256):
+        z = torch.randn(1000, n, 4, generator=g)
+        assert abs(sigreg(z, 8, generator=g).item() - null) < .06
+        z = z[:20]
+        for wrong in (0 * z, 3 * z, .3 * z, z * torch.eye(4)[0], z + 1): assert sigreg(wrong, 64, generator=g) > 4 * null
+    z = torch.randn(128, 3, generator=g, dtype=torch.double)
+    a = F.normalize(torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), dim=0).double()
+    t = torch.linspace(-5, 5, 17, dtype=torch.double)                                           # the definition, with complex numbers and both halves
+    psi = (1j * (z @ a)[..., None] * t).exp().mean(0)
+    slow = 128 * torch.trapezoid((psi - (-t ** 2 / 2).exp()).abs() ** 2 * (-t ** 2 / 2).exp(), t).mean()
+    assert math.isclose(sigreg(z, 5, generator=torch.Generator().manual_seed(1)).item(), slow.item(), rel_tol=1e-4)
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+    "The runner on few images with a small encoder."
+    sets = [build_dataset('fashion_mnist_mini', split=s).subset(range(n)) for s, n in (('train', 1200), ('test', 200))]
+    monkeypatch.setattr(small_budget, 'load_sets', lambda name: tuple(sets))
+    monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, *SMALL[:-1]])
+    monkeypatch.setattr(small_budget, 'DRAWS', 2)
+    out, threads = tmp_path/'runs', torch.get_num_threads()
+    yield out, lambda what, *more: small_budget.main([what, '--out', str(out), '--dataset', 'fashion_mnist_mini', '--gallery', '600', '--table', str(tmp_path/'table.json'), *more])
+    torch.set_num_threads(threads)
+
+
+def test_runner(study, monkeypatch, tmp_path, capsys):
+    out, call = study
+    run = ['run', '--minutes', '.006', '--untuned', '--methods', 'pixels', 'pca', 'hierarchical', 'flat', 'lejepa', '--seeds', '0', '1']
+    with pytest.raises(SystemExit, match='trials of flat'): call('run', '--methods', 'flat')
+    with pytest.raises(SystemExit, match='shard'): call('run', '--untuned', '--shard', '2/2')
+    with pytest.raises(SystemExit, match='run. first'): call('table')
+    class Killed(HistoryCallback):
+        def after_step(self, trainer):
+            if trainer.step == 3: os.kill(os.getpid(), signal.SIGTERM)
+    with monkeypatch.context() as m:
+        m.setattr(small_budget, 'HistoryCallback', Killed)
+        with pytest.raises(SystemExit, match='saved'): call(*run, '--shard', '0/2')
+    cut = out/'run/hierarchical-0-0.006min'
+    assert max(p.name for p in cut.glob('checkpoints/step_*')) == 'step_00000003' and not (cut/'result.json').exists()
+    call(*run, '--shard', '1/2'); call(*run, '--shard', '0/2')
+    done = {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}
+    assert {f.parent.name for f in done} == {'pixels-0', 'pca-0'} | {f'{m}-{s}-0.006min' for m in ('hierarchical', 'flat', 'lejepa') for s in (0, 1)}
+    first = json.loads((cut/'result.json').read_text())
+    assert first['steps'] > 3 and first['images_seen'] == 64 * first['steps'] and .36 <= first['seconds'] < 2
+    call(*run)
+    assert done == {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}             # nothing is done twice
+    with pytest.raises(SystemExit, match='begun with gallery'): call(*run, '--gallery', '500')
+    capsys.readouterr()
+    call('table')
+    said, found = capsys.readouterr().out, json.loads((tmp_path/'table.json').read_text())
+    assert len(found['rows']) == 8 and 'hierarchical − flat' in said and '(2 seeds)' in said and 'hierarchical − pixels' in said
+    assert all(.1 < r[k] <= 1 for r in found['rows'] for k in small_budget.MEASURES)
+
+
+def test_tuning(study, monkeypatch, tmp_path):
+    out, call = study
+    assert {len(t) for t in small_budget.TRIALS.values()} == {6} and small_budget.TRIALS.keys() == small_budget.METHODS.keys() - set(small_budget.UNTRAINED)
+    monkeypatch.setattr(small_budget, 'TRIALS', {'mae': [['training.lr=1e-9', 'training.lr_min=0'], ['rival.mask_ratio=0.5']]})
+    call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '0/2')
+    assert json.loads((out/'chosen.json').read_text()) == {}
+    call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '1/2')
+    trials = {r['trial']: r for r in small_budget.results(out/'tune')}
+    best = max(trials, key=lambda t: trials[t]['linear'])
+    assert trials[0]['seed'] == 100 and json.loads((out/'chosen.json').read_text()) == {'mae': small_budget.TRIALS['mae'][best]}
+    call('run', '--methods', 'mae', '--seeds', '0', '--minutes', '.005')
+    assert small_budget.TRIALS['mae'][best][0] in small_budget.results(out/'run')[0]['overrides']
+
+
+@pytest.mark.parametrize('method', [m for m in small_budget.METHODS if m not in small_budget.UNTRAINED])
+def test_every_trial_can_be_built(method):
+    load = small_budget.kind(method)[1]
+    for t in small_budget.TRIALS[method]:
+        c = load('tiny', small_budget.settings(method, 0, t))
+        if load is load_rival: rivals.build_rival_masks(c, (4, 4))
