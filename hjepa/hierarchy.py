@@ -6,10 +6,11 @@
 __all__ = ['TARGET_NORMS', 'EVERY', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_counts', 'pool_levels', 'scatter_tokens',
            'target_cells', 'cell_means', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread',
            'PredictorConfig', 'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_plain',
-           'check_keys', 'from_values', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'visible_cells',
-           'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath', 'compile_blocks',
-           'write_atomic', 'read_json', 'file_sha256', 'printable', 'save_model', 'hub_name', 'hub_file',
-           'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config', 'count_parameters']
+           'check_keys', 'from_values', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'check_target_blocks',
+           'visible_cells', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath',
+           'compile_blocks', 'write_atomic', 'read_json', 'file_sha256', 'printable', 'save_model', 'hub_name',
+           'hub_file', 'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config',
+           'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #05cba347
 import difflib
@@ -121,17 +122,18 @@ def cell_means(
     with torch.autocast(x.device.type, enabled=False):
         return (share / share.sum(-1, keepdim=True).clamp(min=1)) @ x.float()
 
-# %% ../nbs/04_hierarchy.ipynb #cc5494ff
+# %% ../nbs/04_hierarchy.ipynb #fa72b70c
 TARGET_NORMS = ('pool_then_norm', 'norm_then_pool')
 
 def level_targets(
-    tokens: Tensor, # [B, N, D] the target encoder's patch tokens
+    tokens: Tensor | list[Tensor], # [B, N, D] the target encoder's patch tokens, or one for each level
     present: Tensor, # [B, N] bool, patches to average over
     grid: tuple[int, int], # (gh, gw)
     num_levels: int, # L
     order: str = 'pool_then_norm', # or 'norm_then_pool'
 ) -> list[Tensor]: # L tensors [B, C_l, D] float32
     "Targets at every level, on the whole grid of cells."
+    if isinstance(tokens, list): return [level_targets(t, present, grid, num_levels, order)[l] for l, t in enumerate(tokens)]
     norm = lambda t: F.layer_norm(t, t.shape[-1:])
     if order == 'norm_then_pool': return pool_levels(norm(tokens.float()), present, grid, num_levels)[0]
     return [norm(t) for t in pool_levels(tokens, present, grid, num_levels)[0]]
@@ -198,7 +200,7 @@ class CropsConfig:
     cross_weight: float = 1.0 # weight of the loss on hidden local crops (cross_crop_prediction)
     min_overlap: float = 0.5 # least share of a local crop that must lie in a global crop to be compared with it
 
-# %% ../nbs/04_hierarchy.ipynb #17e3a4ee
+# %% ../nbs/04_hierarchy.ipynb #0466fd0d
 @dataclass
 class ModelConfig:
     "Everything that defines an `HJEPA`."
@@ -210,6 +212,7 @@ class ModelConfig:
     num_hierarchies: int = 3 # levels, 2 to 4
     level_weights: Optional[List[float]] = None # of the levels' losses; null: see `default_level_weights`
     target_norm: str = 'pool_then_norm' # or norm_then_pool
+    target_blocks: Any = None # blocks that targets are read from: null, the last; a number K, the mean of the last K; a list, one block for every level
     pixel_weight: float = 0.0 # weight of a loss on patches' pixels, beside that on features; 0: none
     mask_mode: str = 'drop' # hidden tokens are dropped, or (zero) set to zero
     drop_path_rate: float = 0.0 # stochastic depth of the context encoder and the predictor
@@ -325,7 +328,7 @@ def check_model_config(
         if not ok: raise ConfigError(f'model.{key}={value}: expected {allowed}')
     return cfg
 
-# %% ../nbs/04_hierarchy.ipynb #c201e3bf
+# %% ../nbs/04_hierarchy.ipynb #f0456b6c
 @contextmanager
 def _blame(key: str):
     "Turn an error from deep inside a part into one that names the configuration key."
@@ -346,6 +349,7 @@ class HJEPA(nn.Module):
         c = self.config = check_model_config(config)
         self.ema_steps, self.num_levels = ema_steps, c.num_hierarchies
         self.context_encoder = _build_encoder(c)
+        check_target_blocks(c.target_blocks, len(self.context_encoder.vit.blocks), self.num_levels)
         D, heads = self.context_encoder.embed_dim, c.predictor.num_heads or self.context_encoder.num_heads
         with _blame(f'model.predictor.num_heads={heads}'):
             self.predictor = Predictor(D, c.predictor.depth, heads, c.predictor.embed_dim, c.predictor.mlp_ratio,
@@ -397,19 +401,18 @@ def forward(self: HJEPA,
     if self.crop_head is not None: out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/04_hierarchy.ipynb #128d8d78
+# %% ../nbs/04_hierarchy.ipynb #c68161d3
 @patch
 def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     "Encodings without prefix tokens."
     return tokens[:, self.context_encoder.num_prefix_tokens:]
 
 @patch
-def _target_tokens(self: HJEPA, images: Tensor, masks: Masks) -> Tensor: # [B, N, D]
+def _target_tokens(self: HJEPA, images: Tensor, masks: Masks) -> Tensor | list[Tensor]: # [B, N, D], or one for each level
     "The target encoder's tokens, once per image; with one mask per image only those that are compared with something, zeros elsewhere."
-    if masks.per_image > 1: return self._patches(self.target_encoder(images))
+    if masks.per_image > 1: return self.target_tokens(images)
     index = masks.target_index if self.fpn is None else torch.cat([masks.context_index, masks.target_index], 1)
-    index = index.to(images.device, non_blocking=True)
-    return scatter_tokens(self.target_encoder(images, index), index, masks.grid[0] * masks.grid[1])
+    return self.target_tokens(images, index.to(images.device, non_blocking=True))
 
 @patch
 def _finest(self: HJEPA, out: dict) -> dict:
@@ -427,7 +430,7 @@ def _losses(self: HJEPA,
     masks: Masks, # on the CPU
     patches: Tensor, # [B, K, D] the context encoder's
     predicted: Tensor, # [B, M, D]
-    target_tokens: Tensor, # [B, N, D] the target encoder's
+    target_tokens: Tensor | list[Tensor], # [B, N, D] the target encoder's, or one for each level
 ) -> dict[str, Any]:
     "What is compared at each level, and all losses."
     move = lambda t: t.to(images.device, non_blocking=True)
@@ -439,7 +442,35 @@ def _losses(self: HJEPA,
     out = self._compare(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
     return out if self.pixel_head is None else self._add_pixels(out, images, patches, predicted, masks)
 
-# %% ../nbs/04_hierarchy.ipynb #2399504b
+# %% ../nbs/04_hierarchy.ipynb #54520524
+@patch
+@torch.no_grad()
+def target_tokens(self: HJEPA,
+    images: Tensor, # [B, C, H, W], normalised
+    index: Tensor | None = None, # [B, R] patches that will be read, −1 where padded; None: all
+) -> Tensor | list[Tensor]: # [B, N, D], perhaps zero in patches that are not read; with a block for every level, L of them
+    "What the target encoder says of each patch, before cells are pooled."
+    blocks, enc = self.config.target_blocks, self.target_encoder.encoder
+    if blocks in (None, 1):
+        if index is None: return self._patches(self.target_encoder(images))
+        gh, gw = enc.grid_of(images.shape[-2:])
+        return scatter_tokens(self.target_encoder(images, index), index, gh * gw)
+    if isinstance(blocks, list): return enc.intermediate(images, blocks)
+    depth = len(enc.vit.blocks)
+    found = enc.intermediate(images, list(range(depth - blocks + 1, depth + 1)))
+    return torch.stack([F.layer_norm(t.float(), t.shape[-1:]) for t in found]).mean(0)
+
+def check_target_blocks(
+    blocks: Any, # `model.target_blocks`
+    depth: int, # blocks of the encoder
+    num_levels: int, # L
+):
+    "Raise `ConfigError` for blocks that the encoder does not have."
+    whole = lambda v: type(v) is int and 1 <= v <= depth
+    if blocks is None or whole(blocks) or isinstance(blocks, list) and len(blocks) == num_levels and all(map(whole, blocks)): return
+    raise ConfigError(f'model.target_blocks={blocks}: expected null (the last block), how many of the last blocks to average (1 to {depth}), or {num_levels} block numbers from 1 to {depth}, one for each level')
+
+# %% ../nbs/04_hierarchy.ipynb #e54f6324
 @patch
 def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights, whole: bool = False, visible=None) -> dict[str, Any]:
     "Predictions, targets and losses per level."
@@ -455,12 +486,14 @@ def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells
     return out if visible is None else self._add_visible(out, seen, target_tokens, masks, *visible)
 
 @patch
-def _targets(self: HJEPA, tokens: Tensor, index: Tensor, cells: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
     "Targets [B, M_l, D] of cells, over the listed patches [B, M] of the target encoder's tokens [B, N, D]: `level_targets` of just these."
     norm, first = lambda t: F.layer_norm(t, t.shape[-1:]), self.config.target_norm == 'norm_then_pool'
-    look = lambda i: norm(gather_tokens(tokens.float(), i)) if first else gather_tokens(tokens.float(), i)
-    x = look(index)
-    means = [x if cells[0] is index else look(cells[0])] + [cell_means(x, index, c, grid, l) for l, c in enumerate(cells[1:], 1)]
+    look = lambda t, i: norm(gather_tokens(t.float(), i)) if first else gather_tokens(t.float(), i)
+    each = tokens if isinstance(tokens, list) else [tokens] * len(cells)
+    finest = look(each[0], index)
+    coarse = [finest if t is each[0] else look(t, index) for t in each[1:]]
+    means = [finest if cells[0] is index else look(each[0], cells[0])] + [cell_means(x, index, c, grid, l) for l, (x, c) in enumerate(zip(coarse, cells[1:]), 1)]
     return means if first else [norm(t).masked_fill((c < 0)[..., None], 0) for t, c in zip(means, cells)]
 
 @patch

@@ -899,7 +899,7 @@ def overlap_targets(
     with torch.autocast(cells.device.type, enabled=False):                                 # targets stay in float32
         return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells.float()), total / size
 
-# %% ../nbs/05_multicrop.ipynb #6a9b7eef
+# %% ../nbs/05_multicrop.ipynb #a174d7fc
 @patch
 def forward_crops(self: HJEPA,
     crops: Crops, # pixels normalised, on the model's device
@@ -909,7 +909,7 @@ def forward_crops(self: HJEPA,
     "Predict across the crops of images. `HJEPA.forward` comes here when it is given `Crops`."
     self._check_crops(crops, masks)
     images, views = crops.global_crops, _Views(self, crops)
-    target_tokens = self._patches(self.target_encoder(images))                             # [g·B, N, D]
+    target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D], or None
     seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
@@ -1029,7 +1029,7 @@ def evidence_level(
     "The coarsest level at which a crop still has four cells; 0 if there is none."
     return max((l for l in range(8) if math.prod(level_grid(grid, l)) >= 4), default=0)
 
-# %% ../nbs/05_multicrop.ipynb #c5756e32
+# %% ../nbs/05_multicrop.ipynb #864d65e0
 @patch
 def _evidence(self: HJEPA, views: _Views, local: Tensor, masks: MultiCropMasks) -> tuple[Tensor, Tensor]: # [v·B, P + C, W]; [v·B, P + C] bool, on the CPU
     "Encodings [v·B, P + k, D] of visible local crops, pooled to cells, narrowed and placed."
@@ -1047,10 +1047,10 @@ def _evidence(self: HJEPA, views: _Views, local: Tensor, masks: MultiCropMasks) 
     return torch.cat([x[:, :p], x[:, p:] + places], 1), torch.cat([full.any(1, keepdim=True).expand(-1, p), full], 1)
 
 @patch
-def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_tokens: Tensor, masks: MultiCropMasks) -> dict:
+def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_tokens: Tensor | list[Tensor], masks: MultiCropMasks) -> dict:
     "The loss of visible local crops on the coarsest cells of global crops."
     g, v, b, L, crops = masks.num_global, masks.num_visible, masks.batch_size, self.num_levels, views.crops
-    whole = torch.ones(target_tokens.shape[:2], dtype=torch.bool, device=target_tokens.device)
+    whole = torch.ones(g * b, math.prod(views.grids[0]), dtype=torch.bool, device=local.device)
     cells = level_targets(target_tokens, whole, views.grids[0], L, self.config.target_norm)[-1]
     target, share = overlap_targets(cells.unflatten(0, (g, b)), crops.boxes[:g + v], crops.flips[:g + v], views.grids[0], L - 1)
     seen, usable = self._evidence(views, local, masks)
@@ -1072,7 +1072,7 @@ def _meeting_places(model: HJEPA, views: _Views, v: int) -> Tensor: # [v·B, g, 
     pos = crop_positions(flat, torch.zeros_like(flat[:, 0], dtype=torch.bool), sizes, (1, 1), model.context_encoder.grid_size, model.predictor.embed_dim)
     return pos.view(v * views.batch, g, -1)
 
-# %% ../nbs/05_multicrop.ipynb #a5a4653b
+# %% ../nbs/05_multicrop.ipynb #b311b64e
 @patch
 def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks: MultiCropMasks) -> dict:
     "The loss on hidden local crops."
@@ -1092,7 +1092,7 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
     move = lambda t: t.to(answer.device, non_blocking=True)
     cells, weights = target_cells(everything, self.num_levels)
     weights = [move(w * asked.flatten()[:, None]) for w in weights]
-    cross = self._compare(answer[:, :0], answer, self._patches(self.target_encoder(hidden)), everything.to(answer.device), list(map(move, cells)), weights)
+    cross = self._compare(answer[:, :0], answer, self.target_tokens(hidden), everything.to(answer.device), list(map(move, cells)), weights)
     return out | dict(loss=out['loss'] + self.config.crops.cross_weight * cross['loss'], cross_losses=cross['level_losses'], skipped_crops=1 - asked.float().mean())
 
 def _all_hidden(n: int, grid: tuple[int, int]) -> Masks:

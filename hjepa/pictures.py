@@ -8,7 +8,8 @@ __all__ = ['hidden_shares', 'show_mask_levels', 'watch_attention', 'attention_we
            'cell_pixels', 'paste_cells', 'PatchBank', 'build_patch_bank', 'imagine', 'pixel_error', 'show_guesses',
            'parent_share', 'show_pyramid']
 
-# %% ../nbs/08_what_it_sees.ipynb #3bd6f02e
+# %% ../nbs/08_what_it_sees.ipynb #8b7bdf1e
+import math
 import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -292,7 +293,7 @@ def paste_cells(
     "Inverse of `cell_pixels`."
     return rearrange(pixels, 'b (h w) c ch cw -> b c (h ch) (w cw)', h=level_grid(grid, level)[0])[..., :size[0], :size[1]]
 
-# %% ../nbs/08_what_it_sees.ipynb #e95aa1a2
+# %% ../nbs/08_what_it_sees.ipynb #3dcd0360
 @dataclass
 class PatchBank:
     "Cells of real images with their targets, to look predictions up in."
@@ -333,8 +334,9 @@ def build_patch_bank(
 
 def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cells, D]
     "What the model would have to predict for each cell, were it hidden completely."
-    with looking(model): tokens = model._patches(model.target_encoder(x))
-    return level_targets(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=x.device), model.context_encoder.grid_of(x.shape[-2:]), model.num_levels, model.config.target_norm)
+    grid = model.context_encoder.grid_of(x.shape[-2:])
+    with looking(model): tokens = model.target_tokens(x)
+    return level_targets(tokens, torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device), grid, model.num_levels, model.config.target_norm)
 
 # %% ../nbs/08_what_it_sees.ipynb #b9d30d29
 def imagine(

@@ -118,7 +118,7 @@ def expected_tokens(
     return Tokens(found[0].patches, mean([t.context for t in found]), mean([t.target for t in found]),
                   [mean(c) for c in zip(*(t.cells for t in found))], [mean(c) for c in zip(*(t.visible for t in found))], found[0].level_cells)
 
-# %% ../nbs/07_scaling.ipynb #7259bdda
+# %% ../nbs/07_scaling.ipynb #10ece1eb
 def forward_flops(
     shape: Shape,
     tokens: Tokens,
@@ -128,10 +128,12 @@ def forward_flops(
     e, p, c = shape.encoder, shape.predictor, shape.config
     seen = tokens.patches if c.mask_mode == 'zero' else tokens.context
     embed = lambda patches: 2 * patches * shape.patch_values * e.width
-    asked_of_teacher = None if masks_per_image > 1 else tokens.target + (tokens.context if c.fpn.use_fpn else 0)
+    deep = c.target_blocks not in (None, 1)                                                        # then tokens of whole images, and no block after the last one asked for
+    teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
+    asked_of_teacher = None if deep or masks_per_image > 1 else tokens.target + (tokens.context if c.fpn.use_fpn else 0)
     inside, asked = shape.prefix + tokens.context, [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible)]
     return {'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
-            'target encoder': embed(tokens.patches) + e.flops(shape.prefix + tokens.patches, asked_of_teacher),
+            'target encoder': embed(tokens.patches) + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
             'predictor': 2 * (inside + tokens.target) * e.width * p.width + p.flops(inside + tokens.target, tokens.target),
             'targets': pool_flops(shape, tokens)[0], 'pooling': pool_flops(shape, tokens)[1],
             'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths)), 'FPN': fpn_flops(shape, tokens),
