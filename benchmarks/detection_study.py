@@ -34,7 +34,7 @@ PYRAMIDS = dict(
 # a plain ViT of 8-pixel patches: 400 tokens, 128 wide, 4 blocks
 ENCODER = ['model.img_size=160', 'model.patch_size=8', 'model.in_chans=1', 'model.num_hierarchies=3', 'model.encoder_kwargs={depth: 4, embed_dim: 128, num_heads: 4, class_token: false, global_pool: avg}',
            'model.predictor={depth: 2, num_heads: 3, embed_dim: 96}', 'model.fpn={use_fpn: true, feature_dim: 64}', 'model.pixel_mean=null', 'model.pixel_std=null',
-           'masking.num_target_masks=4', 'masking.target_scale=null', 'masking.context_scale=null', 'data.crop_scale=[0.2,0.6]']
+           'masking.kind=multiblock', 'masking.num_target_masks=4', 'masking.target_scale=null', 'masking.context_scale=null', 'data.crop_scale=[0.2,0.6]']
 VIT = [(pyramid, start, mode) for mode in ('frozen', 'finetuned') for pyramid in ('simple', 'depth', 'token') for start in ('hjepa', 'random')]
 
 

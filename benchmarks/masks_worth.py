@@ -20,7 +20,8 @@ from hjepa.evaluation import score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 
-COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0']
+COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
+          'masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']    # about half of the patches hidden
 
 
 def measure(model, train_set, test_set) -> dict:

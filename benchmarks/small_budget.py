@@ -1,6 +1,7 @@
 """Features for a small budget: the same encoder trained in several ways for the same time, beside raw pixels, PCA and random weights.
 
     python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # six trials per method, judged on held-back training images
+    python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # `hierarchical` with one thing changed at a time, judged in the same way
     python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
     python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 30
     python benchmarks/small_budget.py table --out RUNS                   # writes nbs/results/small_budget.json
@@ -10,13 +11,14 @@ Every command goes on where it was interrupted and skips what is done. Two shard
 The time of a run is the processor time of its only thread, which on an idle core is the time on the clock, whatever else the machine does: 16 minutes are
 8 minutes on two cores. Schedules (learning rate, EMA) follow the share of it that is spent; looking at features afterwards does not count.
 
-`tune` never sees a test image: the last 10,000 training images of a fixed permutation are kept from training, and judge. `run` trains on all training images.
+`tune` and `ablate` never see a test image: the last 10,000 training images of a fixed permutation are kept from training, and judge. `run` trains on all training images.
 Read-outs, k and regularisation are chosen on held-back images of a fixed gallery of 20,000 training images (10,000 in `tune`); test images are looked at once.
 `shots` is the accuracy with ten labels per class, mean of ten draws, each of which chooses its read-out by its own images alone;
 `rank` the effective rank of single tokens (of pixels and PCA: of whole images); images/s are those of one core, all crops of an image counted as one."""
 import argparse
 import json
 import math
+import re
 import statistics
 from functools import partial
 from pathlib import Path
@@ -36,7 +38,7 @@ from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_co
 BASE = 'tiny'
 COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',        # of every run, and whatever changes the encoder
           'training.batch_size=64', 'training.lr=1e-3', 'training.weight_decay=0.05', 'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]']
-OURS = []                                                                                  # of flat, hierarchical, fpn and multicrop
+OURS = ['masking.kind=random']                                                                                  # of all that is ours
 RIVAL = ['model.pixel_weight=0']
 CROPS = ['multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0']
 UNTRAINED = ('pixels', 'pca', 'random')
@@ -47,18 +49,32 @@ METHODS = dict.fromkeys(UNTRAINED) | dict(
     lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
     flat=[*OURS, 'model.level_weights=[1,0]'],
     hierarchical=[*OURS],
+    depth=[*OURS, 'model.target_blocks=[3,6]'],
+    flat_depth=[*OURS, 'model.level_weights=[1,0]', 'model.target_blocks=6'],
     fpn=[*OURS, 'model.fpn.use_fpn=true'],
     multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
 
 FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
-SINGLE = [[], FAST, SLOW, NEAR, ['masking.num_target_masks=16'], ['model.ema.momentum=0.996']]
+BLOCKS = ['masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']     # about half of the patches
+SINGLE = [[], FAST, SLOW, NEAR, BLOCKS, ['masking.hidden_share=0.5']]
 TRIALS = dict(                                                                             # as many for each; the first is the method as it stands above
     ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04'], ['masking.target_scale=[0.06,0.13]']],
     mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], ['rival.mask_ratio=0.5', *FAST], ['rival.normalize_pixels=false']],
     lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], ['rival.sigreg_weight=0.1'], ['training.batch_size=128', *FAST], ['multicrop.num_local_crops=2', 'multicrop.global_crop_scale=[0.5,1.0]']],
-    flat=SINGLE, hierarchical=SINGLE, fpn=SINGLE,
+    flat=SINGLE, hierarchical=SINGLE, depth=SINGLE, flat_depth=SINGLE, fpn=SINGLE,
     multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2'], ['multicrop.local_crop_scale=[0.15,0.5]']])
-PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [('hierarchical', m) for m in ('ijepa', 'mae', 'lejepa', 'random', 'pca', 'pixels')]
+CHANGES = {                                                                                # of `hierarchical`, one at a time
+    'nothing': [], 'features alone': ['model.pixel_weight=0'], 'a weaker pixel anchor': ['model.pixel_weight=1'], 'a stronger pixel anchor': ['model.pixel_weight=16'],
+    'fine level alone': ['model.level_weights=[1,0]'], 'coarse level alone': ['model.level_weights=[0,1]'], 'equal levels': ['model.level_weights=[1,1]'],
+    'targets: mean of all blocks': ['model.target_blocks=6'], 'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'], 'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
+    'targets: norm, then pool': ['model.target_norm=norm_then_pool'],
+    'half of the patches hidden': ['masking.hidden_share=0.5'], '14 of 16 patches hidden': ['masking.hidden_share=0.875'], 'single blocks, half hidden': BLOCKS, 'two masks for each image': ['masking.masks_per_image=2'],
+    'EMA from 0.996': ['model.ema.momentum=0.996'], 'EMA to 0.999': ['model.ema.momentum_end=0.999'], 'EMA stays at 0.99': ['model.ema.momentum_end=0.99'], 'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'lr 2e-3': FAST, 'lr 5e-4': SLOW, 'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'], 'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
+    'crops of 30 to 100 %': NEAR, 'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
+    'patches of 4': ['model.patch_size=4'], 'patches of 14': ['model.patch_size=14'], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128', 'model.encoder_kwargs.num_heads=4'],
+    'predictor of 1 block': ['model.predictor.depth=1'], 'predictor of 4 blocks': ['model.predictor.depth=4'], 'predictor of width 192': ['model.predictor.embed_dim=192']}
+PAIRS = [('hierarchical', 'flat'), ('depth', 'hierarchical'), ('flat_depth', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [('hierarchical', m) for m in ('ijepa', 'mae', 'lejepa', 'random', 'pca', 'pixels')]
 MEASURES = dict(linear='linear', knn='k-NN', shots='10 labels')                            # accuracies
 KS, DRAWS, TUNE_SEED = (5, 10, 20, 50), 10, 100
 
@@ -203,6 +219,15 @@ def tune(args):
     for m, o in choose(out).items(): print(f'{m}: {" ".join(o) or "as it stands"}')
 
 
+def ablate(args):
+    "All changes of this shard that are not tried yet, seed by seed."
+    fit, judge = held_back(load_sets(args.dataset)[0])
+    sets = [some(fit, args.gallery // 2), judge]
+    for seed, (i, (name, change)) in shard([(s, c) for s in args.seeds for c in enumerate(CHANGES.items())], args.shard):
+        task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings('hierarchical', seed, change))
+        one(Path(args.out)/'ablate'/f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task, fit, sets)
+
+
 def run(args):
     "All runs of this shard that are not done yet."
     out, minutes = Path(args.out), args.minutes or 16
@@ -247,13 +272,13 @@ def paired(rows: list[dict], a: str, b: str) -> dict[str, list[float]]:
 def table(args):
     "Collect the results, write them and print them."
     out = Path(args.out)
-    rows, trials = results(out/'run'), results(out/'tune')
+    rows, trials, ablations = (results(out/k) for k in ('run', 'tune', 'ablate'))
     if not rows: raise SystemExit(f'{out}: no run/*/result.json there; `run` first')
     for k in ('dataset', 'gallery'):
         if len(found := {r[k] for r in rows}) > 1: raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in folders of their own')
     budgets = sorted({r['minutes'] for r in rows} - {0})
     rows.sort(key=lambda r: (r['minutes'], list(METHODS).index(r['method']), r['seed']))
-    found = dict(rows=rows, trials=trials, chosen=choose(out))
+    found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(out))
     write_atomic(Path(args.table), lambda p: p.write_text(json.dumps(found, indent=1) + '\n'))
     for m in budgets or [0]: print('\n'.join(lines(rows, m)))
 
@@ -261,7 +286,7 @@ def table(args):
 def main(argv: list[str] | None = None):
     "The command line."
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=['tune', 'run', 'table'])
+    p.add_argument('what', choices=['tune', 'ablate', 'run', 'table'])
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
     p.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD', help=f'some of {", ".join(METHODS)}')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
@@ -274,7 +299,7 @@ def main(argv: list[str] | None = None):
     args = p.parse_args(argv)
     if args.minutes is not None and args.minutes <= 0: p.error(f'--minutes {args.minutes}: expected a number above 0')
     torch.set_num_threads(1)
-    dict(tune=tune, run=run, table=table)[args.what](args)
+    dict(tune=tune, ablate=ablate, run=run, table=table)[args.what](args)
 
 
 if __name__ == '__main__': main()

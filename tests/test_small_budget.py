@@ -19,7 +19,7 @@ from rivals import RIVALS, RivalTrainer, SeparateBlocks, load_rival, sigreg
 from hjepa.data import build_dataset
 from hjepa.encodings import collect_readouts
 from hjepa.hierarchy import HJEPA, ConfigError
-from hjepa.training import Callback, CheckpointCallback, HistoryCallback, new_run
+from hjepa.training import Callback, CheckpointCallback, HistoryCallback, load_config, new_run
 
 SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'training.precision=fp32', 'training.epochs=1']
@@ -202,3 +202,13 @@ def test_every_trial_can_be_built(method):
     for t in small_budget.TRIALS[method]:
         c = load('tiny', small_budget.settings(method, 0, t))
         if load is load_rival: rivals.build_rival_masks(c, (4, 4))
+
+
+def test_ablations(study, monkeypatch):
+    out, call = study
+    for change in small_budget.CHANGES.values(): load_config('tiny', small_budget.settings('hierarchical', 0, change))
+    monkeypatch.setattr(small_budget, 'CHANGES', {'nothing': [], 'Features, alone': ['model.pixel_weight=0']})
+    call('ablate', '--minutes', '.004', '--seeds', '0')
+    found = {f.parent.name: json.loads(f.read_text()) for f in out.glob('ablate/*/result.json')}
+    assert found.keys() == {'00-nothing-0', '01-features-alone-0'} and found['01-features-alone-0']['change'] == 'Features, alone'
+    assert {r['gallery'] for r in found.values()} == {300} and 'model.pixel_weight=0' in found['01-features-alone-0']['overrides']
