@@ -9,6 +9,7 @@ Fails if either part fails; both always run. Each worker computes with one threa
 cores spend their time waiting for each other."""
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,13 @@ def notebooks(
     return passed
 
 
+def hear_signals():
+    "Started in the background or by nohup, a process ignores SIGINT and SIGHUP, and so do its children; but tests send them."
+    for name, handler in dict(SIGINT=signal.default_int_handler, SIGHUP=lambda *_: None).items():
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_IGN: signal.signal(number, handler)
+
+
 def main() -> int:
     args = argparse.ArgumentParser(prog='python -m tests', description='Run every notebook, then pytest.')
     args.add_argument('--workers', type=int, default=2, help='notebooks at a time (default 2)')
@@ -41,6 +49,7 @@ def main() -> int:
     only.add_argument('--pytest', action='store_true', help='pytest only')
     a = args.parse_args()
     os.chdir(root)
+    hear_signals()
     for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'): os.environ[key] = '1'
     for key in ('HF_HUB_OFFLINE', 'PYTHONUNBUFFERED'): os.environ.setdefault(key, '1')  # no test needs a model hub
     results = {}
