@@ -1,9 +1,12 @@
-"A callback that gives a run so much processor time and no more, for comparisons on a busy machine."
+"What several studies share: a callback that gives a run so much processor time and no more, for comparisons on a busy machine; and masks of single blocks."
 import json
 import time
 
 from hjepa.hierarchy import write_atomic
 from hjepa.training import Callback
+
+# blocks of one patch on a 4×4 grid, about half of it hidden
+BLOCKS = ['masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']
 
 
 class Budget(Callback):

@@ -3,7 +3,7 @@
     python benchmarks/masks_worth.py run --out RUNS            # resumable; --minutes, --seeds, --dataset
     python benchmarks/masks_worth.py table --out RUNS          # writes nbs/results/masks_worth.json
 
-The model of `--config tiny` on Fashion-MNIST, 64 images a step (so 64, 128 or 256 masked ones), everything else alike. The time of a run is the processor time
+The model of `--config tiny` on Fashion-MNIST, about half of the patches hidden in blocks of one, 64 images a step (so 64, 128 or 256 masked ones), everything else alike. The time of a run is the processor time
 of its only thread; schedules follow the share of it that is spent. Read-outs are chosen on held-back training images."""
 import argparse
 import json
@@ -11,7 +11,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from budget import Budget
+from budget import BLOCKS, Budget
 
 from hjepa.collapse import effective_rank
 from hjepa.data import build_dataset
@@ -20,8 +20,7 @@ from hjepa.evaluation import score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 
-COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
-          'masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']    # about half of the patches hidden
+COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0', *BLOCKS]
 
 
 def measure(model, train_set, test_set) -> dict:

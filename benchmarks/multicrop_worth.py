@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from budget import Budget
+from budget import BLOCKS, Budget
 from PIL import Image
 
 from hjepa.collapse import effective_rank
@@ -31,8 +31,7 @@ from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_co
 
 # no colour jitter and the same scale of large crops everywhere, so that runs differ in their crops alone
 ARMS = dict(single=[]) | {s: [f'multicrop.strategy={s}', 'multicrop.global_crop_scale=[0.5,1.0]', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0'] for s in STRATEGIES}
-COMMON = ['training.batch_size=64', 'training.precision=auto', 'training.epochs=1000', 'training.log_steps=50', 'data.num_workers=0',
-          'masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']
+COMMON = ['training.batch_size=64', 'training.precision=auto', 'training.epochs=1000', 'training.log_steps=50', 'data.num_workers=0', *BLOCKS]
 SETS = dict(
     fashion_mnist=['data.dataset=fashion_mnist'],
     emoji=['model.img_size=64', 'model.patch_size=8', 'model.in_chans=3', 'model.num_hierarchies=3', 'model.pixel_mean=null', 'model.pixel_std=null',

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from budget import Budget
+from budget import BLOCKS, Budget
 from rivals import RivalTrainer, load_rival
 
 from hjepa.collapse import effective_rank
@@ -55,7 +55,6 @@ METHODS = dict.fromkeys(UNTRAINED) | dict(
     multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
 
 FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
-BLOCKS = ['masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']     # about half of the patches
 SINGLE = [[], FAST, SLOW, NEAR, BLOCKS, ['masking.hidden_share=0.5']]
 TRIALS = dict(                                                                             # as many for each; the first is the method as it stands above
     ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04'], ['masking.target_scale=[0.06,0.13]']],
