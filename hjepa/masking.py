@@ -263,7 +263,7 @@ def __call__(self: HierarchicalMaskGenerator,
     context = keep_random(~target, seen, g)
     return Masks(context[:, self.cell], target[:, self.cell], self.grid)                 # cells to patches
 
-# %% ../nbs/06_masking.ipynb #c2e477cb
+# %% ../nbs/06_masking.ipynb #8acd30ac
 class RandomMaskGenerator:
     """
     Patches hidden one by one, anywhere (MAE, He et al. 2022, section 3): the same number in every image; all others are seen.
@@ -274,8 +274,9 @@ class RandomMaskGenerator:
         grid: tuple[int, int], # rows and columns of patches
         hidden_share: float = 0.75, # of the patches; at least one is hidden and one is not
     ):
-        self.grid, N = _check_grid(grid), math.prod(_check_grid(grid))
+        self.grid = _check_grid(grid)
         if not (isinstance(hidden_share, Real) and 0 < hidden_share < 1): raise ValueError(f'hidden_share={hidden_share!r} should be a share between 0 and 1')
+        N = math.prod(self.grid)
         self.hidden_share, self.hidden = float(hidden_share), min(max(1, round(hidden_share * N)), N - 1)
     __repr__ = basic_repr('grid,hidden_share,hidden')
 
