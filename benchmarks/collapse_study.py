@@ -20,7 +20,7 @@ from budget import BLOCKS
 PURE = ['model.pixel_weight=0']
 NO_EMA = ['model.pixel_weight=0', 'model.ema.momentum=0', 'model.ema.momentum_end=0', 'training.warmup_epochs=0']
 def too_high(lr): return [f'training.lr={lr}', f'training.lr_min={lr}']
-A = ['training.precision=fp32', *BLOCKS]
+A = ['training.precision=fp32', 'training.batch_size=64', *BLOCKS]
 B = A + ['model.num_hierarchies=3', 'model.encoder_kwargs.embed_dim=120', 'model.encoder_kwargs.depth=4', 'model.encoder_kwargs.num_heads=4', 'model.predictor.embed_dim=64', 'model.predictor.num_heads=4',
          'masking.kind=hierarchical', 'masking.target_scale=null', 'masking.context_scale=null', 'model.pixel_weight=1', 'training.batch_size=48', 'training.lr=5e-4']
 # name → (overrides, how the targets are broken and from which epoch on, what is expected: 'healthy', 'collapsing', or None where it is only looked at)

@@ -20,7 +20,7 @@ from hjepa.evaluation import score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 
-COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0', *BLOCKS]
+COMMON = ['training.batch_size=64', 'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0', *BLOCKS]
 
 
 def measure(model, train_set, test_set) -> dict:

@@ -6,7 +6,11 @@ Loader, optimiser, schedules, precision and checkpoints are the package's: a run
     config = load_rival('tiny', ['rival.name=mae', 'model.pixel_weight=0'])
     trainer = RivalTrainer(config, folder); trainer.fit(); model = trainer.model.as_hjepa()"""
 import math
+import re
+import sys
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import List
 
@@ -15,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hjepa.data import normalize
-from hjepa.encoder import Masks, gather_tokens
+from hjepa.encoder import Masks, ema_momentum, gather_tokens
 from hjepa.hierarchy import HJEPA, ConfigError, ModelConfig, patch_pixels, save_model, target_spread
 from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
 from hjepa.multicrop import Crops
 from hjepa.predictor import Predictor
+from hjepa.regularizers import sigreg
 from hjepa.training import RunConfig, Trainer, check_run_config, load_config, require
 
 
@@ -29,6 +34,7 @@ class RivalConfig:
     name: str = 'ijepa' # ijepa, mae or lejepa
     mask_ratio: float = 0.75 # mae: share of the patches that is hidden
     normalize_pixels: bool = True # mae: each patch's pixels have mean 0 and deviation 1 as targets
+    min_keep: int = 4 # public_ijepa: fewer patches than any target block has; contexts have more
     sigreg_weight: float = 0.05 # lejepa: λ
     slices: int = 256 # lejepa: random directions of a step
     projector: List[int] = field(default_factory=lambda: [512, 64]) # lejepa: widths of its hidden layer and of its output
@@ -150,20 +156,6 @@ class MAE(Rival):
         return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
 
 
-def sigreg(z: Tensor, slices: int = 256, knots: int = 17, generator: torch.Generator | None = None) -> Tensor: # z [..., n, d]
-    """Epps–Pulley statistic of n samples against a standard normal, mean over random directions (SIGReg: Balestriero & LeCun 2025, Alg. 1).
-
-    n ∫ |ψ(t) − exp(−t²/2)|² exp(−t²/2) dt with the empirical characteristic function ψ, by the trapezoidal rule on `knots` points from −5 to 5;
-    the integrand is even, so half of them are looked at. Of normal samples about √(2π)(1 − 1/√3) = 1.06, however many there are."""
-    with torch.autocast(z.device.type, enabled=False):
-        directions = F.normalize(torch.randn(z.shape[-1], slices, device=z.device, generator=generator), dim=0)                  # [d, S]
-        t = torch.linspace(0, 5, (knots + 1) // 2, device=z.device)
-        normal = (-t.square() / 2).exp()
-        x = (z.float() @ directions)[..., None] * t                                         # [..., n, S, knots]
-        error = (x.cos().mean(-3) - normal).square() + x.sin().mean(-3).square()            # [..., S, knots]
-        return 2 * z.shape[-2] * torch.trapezoid(error * normal, t).mean()
-
-
 class LeJEPA(Rival):
     """LeJEPA (Balestriero & LeCun 2025): views of an image agree, while each view's projections over the batch look normal in random directions.
 
@@ -178,19 +170,71 @@ class LeJEPA(Rival):
         z = torch.cat([self.patches(self.context_encoder(v)).mean(1) for v in views])       # [n·B, D]
         z = self.projector(z).float().unflatten(0, (len(crops), -1))                        # [n, B, d]
         invariance = (z - z[:crops.num_global].mean(0)).square().mean()
-        normality, weight = sigreg(z, self.how.slices), self.how.sigreg_weight
+        with torch.autocast(z.device.type, enabled=False): normality, weight = sigreg(z, self.how.slices), self.how.sigreg_weight
         return dict(loss=(1 - weight) * invariance + weight * normality, level_losses=torch.stack([invariance, normality]).detach(),
                     target_std=target_spread(z.detach(), torch.ones_like(z[..., 0]))[None])
 
 
-RIVALS = dict(ijepa=IJEPA, mae=MAE, lejepa=LeJEPA)
+PUBLIC = dict(path=None)        # where facebookresearch/ijepa is checked out
 
 
-def build_rival_masks(config: RivalRun, grid: tuple[int, int]): # called with a batch size and a generator
+class PublicIJEPA(Rival):
+    """facebookresearch/ijepa: its own encoder, predictor, masks and initial weights, put together as its train.py does it. `PUBLIC['path']` says where it is.
+
+    Only the loop around it is ours: batches, optimiser, schedules and the averaging of weights, which are the same as in `IJEPA`."""
+    def build(self, plain: HJEPA):
+        if PUBLIC['path'] is None: raise ConfigError('rival.name=public_ijepa: expected a checkout of facebookresearch/ijepa (--ijepa PATH)')
+        if str(PUBLIC['path']) not in sys.path: sys.path.insert(0, str(PUBLIC['path']))
+        from src.masks.multiblock import MaskCollator
+        from src.models import vision_transformer as theirs
+        e, p, m = plain.context_encoder, plain.config.predictor, self.how
+        self.theirs = theirs.VisionTransformer(img_size=[e.vit.patch_embed.img_size[0]], patch_size=e.patch_size[0], in_chans=e.in_chans, embed_dim=e.embed_dim, depth=len(e.vit.blocks),
+                                               num_heads=e.num_heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        self.predictor = theirs.vit_predictor(num_patches=math.prod(e.grid_size), embed_dim=e.embed_dim, predictor_embed_dim=p.embed_dim, depth=p.depth, num_heads=p.num_heads)
+        self.teacher, self.ema_steps = deepcopy(self.theirs).requires_grad_(False), plain.ema_steps
+        self.masks = partial(MaskCollator, input_size=e.vit.patch_embed.img_size, patch_size=e.patch_size[0], nenc=1, min_keep=m.min_keep, allow_overlap=False)
+        self.context_encoder.requires_grad_(False)                                          # only says how large things are
+
+    def forward(self, images: Tensor, masks: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]: # images [B, C, H, W]
+        "Loss on a batch."
+        from src.masks.utils import apply_masks
+        seen, asked = ([i.to(images.device) for i in part] for part in masks)
+        with torch.no_grad(): target = apply_masks(F.layer_norm(h := self.teacher(images), h.shape[-1:]), asked)
+        loss = F.smooth_l1_loss(self.predictor(self.theirs(images, seen), seen, asked), target)
+        return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
+
+    @torch.no_grad()
+    def update_target_encoder(self, current_step: int) -> float: # the momentum used
+        "The average of weights follows."
+        e = self.config.ema
+        momentum = ema_momentum(current_step, self.ema_steps, e.momentum, e.momentum_end)
+        torch._foreach_lerp_(list(self.teacher.parameters()), [p.detach() for p in self.theirs.parameters()], 1 - momentum)
+        return momentum
+
+    @torch.no_grad()
+    def as_hjepa(self) -> HJEPA:
+        "Both encoders in a plain model for evaluation, which says of random images what they say."
+        device = next(self.parameters()).device
+        with torch.random.fork_rng(): new, x = HJEPA(replace(self.config, pretrained=False)).to(device), torch.randn(2, self.config.in_chans, *self.img_size).to(device)
+        for ours, their in ((new.context_encoder, self.theirs), (new.target_encoder.encoder, self.teacher)):
+            ours.vit.load_state_dict({re.sub('^norm', ours.norm_name, k): v for k, v in their.state_dict().items()})
+            torch.testing.assert_close(ours.eval()(x), their(x), atol=1e-4, rtol=1e-3)
+        return new.eval()
+
+
+RIVALS = dict(ijepa=IJEPA, mae=MAE, lejepa=LeJEPA, public_ijepa=PublicIJEPA)
+
+
+def build_rival_masks(config: RivalRun, model: Rival): # called with a batch size and a generator
     "What masks a rival's images; None for LeJEPA. `ConfigError` if the settings do not fit."
     if config.rival.name == 'lejepa': return None
+    m, grid = config.masking, model.context_encoder.grid_size
     if config.rival.name == 'mae': return RandomMaskGenerator(grid, config.rival.mask_ratio)
-    m = config.masking
+    if config.rival.name == 'public_ijepa':
+        if math.prod(grid) * m.target_scale[0] < config.rival.min_keep + 2:                 # it would look for a larger block for ever
+            raise ConfigError(f'rival.min_keep={config.rival.min_keep}: blocks of {m.target_scale[0]:g} of {grid[0]}×{grid[1]} patches are not larger; smaller patches (model.patch_size) or larger blocks (masking.target_scale)')
+        collate = model.masks(enc_mask_scale=m.context_scale, pred_mask_scale=m.target_scale, aspect_ratio=(.75, 1.5), npred=m.num_target_masks)
+        return lambda n, generator: collate([0] * n)[1:]
     kwargs = {k: getattr(m, k) for k in ('target_scale', 'target_aspect', 'context_scale', 'min_context') if getattr(m, k) is not None}
     try: return SeparateBlocks(grid, m.num_target_masks, **kwargs)
     except ValueError as e: raise ConfigError(f'masking: {e}') from e
@@ -201,7 +245,7 @@ class RivalTrainer(Trainer):
     kind, check = 'rival', staticmethod(check_rival)
     def _make_model(self) -> Rival:
         model = RIVALS[self.config.rival.name](self.config.model, self.config.rival)
-        self.mask_generator = build_rival_masks(self.config, model.context_encoder.grid_size)
+        self.mask_generator = build_rival_masks(self.config, model)
         return model
     def _inputs(self, batch: dict, generator: torch.Generator) -> tuple:
         stats, n, batch = self.model.pixel_stats, len(batch['index']), self.view.finish(batch, self.device)

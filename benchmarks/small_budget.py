@@ -1,9 +1,10 @@
 """Features for a small budget: the same encoder trained in several ways for the same time, beside raw pixels, PCA and random weights.
 
-    python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # six trials per method, judged on held-back training images
+    python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # five trials per method, judged on held-back training images
     python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # `hierarchical` with one thing changed at a time, judged in the same way
     python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
     python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 30
+    python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH            # facebookresearch/ijepa itself
     python benchmarks/small_budget.py table --out RUNS                   # writes nbs/results/small_budget.json
 
 Every command goes on where it was interrupted and skips what is done. Two shards (`0/2` and `1/2`) can run side by side on two cores.
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import torch
 from budget import BLOCKS, Budget
-from rivals import RivalTrainer, load_rival
+from rivals import PUBLIC, RivalTrainer, load_rival
 
 from hjepa.collapse import effective_rank
 from hjepa.data import ImageDataset, build_dataset
@@ -42,26 +43,26 @@ OURS = ['masking.kind=random']                                                  
 RIVAL = ['model.pixel_weight=0']
 CROPS = ['multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0']
 UNTRAINED = ('pixels', 'pca', 'random')
+SEPARATE = ['model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4', 'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]',
+            'training.weight_decay=0.04', 'training.weight_decay_end=0.4']
 METHODS = dict.fromkeys(UNTRAINED) | dict(
-    ijepa=[*RIVAL, 'rival.name=ijepa', 'model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4', 'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]',
-           'training.weight_decay=0.04', 'training.weight_decay_end=0.4'],
+    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE],
+    ijepa_public=[*RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'],             # its masks need a larger grid than 4 × 4
     mae=[*RIVAL, 'rival.name=mae'],
     lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
     flat=[*OURS, 'model.level_weights=[1,0]'],
     hierarchical=[*OURS],
-    depth=[*OURS, 'model.target_blocks=[3,6]'],
-    flat_depth=[*OURS, 'model.level_weights=[1,0]', 'model.target_blocks=6'],
     fpn=[*OURS, 'model.fpn.use_fpn=true'],
     multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
 
 FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
-SINGLE = [[], FAST, SLOW, NEAR, BLOCKS, ['masking.hidden_share=0.5']]
+SINGLE = [[], FAST, SLOW, NEAR, ['masking.hidden_share=0.5']]
 TRIALS = dict(                                                                             # as many for each; the first is the method as it stands above
-    ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04'], ['masking.target_scale=[0.06,0.13]']],
-    mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], ['rival.mask_ratio=0.5', *FAST], ['rival.normalize_pixels=false']],
-    lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], ['rival.sigreg_weight=0.1'], ['training.batch_size=128', *FAST], ['multicrop.num_local_crops=2', 'multicrop.global_crop_scale=[0.5,1.0]']],
-    flat=SINGLE, hierarchical=SINGLE, depth=SINGLE, flat_depth=SINGLE, fpn=SINGLE,
-    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2'], ['multicrop.local_crop_scale=[0.15,0.5]']])
+    ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04']],
+    mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], SLOW],
+    lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], SLOW, ['rival.sigreg_weight=0.1']],
+    flat=SINGLE, hierarchical=SINGLE, fpn=SINGLE,
+    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']])
 CHANGES = {                                                                                # of `hierarchical`, one at a time
     'nothing': [], 'features alone': ['model.pixel_weight=0'], 'a weaker pixel anchor': ['model.pixel_weight=1'], 'a stronger pixel anchor': ['model.pixel_weight=16'],
     'fine level alone': ['model.level_weights=[1,0]'], 'coarse level alone': ['model.level_weights=[0,1]'], 'equal levels': ['model.level_weights=[1,1]'],
@@ -69,11 +70,14 @@ CHANGES = {                                                                     
     'targets: norm, then pool': ['model.target_norm=norm_then_pool'],
     'half of the patches hidden': ['masking.hidden_share=0.5'], '14 of 16 patches hidden': ['masking.hidden_share=0.875'], 'single blocks, half hidden': BLOCKS, 'two masks for each image': ['masking.masks_per_image=2'],
     'EMA from 0.996': ['model.ema.momentum=0.996'], 'EMA to 0.999': ['model.ema.momentum_end=0.999'], 'EMA stays at 0.99': ['model.ema.momentum_end=0.99'], 'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'], 'SIGReg': ['model.regularizer.kind=sigreg'], 'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
+    'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
     'lr 2e-3': FAST, 'lr 5e-4': SLOW, 'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'], 'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
     'crops of 30 to 100 %': NEAR, 'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
     'patches of 4': ['model.patch_size=4'], 'patches of 14': ['model.patch_size=14'], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128', 'model.encoder_kwargs.num_heads=4'],
     'predictor of 1 block': ['model.predictor.depth=1'], 'predictor of 4 blocks': ['model.predictor.depth=4'], 'predictor of width 192': ['model.predictor.embed_dim=192']}
-PAIRS = [('hierarchical', 'flat'), ('depth', 'hierarchical'), ('flat_depth', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [('hierarchical', m) for m in ('ijepa', 'mae', 'lejepa', 'random', 'pca', 'pixels')]
+PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')]
 MEASURES = dict(linear='linear', knn='k-NN', shots='10 labels')                            # accuracies
 KS, DRAWS, TUNE_SEED = (5, 10, 20, 50), 10, 100
 
@@ -231,7 +235,8 @@ def run(args):
     "All runs of this shard that are not done yet."
     out, minutes = Path(args.out), args.minutes or 16
     chosen = {} if args.untuned else choose(out)
-    lost = [m for m in args.methods if m in TRIALS and m not in chosen]
+    chosen |= {'ijepa_public': chosen['ijepa']} if 'ijepa' in chosen else {}             # settings of our own I-JEPA: it has no trials
+    lost = [m for m in args.methods if m not in UNTRAINED and m not in chosen]
     if lost and not args.untuned: raise SystemExit(f'{out}: not all trials of {", ".join(lost)} are done with the settings that stand here: `tune` first (or --untuned: methods as they stand)')
     train_set, test_set = load_sets(args.dataset)
     sets = [some(train_set, args.gallery), test_set]
@@ -287,7 +292,8 @@ def main(argv: list[str] | None = None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['tune', 'ablate', 'run', 'table'])
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
-    p.add_argument('--methods', nargs='+', choices=list(METHODS), default=list(METHODS), metavar='METHOD', help=f'some of {", ".join(METHODS)}')
+    p.add_argument('--methods', nargs='+', choices=list(METHODS), metavar='METHOD', help=f'some of {", ".join(METHODS)}; default: all, ijepa_public with --ijepa only')
+    p.add_argument('--ijepa', type=Path, metavar='PATH', help='a checkout of facebookresearch/ijepa, for ijepa_public')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--minutes', type=float, help='processor time of a run: 16, of a trial: 3')
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
@@ -296,6 +302,9 @@ def main(argv: list[str] | None = None):
     p.add_argument('--untuned', action='store_true', help='`run` without trials')
     p.add_argument('--table', default=Path(__file__).parents[1]/'nbs/results/small_budget.json', help='where `table` writes')
     args = p.parse_args(argv)
+    args.methods = args.methods or [m for m in METHODS if args.ijepa or m != 'ijepa_public']
+    if 'ijepa_public' in args.methods and not (args.ijepa and (args.ijepa/'src/masks/multiblock.py').exists()): p.error(f'--ijepa {args.ijepa}: expected a checkout of facebookresearch/ijepa, for the method ijepa_public')
+    PUBLIC['path'] = args.ijepa and args.ijepa.resolve()
     if args.minutes is not None and args.minutes <= 0: p.error(f'--minutes {args.minutes}: expected a number above 0')
     torch.set_num_threads(1)
     dict(tune=tune, ablate=ablate, run=run, table=table)[args.what](args)

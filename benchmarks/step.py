@@ -228,7 +228,7 @@ def measure(args, size, rows: dict, profiles: dict, save):
 
 def side_by_side(args, size, one, other) -> float:
     "How many times as long a step of `one` takes as one of `other`: both in one process, in turn, which finds differences of a few per cent."
-    kw = json.dumps(dict(pair=[one, other], turns=max(8, args.repeats)))
+    kw = json.dumps(dict(pair=[one, other], turns=max(40, args.repeats)))
     done = subprocess.run([sys.executable, __file__, '--size', size, '--threads', str(args.threads), '--work', kw], check=True, capture_output=True, text=True)
     print(f'{size}: {one} beside {other}: {float(done.stdout):.3f}', file=sys.stderr)
     return float(done.stdout)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .multicrop import (AdaptiveMultiCropTransform, Crops, MultiCropDataset, MultiCropDatasetRaw, MultiCropEvalTransform, MultiCropMasks, MultiCropTransform,
                             build_multicrop_dataloader, build_multicrop_dataset, build_multicrop_transform, multicrop_collate_fn)
     from .predictor import Predictor, PredictorBlock
+    from .regularizers import sigreg, vicreg, visreg
     from .report import write_report
     from .retrieval import Gallery, show_neighbours
     from .shards import ShardDataset, index_shards, write_shards
@@ -48,6 +49,7 @@ _where = {'Backbone': 'backbones', 'ResNetFPN': 'backbones', 'backbone_cost': 'b
           'MultiCropEvalTransform': 'multicrop', 'MultiCropMasks': 'multicrop', 'MultiCropTransform': 'multicrop',
           'build_multicrop_dataloader': 'multicrop', 'build_multicrop_dataset': 'multicrop', 'build_multicrop_transform': 'multicrop', 'multicrop_collate_fn': 'multicrop',
           'Predictor': 'predictor', 'PredictorBlock': 'predictor',
+          'sigreg': 'regularizers', 'vicreg': 'regularizers', 'visreg': 'regularizers',
           'write_report': 'report', 'Gallery': 'retrieval', 'show_neighbours': 'retrieval',
           'ShardDataset': 'shards', 'index_shards': 'shards', 'write_shards': 'shards'}
 __all__ = [*_where]

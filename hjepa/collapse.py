@@ -316,7 +316,7 @@ def _findings(
         out.append(Finding(kind, [f[0] for f in found], since, *_plain(found[0][2:3]), found[0][3], text))
     return out
 
-# %% ../nbs/09_collapse.ipynb #691a7635
+# %% ../nbs/09_collapse.ipynb #08cee7e4
 def _advice(
     findings: list[Finding],
     config: Any = None, # the run's configuration (`RunConfig`), or None
@@ -332,6 +332,7 @@ def _advice(
     now = '' if t is None else f' than {t.lr:g}'
     out.append(f'a lower training.lr{now}' + (', training.clip_grad=1, training.precision=fp32' if 'nan' in kinds else ' and a longer training.warmup_epochs'))
     if m is not None and not m.pixel_weight and 'nan' not in kinds: out.append('model.pixel_weight=1, which ties features to what the image shows')
+    if m is not None and m.regularizer.kind is None and 'nan' not in kinds: out.append('model.regularizer.kind=visreg with weight=1, which keeps images apart by a loss of its own')
     if m is not None and m.ema.momentum >= .9 and 'nan' not in kinds: out.append('a model.ema.momentum nearer to 1')
     if 'tokens' in kinds: out.append('larger hidden blocks (masking.target_scale), so that a neighbour does not give the answer away')
     return out

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'EVERY', 'level_grid', 'cell_of_patch', 'sum2x2', 'level_counts', 'pool_levels', 'scatter_tokens',
            'target_cells', 'cell_means', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread',
-           'PredictorConfig', 'EMAConfig', 'FPNConfig', 'CropsConfig', 'ModelConfig', 'ConfigError', 'check_plain',
-           'check_keys', 'from_values', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'check_target_blocks',
-           'visible_cells', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath',
-           'compile_blocks', 'write_atomic', 'read_json', 'file_sha256', 'printable', 'save_model', 'hub_name',
-           'hub_file', 'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config',
+           'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig', 'CropsConfig', 'ModelConfig',
+           'ConfigError', 'check_plain', 'check_keys', 'from_values', 'check_timm_kwargs', 'check_model_config',
+           'HJEPA', 'check_target_blocks', 'visible_cells', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config',
+           'TensorDropPath', 'compile_blocks', 'write_atomic', 'read_json', 'file_sha256', 'printable', 'save_model',
+           'hub_name', 'hub_file', 'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config',
            'count_parameters']
 
-# %% ../nbs/04_hierarchy.ipynb #05cba347
+# %% ../nbs/04_hierarchy.ipynb #8b315843
 import difflib
 import hashlib
 import json
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from .encoder import ContextEncoder, Masks, TargetEncoder, ema_momentum, gather_tokens, mask_to_index
 from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths, upsample_nearest
 from .predictor import Predictor, predictor_width
+from .regularizers import REGULARIZERS, Projector, regularize
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -166,7 +167,7 @@ def target_spread(
     mean = (target * there).sum((0, 1)) / n
     return (((target - mean) * there).square().sum((0, 1)) / n).sqrt().mean()
 
-# %% ../nbs/04_hierarchy.ipynb #3fe20487
+# %% ../nbs/04_hierarchy.ipynb #2f2cca29
 @dataclass
 class PredictorConfig:
     "The predictor."
@@ -193,6 +194,13 @@ class FPNConfig:
     visible_weight: float = 0.1 # weight of the loss on fully visible cells
 
 @dataclass
+class RegularizerConfig:
+    "A loss that keeps images' embeddings apart (see the notebook on regularizers)."
+    kind: Optional[str] = None # vicreg, sigreg or visreg; null: none
+    weight: float = 0.05 # of it, beside the loss on features; suits sigreg, the others want about 1
+    projector: List[int] = field(default_factory=lambda: [512, 64]) # widths of the network before it: hidden, out
+
+@dataclass
 class CropsConfig:
     "Learning from several crops of an image (see the notebook on multi-crop)."
     enabled: bool = False # the predictor learns what mirrored crops look like, and a head reads local crops
@@ -200,7 +208,7 @@ class CropsConfig:
     cross_weight: float = 1.0 # weight of the loss on hidden local crops (cross_crop_prediction)
     min_overlap: float = 0.5 # least share of a local crop that must lie in a global crop to be compared with it
 
-# %% ../nbs/04_hierarchy.ipynb #0466fd0d
+# %% ../nbs/04_hierarchy.ipynb #468af38f
 @dataclass
 class ModelConfig:
     "Everything that defines an `HJEPA`."
@@ -224,6 +232,7 @@ class ModelConfig:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
 
 # %% ../nbs/04_hierarchy.ipynb #de12f74f
@@ -279,7 +288,7 @@ def from_values(
         path = '.'.join(p for p in (where, getattr(e, 'full_key', None)) if p)
         raise ConfigError(f'{path or "the configuration"}: {str(e).splitlines()[0]}') from e
 
-# %% ../nbs/04_hierarchy.ipynb #2db51d3f
+# %% ../nbs/04_hierarchy.ipynb #daa88a35
 _TIMM_FILES = ('pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict', 'pretrained_model_args', 'pretrained_custom_load', 'checkpoint_path', 'cache_dir')
 
 def check_timm_kwargs(
@@ -318,6 +327,9 @@ def check_model_config(
         (cfg.fpn.fusion_method in FUSION_METHODS, 'fpn.fusion_method', cfg.fpn.fusion_method, ', '.join(FUSION_METHODS)),
         (cfg.fpn.upsample in UPSAMPLE_METHODS, 'fpn.upsample', cfg.fpn.upsample, ', '.join(UPSAMPLE_METHODS)),
         (cfg.fpn.visible_weight >= 0, 'fpn.visible_weight', cfg.fpn.visible_weight, 'a number from 0'),
+        (cfg.regularizer.kind is None or cfg.regularizer.kind in REGULARIZERS, 'regularizer.kind', cfg.regularizer.kind, f'null, {", ".join(REGULARIZERS)}'),
+        (cfg.regularizer.weight > 0, 'regularizer.weight', cfg.regularizer.weight, 'a number above 0 (kind=null switches it off)'),
+        (len(cfg.regularizer.projector) == 2 and min(cfg.regularizer.projector) > 0, 'regularizer.projector', cfg.regularizer.projector, 'two widths from 1, [hidden, out]'),
         (cfg.crops.local_weight >= 0, 'crops.local_weight', cfg.crops.local_weight, 'a number from 0'),
         (cfg.crops.cross_weight >= 0, 'crops.cross_weight', cfg.crops.cross_weight, 'a number from 0'),
         (0 < cfg.crops.min_overlap <= 1, 'crops.min_overlap', cfg.crops.min_overlap, 'a share above 0, at most 1')]
@@ -328,7 +340,7 @@ def check_model_config(
         if not ok: raise ConfigError(f'model.{key}={value}: expected {allowed}')
     return cfg
 
-# %% ../nbs/04_hierarchy.ipynb #f0456b6c
+# %% ../nbs/04_hierarchy.ipynb #5de46af0
 @contextmanager
 def _blame(key: str):
     "Turn an error from deep inside a part into one that names the configuration key."
@@ -362,6 +374,7 @@ class HJEPA(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(w, D) for w in widths)
         pixels = self.context_encoder.patch_size[0] * self.context_encoder.patch_size[1] * c.in_chans
         self.pixel_head = nn.Linear(D, pixels) if c.pixel_weight else None
+        self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
         self.crop_head = nn.Linear(D, D) if c.crops.enabled else None     # reads a local crop's answer, see the notebook on multi-crop
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         self.target_encoder = TargetEncoder(self.context_encoder)         # last: an exact copy of the finished encoder
@@ -378,7 +391,7 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
     return enc
 
-# %% ../nbs/04_hierarchy.ipynb #53cbc481
+# %% ../nbs/04_hierarchy.ipynb #56dde95d
 @patch
 def forward(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised; or `Crops` of them
@@ -394,24 +407,25 @@ def forward(self: HJEPA,
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
     if masks.grid != grid or len(masks) != len(images) * masks.per_image:
         raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
-    targets = self._target_tokens(images, masks)                                                   # first: nothing is kept for a gradient yet
+    visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
+    targets = self._target_tokens(images, masks, visible)                                          # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=masks.context_index)                             # [B, P + K, D]
     predicted = self.predictor(tokens, grid, context=masks.context_index, target=masks.target_index)  # [B, M, D]
-    out = self._losses(images, masks, self._patches(tokens), predicted, targets)
+    out = self._losses(images, masks, self._patches(tokens), predicted, targets, visible)
     if self.crop_head is not None: out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else self._finest(out)
 
-# %% ../nbs/04_hierarchy.ipynb #c68161d3
+# %% ../nbs/04_hierarchy.ipynb #1be84b8d
 @patch
 def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     "Encodings without prefix tokens."
     return tokens[:, self.context_encoder.num_prefix_tokens:]
 
 @patch
-def _target_tokens(self: HJEPA, images: Tensor, masks: Masks) -> Tensor | list[Tensor]: # [B, N, D], or one for each level
+def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor]: # [B, N, D], or one for each level
     "The target encoder's tokens, once per image; with one mask per image only those that are compared with something, zeros elsewhere."
     if masks.per_image > 1: return self.target_tokens(images)
-    index = masks.target_index if self.fpn is None else torch.cat([masks.context_index, masks.target_index], 1)
+    index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))
 
 @patch
@@ -431,16 +445,18 @@ def _losses(self: HJEPA,
     patches: Tensor, # [B, K, D] the context encoder's
     predicted: Tensor, # [B, M, D]
     target_tokens: Tensor | list[Tensor], # [B, N, D] the target encoder's, or one for each level
+    visible: tuple[list[Tensor], list[Tensor]] | None = None, # with FPN: see `visible_cells`
 ) -> dict[str, Any]:
     "What is compared at each level, and all losses."
     move = lambda t: t.to(images.device, non_blocking=True)
     cells, weights = (list(map(move, ts)) for ts in target_cells(masks, self.num_levels))
-    visible = None if self.fpn is None else tuple(list(map(move, ts)) for ts in visible_cells(masks, self.num_levels))
+    if visible is not None: visible = tuple(list(map(move, ts)) for ts in visible)
     whole = bool((masks.context | masks.target).all())
     masks = masks.to(images.device, non_blocking=True)
     cells[0] = masks.target_index                                                                  # `cell_means` need not look at patches twice
     out = self._compare(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
-    return out if self.pixel_head is None else self._add_pixels(out, images, patches, predicted, masks)
+    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, masks)
+    return out if self.projector is None else self._add_regularizer(out, patches, masks)
 
 # %% ../nbs/04_hierarchy.ipynb #54520524
 @patch
@@ -470,7 +486,7 @@ def check_target_blocks(
     if blocks is None or whole(blocks) or isinstance(blocks, list) and len(blocks) == num_levels and all(map(whole, blocks)): return
     raise ConfigError(f'model.target_blocks={blocks}: expected null (the last block), how many of the last blocks to average (1 to {depth}), or {num_levels} block numbers from 1 to {depth}, one for each level')
 
-# %% ../nbs/04_hierarchy.ipynb #e54f6324
+# %% ../nbs/04_hierarchy.ipynb #ddce10f7
 @patch
 def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights, whole: bool = False, visible=None) -> dict[str, Any]:
     "Predictions, targets and losses per level."
@@ -489,7 +505,7 @@ def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells
 def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
     "Targets [B, M_l, D] of cells, over the listed patches [B, M] of the target encoder's tokens [B, N, D]: `level_targets` of just these."
     norm, first = lambda t: F.layer_norm(t, t.shape[-1:]), self.config.target_norm == 'norm_then_pool'
-    look = lambda t, i: norm(gather_tokens(t.float(), i)) if first else gather_tokens(t.float(), i)
+    look = lambda t, i: norm(gather_tokens(t, i).float()) if first else gather_tokens(t, i).float()
     each = tokens if isinstance(tokens, list) else [tokens] * len(cells)
     finest = look(each[0], index)
     coarse = [finest if t is each[0] else look(t, index) for t in each[1:]]
@@ -501,19 +517,25 @@ def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
     "The level's head on [B, M, d]; zeros in padded slots."
     return self.heads[l](x).float().masked_fill_((cells < 0)[..., None], 0)
 
-# %% ../nbs/04_hierarchy.ipynb #ee731981
-EVERY = 4                       # of the visible patches one in so many carries a loss
+# %% ../nbs/04_hierarchy.ipynb #e26dc8f4
+EVERY = 4                       # visible cells carry a loss in one in so many cells of the coarsest level
 
 def visible_cells(
     masks: Masks, # what is seen
     num_levels: int, # L
 ) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, V_l] (−1 where padded), L weights [B, V_l] (0 where padded)
-    "Cells all of whose patches are seen (at the finest level every fourth), with the number of patches in each."
-    seen = level_counts(masks.context, masks.grid, num_levels)
-    size = level_counts(torch.ones_like(masks.context[:1]), masks.grid, num_levels)
-    cells = [masks.context_index[:, ::EVERY]] + [mask_to_index(s == n) for s, n in zip(seen[1:], size[1:])]
+    "Cells all of whose patches are seen, in about a quarter of the image, with the number of patches in each."
+    coarsest = level_grid(masks.grid, num_levels - 1)
+    kind = (torch.arange(coarsest[1]) + 2 * torch.arange(coarsest[0])[:, None]).flatten()[cell_of_patch(masks.grid, num_levels - 1)] % EVERY    # [N]
+    count = torch.zeros(len(masks), EVERY).index_add(1, kind, masks.context.float())               # [B, EVERY]
+    few = count <= (count.sum(1, keepdim=True) / EVERY).clamp(min=4 ** (num_levels - 1))
+    looked = masks.context & (kind == count.where(few, -1).argmax(1, keepdim=True))
+    seen = level_counts(looked, masks.grid, num_levels)
+    size = level_counts(torch.ones_like(looked[:1]), masks.grid, num_levels)
+    cells = [mask_to_index(s == n) for s, n in zip(seen, size)]
     return cells, [gather_tokens(n.expand(len(masks), -1)[..., None], c)[..., 0] for n, c in zip(size, cells)]
 
+# %% ../nbs/04_hierarchy.ipynb #eb2c864c
 @patch
 def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
     "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N] says which are there, None: all."
@@ -529,9 +551,10 @@ def _read_pyramid(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks,
     if self.fpn.bottom_up is not None:
         levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
         return tuple([self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(levels, which))] for which in (cells, visible))
-    seen = slice(None, None, EVERY) if visible else slice(0)
-    looked = torch.cat([C[:, seen], masks.target_index], 1)                                        # of the finest level only what is looked at
-    finest, *above = self._listed_pyramid(torch.cat([patches[:, seen], predicted], 1), looked, tokens, index, present, masks.grid)
+    V = visible[0] if visible else C[:, :0]
+    places = torch.searchsorted(C.where(C >= 0, masks.grid[0] * masks.grid[1]), V.contiguous()).where(V >= 0, -1)                 # of visible patches that are looked at, in the context's list
+    looked = torch.cat([V, masks.target_index], 1)                                                 # of the finest level only what is looked at
+    finest, *above = self._listed_pyramid(torch.cat([gather_tokens(patches, places), predicted], 1), looked, tokens, index, present, masks.grid)
     both = self._head(0, finest, looked).split([looked.shape[1] - predicted.shape[1], predicted.shape[1]], 1)
     return tuple([y] + [self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(above, which[1:]), 1)] for y, which in zip(both[::-1], (cells, visible)))
 
@@ -547,7 +570,7 @@ def _listed_pyramid(self: HJEPA, finest: Tensor, looked: Tensor, tokens: Tensor,
 @patch
 def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells, weights) -> dict:
     "Loss on cells all of whose patches are visible."
-    targets = self._targets(target_tokens, masks.context_index, cells, masks.grid)
+    targets = self._targets(target_tokens, cells[0], cells, masks.grid)
     losses = torch.stack([level_loss(x, t, w) for x, t, w in zip(seen, targets, weights)])
     out['loss'] = out['loss'] + self.config.fpn.visible_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     return out | dict(visible_losses=losses.detach())
@@ -567,6 +590,14 @@ def _add_pixels(self: HJEPA, out: dict, images: Tensor, patches: Tensor, predict
     index = torch.cat([masks.context_index, masks.target_index], 1)                                # [B, K + M]
     loss = level_loss(self.pixel_head(torch.cat([patches.to(predicted.dtype), predicted], 1)), gather_tokens(pixels, index), (index >= 0).float())
     return out | dict(loss=out['loss'] + self.config.pixel_weight * loss, pixel_loss=loss.detach())
+
+# %% ../nbs/04_hierarchy.ipynb #f1dc4a0c
+@patch
+def _add_regularizer(self: HJEPA, out: dict, patches: Tensor, masks: Masks) -> dict:
+    "Loss on the context encoder's visible tokens [B, K, D], averaged within images."
+    c = self.config.regularizer
+    loss = regularize(patches, masks.context_index, self.projector, c.kind, masks.per_image)
+    return out | dict(loss=out['loss'] + c.weight * loss, regularizer_loss=loss.detach())
 
 # %% ../nbs/04_hierarchy.ipynb #b967a5a5
 @patch
@@ -636,8 +667,8 @@ def preprocess(self: HJEPA,
     from hjepa.data import normalize, preprocess
     return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
 
-# %% ../nbs/04_hierarchy.ipynb #f6be1381
-_SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', crops='crops')
+# %% ../nbs/04_hierarchy.ipynb #9af48115
+_SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', regularizer='regularizer', crops='crops')
 
 def create_hjepa(
     encoder_type: str = 'vit_base_patch16_224', # a timm VisionTransformer or Eva
@@ -698,7 +729,7 @@ def compile_blocks(
         for b in blocks: b.compile(**dict(dynamic=True) | kwargs)
     return model
 
-# %% ../nbs/04_hierarchy.ipynb #6aa713d3
+# %% ../nbs/04_hierarchy.ipynb #78eb29db
 def write_atomic(
     path: str | Path, # where the file shall be
     write, # called with the temporary path
@@ -745,6 +776,7 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
+# %% ../nbs/04_hierarchy.ipynb #8ad33022
 @patch
 def save_pretrained(self: HJEPA,
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
@@ -883,12 +915,12 @@ def saved_config(
     if not isinstance(config, dict): raise ValueError(f'{file}: the configuration in its header is a {type(config).__name__}, expected a section of keys and values')
     return config
 
-# %% ../nbs/04_hierarchy.ipynb #d77d1556
+# %% ../nbs/04_hierarchy.ipynb #f8a325a9
 def count_parameters(
     model: HJEPA,
 ) -> dict[str, int]: # part → number of parameters, then 'total' and 'trainable'
     "Parameters of each part of the model."
     n = lambda m: sum(p.numel() for p in m.parameters())
     parts = {k: n(m) for k, m in [('context encoder', model.context_encoder), ('target encoder', model.target_encoder),
-                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn), ('pixel head', model.pixel_head), ('crop head', model.crop_head)] if m is not None}
+                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn), ('pixel head', model.pixel_head), ('projector', model.projector), ('crop head', model.crop_head)] if m is not None}
     return parts | dict(total=n(model), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))

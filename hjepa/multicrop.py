@@ -799,11 +799,11 @@ def build_multicrop_dataloader(
     sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size)
     return MultiCropLoader(view, sampler, num_workers=num_workers, pin_memory=pin_memory, **more)
 
-# %% ../nbs/05_multicrop.ipynb #c697362f
+# %% ../nbs/05_multicrop.ipynb #864e6e95
 from dataclasses import dataclass
 from functools import cached_property
 from .encoder import Masks, gather_tokens, index_to_mask, mask_to_index
-from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, scatter_tokens, target_cells
+from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, scatter_tokens, target_cells, visible_cells
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
@@ -899,7 +899,7 @@ def overlap_targets(
     with torch.autocast(cells.device.type, enabled=False):                                 # targets stay in float32
         return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells.float()), total / size
 
-# %% ../nbs/05_multicrop.ipynb #a174d7fc
+# %% ../nbs/05_multicrop.ipynb #68327d28
 @patch
 def forward_crops(self: HJEPA,
     crops: Crops, # pixels normalised, on the model's device
@@ -916,7 +916,8 @@ def forward_crops(self: HJEPA,
     if local is not None and masks.strategy != 'global_only':
         seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))    # [v·B, P + k, W]
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
-    out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens)
+    visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
+    out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens, visible)
     if masks.overlap is not None: out['overlap'] = masks.overlap
     if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
     else: out['loss'] = out['loss'] + self._idle(*self.crop_head.parameters())

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHARDINGS', 'LR_RULES', 'CARDS', 'Stack', 'stack_of', 'Shape', 'describe', 'Tokens', 'count_tokens',
-           'expected_tokens', 'forward_flops', 'pool_flops', 'fpn_flops', 'step_flops', 'state_bytes', 'SavedBytes',
-           'activation_bytes', 'PeakBytes', 'passing_bytes', 'step_bytes', 'largest_batch', 'memory_table', 'Work',
-           'step_work', 'Machine', 'expected_images_per_second', 'fit_step_time', 'scale_settings', 'run_cost',
-           'machine_from_rate', 'Card', 'find_card']
+           'expected_tokens', 'forward_flops', 'regularizer_flops', 'pool_flops', 'fpn_flops', 'step_flops',
+           'state_bytes', 'SavedBytes', 'activation_bytes', 'PeakBytes', 'passing_bytes', 'step_bytes', 'largest_batch',
+           'memory_table', 'Work', 'step_work', 'Machine', 'expected_images_per_second', 'fit_step_time',
+           'scale_settings', 'run_cost', 'machine_from_rate', 'Card', 'find_card']
 
-# %% ../nbs/07_scaling.ipynb #1937d181
+# %% ../nbs/07_scaling.ipynb #96257182
 import math
 import re
 import weakref
@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_iter
 
 from .encoder import Masks, can_pick
 from .hierarchy import HJEPA, ModelConfig, count_parameters, from_values, level_grid, target_cells, visible_cells
+from .regularizers import SLICES
 
 # %% ../nbs/07_scaling.ipynb #f434eef6
 @dataclass
@@ -83,7 +84,7 @@ def describe(
                  math.prod(enc.patch_size) * enc.in_chans, [h.in_features for h in model.heads], count_parameters(model),
                  sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4), max(sum(p.numel() for p in b.parameters()) for b in blocks))
 
-# %% ../nbs/07_scaling.ipynb #4d24f6e3
+# %% ../nbs/07_scaling.ipynb #8282583b
 @dataclass
 class Tokens:
     "Patches per image that the parts of a step work on, padded slots included, since they are computed too."
@@ -91,7 +92,7 @@ class Tokens:
     context: float # K
     target: float # M
     cells: list[float] # predicted at each level; the first is M
-    visible: list[float] # cells of each level all of whose patches are seen, see `visible_cells`
+    visible: list[float] # cells of each level all of whose patches are seen and that are asked with FPN, see `visible_cells`
     level_cells: list[int] # of the whole grid at each level; the first is N
 
 def count_tokens(
@@ -118,7 +119,7 @@ def expected_tokens(
     return Tokens(found[0].patches, mean([t.context for t in found]), mean([t.target for t in found]),
                   [mean(c) for c in zip(*(t.cells for t in found))], [mean(c) for c in zip(*(t.visible for t in found))], found[0].level_cells)
 
-# %% ../nbs/07_scaling.ipynb #10ece1eb
+# %% ../nbs/07_scaling.ipynb #fc42cb44
 def forward_flops(
     shape: Shape,
     tokens: Tokens,
@@ -130,16 +131,25 @@ def forward_flops(
     embed = lambda patches: 2 * patches * shape.patch_values * e.width
     deep = c.target_blocks not in (None, 1)                                                        # then tokens of whole images, and no block after the last one asked for
     teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
-    asked_of_teacher = None if deep or masks_per_image > 1 else tokens.target + (tokens.context if c.fpn.use_fpn else 0)
+    asked_of_teacher = None if deep or masks_per_image > 1 else tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)
     inside, asked = shape.prefix + tokens.context, [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible)]
     return {'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
             'target encoder': embed(tokens.patches) + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
             'predictor': 2 * (inside + tokens.target) * e.width * p.width + p.flops(inside + tokens.target, tokens.target),
             'targets': pool_flops(shape, tokens)[0], 'pooling': pool_flops(shape, tokens)[1],
             'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths)), 'FPN': fpn_flops(shape, tokens),
-            'pixel head': 2 * (tokens.context + tokens.target) * e.width * shape.patch_values if c.pixel_weight else 0}
+            'pixel head': 2 * (tokens.context + tokens.target) * e.width * shape.patch_values if c.pixel_weight else 0} | regularizer_flops(shape)
 
-# %% ../nbs/07_scaling.ipynb #b9dc3788
+# %% ../nbs/07_scaling.ipynb #3ad3acda
+def regularizer_flops(
+    shape: Shape,
+) -> dict[str, float]: # part → operations
+    "Operations of the projector and of the regularizer behind it for one image; of directions nobody asks for a gradient. Nothing without."
+    r = shape.config.regularizer
+    if r.kind is None: return {}
+    hidden, out = r.projector
+    return {'projector': 2 * hidden * (shape.encoder.width + out) + (2 * out ** 2 if r.kind == 'vicreg' else 0), 'directions': 0 if r.kind == 'vicreg' else 2 * out * SLICES}
+
 def pool_flops(
     shape: Shape,
     tokens: Tokens,
@@ -148,7 +158,7 @@ def pool_flops(
     mean = lambda cells, patches: sum(2 * n * patches * shape.encoder.width for n in cells[1:])
     target, f = mean(tokens.cells, tokens.target), shape.config.fpn
     if not f.use_fpn: return target, target
-    return target + mean(tokens.visible, tokens.context), 0 if f.bottom_up else mean(tokens.level_cells, tokens.context + tokens.target)
+    return target + mean(tokens.visible, tokens.visible[0]), 0 if f.bottom_up else mean(tokens.level_cells, tokens.context + tokens.target)
 
 def _pyramid_cells(shape: Shape, tokens: Tokens) -> list[float]:
     "Cells at which a pyramid is computed: of the finest level only those that are looked at, unless PANet's path needs all."
@@ -169,7 +179,7 @@ def fpn_flops(
         if f.bottom_up: total += 2 * cells[l + 1] * w[l] * w[l + 1]
     return total
 
-# %% ../nbs/07_scaling.ipynb #c896c3cf
+# %% ../nbs/07_scaling.ipynb #01e11473
 def step_flops(
     shape: Shape,
     tokens: Tokens,
@@ -178,7 +188,7 @@ def step_flops(
 ) -> dict[str, float]: # part → operations, and 'total'
     "Operations of one training step: forward, backward, and what gradient checkpointing computes again."
     f = forward_flops(shape, tokens, masks_per_image)
-    times = {'patch embedding': 2, 'pooling': 2, 'targets': 1, 'target encoder': 1 / masks_per_image}
+    times = {'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1, 'target encoder': 1 / masks_per_image}
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
         seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)

@@ -608,7 +608,7 @@ def _forward(self: Trainer, batch: dict, part: int) -> Tensor: # the batch's los
     self.bad.update(batch)
     return self.outputs['loss']
 
-# %% ../nbs/07_training.ipynb #f23de265
+# %% ../nbs/07_training.ipynb #0ccff263
 @patch
 def _note_measures(self: Trainer, part: int):
     "Add this forward pass's measures to those of the step's others."
@@ -621,7 +621,7 @@ def _share_measures(self: Trainer, parts: int):
     if self.accumulation * self.world_size > 1: self.outputs = self.outputs | self.team.mean({k: v / parts for k, v in self._noted.items()})
     self._open = None
 
-ALSO_AVERAGED = ('pixel_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap', 'visible_losses', 'cross_losses')
+ALSO_AVERAGED = ('pixel_loss', 'regularizer_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap', 'visible_losses', 'cross_losses')
 
 # %% ../nbs/07_training.ipynb #1b70c1a8
 @patch
@@ -699,14 +699,14 @@ def _names(self: Trainer, batches: list[dict], losses: list[Tensor]) -> list: # 
     bad, paths = [i for i in here if not i[0]] or here, getattr(self.dataset, 'paths', None)
     return [paths[i] if paths is not None else i for _, index in bad for i in index]
 
-# %% ../nbs/07_training.ipynb #0cdffbc5
+# %% ../nbs/07_training.ipynb #e660950f
 @patch
 def step_logs(self: Trainer) -> dict[str, Any]:
     "The last step in numbers."
     o = self.outputs
     logs = dict(kind='step', step=self.step, epoch=self.epoch, loss=o['loss'].item(), level_losses=o['level_losses'].tolist(),
                 target_std=o['target_std'].tolist(), lr=self.lr, momentum=self.momentum, grad_norm=self.grad_norm)
-    logs |= {k: float(o[k]) for k in ('pixel_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap') if k in o}
+    logs |= {k: float(o[k]) for k in ('pixel_loss', 'regularizer_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap') if k in o}
     return logs | {k: o[k].tolist() for k in ('visible_losses', 'cross_losses') if k in o}
 
 # %% ../nbs/07_training.ipynb #44e1ac5f

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
-         'model.drop_path_rate=0.1', 'training.epochs=2', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5',
+         'model.drop_path_rate=0.1', 'training.epochs=2', 'training.batch_size=64', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5',
          'evaluation.probe=false', 'data.dataset=imagefolder']
 COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli import train; sys.exit(train())']
 
