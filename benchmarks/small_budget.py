@@ -7,7 +7,8 @@
     python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH            # facebookresearch/ijepa itself
     python benchmarks/small_budget.py table --out RUNS                   # writes nbs/results/small_budget.json
 
-Every command goes on where it was interrupted and skips what is done. Two shards (`0/2` and `1/2`) can run side by side on two cores.
+Every command goes on where it was interrupted and skips what is done, in RUNS or, with the same settings, in the table that `table` has written: so a study may
+end on another machine than it began on. Two shards (`0/2` and `1/2`) can run side by side on two cores.
 
 The time of a run is the processor time of its only thread, which on an idle core is the time on the clock, whatever else the machine does: 16 minutes are
 8 minutes on two cores. Schedules (learning rate, EMA) follow the share of it that is spent; looking at features afterwards does not count.
@@ -166,9 +167,10 @@ def score(found: list[Readouts], names: list[str]) -> dict:
                 readouts={n: r.get('linear_val') for n, r in s['readouts'].items() if 'linear_val' in r})
 
 
-def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDataset]):
-    "Do a task, if it is not done: train on some images, read others."
+def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDataset], known: list[dict] = ()):
+    "Do a task, if it is not done, nor known from elsewhere: train on some images, read others."
     if (folder/'result.json').exists(): return begin(folder, task)
+    if any(r.items() >= task.items() for r in known): return
     method, facts = task['method'], {}
     if method in UNTRAINED:
         begin(folder, task)
@@ -196,17 +198,30 @@ def shard(tasks: list, which: str) -> list:
     return tasks[i::n]
 
 
-def results(folder: Path) -> list[dict]:
-    "All results in a folder's folders."
-    return [json.loads(f.read_text()) for f in sorted(folder.glob('*/result.json'))]
+PARTS = dict(run='rows', tune='trials', ablate='ablations')                                # where a command's results are in the table
 
 
-def choose(out: Path) -> dict[str, list[str]]:
+def results(args, what: str) -> list[dict]:
+    "All results of a command: those of its folders, and of the table what the folders do not have."
+    found = [json.loads(f.read_text()) for f in sorted((Path(args.out)/what).glob('*/result.json'))]
+    name = lambda r: tuple(r.get(k) for k in ('method', 'seed', 'minutes', 'trial', 'change'))
+    here = {name(r) for r in found}
+    return found + [r for r in known(args, what) if name(r) not in here]
+
+
+def known(args, what: str) -> list[dict]:
+    "A command's results in the table, if there is one."
+    table = Path(args.table)
+    return json.loads(table.read_text())[PARTS[what]] if table.exists() else []
+
+
+def choose(args) -> dict[str, list[str]]:
     "The best trial's overrides of each method whose trials are all done with these settings. Notes them in `chosen.json`, too."
-    done, chosen = results(out/'tune'), {}
+    out, done, chosen = Path(args.out), results(args, 'tune'), {}
     for m, trials in TRIALS.items():
         of = [r for r in done if r['method'] == m and r['trial'] < len(trials) and r['overrides'] == settings(m, TUNE_SEED, trials[r['trial']])]
         if len(of) == len(trials): chosen[m] = trials[max(of, key=lambda r: (r['linear'], -r['trial']))['trial']]
+    out.mkdir(parents=True, exist_ok=True)
     write_atomic(out/'chosen.json', lambda p: p.write_text(json.dumps(chosen, indent=1)))
     return chosen
 
@@ -214,36 +229,36 @@ def choose(out: Path) -> dict[str, list[str]]:
 def tune(args):
     "All trials of this shard that are not done yet."
     fit, judge = held_back(load_sets(args.dataset)[0])
-    sets, out = [some(fit, args.gallery // 2), judge], Path(args.out)
+    sets, out, done = [some(fit, args.gallery // 2), judge], Path(args.out), known(args, 'tune')
     for m, i in shard([(m, i) for m in args.methods if m in TRIALS for i in range(len(TRIALS[m]))], args.shard):
         task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
-        one(out/'tune'/f'{m}-{i}', task, fit, sets)
-        choose(out)
-    for m, o in choose(out).items(): print(f'{m}: {" ".join(o) or "as it stands"}')
+        one(out/'tune'/f'{m}-{i}', task, fit, sets, done)
+        choose(args)
+    for m, o in choose(args).items(): print(f'{m}: {" ".join(o) or "as it stands"}')
 
 
 def ablate(args):
     "All changes of this shard that are not tried yet, seed by seed."
     fit, judge = held_back(load_sets(args.dataset)[0])
-    sets = [some(fit, args.gallery // 2), judge]
+    sets, done = [some(fit, args.gallery // 2), judge], known(args, 'ablate')
     for seed, (i, (name, change)) in shard([(s, c) for s in args.seeds for c in enumerate(CHANGES.items())], args.shard):
         task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings('hierarchical', seed, change))
-        one(Path(args.out)/'ablate'/f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task, fit, sets)
+        one(Path(args.out)/'ablate'/f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task, fit, sets, done)
 
 
 def run(args):
     "All runs of this shard that are not done yet."
     out, minutes = Path(args.out), args.minutes or 16
-    chosen = {} if args.untuned else choose(out)
+    chosen = {} if args.untuned else choose(args)
     chosen |= {'ijepa_public': chosen['ijepa']} if 'ijepa' in chosen else {}             # settings of our own I-JEPA: it has no trials
     lost = [m for m in args.methods if m not in UNTRAINED and m not in chosen]
     if lost and not args.untuned: raise SystemExit(f'{out}: not all trials of {", ".join(lost)} are done with the settings that stand here: `tune` first (or --untuned: methods as they stand)')
     train_set, test_set = load_sets(args.dataset)
-    sets = [some(train_set, args.gallery), test_set]
+    sets, done = [some(train_set, args.gallery), test_set], known(args, 'run')
     for seed, m in shard([(s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]], args.shard):     # those two know no chance
         trained = m not in UNTRAINED
         task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
-        one(out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set, sets)
+        one(out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set, sets, done)
 
 
 def mean_sd(values: list[float], scale: float = 100) -> str:
@@ -276,13 +291,13 @@ def paired(rows: list[dict], a: str, b: str) -> dict[str, list[float]]:
 def table(args):
     "Collect the results, write them and print them."
     out = Path(args.out)
-    rows, trials, ablations = (results(out/k) for k in ('run', 'tune', 'ablate'))
+    rows, trials, ablations = (results(args, k) for k in PARTS)
     if not rows: raise SystemExit(f'{out}: no run/*/result.json there; `run` first')
     for k in ('dataset', 'gallery'):
         if len(found := {r[k] for r in rows}) > 1: raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in folders of their own')
     budgets = sorted({r['minutes'] for r in rows} - {0})
     rows.sort(key=lambda r: (r['minutes'], list(METHODS).index(r['method']), r['seed']))
-    found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(out))
+    found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(args))
     write_atomic(Path(args.table), lambda p: p.write_text(json.dumps(found, indent=1) + '\n'))
     for m in budgets or [0]: print('\n'.join(lines(rows, m)))
 
