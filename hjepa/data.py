@@ -9,8 +9,8 @@ __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'IMAGENET_MEAN', 'IMAG
            'stratified_subset', 'build_dataset', 'find_images', 'class_folders', 'TrainView', 'EvalView', 'collate',
            'EpochBatchSampler', 'build_loader', 'BadImages', 'normalize', 'denormalize', 'preprocess']
 
-# %% ../nbs/00_data.ipynb #6eb24033
-import contextlib, difflib, gzip, io, json, math, os, signal, warnings
+# %% ../nbs/00_data.ipynb #33732ddb
+import contextlib, difflib, gzip, io, json, math, os, signal, sys, warnings
 from collections import Counter
 from importlib.resources import files
 from pathlib import Path
@@ -880,9 +880,14 @@ def __iter__(self: EpochBatchSampler) -> Iterator[list[tuple[int, int]]]:
             part = torch.cat([part, order.repeat(self.world_size)[:short]])
         yield [(self.epoch, i) for i in part.view(self.world_size, -1)[self.rank].tolist()]
 
-# %% ../nbs/00_data.ipynb #4773f870
+# %% ../nbs/00_data.ipynb #fdccb461
+def _report(kind, error, trace):
+    "What an exception in a thread of a worker prints: all but a main process that has gone."
+    if not isinstance(error, (ConnectionError, EOFError)): sys.__excepthook__(kind, error, trace)
+
 def _one_thread(worker: int):
     torch.set_num_threads(1)
+    sys.excepthook = _report
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
     if hasattr(os, 'setpgid'): os.setpgid(0, 0)              # so is what torchrun or a scheduler sends to the whole group
 
