@@ -1,4 +1,4 @@
-"What several studies share: a callback that gives a run so much processor time and no more, for comparisons on a busy machine; and masks of single blocks."
+"What several studies share: callbacks that give a run so much processor time, or so many steps, and no more; what measures the speed of steps; and masks of single blocks."
 import json
 import time
 
@@ -32,3 +32,25 @@ class Budget(Callback):
     def after_step(self, trainer):
         self.pace(trainer)
         if self.spent >= self.seconds: trainer.stopping = 'its time is spent'
+
+
+class Length(Callback):
+    "Ends a run after so many steps, with schedules of that length, whatever its epochs are."
+    order = 60
+    def __init__(self, steps, warmup=.1): self.steps, self.warmup = steps, warmup
+    def before_fit(self, trainer):
+        trainer.total_steps, trainer.warmup_steps = self.steps, round(self.warmup * self.steps)
+        if hasattr(trainer.model, 'ema_steps'): trainer.model.ema_steps = self.steps
+    def after_step(self, trainer):
+        if trainer.step >= self.steps: trainer.stopping = 'that was its length'
+
+
+class Clock(Callback):
+    "Measures images per second of processor time, over at least so many seconds after the first few steps."
+    order = 60
+    def __init__(self, seconds, skip=8): self.seconds, self.skip = seconds, skip
+    def after_step(self, trainer):
+        now = time.process_time()
+        if trainer.step == self.skip: self.begin = now
+        elif trainer.step > self.skip and now - self.begin >= self.seconds:
+            self.speed, trainer.stopping = (trainer.step - self.skip) * trainer.config.training.batch_size / (now - self.begin), 'measured'

@@ -2,6 +2,7 @@
 
     python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # five trials per method, judged on held-back training images
     python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # `hierarchical` with one thing changed at a time, judged in the same way
+    python benchmarks/small_budget.py speed --out RUNS                   # images per second of every method, in turn, on an idle machine
     python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
     python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 30
     python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH            # facebookresearch/ijepa itself
@@ -10,8 +11,9 @@
 Every command goes on where it was interrupted and skips what is done, in RUNS or, with the same settings, in the table that `table` has written: so a study may
 end on another machine than it began on. Two shards (`0/2` and `1/2`) can run side by side on two cores.
 
-The time of a run is the processor time of its only thread, which on an idle core is the time on the clock, whatever else the machine does: 16 minutes are
-8 minutes on two cores. Schedules (learning rate, EMA) follow the share of it that is spent; looking at features afterwards does not count.
+A budget is time of one core: 16 minutes are 8 minutes on two cores. In `tune` and `ablate` it is the processor time of the run's only thread, and schedules (learning rate, EMA) follow the
+share of it that is spent. Machines that are shared are now fast, now slow; so in `run` it is as many images as the method sees in that time at the speed that `speed` has measured for all methods
+in turn. Looking at features afterwards does not count.
 
 `tune` and `ablate` never see a test image: the last 10,000 training images of a fixed permutation are kept from training, and judge. `run` trains on all training images.
 Read-outs, k and regularisation are chosen on held-back images of a fixed gallery of 20,000 training images (10,000 in `tune`); test images are looked at once.
@@ -20,13 +22,15 @@ Read-outs, k and regularisation are chosen on held-back images of a fixed galler
 import argparse
 import json
 import math
+import platform
 import re
 import statistics
+import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
-from budget import BLOCKS, Budget
+from budget import BLOCKS, Budget, Clock, Length
 from rivals import PUBLIC, RivalTrainer, load_rival
 
 from hjepa.collapse import effective_rank
@@ -37,9 +41,9 @@ from hjepa.hierarchy import HJEPA, count_parameters, write_atomic
 from hjepa.lowshot import low_shot
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 
-BASE = 'tiny'
+BASE, BATCH = 'tiny', 64
 COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',        # of every run, and whatever changes the encoder
-          'training.batch_size=64', 'training.lr=1e-3', 'training.weight_decay=0.05', 'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]']
+          f'training.batch_size={BATCH}', 'training.lr=1e-3', 'training.weight_decay=0.05', 'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]']
 OURS = ['masking.kind=random']                                                                                  # of all that is ours
 RIVAL = ['model.pixel_weight=0']
 CROPS = ['multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0']
@@ -124,13 +128,14 @@ def train(folder: Path, task: dict, dataset: ImageDataset) -> tuple[HJEPA, dict]
     config = load(BASE, task['overrides']) if new else load_run(folder, load=load)
     if new: new_run(folder, config)
     begin(folder, task)
-    budget = Budget(60 * task['minutes'])
+    budget = Length(task['steps']) if 'steps' in task else Budget(60 * task['minutes'])
     trainer = Loop(config, folder, dataset=dataset, callbacks=[budget, HistoryCallback(), CheckpointCallback()])
     if not new: trainer.resume()
     trainer.fit()
     if trainer.stopping in ('SIGINT', 'SIGTERM', 'SIGHUP'): raise SystemExit(f'{folder} is saved; the same command goes on with it')
     model = trainer.model.as_hjepa() if Loop is RivalTrainer else trainer.model.eval()
-    return model, dict(images_seen=trainer.images_seen, steps=trainer.step, images_per_s=round(trainer.images_seen / budget.spent, 1), seconds=round(budget.spent, 1))
+    seconds = 60 * task['minutes'] if 'steps' in task else budget.spent
+    return model, dict(images_seen=trainer.images_seen, steps=trainer.step, images_per_s=round(trainer.images_seen / seconds, 1))
 
 
 def network_readouts(model: HJEPA, sets: list[ImageDataset]) -> tuple[list[Readouts], list[str], dict]:
@@ -221,6 +226,7 @@ def choose(args) -> dict[str, list[str]]:
     for m, trials in TRIALS.items():
         of = [r for r in done if r['method'] == m and r['trial'] < len(trials) and r['overrides'] == settings(m, TUNE_SEED, trials[r['trial']])]
         if len(of) == len(trials): chosen[m] = trials[max(of, key=lambda r: (r['linear'], -r['trial']))['trial']]
+    if 'ijepa' in chosen: chosen['ijepa_public'] = chosen['ijepa']                         # settings of our own I-JEPA: it has no trials
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out/'chosen.json', lambda p: p.write_text(json.dumps(chosen, indent=1)))
     return chosen
@@ -241,23 +247,51 @@ def ablate(args):
     "All changes of this shard that are not tried yet, seed by seed."
     fit, judge = held_back(load_sets(args.dataset)[0])
     sets, done = [some(fit, args.gallery // 2), judge], known(args, 'ablate')
-    for seed, (i, (name, change)) in shard([(s, c) for s in args.seeds for c in enumerate(CHANGES.items())], args.shard):
+    for seed, (i, (name, change)) in shard([(s, c) for s in args.seeds for c in enumerate(CHANGES.items()) if c[1][0] in args.changes], args.shard):
         task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings('hierarchical', seed, change))
         one(Path(args.out)/'ablate'/f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task, fit, sets, done)
+
+
+def speed(args):
+    "Images per second of each method as it runs, by turns; the median is what `run` goes by."
+    out, chosen, found = Path(args.out), {} if args.untuned else choose(args), {}
+    methods = [m for m in args.methods if m not in UNTRAINED]
+    data = load_sets(args.dataset)[0]
+    for turn in range(args.turns):
+        for m in methods:
+            (Loop, load), clock = kind(m), Clock(args.seconds)
+            config = load(BASE, settings(m, 0, chosen.get(m, [])))
+            with tempfile.TemporaryDirectory() as folder:
+                Loop(config, Path(folder), dataset=data, callbacks=[clock]).fit()
+            found.setdefault(m, []).append(round(clock.speed, 1))
+            print(f'turn {turn + 1}/{args.turns}  {m:14} {clock.speed:6.0f} images/s', flush=True)
+    now = dict(images_per_s={m: statistics.median(v) for m, v in found.items()}, turns=found, torch=torch.__version__, processor=platform.processor() or platform.machine())
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out/'speed.json', lambda p: p.write_text(json.dumps(now, indent=1)))
+
+
+def measured(args) -> dict:
+    "What `speed` found, here or in the table."
+    here, table = Path(args.out)/'speed.json', Path(args.table)
+    if here.exists(): return json.loads(here.read_text())
+    return json.loads(table.read_text()).get('speed', {}) if table.exists() else {}
 
 
 def run(args):
     "All runs of this shard that are not done yet."
     out, minutes = Path(args.out), args.minutes or 16
     chosen = {} if args.untuned else choose(args)
-    chosen |= {'ijepa_public': chosen['ijepa']} if 'ijepa' in chosen else {}             # settings of our own I-JEPA: it has no trials
     lost = [m for m in args.methods if m not in UNTRAINED and m not in chosen]
     if lost and not args.untuned: raise SystemExit(f'{out}: not all trials of {", ".join(lost)} are done with the settings that stand here: `tune` first (or --untuned: methods as they stand)')
+    images_per_s = measured(args).get('images_per_s', {})
+    slow = [m for m in args.methods if m not in UNTRAINED and m not in images_per_s]
+    if slow: raise SystemExit(f'{out}: how fast {", ".join(slow)} is has not been measured: `speed` first, with the same --methods')
     train_set, test_set = load_sets(args.dataset)
     sets, done = [some(train_set, args.gallery), test_set], known(args, 'run')
     for seed, m in shard([(s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]], args.shard):     # those two know no chance
         trained = m not in UNTRAINED
         task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
+        if trained: task['steps'] = round(60 * minutes * images_per_s[m] / BATCH)
         one(out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set, sets, done)
 
 
@@ -297,7 +331,7 @@ def table(args):
         if len(found := {r[k] for r in rows}) > 1: raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in folders of their own')
     budgets = sorted({r['minutes'] for r in rows} - {0})
     rows.sort(key=lambda r: (r['minutes'], list(METHODS).index(r['method']), r['seed']))
-    found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(args))
+    found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(args), speed=measured(args))
     write_atomic(Path(args.table), lambda p: p.write_text(json.dumps(found, indent=1) + '\n'))
     for m in budgets or [0]: print('\n'.join(lines(rows, m)))
 
@@ -305,24 +339,28 @@ def table(args):
 def main(argv: list[str] | None = None):
     "The command line."
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('what', choices=['tune', 'ablate', 'run', 'table'])
+    p.add_argument('what', choices=['tune', 'ablate', 'speed', 'run', 'table'])
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
     p.add_argument('--methods', nargs='+', choices=list(METHODS), metavar='METHOD', help=f'some of {", ".join(METHODS)}; default: all, ijepa_public with --ijepa only')
     p.add_argument('--ijepa', type=Path, metavar='PATH', help='a checkout of facebookresearch/ijepa, for ijepa_public')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    p.add_argument('--minutes', type=float, help='processor time of a run: 16, of a trial: 3')
+    p.add_argument('--minutes', type=float, help='time of one core, for a run 16, for a trial 3')
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
     p.add_argument('--dataset', default='fashion_mnist', help='a name with labels and the splits train and test')
     p.add_argument('--gallery', type=int, default=20_000, help='training images that are read; half as many in `tune`')
     p.add_argument('--untuned', action='store_true', help='`run` without trials')
+    p.add_argument('--changes', nargs='+', choices=list(CHANGES), metavar='CHANGE', default=list(CHANGES), help='`ablate` with some changes only')
+    p.add_argument('--turns', type=int, default=5, help='of `speed`')
+    p.add_argument('--seconds', type=float, default=6, help='of each turn')
     p.add_argument('--table', default=Path(__file__).parents[1]/'nbs/results/small_budget.json', help='where `table` writes')
     args = p.parse_args(argv)
     args.methods = args.methods or [m for m in METHODS if args.ijepa or m != 'ijepa_public']
     if 'ijepa_public' in args.methods and not (args.ijepa and (args.ijepa/'src/masks/multiblock.py').exists()): p.error(f'--ijepa {args.ijepa}: expected a checkout of facebookresearch/ijepa, for the method ijepa_public')
     PUBLIC['path'] = args.ijepa and args.ijepa.resolve()
+    shard([], args.shard)                                                                  # an error now rather than later
     if args.minutes is not None and args.minutes <= 0: p.error(f'--minutes {args.minutes}: expected a number above 0')
     torch.set_num_threads(1)
-    dict(tune=tune, ablate=ablate, run=run, table=table)[args.what](args)
+    dict(tune=tune, ablate=ablate, speed=speed, run=run, table=table)[args.what](args)
 
 
 if __name__ == '__main__': main()

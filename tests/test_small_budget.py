@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -137,12 +138,23 @@ def study(monkeypatch, tmp_path):
     torch.set_num_threads(threads)
 
 
+def measured(out, **steps):
+    "As if `speed` had found that .006 minutes are so many steps."
+    out.mkdir(parents=True, exist_ok=True)
+    (out/'speed.json').write_text(json.dumps(dict(images_per_s={m: 64 * n / .36 for m, n in steps.items()})))
+
+
+def results(folder): return [json.loads(f.read_text()) for f in sorted(folder.glob('*/result.json'))]
+
+
 def test_runner(study, monkeypatch, tmp_path, capsys):
     out, call = study
     run = ['run', '--minutes', '.006', '--untuned', '--methods', 'pixels', 'pca', 'hierarchical', 'flat', 'lejepa', '--seeds', '0', '1']
     with pytest.raises(SystemExit, match='trials of flat'): call('run', '--methods', 'flat')
     with pytest.raises(SystemExit, match='shard'): call('run', '--untuned', '--shard', '2/2')
     with pytest.raises(SystemExit, match='run. first'): call('table')
+    with pytest.raises(SystemExit, match='how fast hierarchical, flat, lejepa is'): call(*run)
+    measured(out, hierarchical=10, flat=10, lejepa=5)
     class Killed(HistoryCallback):
         def after_step(self, trainer):
             if trainer.step == 3: os.kill(os.getpid(), signal.SIGTERM)
@@ -155,7 +167,7 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
     done = {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}
     assert {f.parent.name for f in done} == {'pixels-0', 'pca-0'} | {f'{m}-{s}-0.006min' for m in ('hierarchical', 'flat', 'lejepa') for s in (0, 1)}
     first = json.loads((cut/'result.json').read_text())
-    assert first['steps'] > 3 and first['images_seen'] == 64 * first['steps'] and .36 <= first['seconds'] < 2
+    assert first['steps'] == 10 and first['images_seen'] == 640 and json.loads((out/'run/lejepa-1-0.006min/result.json').read_text())['steps'] == 5
     call(*run)
     assert done == {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}             # nothing is done twice
     with pytest.raises(SystemExit, match='begun with gallery'): call(*run, '--gallery', '500')
@@ -164,6 +176,24 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
     said, found = capsys.readouterr().out, json.loads((tmp_path/'table.json').read_text())
     assert len(found['rows']) == 8 and 'hierarchical − flat' in said and '(2 seeds)' in said and 'hierarchical − pixels' in said
     assert all(.1 < r[k] <= 1 for r in found['rows'] for k in small_budget.MEASURES)
+    shutil.rmtree(out)                                                                          # another machine, where there is only the table
+    call(*run[:-1])
+    assert not list(out.glob('run/*'))
+    monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, 'training.lr=1e-4'])     # other settings: done again
+    call(*run, '--methods', 'flat')
+    call('table')
+    again = json.loads((tmp_path/'table.json').read_text())
+    assert {f.parent.name for f in out.glob('run/*/result.json')} == {'flat-0-0.006min', 'flat-1-0.006min'} and again['speed'] == found['speed']
+    assert [r['method'] for r in again['rows']] == [r['method'] for r in found['rows']] and [r for r in again['rows'] if r['method'] != 'flat'] == [r for r in found['rows'] if r['method'] != 'flat']
+    assert all('training.lr=1e-4' in r['overrides'] for r in again['rows'] if r['method'] == 'flat')
+
+
+def test_speed(study, capsys):
+    out, call = study
+    call('speed', '--methods', 'pixels', 'flat', 'mae', '--turns', '2', '--seconds', '.05', '--untuned')
+    found = json.loads((out/'speed.json').read_text())
+    assert found['images_per_s'].keys() == {'flat', 'mae'} and all(min(t) <= found['images_per_s'][m] <= max(t) and len(t) == 2 for m, t in found['turns'].items())
+    assert [l.split()[2] for l in capsys.readouterr().out.splitlines() if l.startswith('turn')] == ['flat', 'mae'] * 2
 
 
 def test_tuning(study, monkeypatch, tmp_path):
@@ -173,11 +203,12 @@ def test_tuning(study, monkeypatch, tmp_path):
     call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '0/2')
     assert json.loads((out/'chosen.json').read_text()) == {}
     call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '1/2')
-    trials = {r['trial']: r for r in small_budget.results(out/'tune')}
+    trials = {r['trial']: r for r in results(out/'tune')}
     best = max(trials, key=lambda t: trials[t]['linear'])
     assert trials[0]['seed'] == 100 and json.loads((out/'chosen.json').read_text()) == {'mae': small_budget.TRIALS['mae'][best]}
-    call('run', '--methods', 'mae', '--seeds', '0', '--minutes', '.005')
-    assert small_budget.TRIALS['mae'][best][0] in small_budget.results(out/'run')[0]['overrides']
+    measured(out, mae=3)
+    call('run', '--methods', 'mae', '--seeds', '0', '--minutes', '.006')
+    assert small_budget.TRIALS['mae'][best][0] in results(out/'run')[0]['overrides'] and results(out/'run')[0]['steps'] == 3
 
 
 @pytest.mark.parametrize('method', list(small_budget.TRIALS))
