@@ -4,12 +4,12 @@
     python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # `hierarchical` with one thing changed at a time, judged in the same way
     python benchmarks/small_budget.py speed --out RUNS                   # images per second of every method, in turn, on an idle machine
     python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
-    python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 30
+    python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 60    # 30 minutes on two cores
     python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH            # facebookresearch/ijepa itself
     python benchmarks/small_budget.py table --out RUNS                   # writes nbs/results/small_budget.json
 
 Every command goes on where it was interrupted and skips what is done, in RUNS or, with the same settings, in the table that `table` has written: so a study may
-end on another machine than it began on. Two shards (`0/2` and `1/2`) can run side by side on two cores.
+end on another machine than it began on; only `speed` begins anew. Two shards (`0/2` and `1/2`) can run side by side on two cores.
 
 A budget is time of one core: 16 minutes are 8 minutes on two cores. In `tune` and `ablate` it is the processor time of the run's only thread, and schedules (learning rate, EMA) follow the
 share of it that is spent. Machines that are shared are now fast, now slow; so in `run` it is as many images as the method sees in that time at the speed that `speed` has measured for all methods
@@ -262,7 +262,9 @@ def speed(args):
             (Loop, load), clock = kind(m), Clock(args.seconds)
             config = load(BASE, settings(m, 0, chosen.get(m, [])))
             with tempfile.TemporaryDirectory() as folder:
-                Loop(config, Path(folder), dataset=data, callbacks=[clock]).fit()
+                trainer = Loop(config, Path(folder), dataset=data, callbacks=[clock])
+                trainer.fit()
+            if not hasattr(clock, 'speed'): raise SystemExit(f'{trainer.stopping}: speeds are measured in one go; nothing was written')
             found.setdefault(m, []).append(round(clock.speed, 1))
             print(f'turn {turn + 1}/{args.turns}  {m:14} {clock.speed:6.0f} images/s', flush=True)
     now = dict(images_per_s={m: statistics.median(v) for m, v in found.items()}, turns=found, torch=torch.__version__, processor=platform.processor() or platform.machine())

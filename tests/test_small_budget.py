@@ -188,8 +188,14 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
     assert all('training.lr=1e-4' in r['overrides'] for r in again['rows'] if r['method'] == 'flat')
 
 
-def test_speed(study, capsys):
+def test_speed(study, monkeypatch, capsys):
     out, call = study
+    with monkeypatch.context() as m:
+        class Interrupted(small_budget.Clock):
+            def after_step(self, trainer): os.kill(os.getpid(), signal.SIGINT)
+        m.setattr(small_budget, 'Clock', Interrupted)
+        with pytest.raises(SystemExit, match='SIGINT.*nothing was written'): call('speed', '--methods', 'flat', '--untuned')
+    assert not (out/'speed.json').exists()
     call('speed', '--methods', 'pixels', 'flat', 'mae', '--turns', '2', '--seconds', '.05', '--untuned')
     found = json.loads((out/'speed.json').read_text())
     assert found['images_per_s'].keys() == {'flat', 'mae'} and all(min(t) <= found['images_per_s'][m] <= max(t) and len(t) == 2 for m, t in found['turns'].items())
@@ -232,6 +238,8 @@ def test_ablations(study, monkeypatch):
     out, call = study
     for change in small_budget.CHANGES.values(): load_config('tiny', small_budget.settings('hierarchical', 0, change))
     monkeypatch.setattr(small_budget, 'CHANGES', {'nothing': [], 'Features, alone': ['model.pixel_weight=0']})
+    call('ablate', '--minutes', '.004', '--seeds', '0', '--changes', 'nothing')
+    assert {f.parent.name for f in out.glob('ablate/*/result.json')} == {'00-nothing-0'}
     call('ablate', '--minutes', '.004', '--seeds', '0')
     found = {f.parent.name: json.loads(f.read_text()) for f in out.glob('ablate/*/result.json')}
     assert found.keys() == {'00-nothing-0', '01-features-alone-0'} and found['01-features-alone-0']['change'] == 'Features, alone'
