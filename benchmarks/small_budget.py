@@ -1,7 +1,7 @@
 """Features for a small budget: the same encoder trained in several ways for the same time, beside raw pixels, PCA and random weights.
 
     python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # five trials per method, judged on held-back training images
-    python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # `hierarchical` with one thing changed at a time, judged in the same way
+    python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # the best trial of `hierarchical` with one thing changed at a time, judged in the same way
     python benchmarks/small_budget.py speed --out RUNS                   # images per second of every method, in turn, on an idle machine
     python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
     python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 60    # 30 minutes on two cores
@@ -68,7 +68,7 @@ TRIALS = dict(                                                                  
     lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], SLOW, ['rival.sigreg_weight=0.1']],
     flat=SINGLE, hierarchical=SINGLE, fpn=SINGLE,
     multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']])
-CHANGES = {                                                                                # of `hierarchical`, one at a time
+CHANGES = {                                                                                # of the best trial of `hierarchical`, one at a time
     'nothing': [], 'features alone': ['model.pixel_weight=0'], 'a weaker pixel anchor': ['model.pixel_weight=1'], 'a stronger pixel anchor': ['model.pixel_weight=16'],
     'fine level alone': ['model.level_weights=[1,0]'], 'coarse level alone': ['model.level_weights=[0,1]'], 'equal levels': ['model.level_weights=[1,1]'],
     'targets: mean of all blocks': ['model.target_blocks=6'], 'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'], 'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
@@ -78,7 +78,7 @@ CHANGES = {                                                                     
     'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'], 'SIGReg': ['model.regularizer.kind=sigreg'], 'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
     'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
     'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
-    'lr 2e-3': FAST, 'lr 5e-4': SLOW, 'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'], 'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
+    'lr 1e-3': ['training.lr=1e-3'], 'lr 3e-4': ['training.lr=3e-4'], 'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'], 'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
     'crops of 30 to 100 %': NEAR, 'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
     'patches of 4': ['model.patch_size=4'], 'patches of 14': ['model.patch_size=14'], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128', 'model.encoder_kwargs.num_heads=4'],
     'predictor of 1 block': ['model.predictor.depth=1'], 'predictor of 4 blocks': ['model.predictor.depth=4'], 'predictor of width 192': ['model.predictor.embed_dim=192']}
@@ -246,9 +246,10 @@ def tune(args):
 def ablate(args):
     "All changes of this shard that are not tried yet, seed by seed."
     fit, judge = held_back(load_sets(args.dataset)[0])
-    sets, done = [some(fit, args.gallery // 2), judge], known(args, 'ablate')
+    sets, done, taken = [some(fit, args.gallery // 2), judge], known(args, 'ablate'), [] if args.untuned else choose(args).get('hierarchical')
+    if taken is None: raise SystemExit(f'{args.out}: not all trials of hierarchical are done with the settings that stand here: `tune` first (or --untuned: as it stands)')
     for seed, (i, (name, change)) in shard([(s, c) for s in args.seeds for c in enumerate(CHANGES.items()) if c[1][0] in args.changes], args.shard):
-        task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings('hierarchical', seed, change))
+        task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings('hierarchical', seed, [*taken, *change]))
         one(Path(args.out)/'ablate'/f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task, fit, sets, done)
 
 
@@ -350,7 +351,7 @@ def main(argv: list[str] | None = None):
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
     p.add_argument('--dataset', default='fashion_mnist', help='a name with labels and the splits train and test')
     p.add_argument('--gallery', type=int, default=20_000, help='training images that are read; half as many in `tune`')
-    p.add_argument('--untuned', action='store_true', help='`run` without trials')
+    p.add_argument('--untuned', action='store_true', help='`run` and `ablate` without trials')
     p.add_argument('--changes', nargs='+', choices=list(CHANGES), metavar='CHANGE', default=list(CHANGES), help='`ablate` with some changes only')
     p.add_argument('--turns', type=int, default=5, help='of `speed`')
     p.add_argument('--seconds', type=float, default=6, help='of each turn')

@@ -238,9 +238,12 @@ def test_ablations(study, monkeypatch):
     out, call = study
     for change in small_budget.CHANGES.values(): load_config('tiny', small_budget.settings('hierarchical', 0, change))
     monkeypatch.setattr(small_budget, 'CHANGES', {'nothing': [], 'Features, alone': ['model.pixel_weight=0']})
+    monkeypatch.setattr(small_budget, 'TRIALS', {'hierarchical': [['training.lr=7e-4']]})
+    with pytest.raises(SystemExit, match='`tune` first'): call('ablate', '--minutes', '.004', '--seeds', '0')
+    call('tune', '--minutes', '.004', '--methods', 'hierarchical')
     call('ablate', '--minutes', '.004', '--seeds', '0', '--changes', 'nothing')
     assert {f.parent.name for f in out.glob('ablate/*/result.json')} == {'00-nothing-0'}
     call('ablate', '--minutes', '.004', '--seeds', '0')
     found = {f.parent.name: json.loads(f.read_text()) for f in out.glob('ablate/*/result.json')}
     assert found.keys() == {'00-nothing-0', '01-features-alone-0'} and found['01-features-alone-0']['change'] == 'Features, alone'
-    assert {r['gallery'] for r in found.values()} == {300} and 'model.pixel_weight=0' in found['01-features-alone-0']['overrides']
+    assert {r['gallery'] for r in found.values()} == {300} and found['01-features-alone-0']['overrides'][-3:] == ['training.lr=7e-4', 'model.pixel_weight=0', 'training.seed=0']
