@@ -17,7 +17,7 @@ import rivals
 import small_budget
 from rivals import IJEPA, RIVALS, RivalTrainer, SeparateBlocks, load_rival
 
-from hjepa.data import build_dataset
+from hjepa.data import ImageDataset, build_dataset
 from hjepa.encodings import collect_readouts
 from hjepa.hierarchy import HJEPA, ConfigError
 from hjepa.training import Callback, CheckpointCallback, HistoryCallback, load_config, new_run
@@ -247,3 +247,21 @@ def test_ablations(study, monkeypatch):
     found = {f.parent.name: json.loads(f.read_text()) for f in out.glob('ablate/*/result.json')}
     assert found.keys() == {'00-nothing-0', '01-features-alone-0'} and found['01-features-alone-0']['change'] == 'Features, alone'
     assert {r['gallery'] for r in found.values()} == {300} and found['01-features-alone-0']['overrides'][-3:] == ['training.lr=7e-4', 'model.pixel_weight=0', 'training.seed=0']
+
+
+def test_photos_settings(monkeypatch, tmp_path, capsys):
+    import photos_settings
+    g, labels = torch.Generator().manual_seed(0), torch.arange(320) % 2
+    bright = (torch.rand(320, 3, 64, 64, generator=g) * 100 + 120 * labels.view(-1, 1, 1, 1)).byte()          # two kinds that anything tells apart
+    monkeypatch.setattr(photos_settings, 'emoji', lambda folder, test: ImageDataset('kinds', bright, labels=labels.tolist(), classes=['dark', 'bright']))
+    monkeypatch.setattr(photos_settings, 'COMMON', [*photos_settings.COMMON, *SMALL])
+    first = photos_settings.FIRST[0]
+    call = lambda *a: photos_settings.main([*a, '--out', str(tmp_path/'runs')])
+    call('run', '--arms', *list(photos_settings.ARMS)[:2], '--minutes', '.01', '--seeds', '0', '1', '--shard', '0/2')
+    assert {f.parent.name for f in (tmp_path/'runs').glob('*/result.json')} == {'0-0', '0-1'}                # the other shard's are the second arm's
+    call('table', '--table', str(tmp_path/'t.json'))
+    rows = json.loads((tmp_path/'t.json').read_text())
+    assert [(r['arm'], r['seed'], 'pixels' in r, 'random' in r) for r in rows] == [(first, 0, True, True), (first, 1, False, True)] and all(r['linear'] > .95 for r in rows)
+    assert f'random, as in: {first}' in capsys.readouterr().out
+    for arm in photos_settings.ARMS.values(): load_config('photos', [*photos_settings.COMMON, *arm])
+    assert set(photos_settings.FIRST) <= photos_settings.ARMS.keys()
