@@ -350,7 +350,7 @@ def hjepa_body(
         enc.vit.set_input_size(img_size=_pair(img_size))
     return ViTBody(enc, str(path), model.fpn, model.pixel_stats, asdict(model.config))
 
-# %% ../nbs/10_backbones.ipynb #247f0a0e
+# %% ../nbs/10_backbones.ipynb #642f5e18
 class ImageBody(nn.Module):
     "One map of a body, for the picture resized once per level: a featurised image pyramid (Lin et al. 2017, Fig. 1a)."
     def __init__(self,
@@ -382,6 +382,7 @@ class ImageBody(nn.Module):
         "As the body's."
         return {f'body.{name}': depth for name, depth in self.body.depths().items()}
 
+# %% ../nbs/10_backbones.ipynb #51dea3b3
 class SharedPyramid(Pyramid):
     "Lateral and 3×3 convolution with the same weights at every level: all levels come from the same stage."
     def __init__(self,

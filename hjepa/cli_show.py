@@ -80,7 +80,7 @@ def show(
         for file in show_run(args).values(): print(file)
     return 0
 
-# %% ../nbs/12_cli_show.ipynb #93eade80
+# %% ../nbs/12_cli_show.ipynb #4284f12b
 def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     "Draw what `hjepa_show` was asked for; each file is written completely or not at all."
     choose_pictures(args.pictures, list(PICTURES))                                 # a mistyped name is known before anything is loaded
@@ -100,6 +100,7 @@ def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     for line in lines: print(line, file=sys.stderr)
     return saved
 
+# %% ../nbs/12_cli_show.ipynb #2cd703e2
 def _once(f):
     "`f` that is called once: its answer, or its error, is kept (a download that failed is not tried again for every picture)."
     said = []

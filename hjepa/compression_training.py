@@ -519,7 +519,7 @@ def format_analysis(
     head = f'{"level":6s}{"mean":>9s}{"spread":>9s}{"from":>9s}{"to":>9s}{"MSE":>8s}{"bits/px":>9s}{"of rate":>9s}{"zeros":>8s}{"bits/latent":>13s}'
     return '\n'.join([head] + [f'{r["level"]:6s}{r["mean"]:9.3f}{r["std"]:9.3f}{r["min"]:9.2f}{r["max"]:9.2f}{r["mse"]:8.3f}{r["bpp"]:9.4f}{r["rate_share"]:9.1%}{r["zeros"]:8.1%}{r["bits_per_latent"]:13.3f}' for r in rows])
 
-# %% ../nbs/11_compression_training.ipynb #e98d2aa1
+# %% ../nbs/11_compression_training.ipynb #03d32fb6
 def show_analysis(
     rows: list[dict], # of `analyse_features`
     title: str = '', # for example λ and epoch
@@ -537,6 +537,7 @@ def show_analysis(
     if title: fig.suptitle(title)
     return fig
 
+# %% ../nbs/11_compression_training.ipynb #e552786b
 class AnalysisCallback(Callback):
     "Every few epochs, and at the end: the analysis as text and picture in the run's folder, and estimated against real bits."
     order = 65
@@ -561,6 +562,7 @@ class AnalysisCallback(Callback):
             write_atomic(trainer.run_dir/'pictures'/'features.png', lambda p: fig.savefig(p, format='png', dpi=100))
         except OSError as e: trainer.say(f'epoch {trainer.epoch}: cannot write the analysis ({e})')
 
+# %% ../nbs/11_compression_training.ipynb #03214219
 def real_bits(
     codec: FPNCodec, # in any mode; left as it is
     features: list[FPNFeatures],

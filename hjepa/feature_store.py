@@ -105,7 +105,7 @@ def _write_plan(folder: Path, plan: dict[str, Any], dataset: ImageDataset):
     else: write_atomic(folder/'images.jsonl', lambda p: p.write_text(''.join(json.dumps(f) + '\n' for f in dataset.paths)))
     write_atomic(folder/'store.json', lambda p: p.write_text(json.dumps(plan, indent=1)))
 
-# %% ../nbs/09_feature_store.ipynb #f354a724
+# %% ../nbs/09_feature_store.ipynb #2e699c47
 def _left_over(folder: Path) -> list[Path]:
     "The store's own temporary files, of a process that was killed (`write_atomic` names them)."
     return [p for p in folder.iterdir() if re.fullmatch(r'\.(shard_\d+\.safetensors|store\.json|images\.jsonl)\.\d+\.tmp', p.name)]
@@ -142,6 +142,7 @@ def _go_on(folder: Path, old: dict[str, Any], plan: dict[str, Any], dataset: Ima
         _write_plan(folder, old, dataset)
     return old, dataset
 
+# %% ../nbs/09_feature_store.ipynb #550a6523
 def _with_lost(folder: Path, dataset: ImageDataset, paths: list[str] | None) -> ImageDataset:
     "A data set together with the images of a store that are gone from it, labelled as the store has them."
     gone = [] if None in (paths, dataset.paths) else list(dict.fromkeys(paths).keys() - set(dataset.paths))

@@ -235,7 +235,7 @@ class ModelConfig:
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
 
-# %% ../nbs/04_hierarchy.ipynb #de12f74f
+# %% ../nbs/04_hierarchy.ipynb #8176a54b
 class ConfigError(ValueError):
     "A configuration that cannot be used; the message names the key, the value and what is allowed."
 
@@ -259,6 +259,7 @@ def check_plain(
         raise ConfigError(f'{where}: {values[:80]!r}: references are not read in a configuration, as they could read the environment too; write the value (a shell fills in key=$NAME by itself)')
     elif isinstance(values, float) and not math.isfinite(values): raise ConfigError(f'{where}={values}: expected a finite number')
 
+# %% ../nbs/04_hierarchy.ipynb #3b307a06
 def check_keys(
     schema: type, # a dataclass
     values: dict, # nested values
@@ -275,6 +276,7 @@ def check_keys(
         default = known[key].default_factory() if callable(known[key].default_factory) else None
         if is_dataclass(default): check_keys(type(default), value or {}, path)
 
+# %% ../nbs/04_hierarchy.ipynb #97a3574a
 def from_values(
     schema: type, # a dataclass
     values: dict, # nested values, from YAML or keywords
@@ -288,7 +290,7 @@ def from_values(
         path = '.'.join(p for p in (where, getattr(e, 'full_key', None)) if p)
         raise ConfigError(f'{path or "the configuration"}: {str(e).splitlines()[0]}') from e
 
-# %% ../nbs/04_hierarchy.ipynb #daa88a35
+# %% ../nbs/04_hierarchy.ipynb #3eba2779
 _TIMM_FILES = ('pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict', 'pretrained_model_args', 'pretrained_custom_load', 'checkpoint_path', 'cache_dir')
 
 def check_timm_kwargs(
@@ -299,6 +301,7 @@ def check_timm_kwargs(
     for k in kwargs:
         if k in _TIMM_FILES: raise ConfigError(f'{where}.{k}={kwargs[k]!r}: refused, as timm would read or fetch a file by it, pickled perhaps; weights come from model.pretrained')
 
+# %% ../nbs/04_hierarchy.ipynb #c1d2c026
 def check_model_config(
     cfg: ModelConfig,
 ) -> ModelConfig: # the same
@@ -340,7 +343,7 @@ def check_model_config(
         if not ok: raise ConfigError(f'model.{key}={value}: expected {allowed}')
     return cfg
 
-# %% ../nbs/04_hierarchy.ipynb #5de46af0
+# %% ../nbs/04_hierarchy.ipynb #85f057ea
 @contextmanager
 def _blame(key: str):
     "Turn an error from deep inside a part into one that names the configuration key."
@@ -349,6 +352,19 @@ def _blame(key: str):
     except (ValueError, AssertionError, TypeError, RuntimeError, ArithmeticError, LookupError, StopIteration) as e:
         raise ConfigError(f'{key}: {e or type(e).__name__}') from e
 
+def _build_encoder(c: ModelConfig) -> ContextEncoder:
+    "The context encoder of a configuration; contradictions between its keys are `ConfigError`s."
+    kwargs = dict(c.encoder_kwargs) | ({} if c.patch_size is None else dict(patch_size=c.patch_size))
+    if c.drop_path_rate: kwargs['drop_path_rate'] = c.drop_path_rate
+    size = tuple(c.img_size) * (2 // len(c.img_size)) if isinstance(c.img_size, (list, tuple)) else (c.img_size, c.img_size)
+    with _blame(f'model.img_size={c.img_size}, model.encoder_type={c.encoder_type}'):
+        enc = ContextEncoder(c.encoder_type, size, c.in_chans, c.pretrained, c.mask_mode, c.use_gradient_checkpointing, **kwargs)
+    if c.embed_dim not in (None, enc.embed_dim):
+        raise ConfigError(f'model.embed_dim={c.embed_dim} contradicts model.encoder_type={c.encoder_type}, whose width is {enc.embed_dim}; '
+                          'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
+    return enc
+
+# %% ../nbs/04_hierarchy.ipynb #00c2fac2
 class HJEPA(nn.Module):
     """Hierarchical I-JEPA: `context_encoder`, `target_encoder`, `predictor`, optionally `fpn`, and one linear head per level.
 
@@ -378,18 +394,6 @@ class HJEPA(nn.Module):
         self.crop_head = nn.Linear(D, D) if c.crops.enabled else None     # reads a local crop's answer, see the notebook on multi-crop
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         self.target_encoder = TargetEncoder(self.context_encoder)         # last: an exact copy of the finished encoder
-
-def _build_encoder(c: ModelConfig) -> ContextEncoder:
-    "The context encoder of a configuration; contradictions between its keys are `ConfigError`s."
-    kwargs = dict(c.encoder_kwargs) | ({} if c.patch_size is None else dict(patch_size=c.patch_size))
-    if c.drop_path_rate: kwargs['drop_path_rate'] = c.drop_path_rate
-    size = tuple(c.img_size) * (2 // len(c.img_size)) if isinstance(c.img_size, (list, tuple)) else (c.img_size, c.img_size)
-    with _blame(f'model.img_size={c.img_size}, model.encoder_type={c.encoder_type}'):
-        enc = ContextEncoder(c.encoder_type, size, c.in_chans, c.pretrained, c.mask_mode, c.use_gradient_checkpointing, **kwargs)
-    if c.embed_dim not in (None, enc.embed_dim):
-        raise ConfigError(f'model.embed_dim={c.embed_dim} contradicts model.encoder_type={c.encoder_type}, whose width is {enc.embed_dim}; '
-                          'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
-    return enc
 
 # %% ../nbs/04_hierarchy.ipynb #56dde95d
 @patch

@@ -159,7 +159,7 @@ def _summary(shot: int | str, draws: list[dict[str, tuple[float, float]]], image
     return dict(shot=shot, images=images, mean=sum(best) / len(best), std=_deviation(best), accuracies=best, chosen=chosen,
                 readouts={n: dict(mean=sum(v) / len(v), std=_deviation(v)) for n, v in every.items()})
 
-# %% ../nbs/09_lowshot.ipynb #ddeef5c5
+# %% ../nbs/09_lowshot.ipynb #b8881a8a
 def usual_shots(
     labels: Sequence[int] | Tensor, # of the training images; −1: not labelled
 ) -> list[int | str]:
@@ -168,6 +168,7 @@ def usual_shots(
     counts = labels[labels >= 0].bincount()
     return [s for s in (1, 5, 10) if s <= counts[counts > 0].min()] + ['1%', '10%']
 
+# %% ../nbs/09_lowshot.ipynb #487aa7e8
 def compare_low_shot(
     models: dict[str, HJEPA | TimmFeatures], # name of the row → network
     train_set: ImageDataset, # with labels
@@ -201,6 +202,7 @@ def compare_low_shot(
         rows.append(dict(name=row, shots=low_shot(train_x, a.labels, test_x, b.labels, shots, seeds, choose, device)))
     return dict(rows=rows, shots=shots, seeds=seeds if isinstance(seeds, int) else len(seeds), n_train=len(a), n_test=len(b), bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1))
 
+# %% ../nbs/09_lowshot.ipynb #7d37bff8
 def format_low_shot(
     results: dict[str, Any], # of `compare_low_shot`
 ) -> str:
