@@ -78,6 +78,7 @@ CHANGES = {                                                                     
     'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'], 'SIGReg': ['model.regularizer.kind=sigreg'], 'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
     'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
     'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
+    'VICReg, a stronger pixel anchor, EMA stays at 0.99': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2', 'model.pixel_weight=16', 'model.ema.momentum_end=0.99'],
     'lr 1e-3': ['training.lr=1e-3'], 'lr 3e-4': ['training.lr=3e-4'], 'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'], 'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
     'crops of 30 to 100 %': NEAR, 'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
     'patches of 4': ['model.patch_size=4'], 'patches of 14': ['model.patch_size=14'], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128', 'model.encoder_kwargs.num_heads=4'],
