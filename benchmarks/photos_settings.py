@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from budget import Budget
 from multicrop_worth import emoji
+from small_budget import shard
 
 from hjepa.collapse import effective_rank
 from hjepa.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
@@ -67,11 +68,10 @@ def train(folder: Path, arm: str, seed: int, minutes: float, dataset) -> dict:
 def run(args):
     "All runs of this shard that are not done yet."
     torch.set_num_threads(1)
-    part, parts = map(int, args.shard.split('/'))
     sets = [emoji(args.emoji, test) for test in (False, True)]
-    for i, (seed, arm) in enumerate((s, a) for s in args.seeds for a in args.arms):
+    for seed, arm in shard([(s, a) for s in args.seeds for a in args.arms], args.shard):
         folder = Path(args.out)/f'{list(ARMS).index(arm)}-{seed}'
-        if i % parts != part or (folder/'result.json').exists(): continue
+        if (folder/'result.json').exists(): continue
         facts = train(folder, arm, seed, args.minutes, sets[0])
         model = HJEPA.from_pretrained(folder)
         result = dict(arm=arm, seed=seed, minutes=args.minutes, images=len(sets[0])) | facts | measure(model, sets)
