@@ -57,7 +57,7 @@ def search_readout(
     with evaluating(model): levels = model.encode(blank, 1, fpn).levels
     return next((f'level{l}' for l, x in enumerate(levels) if x[0].numel() <= max_dim), 'mean') + ('|white' if n is None or n >= WHITEN_FROM else '')
 
-# %% ../nbs/09_retrieval.ipynb #1ae148b5
+# %% ../nbs/09_retrieval.ipynb #f27d33ca
 class Gallery:
     "Pictures that can be searched by picture. With `store`, features are on disk: written once, and gone on with if interrupted."
     def __init__(self,
@@ -81,32 +81,42 @@ class Gallery:
         if len(self) < 2: raise ValueError(f'{len(self)} of {len(pictures)} pictures of {pictures.name!r} could be read; a search needs at least 2')
         some = torch.cat([x[::max(1, len(self) // 4096)] for _, x in self._pieces(False)]) if white else None
         self.whitening = Whitening(some, white_dim(len(some), WHITE_DIRECTIONS)) if white else None
-    def _in_memory(self, how: dict):
-        f = collect_readouts(self.model, self.dataset, [self.base], **how)
-        self.features, self.index, self.bad = f.vectors[self.base], f.index, f.bad
-        check_features(self.features, None, 'gallery')
-    def _on_disk(self, store: str | Path, how: dict):
-        how['precision'] = None if self.precision == 'auto' else self.precision             # what a store has, holds
-        self.features = f = extract_to_disk(self.model, self.dataset, store, [self.base], lost=True, **how)
-        self.precision = f.plan['precision']
-        self.index, self.bad = f.index, f.bad
-        if f.paths is not None:                                                             # a store that has grown has an order of its own
-            place = {p: i for i, p in enumerate(self.dataset.paths)}
-            self.dataset, self.lost = self.dataset.subset([place[p] for p in f.paths if p in place]), [p for p in f.paths if p not in place]
-        if self.lost: self._leave_out(torch.tensor([p in place for p in f.paths]))
-    def _leave_out(self, there: Tensor): # bool, of all pictures of the store
-        "Search only among rows whose pictures are there."
-        warnings.warn(f'pictures of the store are gone from {self.dataset.name!r} and left out: {len(self.lost):,} (first {self.lost[0]})', stacklevel=4)
-        self._keep = there[self.index]
-        self.index, self.bad = (there.cumsum(0) - 1)[self.index[self._keep]], [p for p in self.bad if p not in set(self.lost)]
     def __len__(self) -> int: return len(self.index)
-    def _pieces(self, white: bool = True, rows: int = 16_384) -> Iterator[tuple[int, Tensor]]:
-        "Features in order, a piece at a time."
-        disk, first = isinstance(self.features, FeatureStore), 0
-        for start, x in self.features.chunks(self.base, rows) if disk else ((i, self.features[i:i + rows]) for i in range(0, len(self), rows)):
-            if self._keep is not None: x = x[self._keep[start:start + len(x)]]
-            yield first, self.whitening(x) if white and self.whitening else x
-            first += len(x)
+
+# %% ../nbs/09_retrieval.ipynb #4dfa47b6
+@patch
+def _in_memory(self: Gallery, how: dict):
+    f = collect_readouts(self.model, self.dataset, [self.base], **how)
+    self.features, self.index, self.bad = f.vectors[self.base], f.index, f.bad
+    check_features(self.features, None, 'gallery')
+
+@patch
+def _on_disk(self: Gallery, store: str | Path, how: dict):
+    how['precision'] = None if self.precision == 'auto' else self.precision             # what a store has, holds
+    self.features = f = extract_to_disk(self.model, self.dataset, store, [self.base], lost=True, **how)
+    self.precision = f.plan['precision']
+    self.index, self.bad = f.index, f.bad
+    if f.paths is not None:                                                             # a store that has grown has an order of its own
+        place = {p: i for i, p in enumerate(self.dataset.paths)}
+        self.dataset, self.lost = self.dataset.subset([place[p] for p in f.paths if p in place]), [p for p in f.paths if p not in place]
+    if self.lost: self._leave_out(torch.tensor([p in place for p in f.paths]))
+
+@patch
+def _leave_out(self: Gallery, there: Tensor): # bool, of all pictures of the store
+    "Search only among rows whose pictures are there."
+    warnings.warn(f'pictures of the store are gone from {self.dataset.name!r} and left out: {len(self.lost):,} (first {self.lost[0]})', stacklevel=4)
+    self._keep = there[self.index]
+    self.index, self.bad = (there.cumsum(0) - 1)[self.index[self._keep]], [p for p in self.bad if p not in set(self.lost)]
+
+# %% ../nbs/09_retrieval.ipynb #4fc761c8
+@patch
+def _pieces(self: Gallery, white: bool = True, rows: int = 16_384) -> Iterator[tuple[int, Tensor]]:
+    "Features in order, a piece at a time."
+    disk, first = isinstance(self.features, FeatureStore), 0
+    for start, x in self.features.chunks(self.base, rows) if disk else ((i, self.features[i:i + rows]) for i in range(0, len(self), rows)):
+        if self._keep is not None: x = x[self._keep[start:start + len(x)]]
+        yield first, self.whitening(x) if white and self.whitening else x
+        first += len(x)
 
 # %% ../nbs/09_retrieval.ipynb #d3b51655
 @dataclass
