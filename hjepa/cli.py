@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['friendly_errors', 'finish_later', 'parser', 'check_kind', 'positive', 'train', 'best_device', 'print_configs',
-           'run_training', 'run_loop', 'describe', 'report', 'run_facts', 'format_health', 'measure', 'draw',
-           'draw_crops', 'evaluate', 'features', 'extract_folder', 'write_features', 'train_detection', 'run_detection',
-           'describe_detection', 'report_problems', 'report_detection', 'eval_detection', 'detect', 'newest_run',
-           'detect_folder', 'detection_row', 'draw_boxes']
+           'run_training', 'run_loop', 'describe', 'report', 'run_facts', 'format_health', 'probe_sets', 'measure',
+           'draw', 'draw_crops', 'evaluate', 'features', 'extract_folder', 'write_features', 'train_detection',
+           'run_detection', 'describe_detection', 'report_problems', 'report_detection', 'eval_detection', 'detect',
+           'newest_run', 'detect_folder', 'detection_row', 'draw_boxes']
 
 # %% ../nbs/12_cli.ipynb #97394d3d
 import argparse
@@ -188,7 +188,7 @@ def describe(trainer):
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; {trainer.world_size} process(es) on {trainer.device}, '
                 f'precision {trainer.accelerator.mixed_precision}\n{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
 
-# %% ../nbs/12_cli.ipynb #d738036b
+# %% ../nbs/12_cli.ipynb #eee03f09
 def report(
     run_dir: str | Path, # the run's folder; `results.json` and `pictures/` are written here
     model, # an HJEPA
@@ -204,7 +204,7 @@ def report(
     verdict = run_verdict(run_dir)
     results = measure(model, cfg, dataset) | dict(verdict=asdict(verdict)) | run_facts(run_dir, cfg)
     write_atomic(run_dir/'results.json', lambda p: p.write_text(json.dumps(results, indent=1, allow_nan=False)))
-    print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'])) + f'\nVerdict: {verdict}.')
+    print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'], results['random_health'])) + f'\nVerdict: {verdict}.')
     pictures = draw(run_dir, model, cfg, dataset)
     print(f'\nall on one page: {write_report(run_dir)}\npictures:')
     for path in pictures.values(): print(f'  {path}')
@@ -223,12 +223,27 @@ def run_facts(run_dir: Path, cfg) -> dict:
 
 def format_health(
     health: dict, # see `hjepa.collapse.feature_health`
+    blank: dict, # that of random weights
 ) -> str:
-    "Health of features without labels, one line per measure with a number per level."
-    return 'health of the features per level (no labels, or no probes):\n' + '\n'.join(
-        f'  {name:18s} ' + '  '.join('–' if v is None else f'{v:.3g}' for v in values) for name, values in health.items() if isinstance(values, list))
+    "Health of features without labels, one line per measure with a number per level, and in brackets that of random weights."
+    from hjepa.collapse import health_words
+    return 'health of the features per level, in brackets that of random weights (no labels, or no probes):\n' + '\n'.join(
+        f'  {name:18s} ' + '  '.join(f'{health_words(*v):>18s}' for v in zip(values, blank[name])) for name, values in health.items())
 
-# %% ../nbs/12_cli.ipynb #9436c139
+# %% ../nbs/12_cli.ipynb #f5df9160
+def probe_sets(
+    cfg, # the run's configuration
+    dataset, # its training images, with labels
+) -> tuple: # images with labels to train probes on and to test them on; what to note in the results
+    "The run's training and test images; without a test split four fifths and a fifth of the training images."
+    from hjepa.data import build_dataset
+    d = cfg.data
+    try: return dataset, build_dataset(d.dataset, d.path, cfg.evaluation.test_split, cfg.model.in_chans, d.download), {}
+    except (ValueError, RuntimeError, OSError) as err: print(f'no test images, so every fifth training image is one: {err}', file=sys.stderr)
+    train, test = (dataset.subset([i for i in range(len(dataset)) if (i % 5 == 4) == fifth]) for fifth in (False, True))
+    return train, test, dict(note='There was no test split: every fifth training image was kept back from the probes. The run has seen those, without their labels.')
+
+# %% ../nbs/12_cli.ipynb #7646a829
 def measure(
     model, # an HJEPA
     cfg, # the run's configuration
@@ -236,18 +251,17 @@ def measure(
 ) -> dict: # for `format_table`, or with the key `health`
     "Probes where there are labels (beside random weights of the run's seed: its start, unless it was pretrained), the health of features where there are none."
     from hjepa.collapse import feature_health
-    from hjepa.data import build_dataset
-    from hjepa.encodings import extract_dataset
+    from hjepa.encodings import extract_dataset, random_like
     from hjepa.evaluation import evaluate
     e, d = cfg.evaluation, cfg.data
     if e.probe and dataset.labels is not None:
-        try:
-            test = build_dataset(d.dataset, d.path, e.test_split, cfg.model.in_chans, d.download)
-            return evaluate(model, dataset, test, random_seed=cfg.training.seed, names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, num_workers=d.num_workers, progress=True)
+        train, test, note = probe_sets(cfg, dataset)
+        try: return evaluate(model, train, test, random_seed=cfg.training.seed, names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, num_workers=d.num_workers, progress=True) | note
         except (ValueError, RuntimeError, OSError) as err: print(f'no probes: {err}', file=sys.stderr)     # the run is worth its report all the same
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
-    health = feature_health(extract_dataset(model, some, num_workers=d.num_workers).levels)
-    return dict(health={k: [v if math.isfinite(v) else None for v in values] for k, values in health.items()})
+    health = lambda m: feature_health(extract_dataset(m, some, num_workers=d.num_workers).levels)
+    both = dict(health=health(model), random_health=health(random_like(model, cfg.training.seed)))
+    return {k: {n: [v if math.isfinite(v) else None for v in values] for n, values in h.items()} for k, h in both.items()}
 
 # %% ../nbs/12_cli.ipynb #a97ae6c4
 def draw(

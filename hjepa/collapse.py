@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LITTLE', 'MEASURES', 'spectrum', 'effective_rank', 'rankme', 'alpha_req', 'lidar', 'token_similarity',
            'image_similarity', 'feature_deviation', 'feature_std', 'dead_features', 'content_share', 'content_words',
-           'feature_health', 'prediction_skill', 'context_views', 'HealthLimits', 'Finding', 'Verdict', 'diagnose',
-           'HealthCallback', 'past_records', 'run_verdict']
+           'feature_health', 'health_words', 'prediction_skill', 'context_views', 'HealthLimits', 'Finding', 'Verdict',
+           'diagnose', 'HealthCallback', 'past_records', 'run_verdict']
 
 # %% ../nbs/09_collapse.ipynb #554b9f4e
 import json
@@ -166,6 +166,15 @@ def feature_health(
     "All measures that need neither labels nor views, per level."
     if not len(levels): raise ValueError('no levels were given')
     return {f.__name__: [f(x) for x in levels] for f in MEASURES}
+
+# %% ../nbs/09_collapse.ipynb #c46998c8
+def health_words(
+    value: float | None, # of a measure at a level
+    blank: float | None = None, # of random weights, if they were measured
+) -> str:
+    "A measure for people: three digits, those of random weights in brackets, – where there is no number."
+    say = lambda v: '–' if v is None or v != v else f'{v:.3g}'
+    return say(value) + ('' if blank is None else f' ({say(blank)})')
 
 # %% ../nbs/09_collapse.ipynb #df7bca46
 def prediction_skill(

@@ -608,7 +608,7 @@ def _need_path(
 def _images(root, split, download) -> ImageDataset:
     return ImageDataset('images', paths=find_images(_need_path('images', root)))
 
-# %% ../nbs/00_data.ipynb #c3fa2e07
+# %% ../nbs/00_data.ipynb #d12f7754
 def class_folders(
     root: str | Path,                    # Folder with one folder per class
     classes: Sequence[str] | None = None # Known class names; None: the folders found
@@ -623,9 +623,11 @@ def class_folders(
     number = {c: k for k, c in enumerate(classes)}
     pairs = [(p, number[c]) for c in folders for p in _walk(root/c)[0]]
     if not pairs: raise ValueError(f'the class folders of {root} hold no pictures. For pictures without classes use the data set `images`')
+    if loose := [p.name for p in root.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith('.')]:
+        warnings.warn(f'{len(loose):,} pictures of {root} lie in no class folder and are left out (first {min(loose)}); the data set `images` takes all of them', stacklevel=2)
     return [p for p, _ in pairs], [k for _, k in pairs], classes
 
-# %% ../nbs/00_data.ipynb #747758bf
+# %% ../nbs/00_data.ipynb #ead69d51
 def _split_folders(
     name: str,                       # Data set, for messages
     root: Path,                      # Folder with `train`, `val`, …, or with the classes themselves
@@ -635,7 +637,7 @@ def _split_folders(
     splits = [s for s in ('train', 'val', 'test') if (root/s).is_dir()]
     if not splits and split != 'train':
         raise ValueError(f'{root} has no train and val folders, so it is all training split; there is no {split!r}. '
-                         f'Make a folder {root/"val"} for the pictures to hold out')
+                         f'To hold pictures out, move the class folders into {root/"train"}, and some pictures of each class from there into folders of the same names in {root/"val"}')
     split = _choose_split(f'{name} in {root}', split, splits) if splits else None
     classes = class_folders(root/'train')[2] if 'train' in splits and split != 'train' else None
     paths, labels, classes = class_folders(root/split if split else root, classes)

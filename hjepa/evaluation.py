@@ -436,7 +436,7 @@ def evaluate(
     rows = {'random initialisation': random_like(model, random_seed)} if 'random' in baselines else {}
     return compare(rows | {'this run': model}, train_set, test_set, 'pixels' in baselines, device=next(model.parameters()).device, **how)
 
-# %% ../nbs/09_evaluation.ipynb #76ad4ff9
+# %% ../nbs/09_evaluation.ipynb #c1dc59c2
 def format_table(
     results: dict[str, Any], # of `compare` or `evaluate`
 ) -> str:
@@ -450,5 +450,6 @@ def format_table(
     for d in results['differences']: lines.append(f"{'  over ' + d['name']:<{width}}{diff(d['linear']):<26}  {diff(d['knn'])}".rstrip())
     n, p = results['n_test'], results['rows'][-1]['linear']['accuracy']
     lines.append(f"{results['n_train']:,} training and {n:,} test images; read-outs{', k' * many} and regularisation chosen on {results['n_val']:,} held-back training images.")
+    if 'note' in results: lines.append(results['note'])
     lines.append(f"An accuracy has a standard error of about {100 * math.sqrt(max(p * (1 - p), 1e-12) / n):.1f} points (√(p(1−p)/n)); a difference, the one after its ±.")
     return '\n'.join(lines)

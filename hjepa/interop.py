@@ -7,7 +7,7 @@ __all__ = ['HUB_FILES', 'weights_file', 'cached_model', 'is_pictures', 'as_bytes
            'HJEPAFeatures', 'run_record', 'describe_model', 'describe_training', 'describe_results', 'model_card',
            'save_for_hub', 'push_to_hub']
 
-# %% ../nbs/09_interop.ipynb #95fb5b39
+# %% ../nbs/09_interop.ipynb #907cab30
 import json
 import re
 import shutil
@@ -25,7 +25,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
-from .collapse import run_verdict
+from .collapse import health_words, run_verdict
 from .data import EvalView, ImageDataset, ImageError, normalize, preprocess
 from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
 from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_json, saved_config, write_atomic
@@ -314,15 +314,16 @@ def describe_training(
     if 'verdict' in record: lines.append(f"Verdict of the run's own measures: {record['verdict']}")
     return '\n'.join(f'- {line}' for line in lines)
 
-# %% ../nbs/09_interop.ipynb #af43626f
+# %% ../nbs/09_interop.ipynb #d57c88b8
 def describe_results(
     results: dict[str, Any], # results.json of a run
 ) -> str: # Markdown
     "The table of accuracies beside random weights and raw pixels, or the health of features where there were no labels."
     if 'rows' not in results:
-        health = {k: v for k, v in results.get('health', {}).items() if isinstance(v, list)}
+        health, blank = ({k: v for k, v in results.get(name, {}).items() if isinstance(v, list)} for name in ('health', 'random_health'))
         if not health: return 'Not measured yet.'
-        return _table(['without labels', *(f'level {l}' for l in range(len(next(iter(health.values())))))], [(k, *('–' if x is None else f'{x:.3g}' for x in v)) for k, v in health.items()])
+        head = 'without labels' + (' (random weights)' if blank else '')
+        return _table([head, *(f'level {l}' for l in range(len(next(iter(health.values())))))], [(k, *map(health_words, v, blank.get(k) or [None] * len(v))) for k, v in health.items()])
     say = lambda s, more='': f'{s["accuracy"]:.1%} ({s["readout"].replace("|white", ", whitened")}{more})'
     k = results.get('k')                                                           # a table of an older version may not know it
     many = isinstance(k, (list, tuple))                                            # then it was chosen for each row
@@ -331,7 +332,7 @@ def describe_results(
     diff = lambda d: f'over {d["name"]} {d["linear"]["points"]:+.1f} ± {d["linear"]["stderr"]:.1f} points (linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)'
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
     parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test pictures; read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} held-back training pictures.')
-    return '\n\n'.join(parts)
+    return '\n\n'.join(parts + ([results['note']] if 'note' in results else []))
 
 # %% ../nbs/09_interop.ipynb #91a92930
 _use = '''```python

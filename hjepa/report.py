@@ -316,31 +316,32 @@ def table_html(
     body = ''.join(f'<tr><th scope="row">{html.escape(str(r[0]))}</th>{"".join(map(cell, r[1:]))}</tr>' for r in rows)
     return f'<div class="wide"><table>{f"<caption>{html.escape(caption)}</caption>" if caption else ""}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
-# %% ../nbs/09_report.ipynb #457c2be4
+# %% ../nbs/09_report.ipynb #0c1deafd
 def results_html(
     results: dict[str, Any] | None, # of results.json
 ) -> str:
     "The table of probes, or the health of features without labels."
     if results is None: return '<p>Features have not been measured yet: they are when the run is complete, or by <code>hjepa_eval RUN</code>.</p>'
     if 'rows' not in results:
-        health = {k: v for k, v in results.get('health', {}).items() if isinstance(v, list)}
-        return '<p>There were no labels (or no test images), so nothing can be said about classes.</p>' + _health_table(health)
+        words = 'There were no labels, so nothing can be said about classes.' + (' In brackets: the same network with random weights.' if results.get('random_health') else '')
+        return f'<p>{words}</p>' + _health_table(results.get('health', {}), results.get('random_health'))
     score = lambda s: (f'{s["accuracy"]:.1%}' + (f' (k = {s["k"]})' if 'k' in s and not isinstance(results['k'], int) else ''), s['accuracy'])
     rows = [[r['name'], score(r['linear']), score(r['knn'])] for r in results['rows']]
     gain = lambda d: f'{d["points"]:+.1f} ± {d["stderr"]:.1f} points'
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in results.get('differences', [])]
-    text = f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings of both were chosen on {results["n_val"]:,} held-back training images.'
+    text = f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings of both were chosen on {results["n_val"]:,} held-back training images.' + (' ' + results['note'] if 'note' in results else '')
     return table_html(['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if isinstance(results['k'], int) else 'k-NN'], rows, 'Share of test images whose class is read off correctly') + f'<p class="small">{html.escape(text)}</p>'
 
 _HEALTH = dict(effective_rank='effective rank (directions in use)', image_similarity='cosine between images (1: all alike)', token_similarity='cosine between places (1: all alike)',
                feature_std='deviation between images (0: all alike)', target_std='spread of targets (0: all alike)', skill='skill (0: a constant, 1: exact)')
 
-def _health_table(measures: dict[str, list]) -> str:
-    "Measures [per level] as a table."
+def _health_table(measures: dict[str, list], blank: dict[str, list] | None = None) -> str:
+    "Measures [per level] as a table, with those of random weights in brackets."
     shown = {k: v for k, v in measures.items() if k in _HEALTH and isinstance(v, (list, tuple)) and len(v)}
     if not shown: return ''
-    number = lambda v: '–' if v is None or v != v else f'{v:.3g}'
-    return table_html(['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))], [[_HEALTH[k], *map(number, v)] for k, v in shown.items()], 'Health of the features')
+    from hjepa.collapse import health_words                                             # PyTorch is for those who have health to show
+    cells = lambda k, v: map(health_words, v, (blank or {}).get(k) or [None] * len(v))
+    return table_html(['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))], [[_HEALTH[k], *cells(k, v)] for k, v in shown.items()], 'Health of the features')
 
 # %% ../nbs/09_report.ipynb #4a83084c
 @dataclass
