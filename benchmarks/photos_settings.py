@@ -23,12 +23,12 @@ from hjepa.evaluation import score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 
-COMMON = ['model.img_size=64', 'data.dataset=images', 'data.flip=0', 'data.num_workers=0', 'training.epochs=1000', 'training.checkpoint_minutes=1']
+COMMON = ['model.img_size=64', 'model.patch_size=8', 'data.dataset=images', 'data.flip=0', 'data.num_workers=0', 'training.epochs=1000', 'training.checkpoint_minutes=1']
 ANCHOR, RANDOM, BLOCKS = ['model.pixel_weight=4'], ['masking.kind=random'], ['model.pixel_weight=0', 'masking.kind=multiblock']
-SHALLOW, SHORT = ['model.encoder_kwargs.depth=6'], ['model.predictor.depth=2']
+SHALLOW, SHORT, LARGE = ['model.encoder_kwargs.depth=6'], ['model.predictor.depth=2'], ['model.patch_size=16', 'model.num_hierarchies=2']
 ARMS = {'features alone, blocks': BLOCKS, 'pixel anchor, blocks': [*BLOCKS, *ANCHOR], 'features alone, random masks': [*BLOCKS, *RANDOM], 'pixel anchor, random masks': [*ANCHOR, *RANDOM],
-        'the same, 6 blocks, predictor of 2': [*ANCHOR, *RANDOM, *SHALLOW, *SHORT]}
-FIRST = ['features alone, blocks', 'the same, 6 blocks, predictor of 2']                   # of each encoder: the others' random weights are the same
+        'the same, 6 blocks, predictor of 2': [*ANCHOR, *RANDOM, *SHALLOW, *SHORT], 'the same, patches of 16': [*ANCHOR, *RANDOM, *LARGE]}
+FIRST = ['features alone, blocks', 'the same, 6 blocks, predictor of 2', 'the same, patches of 16']                   # of each encoder: the others' random weights are the same
 KS = (5, 10, 20, 50)
 
 
