@@ -7,14 +7,14 @@ __all__ = ['neighbours', 'find_neighbours', 'load_run_model', 'run_images', 'eve
            'draw_neighbours', 'store', 'store_folder', 'stopped_store', 'shot', 'lowshot', 'measure_lowshot',
            'check_finetune', 'labelled_images', 'finetune_all', 'format_lowshot']
 
-# %% ../nbs/12_cli_features.ipynb #134ee998
+# %% ../nbs/12_cli_features.ipynb #a9ce9ffc
 import argparse
 import json
 import sys
 import warnings
 from pathlib import Path
 
-from .cli import best_device, check_kind, friendly_errors, parser, positive
+from .cli import best_device, check_kind, friendly_errors, parser, positive, probe_sets
 
 # %% ../nbs/12_cli_features.ipynb #34abd9f6
 _neighbours_examples = '''examples:
@@ -205,32 +205,32 @@ def lowshot(
         print(json.dumps(results, indent=1) if args.json else format_lowshot(results))
     return 0
 
-# %% ../nbs/12_cli_features.ipynb #3f9660b3
+# %% ../nbs/12_cli_features.ipynb #ff61f478
 def measure_lowshot(args: argparse.Namespace) -> dict: # of `compare_low_shot`; with --finetune, `finetune` has a result per network
     "Low-shot accuracy of pixels, random weights and the run; then fine-tuning."
     model = load_run_model(args.run)
     from hjepa.encodings import random_like
     from hjepa.lowshot import compare_low_shot
     models = {'random weights': random_like(model), 'this run': model}
-    train_set, test_set = labelled_images(args, model)
+    train_set, test_set, note = labelled_images(args, model)
     device = 'cpu' if best_device() == 'mps' else best_device()                     # decompositions need float64
     results = compare_low_shot(models, train_set, test_set, args.shots, args.seeds, names=args.readout, num_workers=args.num_workers, device=device, progress=True)
-    return results | (dict(finetune=finetune_all(models, train_set, test_set, args)) if args.finetune else {})
+    return results | note | (dict(finetune=finetune_all(models, train_set, test_set, args)) if args.finetune else {})
 
 def check_finetune(args: argparse.Namespace):
     "ValueError if --readout is not what --finetune can read: a single one, not whitened."
     if args.finetune and args.readout and (len(args.readout) > 1 or '|' in args.readout[0]):
         raise ValueError(f'--finetune with --readout {" ".join(args.readout)}: fine-tuning reads a single read-out that is not whitened; give one, such as --readout mean, or leave --finetune out')
 
-def labelled_images(args: argparse.Namespace, model) -> tuple: # two ImageDatasets, to train and to test
-    "Training and test images with labels: of a folder, or of the run."
+def labelled_images(args: argparse.Namespace, model) -> tuple: # two ImageDatasets, to train and to test; what to note in the results
+    "Training and test images with labels: of a folder, or of the run, as its own probes had them."
     from hjepa.data import build_dataset
     from hjepa.training import load_run
     make = lambda name, path, split: build_dataset(name, path, split, model.config.in_chans)
-    if args.images: return tuple(make('imagefolder', args.images, s) for s in ('train', 'test'))
+    if args.images: return *(make('imagefolder', args.images, s) for s in ('train', 'test')), {}
     cfg = load_run(args.run)
     if cfg.data.dataset == 'images': raise ValueError(f'{args.run} was trained on images without labels; give labelled ones with --images FOLDER (train/ and val/ in it, each with one folder per class)')
-    return make(cfg.data.dataset, cfg.data.path, cfg.data.split), make(cfg.data.dataset, cfg.data.path, cfg.evaluation.test_split)
+    return probe_sets(cfg, make(cfg.data.dataset, cfg.data.path, cfg.data.split))
 
 def finetune_all(models: dict, train_set, test_set, args: argparse.Namespace) -> list[dict]:
     "Fine-tune each network; a line per epoch goes to the error stream."
@@ -246,4 +246,5 @@ def format_lowshot(
 ) -> str:
     "The tables for people."
     from hjepa.lowshot import format_fine_tuning, format_low_shot
-    return format_low_shot(results) + ('\n\n' + format_fine_tuning(results['finetune']) if 'finetune' in results else '')
+    parts = [format_low_shot(results), *([format_fine_tuning(results['finetune'])] if 'finetune' in results else []), *([results['note']] if 'note' in results else [])]
+    return '\n\n'.join(parts)
