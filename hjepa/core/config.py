@@ -445,17 +445,19 @@ def value_at(
     config: Any, # a dataclass of sections
     key: str, # dotted
 ) -> Any:
-    "The value of a dotted key."
-    for part in key.split('.'): config = getattr(config, part)
+    "The value of a dotted key; None where a dictionary on the way doesn't have it."
+    for part in key.split('.'): config = config.get(part) if isinstance(config, dict) else getattr(config, part)
     return config
 
 def warn_idle(
     config: Any, # a dataclass of sections
     table: list[tuple[str, Callable[[Any], bool], str]], # (keys with spaces between, when they have no effect, why)
+    prefix: str = '', # of the keys in messages
 ):
     "Warn of settings that differ from their defaults and have no effect."
     default = type(config)()
     for keys, idle, why in table:
         if not idle(config): continue
-        found = [f'{k}={shown(value_at(config, k))}' for k in keys.split() if value_at(config, k) != value_at(default, k)]
+        values = {k: value_at(config, k) for k in keys.split()}
+        found = [f'{prefix}{k}={shown(v)}' for k, v in values.items() if v != value_at(default, k)]
         if found: warnings.warn(f'{", ".join(found)}: no effect, {why}', stacklevel=2)
