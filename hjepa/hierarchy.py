@@ -12,27 +12,27 @@ __all__ = ['TARGET_NORMS', 'SIZE', 'MODEL_IDLE', 'EVERY', 'level_grid', 'cell_of
            'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
-import difflib
 import json
 import math
 import re
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .core.config import (ConfigError, check_keys, check_plain, check_settings, from_values, require,
+                               setting)
 from .core.files import file_sha256, printable, read_json, write_atomic
 from .encoder import ContextEncoder, Masks, TargetEncoder, ema_momentum, gather_tokens, mask_to_index
 from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths, upsample_nearest
@@ -166,10 +166,7 @@ def target_spread(
     return (((target - mean) * there).square().sum((0, 1)) / n).sqrt().mean()
 
 # %% ../nbs/04_hierarchy.ipynb #2f2cca29
-from .core.config import (ConfigError, check_keys, check_plain, check_settings, from_values, require,
-                               setting)
-
-_all_ = ['ConfigError', 'check_plain', 'check_keys', 'from_values']
+_all_ = ['ConfigError', 'check_plain', 'check_keys', 'from_values'] # once here, and still found here
 
 @dataclass
 class PredictorConfig:
