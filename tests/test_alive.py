@@ -29,7 +29,7 @@ import hjepa.hierarchy
 import hjepa.training
 from hjepa.training import Callback, Trainer, checkpoints, left_over, load_run, read_state
 
-from .kills import Life, Shim, ended, finish
+from .kills import Life, Shim, ended, finish, sweep
 
 SMALL = ['model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'model.drop_path_rate=0.1', 'training.epochs=20', 'training.batch_size=16', 'training.warmup_epochs=1', 'training.precision=fp32', 'training.checkpoint_steps=1',
@@ -165,6 +165,26 @@ def test_killed_at_every_call_of_a_checkpoint(whole, tmp_path):
 
 
 def tidy_names(run: Path): assert [p.name for p in run.rglob('*') if p.name.startswith('.')] == []
+
+
+TWO = [*(s for s in SMALL if 'epochs' not in s), 'training.epochs=1', 'training.warmup_epochs=0', 'training.batch_size=64', 'training.log_steps=1']     # two steps
+
+
+def test_killed_at_every_call_of_a_command(pictures, tmp_path):
+    "From the making of its folder to the last figure: the same command again, or `--resume`, ends as one that nobody disturbed."
+    def start(folder): return ['--resume', folder/'run'] if checkpoints(folder/'run') else [*TWO, f'data.path={pictures}', '--run-dir', folder/'run']
+    def work(folder): return train(*start(folder), report=True)()
+    def check(folder, moment):
+        before = newest(folder/'run')
+        finish(lambda: work(folder), tmp_path/'log')
+        assert before <= newest(folder/'run') == 2 and same(folder/'run', tmp_path/'whole'/'run')
+        assert history(folder/'run') == history(tmp_path/'whole'/'run')
+        names = lambda run: {str(p.relative_to(run)) for p in run.rglob('*') if p.is_file()}
+        assert names(folder/'run') == names(tmp_path/'whole'/'run')
+        shutil.rmtree(folder)
+    tried = sweep(work, check, tmp_path)
+    print(len(tried), 'moments', *tried, sep=' | ')
+    assert {'within save_file .model.safetensors.#.tmp', 'after replace .config.yaml.#.tmp', 'before fsync'} <= set(tried)
 
 
 def copy_of(run: Path, to: Path) -> Path:
