@@ -13,7 +13,7 @@ __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN
            'BadImages', 'normalize', 'denormalize', 'channels_of', 'preprocess']
 
 # %% ../nbs/00_data.ipynb #33732ddb
-import contextlib, difflib, gzip, io, json, math, multiprocessing.queues, os, shutil, signal, sys, time, warnings
+import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues, os, re, shutil, signal, sys, time, warnings
 from collections import Counter
 from functools import partial
 from importlib.resources import files
@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from PIL import Image, ImageOps
 from fastcore.basics import patch
-from .core.files import say
+from .core.files import LeftOut, check_regular, expand, list_files, printable, read_text, say
 
 # %% ../nbs/00_data.ipynb #a9452081
 class ImageError(OSError):
@@ -1626,7 +1626,8 @@ def _cannot_send(error, batch):
     say(f'a process that loads images cannot send a batch: {type(error).__name__}: {error}', sys.stderr)
     os._exit(1)
 
-def _one_thread(worker: int):
+def _one_thread(worker: int, max_pixels: int | None = Image.MAX_IMAGE_PIXELS):
+    "What a worker does first. `max_pixels` is the main process's limit (Pillow's, half of what is an error)."
     torch.set_num_threads(1)
     Image.MAX_IMAGE_PIXELS = max_pixels
     sys.excepthook = _report
@@ -1649,7 +1650,8 @@ def build_loader(
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
         warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers')
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=_one_thread, timeout=POLL) if num_workers else {}
+    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
+    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL) if num_workers else {}
     loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate_shared if num_workers else collate,
                            pin_memory=pin_memory, generator=torch.Generator(), **more)
     loader.patience = patience
