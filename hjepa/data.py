@@ -1468,10 +1468,11 @@ def _own(x: Tensor) -> Tensor: return x.clone()
 
 class _Sent:
     "A tensor on its way from a worker: on arrival an ordinary tensor with memory of its own."
-    def __init__(self, x: Tensor): self.x = x.contiguous()
+    def __init__(self, x: Tensor):
+        self.x, self.small = x.contiguous(), x.nbytes <= _SMALL
+        if not self.small: self.x.share_memory_()   # here: in the thread that sends, a full memory would go unseen
     def __reduce__(self):
-        small = self.x.nbytes <= _SMALL
-        return (torch.from_numpy, (self.x.numpy(),)) if small else (_own, (self.x,))
+        return (torch.from_numpy, (self.x.numpy(),)) if self.small else (_own, (self.x,))
 
 def to_send(
     batch: Any # Tensors on the CPU, in lists, tuples, dictionaries and objects with a method `wrapped`
@@ -1540,26 +1541,9 @@ class SharedMemoryFull(OSError): "There is no room for a worker's batch in share
 class LostWorker(ChildProcessError): "A process that loads images has ended."
 class NoBatch(TimeoutError): "A batch did not come in time."
 
-class _Reduced:
-    "Pickled as something else is, whose parts are in shared memory already."
-    def __init__(self, how: tuple): self.how = how
-    def __reduce__(self): return self.how
-
-def _share(x):
-    "Move the tensors of a batch to shared memory, in place where they are held."
-    if isinstance(x, Tensor): return x.share_memory_()
-    if type(x) in (list, tuple): return type(x)(map(_share, x))
-    if type(x) is dict: return {k: _share(v) for k, v in x.items()}
-    if not type(x).__module__.startswith('hjepa.'): return x
-    if type(x).__reduce__ is not object.__reduce__:            # it may make new tensors: here, not in that thread
-        make, parts, *rest = x.__reduce__()
-        return _Reduced((make, _share(tuple(parts)), *rest))
-    for part in vars(x).values() if hasattr(x, '__dict__') else (): _share(part)
-    return x
-
 def _collate_shared(batch):
     "What a worker makes of a batch."
-    try: return _share(collate(batch))
+    try: return collate(batch)
     except RuntimeError as e:
         if 'shared memory' not in str(e) and 'No space left' not in str(e): raise
         raise SharedMemoryFull(str(e)) from e
