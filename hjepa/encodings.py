@@ -59,7 +59,7 @@ def _collect(
         if out is None: out = [torch.empty(len(view), *x.shape[1:]) for x in xs]
         for o, x in zip(out, xs): o[n:n + len(x)] = x
         n += len(batch['index'])
-        labels.append(batch['label'].clone())                               # a worker's tensors hold open files
+        labels.append(batch['label'].clone())                   # a worker's tensors hold open files
         index.append(batch['index'].clone())
         if thumbs: small.append(thumbnails(batch['image']))
     if out is None: raise ValueError(f'not one picture of {view.dataset.name!r} could be read')
@@ -417,7 +417,7 @@ def check_features(
     y: Tensor | None, # [n] labels, or None
     name: str, # 'training' or 'test', for messages
 ):
-    "Raise ValueError for features and labels that no reader can use. A label of −1 marks an image without one."
+    "Raise ValueError for features and labels that no reader can use. −1 labels an image without a class."
     if x.ndim != 2 or not len(x): raise ValueError(f'{name} features have shape {tuple(x.shape)}, expected [n, d] with n > 0; readout() makes vectors of feature maps')
     if not torch.isfinite(x).all():
         rows = (~torch.isfinite(x)).any(1)
@@ -428,7 +428,8 @@ def check_features(
     if y.is_floating_point() or y.min() < -1:
         raise ValueError(f'{name} labels are {y.dtype} from {y.min()}; '
                          'expected whole class numbers from 0 (−1 marks an image without label)')
-    if y.max() < 0: raise ValueError(f'all {len(y)} {name} labels are −1, which marks images without label: there is nothing to read')
+    if y.max() < 0:
+        raise ValueError(f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
 
 def labelled(
     x: Tensor, # [n, d] features
@@ -440,7 +441,8 @@ def labelled(
     check_features(x, y, name)
     known = y >= 0
     if known.all(): return x, y, *beside
-    warnings.warn(f'{int(known.sum()):,} of {len(y):,} {name} images have a label; the others are left out', stacklevel=3)
+    words = f'{int(known.sum()):,} of {len(y):,} {name} images have a label; the others are left out'
+    warnings.warn(words, stacklevel=3)
     return tuple(v if v is None else v[known.to(v.device)] for v in (x, y, *beside))
 
 # %% ../nbs/09_encodings.ipynb #028e4502
