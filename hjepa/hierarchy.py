@@ -8,16 +8,13 @@ __all__ = ['TARGET_NORMS', 'EVERY', 'level_grid', 'cell_of_patch', 'sum2x2', 'le
            'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig', 'CropsConfig', 'ModelConfig',
            'ConfigError', 'check_plain', 'check_keys', 'from_values', 'check_timm_kwargs', 'check_model_config',
            'HJEPA', 'check_target_blocks', 'visible_cells', 'patch_pixels', 'create_hjepa', 'create_hjepa_from_config',
-           'TensorDropPath', 'compile_blocks', 'write_atomic', 'read_json', 'file_sha256', 'printable', 'save_model',
-           'hub_name', 'hub_file', 'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config',
-           'count_parameters']
+           'TensorDropPath', 'compile_blocks', 'save_model', 'hub_name', 'hub_file', 'find_weights', 'model_from_file',
+           'check_sha256', 'WrongKind', 'saved_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
 import difflib
-import hashlib
 import json
 import math
-import os
 import re
 import warnings
 from contextlib import contextmanager
@@ -36,6 +33,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .core.files import file_sha256, printable, read_json, write_atomic
 from .encoder import ContextEncoder, Masks, TargetEncoder, ema_momentum, gather_tokens, mask_to_index
 from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths, upsample_nearest
 from .predictor import Predictor, predictor_width
@@ -732,53 +730,6 @@ def compile_blocks(
             for (b, n), r in rates.items(): setattr(b, n, TensorDropPath(r).to(next(b.parameters()).device).train(b.training))
         for b in blocks: b.compile(**dict(dynamic=True) | kwargs)
     return model
-
-# %% ../nbs/04_hierarchy.ipynb #78eb29db
-def write_atomic(
-    path: str | Path, # where the file shall be
-    write, # called with the temporary path
-):
-    "Write a file completely or not at all: temporary name in the same folder, fsync, rename."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        try: write(tmp)
-        except SafetensorError as e: raise OSError(f'cannot write {path}: {e}') from e       # how safetensors says that the disk is full
-        os.chmod(tmp, 0o666 & ~_umask())
-        with open(tmp, 'rb+') as f: os.fsync(f.fileno())
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-
-def read_json(
-    file: str | Path, # with a JSON object in it
-) -> dict[str, Any]:
-    "What a JSON file says. Raises FileNotFoundError, or ValueError naming the file if it is not a JSON object."
-    try: value = json.loads(Path(file).read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as e: raise ValueError(f'{file} is damaged: not JSON ({e})') from e
-    if not isinstance(value, dict): raise ValueError(f'{file} is damaged: it holds a {type(value).__name__}, expected a JSON object')
-    return value
-
-def file_sha256(
-    file: str | Path,
-) -> str: # 64 hexadecimal digits
-    "The SHA-256 of a file's bytes."
-    digest = hashlib.sha256()
-    with open(file, 'rb') as f:
-        while block := f.read(1 << 20): digest.update(block)
-    return digest.hexdigest()
-
-def printable(
-    text: str, # may hold names and values from files of others
-) -> str:
-    "The text with control characters (but newline and tab) spelled out, as Python writes them."
-    return ''.join(c if c.isprintable() or c in '\n\t\xa0\u202f' else c.encode('unicode_escape').decode() for c in text)
-
-def _umask() -> int:
-    "The permissions that new files shall not have."
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 # %% ../nbs/04_hierarchy.ipynb #8ad33022
 @patch
