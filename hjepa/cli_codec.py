@@ -13,13 +13,12 @@ __all__ = ['MAX_STREAM', 'say', 'train_codec', 'run_codec', 'lock_sweep', 'whole
 import json
 import os
 import sys
-from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 from .cli import _make_run, _run_name, _train_args, best_device, check_kind, evaluation_folder, friendly_errors, newest_run
-from .cli import parser, positive, print_configs, run_loop
+from .cli import parser, print_configs, run_loop
 
 # %% ../nbs/12_cli_codec.ipynb #712cc8ff
 def say(

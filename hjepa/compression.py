@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import warnings
-from copy import deepcopy
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, List, Optional
@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
-from safetensors import safe_open
+
 from torch import Tensor, nn
 
 from .coding import LATENT_LIMIT, FactorizedPrior, StreamError, ans_decode, ans_encode, from_indices, pack_varints, seal, to_indices, unpack_varints, unseal
 from .detection import FPNFeatures
-from .hierarchy import ConfigError, find_weights, from_values, model_from_file, save_model, saved_config
+from .hierarchy import find_weights, from_values, model_from_file, save_model, saved_config
 from .training import require
 
 # %% ../nbs/11_compression.ipynb #064ec15b
@@ -636,7 +636,8 @@ def load_compression_model(
     file = find_weights(path)
     codec = model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')).eval()
     if not codec.fingerprint.any():
-        warnings.warn(f'{file.name}: a codec from the middle of its training; its tables are made now, and its streams can be read with this very file only')
+        warnings.warn(f'{file.name}: a codec from the middle of its training; its tables are made now, '
+                      'and its streams can be read with this very file only', stacklevel=2)
         codec.update_tables()
     elif not torch.equal(codec.fingerprint, codec.compute_fingerprint()):
         raise ValueError(f'{file}: its fingerprint does not fit its weights; they were changed after update_tables(), or the file is damaged')

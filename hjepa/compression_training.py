@@ -12,7 +12,6 @@ __all__ = ['MAP_FILES', 'READ_WITH_FEATURES', 'PictureFeatures', 'read_maps', 'F
 
 # %% ../nbs/11_compression_training.ipynb #5352517b
 import hashlib
-import json
 import math
 import warnings
 import zipfile
@@ -598,7 +597,7 @@ def real_bits(
     "The estimate against the bytes."
     copy = deepcopy(codec).update_tables()
     sizes, estimates, pixels = 0., 0., 0.
-    for f in (part for f in features for part in _in_parts(f)):
+    for f in (part for batch in features for part in _in_parts(batch)):
         n = copy.as_maps(f)[1].pixels(copy.config.stride)
         with torch.no_grad(): estimates += copy(f)['bpp'].item() * n
         sizes, pixels = sizes + 8 * len(copy.compress(f)), pixels + n
@@ -677,7 +676,7 @@ def codec_runs(
         lost = [folder.name for lam, (folder, _) in plan.items() if lam not in found]
     how = f'hjepa_train_codec --resume {run_dir} makes what is missing'
     if not found: raise FileNotFoundError(f'{run_dir}: no codec is finished yet; {how}')
-    if lost: warnings.warn(f'{run_dir}: {", ".join(lost)} not finished, or damaged, and left out; {how}')
+    if lost: warnings.warn(f'{run_dir}: {", ".join(lost)} not finished, or damaged, and left out; {how}', stacklevel=2)
     return found
 
 # %% ../nbs/11_compression_training.ipynb #aeaf765f

@@ -898,5 +898,5 @@ def draw_rate_distortion(
     out = {}
     for name, f in draw.items():
         fig, out[name] = f(), Path(run_dir)/'pictures'/f'{name}.png'
-        write_atomic(out[name], lambda p: fig.savefig(p, format='png', dpi=100))
+        write_atomic(out[name], lambda p, fig=fig: fig.savefig(p, format='png', dpi=100))
     return out
