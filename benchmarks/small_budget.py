@@ -237,7 +237,8 @@ def tune(args):
     "All trials of this shard that are not done yet."
     fit, judge = held_back(load_sets(args.dataset)[0])
     sets, out, done = [some(fit, args.gallery // 2), judge], Path(args.out), known(args, 'tune')
-    for m, i in shard([(m, i) for m in args.methods if m in TRIALS for i in range(len(TRIALS[m]))], args.shard):
+    trials = [(name, k) for name in args.methods if name in TRIALS for k in range(len(TRIALS[name]))]
+    for m, i in shard(trials, args.shard):
         task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
         one(out/'tune'/f'{m}-{i}', task, fit, sets, done)
         choose(args)
