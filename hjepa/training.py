@@ -6,11 +6,11 @@
 __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'RUN_IDLE', 'GO_ON', 'WEIGHTS', 'MOMENTS',
            'FAILED', 'ALSO_AVERAGED', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig',
            'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'check_levels', 'training_checks',
-           'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate', 'parameter_groups',
-           'build_optimizer', 'Callback', 'Trainer', 'build_masks', 'local_size', 'build_crop_masks', 'build_view',
-           'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state', 'read_state', 'sync_folder',
-           'checkpoints', 'left_over', 'read_tensors', 'CheckpointCallback', 'step_of', 'finite_json',
-           'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run', 'load_run', 'PlainLoader',
+           'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
+           'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'build_masks', 'local_size',
+           'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
+           'read_state', 'sync_folder', 'checkpoints', 'left_over', 'read_tensors', 'CheckpointCallback', 'step_of',
+           'finite_json', 'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run', 'load_run', 'PlainLoader',
            'choose_precision', 'flatten', 'list_configs', 'read_config', 'require']
 
 # %% ../nbs/07_training.ipynb #e11e0c1c
@@ -202,6 +202,17 @@ def training_checks(
 ) -> list[tuple]: # for `require`
     "What several settings of any training must be together."
     return [(t.lr_min <= t.lr, 'training.lr_min', t.lr_min, f'from 0 to training.lr ({t.lr})')]
+
+def warn_batch(
+    t: TrainingConfig,
+    images: int, # of the data
+    processes: int = 1,
+):
+    "Warn of a step that is larger than the data."
+    asked = t.batch_size * t.grad_accumulation * processes
+    if asked <= images: return
+    warnings.warn(f'training.batch_size={t.batch_size}: a step would take {asked} images (grad_accumulation='
+                  f'{t.grad_accumulation}, {processes} processes), but there are {images}; it takes those', stacklevel=2)
 
 def warn_training(
     t: TrainingConfig,
@@ -496,6 +507,7 @@ def _build_loader(self: Trainer):
     self.accumulation = min(t.grad_accumulation, self.sampler.total)
     self.total_steps = t.epochs * self.steps_per_epoch
     self.warmup_steps = round(t.warmup_epochs * self.steps_per_epoch)
+    if self.is_main: warn_batch(t, len(self.dataset), self.world_size)
     self._on_lengths()
 
 @patch(as_prop=True)
