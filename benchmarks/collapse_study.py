@@ -126,6 +126,6 @@ def main():
     rows.sort(key=place)
     for part in RUNS:
         if some := [r for r in rows if r['part'] == part]: print(f'\n{part}: {some[0]["images"]:,} images, {some[0]["steps_per_epoch"]} steps an epoch\n{table(some)}')
-    if args.part == 'table': Path(args.summary).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n')
+    if args.part == 'table': Path(args.summary).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 if __name__ == '__main__': main()

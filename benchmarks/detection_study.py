@@ -102,7 +102,7 @@ def demo(args):
 
 def machine() -> str:
     "The processor's name."
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name'))
     except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 

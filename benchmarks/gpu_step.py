@@ -138,7 +138,7 @@ def profile(step, device, top=10) -> list[dict]:
 def card_name(device) -> str:
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
     info = Path('/proc/cpuinfo')
-    names = [l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
+    names = [l.split(':')[1].strip() for l in info.read_text(encoding='utf-8').splitlines() if l.startswith('model name')] if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -148,7 +148,7 @@ def measure(size, args, peak) -> list[dict]:
     steps = {(mode, fpn): Ours(size, batch, args.device, args.precision, fpn, mode == 'compiled') for mode in args.modes for fpn in (False, True)}
     if args.ijepa: steps['ijepa'] = Peer(args.ijepa, size, batch, args.device, args.precision)
     times = {k: [] for k in steps}
-    for k, s in steps.items():                                     # warm up: compilation, choice of kernels, every mask size once
+    for s in steps.values():                                     # warm up: compilation, choice of kernels, every mask size once
         for _ in range(args.warmup): s()
     for _ in range(args.repeats):
         for k, s in steps.items(): times[k].append(timed(s, args.device))
@@ -191,7 +191,7 @@ def main():
     name = card_name(args.device)
     card = find_card(name)
     peak = args.peak or (card.tflops if card and args.precision != 'fp32' else None)
-    source = 'given' if args.peak else card.source if peak else f'unknown: give --peak'
+    source = 'given' if args.peak else card.source if peak else 'unknown: give --peak'
     print(f'{name}, {args.precision}, torch {torch.__version__}; peak {peak or "–"} TFLOP/s ({source})\n')
     rows = [r for size in args.sizes for r in measure(size, args, peak)]
     show(rows)

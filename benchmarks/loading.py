@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hjepa.data import DECODERS, TrainView, build_dataset, build_loader, crop_boxes, cut_pictures, keyed_uniform, load_image, normalize
+from hjepa.data import DECODERS, TrainView, build_dataset, build_loader, crop_boxes, cut_pictures, keyed_uniform, load_image
 from hjepa.hierarchy import write_atomic
 from hjepa.shards import write_shards
 
@@ -129,7 +129,7 @@ def main():
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     single, many = one_picture(a.rounds, a.n), through_loaders(a.rounds, a.workers, a.pictures, a.batch, a.size, a.ijepa)
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
+    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
     result = dict(picture="scikit-learn's china.jpg, JPEG quality 90", machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}', rounds=a.rounds, threads=1, batch=a.batch, size=a.size, pictures=a.pictures,
                   versions={k: version(k) for k in ('torch', 'torchvision', 'pillow', 'webdataset')}, peak_mib=peak, single=single, loaders=many)

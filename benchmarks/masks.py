@@ -55,7 +55,7 @@ def measure(found, rounds):
 
 
 def machine():
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
+    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     return f'{os.cpu_count()} cores of {cpu or platform.machine()}'
 
 

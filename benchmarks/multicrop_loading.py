@@ -144,7 +144,7 @@ def main():
     median, crops = statistics.median, sum(n for n, *_ in KINDS)
     table = {what: {name: dict(ms_per_picture=round(1e3 * median(t), 3), pictures_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
                                hjepa_is_faster_by=round(median(x / y for x, y in zip(t, by['hjepa'])), 2)) for name, t in by.items()} for what, by in times.items()}
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
+    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     names = ['torch', 'torchvision', 'pillow'] + ['lightly'] * any('lightly' in k for k in found)
     result = dict(what='2 crops of 224 and 6 of 96 pixels to normalised floats', picture="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,
                   machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}, shared', threads=1, versions={k: version(k) for k in names}, table=table, large=measure_large(a.rounds))
@@ -156,7 +156,7 @@ def main():
     for r in result['large']: print(f'JPEG file of {r["width"]}×{r["height"]}: {r["reduced_ms"]} ms, reduced by {r["reduced_by"]}; {r["whole_ms"]} ms without reducing')
     if a.out:
         Path(a.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(a.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n')
+        Path(a.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

@@ -66,7 +66,7 @@ def held(device) -> float:
     "Most bytes held so far, in MB."
     if device == 'cuda': return torch.cuda.max_memory_allocated() / 2 ** 20
     status = Path('/proc/self/status')                   # getrusage starts with what the parent process held
-    if status.exists(): return int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]) / 2 ** 10
+    if status.exists(): return int(next(l for l in status.read_text(encoding='utf-8').splitlines() if l.startswith('VmHWM')).split()[1]) / 2 ** 10
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if platform.system() == 'Darwin' else 10)
 
@@ -82,7 +82,7 @@ def memory(kind, batch, device) -> float:
 def machine() -> str:
     "The processor's name."
     info = Path('/proc/cpuinfo')
-    names = [l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
+    names = [l.split(':')[1].strip() for l in info.read_text(encoding='utf-8').splitlines() if l.startswith('model name')] if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -63,7 +63,7 @@ def main():
             for s, data in sets.items():
                 for name, v in measure(model, data).items(): share.setdefault(network, {}).setdefault(name, {}).setdefault(s, []).append(round(v, 4))
                 print(network, s, {k: v[s][-1] for k, v in share[network].items()}, flush=True)
-    Path(args.out).write_text(json.dumps(dict(sets=list(sets), share=share, runs=len(runs), queries=1000, pictures=4000, k=5), indent=1) + '\n')
+    Path(args.out).write_text(json.dumps(dict(sets=list(sets), share=share, runs=len(runs), queries=1000, pictures=4000, k=5), indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

@@ -127,7 +127,8 @@ class IJEPA(Rival):
 
     def forward(self, images: Tensor, masks: Blocks) -> dict[str, Tensor]: # images [B, C, H, W]
         "Loss on a batch."
-        (context, targets), (B, M, k) = ((t.to(images.device) for t in (masks.context, masks.targets)), masks.targets.shape)
+        context, targets = (t.to(images.device) for t in (masks.context, masks.targets))    # [B, K], [B, M, k]
+        M = targets.shape[1]
         target = self.target_encoder(images, targets.flatten(1)).float()                     # [B, M·k, D]
         target = F.layer_norm(target, target.shape[-1:])
         tokens = self.context_encoder(images, context=context)                              # [B, P + K, D]

@@ -110,7 +110,7 @@ def table(rows, machine):
 def processor() -> str:
     "The processor's name."
     info = Path('/proc/cpuinfo')
-    names = [l.split(':')[1].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
+    names = [l.split(':')[1].strip() for l in info.read_text(encoding='utf-8').splitlines() if l.startswith('model name')] if info.exists() else []
     return names[0] if names else 'unknown'
 
 

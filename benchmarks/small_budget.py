@@ -218,7 +218,7 @@ def results(args, what: str) -> list[dict]:
 def known(args, what: str) -> list[dict]:
     "A command's results in the table, if there is one."
     table = Path(args.table)
-    return json.loads(table.read_text())[PARTS[what]] if table.exists() else []
+    return json.loads(table.read_text(encoding='utf-8'))[PARTS[what]] if table.exists() else []
 
 
 def choose(args) -> dict[str, list[str]]:
@@ -237,11 +237,12 @@ def tune(args):
     "All trials of this shard that are not done yet."
     fit, judge = held_back(load_sets(args.dataset)[0])
     sets, out, done = [some(fit, args.gallery // 2), judge], Path(args.out), known(args, 'tune')
-    for m, i in shard([(m, i) for m in args.methods if m in TRIALS for i in range(len(TRIALS[m]))], args.shard):
+    trials = [(name, k) for name in args.methods if name in TRIALS for k in range(len(TRIALS[name]))]
+    for m, i in shard(trials, args.shard):
         task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
         one(out/'tune'/f'{m}-{i}', task, fit, sets, done)
         choose(args)
-    for m, o in choose(args).items(): print(f'{m}: {" ".join(o) or "as it stands"}')
+    for name, chosen in choose(args).items(): print(f'{name}: {" ".join(chosen) or "as it stands"}')
 
 
 def ablate(args):
@@ -278,7 +279,7 @@ def measured(args) -> dict:
     "What `speed` found, here or in the table."
     here, table = Path(args.out)/'speed.json', Path(args.table)
     if here.exists(): return json.loads(here.read_text())
-    return json.loads(table.read_text()).get('speed', {}) if table.exists() else {}
+    return json.loads(table.read_text(encoding='utf-8')).get('speed', {}) if table.exists() else {}
 
 
 def run(args):

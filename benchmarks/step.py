@@ -149,7 +149,7 @@ def groups(args, size):
 def peak() -> float:
     "Most MB that this process has held."
     status = Path('/proc/self/status')
-    if status.exists(): return int(next(l for l in status.read_text().splitlines() if l.startswith('VmHWM')).split()[1]) / 2 ** 10
+    if status.exists(): return int(next(l for l in status.read_text(encoding='utf-8').splitlines() if l.startswith('VmHWM')).split()[1]) / 2 ** 10
     import resource
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if platform.system() == 'Darwin' else 10)
 
@@ -206,7 +206,7 @@ def profile(step) -> dict:
 def machine() -> str:
     "The processor's name, and its matrix instructions."
     info = Path('/proc/cpuinfo')
-    text = info.read_text() if info.exists() else ''
+    text = info.read_text(encoding='utf-8') if info.exists() else ''
     names = [l.split(':')[1].strip() for l in text.splitlines() if l.startswith('model name')]
     return (names[0] if names else platform.processor() or platform.machine()) + ''.join(f', {f}' for f in ('avx512_bf16', 'amx_bf16') if f in text)
 
@@ -237,7 +237,7 @@ def side_by_side(args, size, one, other) -> float:
 def take_turns(args, size, group):
     "Seconds of every turn, the last report, and a profile, of each case."
     me = [sys.executable, __file__, '--size', size, '--threads', str(args.threads)] + (['--ijepa', str(args.ijepa)] if args.ijepa else [])
-    children, errors = {}, tempfile.TemporaryFile('w+')
+    children, errors = {}, tempfile.TemporaryFile('w+', encoding='utf-8')
     def say(name, what):
         children[name].stdin.write(what + '\n'); children[name].stdin.flush()
         line = children[name].stdout.readline()

@@ -37,7 +37,7 @@ def test_full_size_fpn(method):
 @pytest.mark.parametrize('name, fpn', [('default', None), ('fpn', [512] * 3), ('fpn_concat', [768] * 3), ('tiny', None), ('multicrop', None)])
 def test_shipped_configurations(root, name, fpn):
     from hjepa import create_hjepa_from_config
-    with torch.device('meta'), open(root/'hjepa'/'configs'/f'{name}.yaml') as f: model = create_hjepa_from_config(yaml.safe_load(f))
+    with torch.device('meta'), open(root/'hjepa'/'configs'/f'{name}.yaml', encoding='utf-8') as f: model = create_hjepa_from_config(yaml.safe_load(f))
     assert (model.fpn and model.fpn.feature_dims) == fpn
 
 
