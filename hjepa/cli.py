@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['friendly_errors', 'finish_later', 'parser', 'check_kind', 'positive', 'train', 'best_device', 'print_configs',
-           'run_training', 'run_loop', 'describe', 'report', 'run_facts', 'format_health', 'probe_sets', 'measure',
-           'draw', 'draw_crops', 'evaluate', 'features', 'extract_folder', 'write_features', 'train_detection',
-           'run_detection', 'describe_detection', 'report_problems', 'report_detection', 'eval_detection', 'detect',
-           'newest_run', 'detect_folder', 'detection_row', 'draw_boxes']
+           'run_training', 'run_loop', 'describe', 'report', 'run_facts', 'format_health', 'probe_sets', 'hold_a_fifth',
+           'measure', 'draw', 'draw_crops', 'evaluate', 'features', 'extract_folder', 'write_features',
+           'train_detection', 'run_detection', 'describe_detection', 'report_problems', 'report_detection',
+           'eval_detection', 'detect', 'newest_run', 'detect_folder', 'detection_row', 'draw_boxes']
 
 # %% ../nbs/12_cli.ipynb #97394d3d
 import argparse
@@ -130,11 +130,13 @@ def run_training(
     "Train, then measure and draw. Raises what `friendly_errors` explains."
     from hjepa.collapse import HealthCallback
     from hjepa.encodings import parse_readout
+    from hjepa.holdouts import check_groups
     from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback, Trainer, load_config, load_run
     if resume: check_kind(resume, 'hjepa')
     cfg = load_run(resume, overrides) if resume else load_config(config, overrides)
     if resume: cfg.model.pretrained = False                     # its weights are in the checkpoint
     for name in cfg.evaluation.readouts or (): parse_readout(name)                          # before training, not after it
+    if cfg.evaluation.probe: check_groups(cfg.evaluation.groups)
     callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
     trainer = Trainer(cfg, resume or 'runs', callbacks=callbacks)
     if not run_loop(trainer, config, run_dir, resume, describe, 'hjepa_train'): return 130
@@ -196,19 +198,21 @@ def report(
     dataset, # its training images
 ) -> dict: # the results
     "Measure features, draw pictures, write the page; print a table, the verdict and the paths."
-    from hjepa.collapse import run_verdict
+    from hjepa.collapse import beside_random, run_verdict
+    from hjepa.core.files import say, write_json
     from hjepa.evaluation import format_table
-    from hjepa.hierarchy import write_atomic
     from hjepa.report import write_report
     run_dir = Path(run_dir)
-    verdict = run_verdict(run_dir)
-    results = measure(model, cfg, dataset) | dict(verdict=asdict(verdict)) | run_facts(run_dir, cfg)
-    write_atomic(run_dir/'results.json', lambda p: p.write_text(json.dumps(results, indent=1, allow_nan=False)))
-    print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'], results['random_health'])) + f'\nVerdict: {verdict}.')
+    results = measure(model, cfg, dataset)
+    verdict = beside_random(run_verdict(run_dir), results)
+    results |= dict(verdict=asdict(verdict)) | run_facts(run_dir, cfg)
+    table = format_table(results) if 'rows' in results else format_health(results['health'], results['random_health'])
+    say(f'\n{table}\nVerdict: {verdict}.')
+    write_json(run_dir/'results.json', results)
     pictures = draw(run_dir, model, cfg, dataset)
-    print(f'\nall on one page: {write_report(run_dir)}\npictures:')
-    for path in pictures.values(): print(f'  {path}')
-    print(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n  model = HJEPA.from_pretrained({str(run_dir)!r}); f = model.extract_features(model.preprocess(["picture.jpg"]), level=0)')
+    say(f'\nall on one page: {write_report(run_dir)}\npictures:')
+    for path in pictures.values(): say(f'  {path}')
+    say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n  model = HJEPA.from_pretrained({str(run_dir)!r}); f = model.extract_features(model.preprocess(["picture.jpg"]), level=0)')
     return results
 
 def run_facts(run_dir: Path, cfg) -> dict:
@@ -236,12 +240,32 @@ def probe_sets(
     dataset, # its training images, with labels
 ) -> tuple: # images with labels to train probes on and to test them on; what to note in the results
     "The run's training and test images; without a test split four fifths and a fifth of the training images."
+    from hjepa.core.files import say
     from hjepa.data import build_dataset
+    from hjepa.holdouts import choose_groups
     d = cfg.data
     try: return dataset, build_dataset(d.dataset, d.path, cfg.evaluation.test_split, cfg.model.in_chans, d.download), {}
-    except (ValueError, RuntimeError, OSError) as err: print(f'no test images, so every fifth training image is one: {err}', file=sys.stderr)
-    train, test = (dataset.subset([i for i in range(len(dataset)) if (i % 5 == 4) == fifth]) for fifth in (False, True))
-    return train, test, dict(note='There was no test split: every fifth training image was kept back from the probes. The run has seen those, without their labels.')
+    except (ValueError, RuntimeError, OSError) as err:
+        say(f'no test images, so a fifth of the training images are held back: {err}', sys.stderr)
+    return hold_a_fifth(dataset, *choose_groups(dataset, cfg.evaluation.groups))
+
+def hold_a_fifth(
+    dataset, # with labels
+    by: str, # what groups were made by
+    groups, # [n] int64, the group of each image; None: no groups
+) -> tuple: # as of `probe_sets`
+    "Every fifth image, or a fifth of the groups with the same shares of classes."
+    import torch
+    from hjepa.holdouts import stratified_split
+    if groups is None:
+        parts = ([i for i in range(len(dataset)) if (i % 5 == 4) == fifth] for fifth in (False, True))
+        what = 'every fifth training image was'
+    else:
+        parts = stratified_split(torch.from_numpy(dataset.labels), .2, groups=groups)
+        what = f'a fifth of the training images, whole groups by {by}, were'
+    note = (f'There was no test split: {what} kept back from the probes. '
+            'The run has seen those, without their labels.')
+    return *(dataset.subset(p) for p in parts), dict(note=note)
 
 # %% ../nbs/12_cli.ipynb #7646a829
 def measure(
@@ -250,14 +274,22 @@ def measure(
     dataset, # its training images
 ) -> dict: # for `format_table`, or with the key `health`
     "Probes where there are labels (beside random weights of the run's seed: its start, unless it was pretrained), the health of features where there are none."
+    import warnings
     from hjepa.collapse import feature_health
+    from hjepa.core.files import say
     from hjepa.encodings import extract_dataset, random_like
     from hjepa.evaluation import evaluate
     e, d = cfg.evaluation, cfg.data
     if e.probe and dataset.labels is not None:
-        train, test, note = probe_sets(cfg, dataset)
-        try: return evaluate(model, train, test, random_seed=cfg.training.seed, names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, num_workers=d.num_workers, progress=True) | note
-        except (ValueError, RuntimeError, OSError) as err: print(f'no probes: {err}', file=sys.stderr)     # the run is worth its report all the same
+        how = dict(names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, groups=e.groups)
+        try:
+            train, test, note = probe_sets(cfg, dataset)
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', '.*have a near-duplicate')            # said below the table
+                return evaluate(model, train, test, random_seed=cfg.training.seed, num_workers=d.num_workers,
+                                progress=True, **how) | note
+        except (ValueError, RuntimeError, OSError) as err:                              # worth its report all the same
+            say(f'no probes: {err}', sys.stderr)
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
     health = lambda m: feature_health(extract_dataset(m, some, num_workers=d.num_workers).levels)
     both = dict(health=health(model), random_health=health(random_like(model, cfg.training.seed)))
@@ -292,7 +324,8 @@ def draw_crops(
     import torch
     from hjepa.training import build_crop_masks, build_view
     from hjepa.visualization import show_multicrop
-    batch = build_view(cfg, model, dataset).__getitems__([(cfg.training.epochs - 1, len(dataset) // 2)])
+    view = build_view(cfg, model, dataset)
+    batch = view.finish(view.__getitems__([(cfg.training.epochs - 1, len(dataset) // 2)]))     # crops of images in memory
     masks = build_crop_masks(cfg, model)(1, batch['crops'], torch.Generator().manual_seed(cfg.training.seed))
     return show_multicrop(dataset.load(int(batch['index'][0])), batch['crops'], masks)
 
