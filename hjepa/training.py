@@ -1219,5 +1219,8 @@ def load_run(
     return load(file, overrides)
 
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share', 'training.log_steps', 'training.checkpoint_minutes',
-             'training.checkpoint_steps', 'training.keep_checkpoints', 'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train',
+             'training.checkpoint_steps', 'training.keep_checkpoints', 'training.sharding',
+             'training.timeout_minutes', 'training.max_bad_steps', 'training.precision', 'evaluation.probe',
+             'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten',
+             'evaluation.max_train',
              'evaluation.groups')
