@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SAME_MEASURE', 'friendly_errors', 'finish_later', 'parser', 'check_kind', 'positive', 'warn_arguments', 'train',
            'best_device', 'print_configs', 'run_training', 'run_loop', 'describe', 'report', 'run_facts',
-           'format_health', 'probe_sets', 'measure', 'draw', 'draw_crops', 'evaluation_folder', 'measure_apart',
-           'evaluate', 'features', 'extract_folder', 'write_features', 'train_detection', 'run_detection',
-           'describe_detection', 'report_problems', 'report_detection', 'eval_detection', 'detect', 'newest_run',
-           'detect_folder', 'detection_row', 'draw_boxes']
+           'format_health', 'probe_sets', 'hold_a_fifth', 'measure', 'draw', 'draw_crops', 'evaluation_folder',
+           'measure_apart', 'evaluate', 'features', 'say_unreadable', 'extract_folder', 'write_features',
+           'train_detection', 'run_detection', 'describe_detection', 'report_problems', 'report_detection',
+           'eval_detection', 'detect', 'newest_run', 'detect_folder', 'detection_row', 'draw_boxes']
 
 # %% ../nbs/12_cli.ipynb #97394d3d
 import argparse
@@ -142,11 +142,12 @@ def run_training(
     "Train, then measure and draw. Raises what `friendly_errors` explains."
     from hjepa.collapse import HealthCallback
     from hjepa.encodings import check_readouts
+    from hjepa.holdouts import check_groups
     from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback, Trainer, load_config, load_run
     if resume: check_kind(resume, 'hjepa')
     cfg = load_run(resume, overrides) if resume else load_config(config, overrides)
     if resume: cfg.model.pretrained = False                     # its weights are in the checkpoint
-
+    if cfg.evaluation.probe: check_groups(cfg.evaluation.groups)
     callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
     trainer = Trainer(cfg, resume or 'runs', callbacks=callbacks)
     check_readouts(cfg.evaluation.readouts or (), trainer.model)                # before training, not after it
@@ -209,19 +210,24 @@ def report(
     dataset, # its training images
 ) -> dict: # the results
     "Measure features, draw pictures, write the page; print a table, the verdict and the paths."
-    from hjepa.collapse import run_verdict
+    from hjepa.collapse import beside_random, run_verdict
+    from hjepa.core.files import say, write_json
     from hjepa.evaluation import format_table
-    from hjepa.hierarchy import write_atomic
     from hjepa.report import write_report
     run_dir = Path(run_dir)
-    verdict = run_verdict(run_dir)
-    results = measure(model, cfg, dataset) | dict(verdict=asdict(verdict)) | run_facts(run_dir, cfg)
-    write_atomic(run_dir/'results.json', lambda p: p.write_text(json.dumps(results, indent=1, allow_nan=False)))
-    print('\n' + (format_table(results) if 'rows' in results else format_health(results['health'], results['random_health'])) + f'\nVerdict: {verdict}.')
+    results = measure(model, cfg, dataset)
+    verdict = beside_random(run_verdict(run_dir), results)
+    results |= dict(verdict=asdict(verdict)) | run_facts(run_dir, cfg)
+    if 'rows' in results: table = format_table(results)
+    else: table = format_health(results['health'], results['random_health'])
+    say(f'\n{table}\nVerdict: {verdict}.')
+    write_json(run_dir/'results.json', results)
     pictures = draw(run_dir, model, cfg, dataset)
-    print(f'\nall on one page: {write_report(run_dir)}\npictures:')
-    for path in pictures.values(): print(f'  {path}')
-    print(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n  model = HJEPA.from_pretrained({str(run_dir)!r}); f = model.extract_features(model.preprocess(["picture.jpg"]), level=0)')
+    say(f'\nall on one page: {write_report(run_dir)}\npictures:')
+    for path in pictures.values(): say(f'  {path}')
+    say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n'
+        f'  model = HJEPA.from_pretrained({str(run_dir)!r}); '
+        'f = model.extract_features(model.preprocess(["picture.jpg"]), level=0)')
     return results
 
 def run_facts(run_dir: Path, cfg) -> dict:
@@ -249,12 +255,32 @@ def probe_sets(
     dataset, # its training images, with labels
 ) -> tuple: # images with labels to train probes on and to test them on; what to note in the results
     "The run's training and test images; without a test split four fifths and a fifth of the training images."
+    from hjepa.core.files import say
     from hjepa.data import build_dataset
+    from hjepa.holdouts import choose_groups
     d = cfg.data
     try: return dataset, build_dataset(d.dataset, d.path, cfg.evaluation.test_split, cfg.model.in_chans, d.download), {}
-    except (ValueError, RuntimeError, OSError) as err: print(f'no test images, so every fifth training image is one: {err}', file=sys.stderr)
-    train, test = (dataset.subset([i for i in range(len(dataset)) if (i % 5 == 4) == fifth]) for fifth in (False, True))
-    return train, test, dict(note='There was no test split: every fifth training image was kept back from the probes. The run has seen those, without their labels.')
+    except (ValueError, RuntimeError, OSError) as err:
+        say(f'no test images, so a fifth of the training images are held back: {err}', sys.stderr)
+    return hold_a_fifth(dataset, *choose_groups(dataset, cfg.evaluation.groups))
+
+def hold_a_fifth(
+    dataset, # with labels
+    by: str, # what groups were made by
+    groups, # [n] int64, the group of each image; None: no groups
+) -> tuple: # as of `probe_sets`
+    "Every fifth image, or a fifth of the groups with the same shares of classes."
+    import torch
+    from hjepa.holdouts import stratified_split
+    if groups is None:
+        parts = ([i for i in range(len(dataset)) if (i % 5 == 4) == fifth] for fifth in (False, True))
+        what = 'every fifth training image was'
+    else:
+        parts = stratified_split(torch.from_numpy(dataset.labels), .2, groups=groups)
+        what = f'a fifth of the training images, whole groups by {by}, were'
+    note = (f'There was no test split: {what} kept back from the probes. '
+            'The run has seen those, without their labels.')
+    return *(dataset.subset(p) for p in parts), dict(note=note)
 
 # %% ../nbs/12_cli.ipynb #7646a829
 def measure(
@@ -263,14 +289,22 @@ def measure(
     dataset, # its training images
 ) -> dict: # for `format_table`, or with the key `health`
     "Probes where there are labels (beside random weights of the run's seed: its start, unless it was pretrained), the health of features where there are none."
+    import warnings
     from hjepa.collapse import feature_health
+    from hjepa.core.files import say
     from hjepa.encodings import extract_dataset, random_like
     from hjepa.evaluation import evaluate
     e, d = cfg.evaluation, cfg.data
     if e.probe and dataset.labels is not None:
-        train, test, note = probe_sets(cfg, dataset)
-        try: return evaluate(model, train, test, random_seed=cfg.training.seed, names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, num_workers=d.num_workers, progress=True) | note
-        except (ValueError, RuntimeError, OSError) as err: print(f'no probes: {err}', file=sys.stderr)     # the run is worth its report all the same
+        how = dict(names=e.readouts, white=e.whiten, k=e.knn_k, max_train=e.max_train, groups=e.groups)
+        try:
+            train, test, note = probe_sets(cfg, dataset)
+            with warnings.catch_warnings():
+                warnings.filterwarnings('ignore', '.*have a near-duplicate')        # said below the table
+                return evaluate(model, train, test, random_seed=cfg.training.seed, num_workers=d.num_workers,
+                                progress=True, **how) | note
+        except (ValueError, RuntimeError, OSError) as err:                  # worth its report all the same
+            say(f'no probes: {err}', sys.stderr)
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
     health = lambda m: feature_health(extract_dataset(m, some, num_workers=d.num_workers).levels)
     both = dict(health=health(model), random_health=health(random_like(model, cfg.training.seed)))
@@ -305,7 +339,9 @@ def draw_crops(
     import torch
     from hjepa.training import build_crop_masks, build_view
     from hjepa.visualization import show_multicrop
-    batch = build_view(cfg, model, dataset).__getitems__([(cfg.training.epochs - 1, len(dataset) // 2)])
+    view = build_view(cfg, model, dataset)
+    key = (cfg.training.epochs - 1, len(dataset) // 2)
+    batch = view.finish(view.__getitems__([key]))               # with augment_on_device it is yet to be cut
     masks = build_crop_masks(cfg, model)(1, batch['crops'], torch.Generator().manual_seed(cfg.training.seed))
     return show_multicrop(dataset.load(int(batch['index'][0])), batch['crops'], masks)
 
@@ -388,41 +424,84 @@ def features(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_features'):
         warn_arguments(p, args, [('level', lambda a: a.readout is not None, 'as --readout says which level')])
+        from hjepa.core.files import say
         out, found, bad = extract_folder(args)
-        for path in bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
-        print(f'{args.output}: features of {len(found)} pictures, {" × ".join(map(str, out.shape[1:]))} numbers each')
+        say_unreadable(bad)
+        size = ' × '.join(map(str, out.shape[1:]))
+        say(f'{args.output}: features of {len(found)} pictures, {size} numbers each')
     return 0
+
+def say_unreadable(
+    bad: list[str], # images, perhaps with the reason, see `hjepa.data.why`
+    most: int = 10, # that are named
+):
+    "Name images that were left out, with the reason; of many, the first ones and their number."
+    from hjepa.core.files import say
+    from hjepa.data import why
+    for name in bad[:most]: say('left out, cannot be read: ' + why(name).replace('\n', '\\n'), sys.stderr)
+    if len(bad) > most: say(f'… and {len(bad) - most:,} more that cannot be read', sys.stderr)
 
 # %% ../nbs/12_cli.ipynb #4abb5c8c
 def extract_folder(args: argparse.Namespace):
     "Features, paths and unreadable pictures for `hjepa_features`; the file is written completely or not at all."
+    from hjepa.core.files import check_target, expand
     from hjepa.data import DataError, ImageDataset, build_dataset
-    from hjepa.encodings import collect_readouts, extract_dataset, random_like
-    from hjepa.hierarchy import HJEPA
-    output = Path(args.output).expanduser()
-    if output.suffix not in ('.npz', '.safetensors'): raise ValueError(f'-o {output}: expected a name that ends in .npz or .safetensors')
-    if not output.resolve().parent.is_dir(): raise FileNotFoundError(f'-o {output}: the folder {output.resolve().parent} does not exist')
-    model = HJEPA.from_pretrained(args.run, best_device())
-    if args.encoder == 'random': model = random_like(model, seed=0).to(best_device()).eval()
-    source, chans = Path(args.images).expanduser(), model.config.in_chans
-    data = ImageDataset('images', paths=[source], in_chans=chans) if source.is_file() else build_dataset('images', source, in_chans=chans)
-    how = dict(batch_size=args.batch_size, encoder='target' if args.encoder == 'random' else args.encoder, fpn=not args.no_fpn, precision='fp32', progress=True, num_workers=args.num_workers)
-    if args.readout and args.readout.endswith('|white'): raise ValueError(f'--readout {args.readout}: whitening is fitted on a training set; see hjepa.encodings.Whitening')
-    got = collect_readouts(model, data, [args.readout], **how) if args.readout else extract_dataset(model, data, levels=[args.level], **how)
+    from hjepa.encodings import collect_readouts, extract_dataset
+    output = expand(args.output)
+    if output.suffix not in ('.npz', '.safetensors'):
+        raise ValueError(f'-o {output}: expected a name that ends in .npz or .safetensors')
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f'-o {output}: the folder {output.resolve().parent} does not exist')
+    if args.readout and args.readout.endswith('|white'):
+        raise ValueError(f'--readout {args.readout}: whitening is fitted on a training set; '
+                         'see hjepa.encodings.Whitening')
+    check_target(output)
+    model = _features_model(args)
+    source, chans = expand(args.images), model.config.in_chans
+    if source.is_file(): data = ImageDataset('images', paths=[source], in_chans=chans)
+    else: data = build_dataset('images', source, in_chans=chans)
+    check_target(output, room=4 * len(data) * _numbers_per_image(model, args))
+    how = dict(batch_size=args.batch_size, encoder='target' if args.encoder == 'random' else args.encoder,
+               fpn=not args.no_fpn, precision='fp32', progress=True, num_workers=args.num_workers)
+    if args.readout: got = collect_readouts(model, data, [args.readout], **how)
+    else: got = extract_dataset(model, data, levels=[args.level], **how)
     if not len(got.index): raise DataError(f'none of the {len(data)} pictures could be read; the first one: {data.paths[0]}')
-    paths, out = [str(data.paths[i]) for i in got.index.tolist()], got.vectors[args.readout] if args.readout else got.levels[0]
-    write_features(output, out, paths, dict(encoder=args.encoder) | (dict(readout=args.readout) if args.readout else dict(level=str(args.level))))
+    paths = [str(data.paths[i]) for i in got.index.tolist()]
+    out = got.vectors[args.readout] if args.readout else got.levels[0]
+    what = dict(readout=args.readout) if args.readout else dict(level=str(args.level))
+    write_features(output, out, paths, dict(encoder=args.encoder) | what)
     return out, paths, got.bad
 
-def write_features(output: Path, features, paths: list[str], meta: dict):
-    "One .npz or .safetensors file."
+def _features_model(args: argparse.Namespace): # an HJEPA on the best device
+    "The run's model, or an untrained copy of it."
+    from hjepa.encodings import random_like
+    from hjepa.hierarchy import HJEPA
+    model = HJEPA.from_pretrained(args.run, best_device())
+    return random_like(model, seed=0).to(best_device()).eval() if args.encoder == 'random' else model
+
+def _numbers_per_image(model, args: argparse.Namespace) -> int:
+    "How many numbers an image becomes; a read-out or level that is not there is an error before the work."
+    import torch
+    from hjepa.encodings import blocks_needed, evaluating, readout
+    blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
+    with torch.no_grad(), evaluating(model):
+        if not args.readout: return model.extract_levels(blank, [args.level], not args.no_fpn)[0].numel()
+        e = model.encode(blank, blocks_needed([args.readout]), not args.no_fpn)
+        return readout(e, args.readout).numel()
+
+def write_features(
+    output: Path, # .npz or .safetensors
+    features, # float32 tensor [n, …]
+    paths: list[str], # n names
+    meta: dict, # text beside them
+):
+    "One file, written completely or not at all; a .safetensors file has a digest."
     import numpy as np
-    from safetensors.torch import save_file
-    from hjepa.hierarchy import write_atomic
+    from hjepa.core.files import save_tensors, write_atomic
     def npz(p):
         with open(p, 'wb') as f: np.savez(f, features=features.numpy(), paths=np.array(paths), **meta)
-    def safe(p): save_file(dict(features=features.contiguous()), p, metadata=dict(paths=json.dumps(paths), **meta))
-    write_atomic(output, npz if output.suffix == '.npz' else safe)
+    if output.suffix == '.npz': write_atomic(output, npz)
+    else: save_tensors(output, dict(features=features), dict(paths=json.dumps(paths), **meta))
 
 # %% ../nbs/12_cli.ipynb #51656feb
 _detection_examples = """examples:

@@ -157,6 +157,9 @@ class EvaluationConfig:
     # neighbours: a number, or several to choose from
     knn_k: int | list[int] = setting([5, 10, 20, 50], low=1, length=(1, math.inf))
     max_train: int = setting(20_000, low=1) # at most this many training images for the probes
+    # what is held back together: stem, folder, a file of NAME,GROUP, or position (nothing); null: stems where
+    # names tell, see the notebook on hold-outs
+    groups: str | None = None
 
 @dataclass
 class RunConfig:
@@ -1229,4 +1232,8 @@ def load_run(
     return load(file, overrides)
 
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share', 'training.log_steps', 'training.checkpoint_minutes',
-             'training.checkpoint_steps', 'training.keep_checkpoints', 'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train')
+             'training.checkpoint_steps', 'training.keep_checkpoints', 'training.sharding',
+             'training.timeout_minutes', 'training.max_bad_steps', 'training.precision', 'evaluation.probe',
+             'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten',
+             'evaluation.max_train',
+             'evaluation.groups')
