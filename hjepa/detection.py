@@ -922,6 +922,7 @@ def draw_detection(
     model: FPNDetector, # what is drawn
     test: BoxDataset, # pictures to draw
     results: dict, # of `evaluate_detector`
+    folder: Path | None = None, # where `pictures/` is made; None: the run's folder
 ) -> dict[str, Path]: # name → file
     "Detections beside the truth, precision–recall curves and losses, into `pictures/`, each whole or not."
     images, truth = _some_images(test, 8)
@@ -934,7 +935,7 @@ def draw_detection(
             images, found(), model.classes, level_names=levels, truth=truth)) | draw
     out = {}
     for name, f in draw.items():
-        out[name] = Path(run_dir)/'pictures'/f'{name}.png'
+        out[name] = Path(folder or run_dir)/'pictures'/f'{name}.png'
         save_figure(f(), out[name])
     return out
 

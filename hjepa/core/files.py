@@ -8,7 +8,7 @@ __all__ = ['naming', 'temporary_name', 'write_atomic', 'write_text', 'write_json
            'check_tensors', 'printable', 'say', 'tolerant_streams', 'LockedError', 'lock_folder', 'is_temporary',
            'clear_temporaries', 'check_target', 'expand', 'LeftOut', 'Listing', 'list_files']
 
-# %% ../../nbs/core/01_files.ipynb #dcc3d7a8
+# %% ../../nbs/core/01_files.ipynb #122d8440
 import errno
 import hashlib
 import json
@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-# %% ../../nbs/core/01_files.ipynb #35707230
+# %% ../../nbs/core/01_files.ipynb #11534b4d
 @contextmanager
 def naming(
     path: str | Path,  # the file that is being read or written
@@ -44,7 +44,7 @@ def naming(
         if e.errno is None or str(path) in str(e): raise
         raise type(e)(e.errno, f'cannot {doing} {path}: {e.strerror}') from e
 
-# %% ../../nbs/core/01_files.ipynb #005e2df5
+# %% ../../nbs/core/01_files.ipynb #3db5dd52
 def temporary_name(
     path: str | Path,  # a file or folder that will be written
 ) -> Path:  # in the same folder, at most 255 bytes, of this process alone
@@ -59,7 +59,7 @@ def _umask() -> int:
     os.umask(mask)
     return mask
 
-# %% ../../nbs/core/01_files.ipynb #e41c40b7
+# %% ../../nbs/core/01_files.ipynb #fb28086f
 def write_atomic(
     path: str | Path,  # where the file shall be; its folder is made if it is missing
     write: Callable[[Path], Any],  # called with the temporary path
@@ -76,7 +76,7 @@ def write_atomic(
             os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
 
-# %% ../../nbs/core/01_files.ipynb #fcfc614c
+# %% ../../nbs/core/01_files.ipynb #8af54ca6
 def write_text(
     path: str | Path,
     text: str,  # written as UTF-8; lone surrogates (of file names that are not UTF-8) as Python escapes them
@@ -92,7 +92,7 @@ def write_json(
     "Write a JSON file, completely or not at all."
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
 
-# %% ../../nbs/core/01_files.ipynb #98010f74
+# %% ../../nbs/core/01_files.ipynb #33603a96
 def check_regular(
     path: str | Path,  # a file that will be read
     most: int | None = None,  # its largest size in bytes; None: any
@@ -108,7 +108,7 @@ def check_regular(
         raise OSError(errno.EFBIG, sizes, str(path))
     return found.st_size
 
-# %% ../../nbs/core/01_files.ipynb #9066fcea
+# %% ../../nbs/core/01_files.ipynb #d5fac168
 def read_text(
     path: str | Path,
     most: int = 1 << 30,  # its largest size in bytes
@@ -130,7 +130,7 @@ def read_json(
         raise ValueError(f'{path} is damaged: it holds a {type(value).__name__}, expected a JSON object')
     return value
 
-# %% ../../nbs/core/01_files.ipynb #1095b9be
+# %% ../../nbs/core/01_files.ipynb #e096a577
 def append_text(
     path: str | Path,  # made if it is missing
     text: str,
@@ -145,7 +145,7 @@ def append_text(
             with suppress(OSError): f.truncate(before)
             raise
 
-# %% ../../nbs/core/01_files.ipynb #0167200e
+# %% ../../nbs/core/01_files.ipynb #9e72438f
 def file_sha256(
     file: str | Path,
 ) -> str:  # 64 hexadecimal digits
@@ -172,7 +172,7 @@ def tensors_sha256(
         digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../../nbs/core/01_files.ipynb #47618c93
+# %% ../../nbs/core/01_files.ipynb #69c5c9d7
 def save_tensors(
     path: str | Path,  # a .safetensors file
     tensors: dict[str, Tensor],  # by name, of any type and device
@@ -193,7 +193,7 @@ def read_meta(
     except (SafetensorError, OSError) as e:
         raise ValueError(f'{path}: not a readable .safetensors file ({e})') from e
 
-# %% ../../nbs/core/01_files.ipynb #994db924
+# %% ../../nbs/core/01_files.ipynb #a0cade15
 def load_tensors(
     path: str | Path,  # a .safetensors file
     check: bool = True,  # compare with the digest, if the file has one
@@ -217,7 +217,7 @@ def check_tensors(
     if check and 'sha256' in meta and tensors_sha256(tensors, rest) != meta['sha256']:
         raise ValueError(f'{path} is damaged: it is not as it was written (its SHA-256 differs)')
 
-# %% ../../nbs/core/01_files.ipynb #2e8265bc
+# %% ../../nbs/core/01_files.ipynb #4e8a1c7a
 def printable(
     text: str,  # may hold names and values from files of others
 ) -> str:
@@ -241,13 +241,13 @@ def say(
             file.write(text.encode(code, 'backslashreplace').decode(code))
         file.flush()
 
-# %% ../../nbs/core/01_files.ipynb #dad1172d
+# %% ../../nbs/core/01_files.ipynb #a4534940
 def tolerant_streams():
     "Make standard output and error replace what they cannot encode, for all that prints (warnings, tqdm, …)."
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError): stream.reconfigure(errors='backslashreplace')
 
-# %% ../../nbs/core/01_files.ipynb #ead12e72
+# %% ../../nbs/core/01_files.ipynb #a2938bdb
 class LockedError(OSError):
     "A folder that another process writes into."
 
@@ -258,7 +258,17 @@ def _holder(fd: int) -> str:
         return f'process {int(found["pid"])} on {printable(str(found["host"]))[:80]}'
     return 'another process'
 
-# %% ../../nbs/core/01_files.ipynb #c567a464
+# %% ../../nbs/core/01_files.ipynb #536928bb
+_held: set[int] = set()  # descriptors of the locks of this process
+
+def _forget_locks():
+    "In a forked child: close them."
+    for fd in _held:
+        with suppress(OSError): os.close(fd)
+    _held.clear()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_forget_locks)
+
 @contextmanager
 def lock_folder(
     folder: str | Path,  # made if it is missing
@@ -270,6 +280,7 @@ def lock_folder(
     try: import fcntl
     except ImportError: yield; return
     fd = os.open(folder/'.lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(fd)
     try:
         try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -282,9 +293,11 @@ def lock_folder(
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(dict(pid=os.getpid(), host=socket.gethostname())).encode(), 0)
         yield
-    finally: os.close(fd)
+    finally:
+        if fd in _held: os.close(fd)  # in a forked child it is closed already
+        _held.discard(fd)
 
-# %% ../../nbs/core/01_files.ipynb #ee8f36a7
+# %% ../../nbs/core/01_files.ipynb #27da5fdc
 def is_temporary(
     name: str,  # without its folder
 ) -> bool:
@@ -300,7 +313,7 @@ def clear_temporaries(
         with suppress(OSError): shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink()
     return found
 
-# %% ../../nbs/core/01_files.ipynb #df23047b
+# %% ../../nbs/core/01_files.ipynb #83eb0b9b
 def _free(path: Path) -> int:
     "Bytes that may be written where a path is, or where its nearest existing parent is."
     while not path.exists(): path = path.parent
@@ -329,7 +342,7 @@ def check_target(
         if new is not None and not folder: _remove_empty(home.absolute(), new)
     return path
 
-# %% ../../nbs/core/01_files.ipynb #223d3452
+# %% ../../nbs/core/01_files.ipynb #7856e11d
 def _remove_empty(folder: Path, top: Path):
     "Remove empty folders from `folder` up to `top`: a check leaves nothing behind."
     with suppress(OSError):
@@ -345,7 +358,7 @@ def expand(
     except RuntimeError as e:
         raise ValueError(f'{path}: there is no home folder to put in place of ~; write the whole path') from e
 
-# %% ../../nbs/core/01_files.ipynb #d434bf7a
+# %% ../../nbs/core/01_files.ipynb #2951cf8c
 class LeftOut:
     "Names of files that were left out, by reason."
     def __init__(self): self.names: dict[str, list[str]] = {}
@@ -361,7 +374,7 @@ class LeftOut:
         "Note the files of another one, too."
         for reason, names in other.names.items(): self.names.setdefault(reason, []).extend(names)
 
-# %% ../../nbs/core/01_files.ipynb #1e18b754
+# %% ../../nbs/core/01_files.ipynb #80cb7d60
 @patch
 def words(self: LeftOut,
     of: int | None = None,  # how many files there were in all
@@ -376,7 +389,7 @@ def words(self: LeftOut,
     head = f'{len(self):,}' + ('' if of is None else f' of {of:,}')
     return printable(f'{head} files left out: ' + '; '.join(parts)).replace('\n', '\\n')
 
-# %% ../../nbs/core/01_files.ipynb #2bf139df
+# %% ../../nbs/core/01_files.ipynb #6ccc3b4e
 @dataclass
 class Listing:
     "What a walk through a folder found."
@@ -392,7 +405,7 @@ def _kind_of(path: str) -> str:  # '' for a regular file
     except OSError as e: return f'not readable ({e.strerror})'
     return '' if stat.S_ISREG(mode) else 'not a regular file'
 
-# %% ../../nbs/core/01_files.ipynb #e4d5ac2a
+# %% ../../nbs/core/01_files.ipynb #5489279e
 def list_files(
     root: str | Path,  # a folder, or one file
     suffixes: Iterable[str],  # those wanted, in lower case with their dot: {'.png', '.jpg'}
