@@ -8,7 +8,8 @@ __all__ = ['SAME_MEASURE', 'friendly_errors', 'finish_later', 'parser', 'check_k
            'format_health', 'probe_sets', 'hold_a_fifth', 'measure', 'draw', 'draw_crops', 'evaluation_folder',
            'measure_apart', 'evaluate', 'features', 'say_unreadable', 'extract_folder', 'write_features',
            'train_detection', 'run_detection', 'describe_detection', 'report_problems', 'report_detection',
-           'eval_detection', 'detect', 'newest_run', 'detect_folder', 'detection_row', 'draw_boxes']
+           'eval_detection', 'detect', 'list_sources', 'why', 'newest_run', 'detect_folder', 'detection_row',
+           'draw_boxes']
 
 # %% ../nbs/12_cli.ipynb #97394d3d
 import argparse
@@ -548,27 +549,43 @@ def describe_detection(
     test, # pictures that will be measured on; None on processes that do not measure
 ):
     "Say what will happen, and what was wrong with the annotations."
-    m, t, data = trainer.model, trainer.config.training, trainer.dataset
-    n = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
-    if test is not None: report_problems(data.problems + test.problems, trainer.run_dir/'problems.txt')
+    m, cfg, data = trainer.model, trainer.config, trainer.dataset
+    if test is not None: _report_left_out(data, test, trainer.run_dir/'problems.txt')
+    count = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
+    body, pyramid, head = count(m.backbone.body), count(m.backbone.pyramid), count(m) - count(m.backbone)
     ignored = sum(int(i.sum()) for i in data.ignore)
-    trainer.say(f'{len(data):,} pictures of {data.name} with {sum(map(len, data.boxes)) - ignored:,} boxes' + f' (and {ignored:,} to be ignored)' * (ignored > 0)
-                + f' of {len(m.classes)} classes, fitted into {m.img_size[0]}×{m.img_size[1]} px\n'
-                f'{trainer.config.model.head} on {", ".join(m.backbone.levels)} of {trainer.config.model.backbone}: backbone {n(m.backbone.body):.1f} M, pyramid {n(m.backbone.pyramid):.2f} M, '
-                f'head {n(m) - n(m.backbone):.2f} M parameters; {trainer.world_size} process(es) on {trainer.device}, precision {trainer.accelerator.mixed_precision}\n'
-                f'{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
+    boxes = f'{sum(map(len, data.boxes)) - ignored:,} boxes' + f' (and {ignored:,} to be ignored)' * (ignored > 0)
+    size, tiny = '{}×{} px'.format(*m.img_size), trainer.small_boxes
+    if tiny: size += f' ({tiny:,} of the boxes under {trainer.view.min_size:g} px there: they never train)'
+    trainer.say(
+        f'{len(data):,} images of {data.name} with {boxes} of {len(m.classes)} classes, fitted into {size}\n'
+        f'{cfg.model.head} on {", ".join(m.backbone.levels)} of {cfg.model.backbone}: '
+        f'backbone {body:.1f} M, pyramid {pyramid:.2f} M, head {head:.2f} M parameters; '
+        f'{trainer.world_size} process(es) on {trainer.device}, precision {trainer.accelerator.mixed_precision}\n'
+        f'{cfg.training.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
+
+def _report_left_out(train, test, file: Path):
+    "What was wrong with the annotations of both parts."
+    from hjepa.boxes import format_left_out
+    parts = (('training', train), ('test', test))
+    words = [f'{part}: {text}' for part, d in parts if (text := format_left_out(d.left_out))]
+    report_problems(train.problems + test.problems, file, '\n'.join(words))
 
 # %% ../nbs/12_cli.ipynb #ff7856ed
 def report_problems(
     problems: list[str], # `file:line: what`
     file: Path, # where all of them are written
+    left_out: str = '', # what was left out for them, in a line
 ):
-    "Print the first problems of annotations, and write them all."
-    from hjepa.hierarchy import write_atomic
+    "Print the first problems of annotations, and write them all; control characters are spelled out."
+    from hjepa.core.files import printable, say, write_text
+    if left_out: say(left_out, sys.stderr)
     if not problems: return
-    write_atomic(file, lambda p: p.write_text('\n'.join(problems) + '\n'))
-    for line in problems[:5]: print(line, file=sys.stderr)
-    if len(problems) > 5: print(f'… and {len(problems) - 5} more problems with annotations; all are in {file}', file=sys.stderr)
+    lines = [printable(p).replace('\n', '\\n') for p in problems]
+    for line in lines[:5]: say(line, sys.stderr)
+    if len(lines) > 5:
+        say(f'… and {len(lines) - 5} more problems with annotations; all are in {file}', sys.stderr)
+    write_text(file, '\n'.join(lines) + '\n')
 
 # %% ../nbs/12_cli.ipynb #d4d75a2e
 def report_detection(
@@ -581,15 +598,17 @@ def report_detection(
 ) -> dict: # the results
     "Average precision, pictures, and how to use the detector."
     from hjepa.detection import draw_detection, evaluate_detector, format_detection, without_nan
-    from hjepa.core.files import say, write_json
+    from hjepa.core.files import check_target, say, write_json
     run_dir, e = Path(run_dir), cfg.evaluation
+    check_target((out or run_dir)/'results.json')
     results = evaluate_detector(model, test, e.batch_size, e.small_below, scales, cfg.data.num_workers, progress=True) | run_facts(run_dir, cfg) | dict(scales=list(scales))
     say('\n' + format_detection(results))
     write_json((out or run_dir)/'results.json', without_nan(results))
     say('\nfigures:')
     for path in draw_detection(run_dir, model, test, results, out).values(): say(f'  {path}')
-    print(f'\n{results["images_seen"]:,} pictures seen in {results["seconds_training"]:.0f} s of training. Use it:\n  hjepa_detect PICTURES --model {run_dir}\n'
-          f'  model = load_detection_model({str(run_dir)!r}); boxes = model.detect(["picture.jpg"])')
+    say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n'
+        f'  hjepa_detect IMAGES --model {run_dir}\n'
+        f'  model = load_detection_model({str(run_dir)!r}); boxes = model.detect(["picture.jpg"])')
     return results
 
 # %% ../nbs/12_cli.ipynb #d32ee89a
@@ -605,16 +624,20 @@ def eval_detection(
     p.add_argument('--per-class', action='store_true', help='print the average precision of every class')
     args = p.parse_intermixed_args(argv)
     with friendly_errors('hjepa_eval_detection'):
-        from hjepa.detection import detection_dataset, format_classes, load_detection_model, load_detection_run, need_extra
+        from hjepa.boxes import format_left_out
+        from hjepa.core.files import expand, say
+        from hjepa.detection import check_scales, detection_dataset, format_classes
+        from hjepa.detection import load_detection_model, load_detection_run, need_extra
         need_extra()
+        check_scales(args.scales)
         check_kind(args.run, 'detector')
-        cfg, run = load_detection_run(args.run, args.overrides), Path(args.run).expanduser()
+        cfg, run = load_detection_run(args.run, args.overrides), expand(args.run)
         test = detection_dataset(cfg, 'test')
         scales = None if args.scales == [1.] else ','.join(f'{s:g}' for s in args.scales)
         out = evaluation_folder(run, args.overrides, scales=scales)
-        report_problems(test.problems, out/'problems_test.txt')
+        report_problems(test.problems, out/'problems_test.txt', format_left_out(test.left_out))
         results = report_detection(run, load_detection_model(run, best_device()), cfg, test, tuple(args.scales), out)
-        if args.per_class: print('\n' + format_classes(results))
+        if args.per_class: say('\n' + format_classes(results))
     return 0
 
 # %% ../nbs/12_cli.ipynb #95a12e17
@@ -622,22 +645,56 @@ def detect(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
     "Console command `hjepa_detect`."
-    p = parser('hjepa_detect', 'Find objects in pictures: boxes, classes, scores.')
-    p.add_argument('images', metavar='IMAGES', nargs='+', help='pictures, or folders of pictures (searched through)')
+    p = parser('hjepa_detect',
+               'Find objects in images: boxes, classes, scores. What cannot be read is left out, and '
+               'counted.')
+    p.add_argument('images', metavar='IMAGES', nargs='+',
+                   help='images, or folders of images (searched through)')
     p.add_argument('--model', metavar='RUN', help='folder of a run, or a .safetensors file (default: the newest detector under runs/)')
     p.add_argument('-o', '--output', metavar='FILE', default='detections.json', help='where boxes are written (default: detections.json)')
-    p.add_argument('--pictures', metavar='DIR', help='draw the boxes into pictures in this folder')
+    p.add_argument('--pictures', metavar='DIR', help='draw the boxes into figures in this folder')
     p.add_argument('--threshold', type=float, default=0.3, help='least score (default: 0.3)')
     p.add_argument('--scales', type=float, nargs='+', default=[1.], metavar='S', help='sizes of the canvas to try, as multiples of the trained one')
     p.add_argument('--batch-size', type=positive, default=8)
     args = p.parse_args(argv)
     with friendly_errors('hjepa_detect'):
-        from hjepa.detection import load_detection_model
-        model = load_detection_model(args.model or newest_run('detector', '--model RUN'), best_device()).set_score_threshold(args.threshold)
-        rows, bad = detect_folder(model, args)
-        for path in bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
-        print(f'{args.output}: {sum(len(r["scores"]) for r in rows)} boxes in {len(rows)} pictures')
+        from hjepa.core.files import check_target, say, write_text
+        from hjepa.data import PICTURES, DataError
+        from hjepa.detection import check_scales, load_detection_model
+        check_scales(args.scales)
+        found, output = list_sources(args.images, PICTURES), check_target(args.output)
+        if args.pictures: check_target(args.pictures, folder=True)
+        if not found.files: raise DataError(f'no image: {found.left_out.words() or "the folder is empty"}')
+        model = load_detection_model(args.model or newest_run('detector', '--model RUN'), best_device())
+        rows = detect_folder(model.set_score_threshold(args.threshold), found, args)
+        if found.left_out: say(found.left_out.words(), sys.stderr)
+        say(f'{sum(len(r["scores"]) for r in rows)} boxes in {len(rows)} images')
+        write_text(output, '[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n')
+        say(output)
     return 0
+
+def list_sources(
+    sources: list[str], # files and folders
+    suffixes, # of the files that are wanted in folders; a file that is named may have any
+): # a Listing: files, each once, in the order of the sources, and what was left out
+    "All files that are meant. Raises FileNotFoundError for a source that does not exist."
+    from hjepa.core.files import Listing, expand, list_files
+    out = Listing([])
+    for source in map(expand, sources):
+        found = list_files(source, suffixes if source.is_dir() else {source.suffix.lower()})
+        out.files += found.files
+        out.left_out.update(found.left_out)
+    out.files = list(dict.fromkeys(out.files))
+    return out
+
+def why(
+    error: Exception, # of reading one file
+    path: str | Path, # its name, which is left out of the words
+) -> str: # a few words, the same for files with the same fault
+    "What is wrong with a file, to count by."
+    text = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
+    text = str(text).replace(f'{path}: ', '').replace(f"'{path}'", 'it').replace(str(path), 'it')
+    return text.partition('\n')[0][:200]
 
 def newest_run(
     kind: str, # 'detector', 'codec', …
@@ -645,7 +702,9 @@ def newest_run(
 ) -> Path:
     "The folder of the newest run of a kind under `runs/`. Raises FileNotFoundError if there is none."
     from hjepa.hierarchy import find_weights, saved_config
-    for run in sorted(Path('runs').glob('*/config.yaml'), key=lambda f: f.stat().st_mtime, reverse=True):
+    # a link may lead nowhere
+    runs = [f for f in Path('runs').glob('*/config.yaml') if f.is_file()]
+    for run in sorted(runs, key=lambda f: f.stat().st_mtime, reverse=True):
         for folder in (run.parent, *sorted(run.parent.glob('lambda_*'))):                     # a sweep of codecs has its weights one level down
             try: saved_config(find_weights(folder), kind)
             except (ValueError, OSError): continue
@@ -656,28 +715,31 @@ def newest_run(
 # %% ../nbs/12_cli.ipynb #474a4b7e
 def detect_folder(
     model, # an FPNDetector
+    found, # Listing of images; those that turn out to be unreadable are noted in it
     args: argparse.Namespace, # of `hjepa_detect`
-) -> tuple[list[dict], list[str]]: # one object per picture, and the names of pictures that cannot be read
-    "Boxes of all pictures; the file is written completely or not at all."
-    import torch
-    from hjepa.data import DataError, find_images, load_image
-    from hjepa.hierarchy import write_atomic
+) -> list[dict]: # one object per image, see `detection_row`
+    "Boxes of all images. Raises DataError if none of them can be read."
+    from hjepa.data import DataError
     from tqdm import tqdm
-    paths = [p for source in map(lambda s: Path(s).expanduser(), args.images) for p in (find_images(source) if source.is_dir() else [source])]
-    rows, bad = [], []
-    for start in tqdm(range(0, len(paths), args.batch_size), desc='detecting', disable=len(paths) <= args.batch_size):
-        some, images = [], []
-        for path in paths[start:start + args.batch_size]:
-            try: images.append(load_image(path, model.config.in_chans)); some.append(str(path))
-            except FileNotFoundError: raise
-            except OSError: bad.append(str(path))
+    rows, paths, n = [], found.files, args.batch_size
+    for start in tqdm(range(0, len(paths), n), desc='detecting', disable=len(paths) <= n):
+        some, images = _load_some(paths[start:start + n], model.config.in_chans, found.left_out)
         if not images: continue
-        found = [{k: v.cpu() for k, v in r.items()} for r in model.detect(images, tuple(args.scales))]
-        rows += [detection_row(p, im, r, model) for p, im, r in zip(some, images, found)]
-        if args.pictures: draw_boxes(Path(args.pictures), some, images, found, model)
-    if not rows: raise DataError(f'none of the {len(paths)} pictures could be read; the first one: {paths[0]}')
-    write_atomic(Path(args.output).expanduser(), lambda p: p.write_text('[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n'))
-    return rows, bad
+        boxes = [{k: v.cpu() for k, v in r.items()} for r in model.detect(images, tuple(args.scales))]
+        rows += [detection_row(p, im, r, model) for p, im, r in zip(some, images, boxes)]
+        if args.pictures: draw_boxes(Path(args.pictures).expanduser(), some, images, boxes, model)
+    if not rows: raise DataError(f'no image could be read: {found.left_out.words()}')
+    return rows
+
+def _load_some(paths: list[str], in_chans: int, left_out) -> tuple[list[str], list]:
+    "Those that can be read, and their images."
+    from hjepa.data import load_image
+    good, images = [], []
+    for path in paths:
+        try: images.append(load_image(path, in_chans))
+        except OSError as e: left_out.add(why(e, path), path)
+        else: good.append(path)
+    return good, images
 
 # %% ../nbs/12_cli.ipynb #93e1b73b
 def detection_row(
@@ -698,10 +760,11 @@ def draw_boxes(
     found: list[dict], # their boxes
     model, # an FPNDetector
 ):
-    "Pictures with their boxes, under the pictures' names; a name that is taken gets a number."
-    from hjepa.detection import show_detections
-    folder.mkdir(parents=True, exist_ok=True)
+    "Images with their boxes, under the images' names; a name that is taken gets a number. Whole or not at all."
+    from hjepa.detection import save_figure, show_detections
     for path, image, r in zip(paths, images, found):
-        fig, n, target = show_detections([image], [r], model.classes, 0., columns=1), 1, folder/f'{Path(path).stem}.png'
-        while target.exists(): n, target = n + 1, folder/f'{Path(path).stem}_{n}.png'
-        fig.savefig(target, dpi=150)
+        # with number and suffix at most 255 bytes
+        name, n = os.fsdecode(os.fsencode(Path(path).stem)[:230]), 1
+        target = folder/f'{name}.png'
+        while target.exists(): n, target = n + 1, folder/f'{name}_{n + 1}.png'
+        save_figure(show_detections([image], [r], model.classes, 0., columns=1), target, dpi=150)
