@@ -299,8 +299,8 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data import PICTURES
-        found = list_sources(args.sources, PICTURES)
+        from hjepa.data import _list_images
+        found = list_sources(args.sources, _list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):
             codec = find_codec(args.codec, best_device())
@@ -313,15 +313,16 @@ def compress(
 
 def list_sources(
     sources: list[str], # files and folders
-    suffixes, # of the files that are wanted in folders; a file that is named may have any
+    look, # folder → Listing of the files in it that are wanted; a file that is named may be of any kind
 ): # a Listing: files, each once, in the order of the sources, and what was left out
     "All files that are meant. Raises FileNotFoundError for a source that does not exist."
     from hjepa.core.files import Listing, expand, list_files
-    out = Listing([])
+    out, files = Listing([]), {}
     for source in map(expand, sources):
-        found = list_files(source, suffixes if source.is_dir() else {source.suffix.lower()})
-        out.files += [f for f in found.files if f not in out.files] if len(sources) > 1 else found.files
+        found = look(source) if source.is_dir() else list_files(source, {source.suffix.lower()})
+        files |= dict.fromkeys(found.files)
         out.left_out.update(found.left_out)
+    out.files = list(files)
     return out
 
 # %% ../nbs/12_cli_codec.ipynb #04744d57
@@ -484,8 +485,8 @@ def list_streams(
     sources: list[str], # streams, and folders of them
 ): # a Listing
     "All streams; other files in their folders are not counted. Raises FileNotFoundError if there are none."
-    from hjepa.core.files import LeftOut
-    found, left = list_sources(sources, {'.hjc'}), LeftOut()
+    from hjepa.core.files import LeftOut, list_files
+    found, left = list_sources(sources, lambda folder: list_files(folder, {'.hjc'})), LeftOut()
     for reason, names in found.left_out.names.items():
         for name in names:
             if name.lower().endswith('.hjc') or 'unreadable' in reason: left.add(reason, name)
