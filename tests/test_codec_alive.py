@@ -156,3 +156,129 @@ def test_one_process_at_a_time(whole, maps, tmp_path):
     for folder, args in ((run, ('train_codec', '--resume', run)), (streams, ('compress', maps, '--codec', run/'lambda_2', '-o', streams))):
         with lock_folder(folder): said = finish(command(*args), tmp_path/'log', 2)
         assert f'in use by process {os.getpid()} on' in said, said
+
+
+# --- streams
+
+@pytest.fixture
+def sources(maps, tmp_path) -> list[Path]:
+    "Map files, older than any stream that is made of them."
+    folder = tmp_path/'sources'
+    shutil.copytree(maps, folder)
+    for f in folder.iterdir(): os.utime(f, (1e9, 1e9))
+    return sorted(folder.iterdir())
+
+
+def listing(folder: Path) -> dict: return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != '.lock'}
+
+
+@pytest.mark.parametrize('act, code', [(None, -9), (full_disk, 2)], ids=['killed', 'full disk'])
+def test_compress_goes_on(whole, sources, tmp_path, act, code):
+    "The same command again finishes the folder; streams that were finished are not made again; nothing else is left."
+    def compress(folder): return command('compress', *sources, '--codec', whole/'lambda_2', '-o', folder/'streams')
+    finish(compress(tmp_path/'calm'), tmp_path/'log')
+    calm = listing(tmp_path/'calm'/'streams')
+    assert len(calm) == 7 and len(json.loads(calm['streams.json'])) == 6
+    def check(folder, moment):
+        if act: assert f'cannot write {folder}/streams' in (folder.parent/f'{folder.name}.log').read_text(encoding='utf-8')
+        streams = folder/'streams'
+        part = streams/'streams.part.jsonl'
+        rows = part.read_text(encoding='utf-8').splitlines()[1:] if part.exists() else []
+        made = {r['stream']: (streams/r['stream']).stat().st_mtime_ns for r in map(json.loads, rows)}
+        finish(compress(folder), folder/'log')
+        assert listing(streams) == calm
+        assert all((streams/name).stat().st_mtime_ns == at for name, at in made.items())
+    tried = sweep(lambda folder: compress(folder)(), check, tmp_path/'lives', **(dict(act=act) if act else {}), code=code, at=telling)
+    assert any('streams.json' in t for t in tried) and any('.hjc' in t for t in tried)
+
+
+def test_compress_does_not_mix_streams(whole, sources, tmp_path):
+    "A folder begun with another codec, or finished, is refused; --overwrite begins anew; changed sources are read again."
+    streams, one, two = tmp_path/'streams', whole/'lambda_0.2', whole/'lambda_2'
+    def run(codec, *args, code=0): return finish(command('compress', *sources, '--codec', codec, '-o', streams, *args), tmp_path/'log', code)
+    run(one)
+    calm = listing(streams)
+    assert 'has streams in it; choose another folder' in run(one, code=2)
+    me = dict(codec=bytes(load_file(checkpoints(one)[-1]/'model.safetensors')['fingerprint'].tolist()).hex(), detector=None)
+    rows = json.loads(calm['streams.json'])
+    def begun():
+        "As a killed call leaves it, the last line torn."
+        text = ''.join(json.dumps(r) + '\n' for r in [me, *rows[:4]]) + json.dumps(rows[4])[:20]
+        (streams/'streams.part.jsonl').write_text(text, encoding='utf-8')
+        (streams/'streams.json').unlink(missing_ok=True)
+    begun()
+    assert 'was begun with another codec or detector' in run(two, code=2)
+    damage(streams/rows[0]['stream'])                           # finished streams that are no longer whole, or older than their source
+    save_tensors(sources[1], {k: v + 1 for k, v in load_file(sources[1]).items()})
+    run(one)
+    now = listing(streams)
+    assert [n for n in calm if now[n] != calm[n]] == ['1.hjc', 'streams.json'] or [n for n in calm if now[n] != calm[n]] == ['1.hjc']
+    run(two, '--overwrite')
+    assert all(listing(streams)[n] != now[n] for n in now if n != 'streams.json') and set(listing(streams)) == set(now)
+
+
+ODD = {'escape': '\x1b[2Jx', 'latin': os.fsdecode(b'm\xfcller'), 'long': 'n' * 237, 'wide': 'ü' * 118}
+
+
+@pytest.mark.parametrize('name', ODD.values(), ids=list(ODD))
+def test_names_of_any_kind(whole, maps, tmp_path, name):
+    "Names of 249 bytes, not UTF-8, with control characters: there and back; a terminal sees none of them as they are."
+    source, codec = tmp_path/f'{name}.safetensors', whole/'lambda_2'
+    shutil.copy(maps/'0.safetensors', source)
+    (tmp_path/f'{name}.npz').write_bytes(b'no')
+    said = finish(command('compress', source, tmp_path/f'{name}.npz', '--codec', codec, '-o', tmp_path/'streams'), tmp_path/'log')
+    assert '1 files left out: 1 × cannot be read as feature maps' in said and '\x1b[2J' not in said, said
+    row, = json.loads((tmp_path/'streams'/'streams.json').read_text(encoding='utf-8'))
+    assert row['source'] == str(source) and (tmp_path/'streams'/row['stream']).stem == name
+    longest = tmp_path/'streams'/('z' * 251 + '.hjc')          # a name that leaves no room for a longer suffix
+    shutil.copy(tmp_path/'streams'/row['stream'], longest)
+    said = finish(command('decompress', tmp_path/'streams', '--codec', codec, '-o', tmp_path/'back'), tmp_path/'log')
+    assert 'back: 2 files of feature maps' in said and '\x1b' not in said, said
+    assert {len(os.fsencode(p.name)) for p in (tmp_path/'back').iterdir()} == {255, len(os.fsencode(name)) + 12}
+    back = load_file(tmp_path/'back'/f'{name}.safetensors')
+    assert back.keys() == {'p3', 'p4'} and all(v.isfinite().all() for v in back.values())
+
+
+def test_folders_with_odd_things(whole, sources, tmp_path):
+    "Links to nothing, named pipes, devices and damaged files are left out, counted and named; no waiting, no traceback."
+    streams, codec = tmp_path/'streams', whole/'lambda_2'
+    finish(command('compress', *sources, '--codec', codec, '-o', streams), tmp_path/'log')
+    good = listing(streams)
+    (streams/'a_link.hjc').symlink_to('gone')
+    (streams/'a_loop').symlink_to(streams)
+    os.mkfifo(streams/'a_pipe.hjc')
+    (streams/'zero.hjc').symlink_to('/dev/zero')
+    (streams/'torn.hjc').write_bytes(good['0.hjc'][:-3])
+    said = finish(command('decompress', streams, '--codec', codec, '-o', tmp_path/'maps'), tmp_path/'log', 1, 20)
+    assert '4 files left out: 2 × not a regular file (first ' in said and '1 × broken link' in said and '1 × truncated' in said, said
+    assert len(list((tmp_path/'maps').glob('*.safetensors'))) == 6 and 'streams.json' not in said
+    said = finish(command('decompress', streams/'a_pipe.hjc', streams/'1.hjc', '--codec', codec, '-o', tmp_path/'two'), tmp_path/'log', 1, 20)
+    assert '1 × not a regular file' in said and 'two: 1 files' in said, said
+    for odd in (streams/'a_pipe.hjc', streams/'zero.hjc'):
+        said = finish(command('decompress', odd, '--codec', codec, '-o', tmp_path/'none'), tmp_path/'log', 2, 20)
+        assert 'error' in said and 'not a regular file' in said and 'Traceback' not in said, said
+    photos = tmp_path/'photos'
+    photos.mkdir()
+    os.mkfifo(photos/'pipe.png')
+    (photos/'link.jpg').symlink_to('gone')
+    (photos/'notes.txt').touch()
+    said = finish(command('compress', photos, '--codec', codec, '-o', tmp_path/'none'), tmp_path/'log', 2, 20)
+    assert 'nothing could be compressed: 3 files left out: 1 × .txt file' in said and 'pipe.png' in said, said
+    wrong = save_tensors(sources[0], {'p9': torch.zeros(4, 2, 2)})
+    assert wrong is None
+    said = finish(command('compress', *sources, '--codec', codec, '-o', tmp_path/'some'), tmp_path/'log')
+    assert '1 files left out: 1 × has levels p9; this codec is for p3, p4' in said and 'some: 5 streams' in said, said
+
+
+def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
+    "A place that cannot be written is said before anything is loaded."
+    taken = tmp_path/'taken'
+    taken.write_text('x', encoding='utf-8')
+    for args in (('compress', *sources, '-o', taken), ('compress', *sources, '-o', taken/'deeper'),
+                 ('decompress', sources[0], '-o', taken), ('decompress', sources[0], '--detect', tmp_path)):
+        def early(args=args):
+            with ExitStack() as stack:
+                stack.enter_context(mock.patch.object(hjepa.cli_codec, 'find_codec', side_effect=AssertionError('loaded')))
+                return command(args[0], *args[1:], '--codec', whole/'lambda_2')()
+        said = finish(early, tmp_path/'log', 2)
+        assert 'error: ' in said and ('expected the place of' in said or os.strerror(errno.ENOTDIR) in said or os.strerror(errno.EEXIST) in said), said
