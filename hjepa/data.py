@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageError', 'DataError',
-           'load_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes', 'center_boxes', 'crop_resize',
-           'crop_resize_pil', 'to_tensor', 'to_chans', 'cut', 'cut_pictures', 'ImageDataset', 'read_idx',
-           'stratified_subset', 'build_dataset', 'find_images', 'class_folders', 'TrainView', 'EvalView', 'collate',
+           'Unreadable', 'why', 'unreadable', 'PixelRange', 'type_range', 'check_chans', 'pixel_limit',
+           'allow_megapixels', 'load_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
+           'center_boxes', 'crop_resize', 'crop_resize_pil', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures',
+           'ImageDataset', 'read_idx', 'stratified_subset', 'build_dataset', 'find_images', 'class_folders',
+           'measure_range', 'settle_range', 'OwnDataset', 'as_images', 'TrainView', 'EvalView', 'to_send', 'collate',
            'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader', 'build_loader',
-           'BadImages', 'normalize', 'denormalize', 'preprocess']
+           'BadImages', 'normalize', 'denormalize', 'channels_of', 'preprocess']
 
 # %% ../nbs/00_data.ipynb #33732ddb
-import contextlib, difflib, gzip, io, json, math, multiprocessing.queues, os, shutil, signal, sys, time, warnings
+import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues, os, re, shutil, signal, sys, time, warnings
 from collections import Counter
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
@@ -23,7 +26,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from PIL import Image, ImageOps
 from fastcore.basics import patch
-from .core.files import say
+from .core.files import LeftOut, check_regular, expand, list_files, printable, read_text, say
 
 # %% ../nbs/00_data.ipynb #a9452081
 class ImageError(OSError):
@@ -37,26 +40,145 @@ class ImageError(OSError):
 
 class DataError(RuntimeError): "A data set that cannot be had or used; the message says what to do."
 
+# %% ../nbs/00_data.ipynb #a24676ca
+class Unreadable(str):
+    "The name of an image that cannot be read: an ordinary string, with the `reason` beside it."
+    def __new__(cls,
+        name: str | Path, # The image
+        reason: str = ''  # Why it cannot be read
+    ):
+        self = super().__new__(cls, name)
+        self.reason = reason
+        return self
+    def __getnewargs__(self): return str(self), self.reason
+
+def why(
+    name: str # Of an image, perhaps an `Unreadable`
+) -> str:     # `a.png (the file is empty)`
+    "A name and, where it is known, the reason why it cannot be read."
+    reason = getattr(name, 'reason', '')
+    return printable(f'{name} ({reason})' if reason else str(name))
+
+def unreadable(
+    name: str | Path, # What the image is called where it was asked for
+    e: OSError        # What came instead of it
+) -> Unreadable:
+    "The name, with the reason of an error."
+    return Unreadable(name, getattr(e, 'reason', '') or str(e))
+
 # %% ../nbs/00_data.ipynb #9951703c
-def _to_8bit(
-    im: Image.Image  # A picture of mode I, I;16* or F
-) -> Image.Image:    # Mode L
-    "Deep greyscale scaled to 8 bits instead of clipped."
-    v = np.asarray(im).astype(np.float64)
-    if not np.isfinite(v).all(): raise ValueError('it holds pixels that are not finite numbers')
-    lo, hi = v.min(), v.max()
-    if im.mode.startswith('I;16') or (im.mode == 'I' and 0 <= lo and hi <= 65535): v = v / 257
-    elif im.mode == 'F' and 0 <= lo and hi <= 1: v = v * 255
-    elif not (im.mode == 'F' and 0 <= lo and hi <= 255): v = (v - lo) * (255 / max(hi - lo, 1e-12))
-    return Image.fromarray(np.floor(v + 0.5).astype(np.uint8))
+_BLOCK = 1 << 20   # values that are converted at a time: 8 MB as float64
+
+class PixelRange:
+    "The numbers that become 0 and 255, and how many pixels did not fit. It survives the trip to workers and counts there, too."
+    def __init__(self,
+        low: float,           # Becomes 0; so does what is no number
+        high: float,          # Becomes 255
+        strict: bool = False  # An image of which more than a thousandth lies outside is an error
+    ):
+        low, high = float(low), float(high)
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f'pixel_range is ({low:g}, {high:g}); expected two finite numbers, the smaller one first')
+        self.low, self.high, self.strict, self._counts = low, high, strict, None
+    def __eq__(self, other) -> bool: return tuple(self) == tuple(other)
+    def __iter__(self): return iter((self.low, self.high))
+    def __repr__(self) -> str: return f'{self.low:g} … {self.high:g}'
+    def share(self) -> 'PixelRange':
+        "Count from now on, over all processes that have this object: a row for each worker."
+        self._counts = torch.zeros(65, 3, dtype=torch.int64).share_memory_()
+        return self
+    @property
+    def counts(self) -> dict[str, int]:
+        "Pixels seen, those that were no numbers, and those outside of the range."
+        n = [0, 0, 0] if self._counts is None else self._counts.sum(0).tolist()
+        return dict(zip(('seen', 'no_number', 'outside'), n))
+
+# %% ../nbs/00_data.ipynb #c6373370
+@patch
+def to_bytes(self: PixelRange,
+    values: np.ndarray # Numbers of any type and shape, at least one axis
+) -> np.ndarray:       # uint8, same shape
+    "Numbers to bytes: linear between the ends, rounded."
+    out, rows = np.empty(values.shape, np.uint8), max(1, _BLOCK // max(1, values[:1].size))
+    counts = np.zeros(3, np.int64)
+    for k in range(0, len(values), rows): out[k:k + rows] = self._block(values[k:k + rows], counts)
+    self._note(counts)
+    return out
+
+@patch
+def _block(self: PixelRange, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    "Some rows; what does not fit is added to (seen, no number, outside)."
+    v = values.astype(np.float64)
+    lost = np.isnan(v)
+    counts += v.size, np.count_nonzero(lost), np.count_nonzero((v < self.low) | (v > self.high))
+    v = (v - self.low) * (255 / (self.high - self.low)) + 0.5
+    return np.where(lost, 0, v.clip(0, 255.5)).astype(np.uint8)
+
+@patch
+def _note(self: PixelRange, counts: np.ndarray):
+    "Count an image, or refuse it if its numbers cannot be meant so."
+    if self.strict and counts[1:].sum() > counts[0] / 1000:
+        raise ValueError(f'{counts[1:].sum() / counts[0]:.0%} of its pixels are outside of {self}: '
+                         'set data.pixel_range (pixel_range=) to the numbers that shall become black and white')
+    if self._counts is None: return
+    worker = torch.utils.data.get_worker_info()
+    self._counts[0 if worker is None else 1 + worker.id % 64] += torch.from_numpy(counts)
+
+@patch
+def words(self: PixelRange) -> str: # '' if all fitted
+    "What did not fit, in words."
+    n = self.counts
+    parts = [f'{n[k] / n["seen"]:.2%} {text}' for k, text in
+             (('no_number', 'were no numbers (taken as 0)'), ('outside', f'were outside of {self}')) if n[k]]
+    return f'of {n["seen"]:,} deep pixels {" and ".join(parts)}' if parts else ''
+
+# %% ../nbs/00_data.ipynb #193b1d8f
+def type_range(
+    dtype: Any # NumPy's type of the pixels
+) -> PixelRange:
+    "The range of a type where nobody has said another one: of floats 0 … 1, of integers up to 16 bits all, of others 0 … 65535."
+    dtype = np.dtype(dtype)
+    if dtype.kind == 'f': return PixelRange(0, 1, strict=True)
+    if dtype.kind == 'b': return PixelRange(0, 1)
+    if dtype.kind == 'u' and dtype.itemsize <= 2: return PixelRange(0, np.iinfo(dtype).max)
+    if dtype.kind in 'iu': return PixelRange(0, 65535, strict=True)
+    raise ValueError(f'pixels of the type {dtype} are not read; expected whole or floating-point numbers')
+
+def _range_of(dtype, pixel_range) -> PixelRange:
+    "What was said, or the type's; bytes stay as they are."
+    if pixel_range is None or np.dtype(dtype) == np.uint8: return type_range(dtype)
+    return pixel_range if isinstance(pixel_range, PixelRange) else PixelRange(*pixel_range)
+
+def _grey_bytes(
+    im: Image.Image,                                    # Of mode I, I;16* or F
+    pixel_range: PixelRange | tuple[float, float] | None # None: the type's
+) -> Image.Image:                                       # Mode L
+    "Deep greyscale as bytes, strip by strip."
+    W, H = im.size
+    rows, out = max(1, _BLOCK // max(1, W)), np.empty((H, W), np.uint8)
+    r = _range_of(np.uint16 if im.mode.startswith('I;16') else np.float32 if im.mode == 'F' else np.int32, pixel_range)
+    counts = np.zeros(3, np.int64)
+    for y in range(0, H, rows):
+        out[y:y + rows] = r._block(np.asarray(im.crop((0, y, W, min(H, y + rows)))), counts)
+    r._note(counts)
+    return Image.fromarray(out)
 
 # %% ../nbs/00_data.ipynb #24294dc1
+def check_chans(
+    in_chans: int # Channels that are asked for
+) -> int:         # The same
+    "`ValueError` unless it is a number of channels."
+    if not hasattr(in_chans, '__index__') or isinstance(in_chans, bool) or in_chans < 1:
+        raise ValueError(f'in_chans is {in_chans!r}; expected 1 (grey), 3 (colour) or another whole number')
+    return int(in_chans)
+
 def _flatten(
-    im: Image.Image, # A decoded picture of any Pillow mode
-    in_chans: int    # 1 (grey) or 3 (colour)
+    im: Image.Image, # A decoded image of any Pillow mode
+    in_chans: int,   # 1 (grey) or 3 (colour)
+    pixel_range: PixelRange | tuple[float, float] | None = None # Of deep greyscale; None: the type's
 ) -> Image.Image:    # Mode L or RGB
     "Any mode to 8-bit grey or colour; transparency is composited on white."
-    if im.mode == 'F' or im.mode.startswith('I'): im = _to_8bit(im)
+    if im.mode == 'F' or im.mode.startswith('I'): im = _grey_bytes(im, pixel_range)
     elif im.mode in ('RGBA', 'RGBa', 'LA', 'La', 'PA') or 'transparency' in im.info:
         if im.mode in ('RGBa', 'La'): im = im.convert({'RGBa': 'RGBA', 'La': 'LA'}[im.mode])
         im = im.convert('RGBA')
@@ -65,23 +187,187 @@ def _flatten(
     mode = 'L' if in_chans == 1 else 'RGB'
     return im if im.mode == mode else im.convert(mode)
 
+# %% ../nbs/00_data.ipynb #4c9fffb2
+def _fits(
+    a: np.ndarray,  # `[H, W]`, `[H, W, C]` or `[C, H, W]`
+    in_chans: int   # Channels that are asked for
+) -> np.ndarray:    # `[H, W, C]`
+    "Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1, 3 or 4 of them."
+    if a.ndim == 2: return a[..., None]
+    if a.ndim == 3:
+        for n in (in_chans, 1, 3, 4):
+            if a.shape[2] == n: return a
+            if a.shape[0] == n: return a.transpose(1, 2, 0)
+    raise ValueError(f'its pixels have the shape {a.shape}, in which no axis has {in_chans} channels (model.in_chans)')
+
+def _from_values(
+    a: np.ndarray,        # `[H, W]`, `[H, W, C]` or `[C, H, W]`, numbers of any type
+    in_chans: int,        # 1 or 3: a Pillow image; else a tensor
+    pixel_range: PixelRange | tuple[float, float] | None, # None: the type's
+    alpha: bool = False   # The last of 2 or 4 channels is transparency
+) -> Image.Image | Tensor: # Mode L or RGB, or uint8 `[in_chans, H, W]`
+    "Numbers to an image with the wanted channels; `ValueError` if it has others."
+    a = _fits(a, in_chans)
+    x, k = _range_of(a.dtype, pixel_range).to_bytes(a), a.shape[2]
+    if in_chans in (1, 3) and (k in (1, 3) or alpha):
+        if alpha: x[..., -1] = type_range(a.dtype).to_bytes(a[..., -1])
+        return _flatten(Image.fromarray(x[..., 0] if k == 1 else x), in_chans)
+    if k != in_chans: raise ValueError(f'it has {k} channels, and {in_chans} are wanted (model.in_chans)')
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(2, 0, 1)))
+
+# %% ../nbs/00_data.ipynb #3c884240
+def _upright(
+    a: np.ndarray, # `[H, W, …]`
+    turn: int      # EXIF orientation, 1 to 8
+) -> np.ndarray:
+    "What `ImageOps.exif_transpose` does, for an array."
+    if turn > 4: a = a.swapaxes(0, 1)
+    if turn in (3, 4, 7, 8): a = a[::-1]
+    return a[:, ::-1] if turn in (2, 3, 6, 7) else a
+
+def _turn_of(im: Image.Image) -> int: # 1: not at all
+    "The EXIF note how to turn an image; a broken one counts as none."
+    with contextlib.suppress(Exception):
+        if (turn := im.getexif().get(0x0112, 1)) in range(1, 9): return turn
+    return 1
+
+def pixel_limit() -> float: # Pixels
+    "What an image may have at most: Pillow's limit, 179 megapixels if nobody changed it."
+    return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
+
+def allow_megapixels(
+    megapixels: float | None # None: leave the limit as it is
+):
+    "Set the largest size of an image, for this process and the workers that its loaders start."
+    if megapixels is None: return
+    if not 0 < megapixels < math.inf: raise ValueError(f'max_megapixels is {megapixels}; expected a number above 0')
+    Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6 / 2)
+    warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)   # from half of it on: but it is allowed
+
+def _too_large(pixels: int) -> str:
+    return (f'it has {pixels / 1e6:,.0f} megapixels, the limit is {pixel_limit() / 1e6:,.0f} '
+            '(data.max_megapixels, or hjepa.data.allow_megapixels)')
+
+def _check_pixels(pixels: int):
+    "Before an array is read."
+    if pixels > pixel_limit(): raise ValueError(_too_large(pixels))
+
+# %% ../nbs/00_data.ipynb #6518a8dd
+def _read_npy(
+    file: Any,    # A path, or a binary file in memory
+    in_chans: int # Tells which axis is that of the channels
+) -> np.ndarray:
+    "An array of pixels; of a file only what is used is read."
+    if isinstance(file, io.BytesIO): a = np.lib.format.read_array(file, allow_pickle=False)
+    else: a = np.load(file, mmap_mode='r', allow_pickle=False)
+    a = _fits(a, in_chans)
+    _check_pixels(a.shape[0] * a.shape[1])
+    return a
+
+def _read_tiff(
+    file: Any,    # A path, or a binary file in memory
+    in_chans: int # Tells which axis is that of the channels
+) -> tuple[np.ndarray, bool]: # Numbers, and whether the last channel is transparency
+    "The first image of a TIFF, with all its channels and bits."
+    try: import tifffile
+    except ImportError as e:
+        raise ValueError('a TIFF with these channels or bits needs tifffile: pip install "hjepa[tiff]"') from e
+    with tifffile.TiffFile(file) as tif:
+        s, page = tif.series[0], tif.pages[0]
+        _check_pixels(page.imagelength * page.imagewidth)
+        a = _fits((page if s.ndim > 3 else s).asarray(), in_chans)                       # of a stack of images the first
+        return a, a.shape[2] in (2, 4) and any(int(e) in (1, 2) for e in page.extrasamples)
+
 # %% ../nbs/00_data.ipynb #163eb75e
-def load_image(
-    path: str | Path,  # The file
-    in_chans: int = 3, # 3 gives mode `RGB`, 1 gives mode `L`
-    before: Callable[[Image.Image], Any] | None = None, # Gets the picture when its header is read and its pixels are not: may choose how to decode (`Image.draft`)
-    data: bytes | None = None # What stands in the file, if it is read already: then `path` is only a name
-) -> Image.Image:      # Decoded, upright, 8 bits per channel
-    "Read one picture of any common format; raises `ImageError` if it cannot be decoded, `FileNotFoundError` if it is not there."
-    if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
-    if data is None and not Path(path).exists(): raise FileNotFoundError(f'there is no picture at {path}')
-    try:
-        with Image.open(path if data is None else io.BytesIO(data)) as im:
-            if before is not None: before(im)
+def _reason(
+    e: Exception, # What went wrong
+    head: bytes   # How the file begins
+) -> str:
+    "Why an image cannot be read, in words for its owner."
+    if not head: return 'the file is empty'
+    if head.startswith(b'version https://git-lfs'):
+        return 'it is a Git LFS pointer and not the image itself; fetch that with: git lfs pull'
+    if head[4:12] in (b'ftypheic', b'ftypheix', b'ftypmif1'): return 'it is a HEIC file; convert it to JPEG or PNG'
+    if isinstance(e, Image.DecompressionBombError): return _too_large(int(re.search(r'\d+', str(e))[0]))
+    if isinstance(e, Image.UnidentifiedImageError):
+        return f'it begins with {head[:12]!r}, as no image format does that Pillow knows'
+    if isinstance(e, ValueError): return str(e)                      # our own words
+    return f'{type(e).__name__}: {e}'.removesuffix(': ')
+
+def _head(path: str | Path, data: bytes | None) -> bytes:
+    "How a regular file begins."
+    if data is not None: return data[:64]
+    with contextlib.suppress(OSError), open(path, 'rb') as f: return f.read(64)
+    return b'?'
+
+# %% ../nbs/00_data.ipynb #a7cced79
+def _bits_of(im: Image.Image) -> int:
+    "Bits of a channel of an image that is opened and not decoded, as the file has them."
+    raw = str(im.tile[0][3]) if im.tile else ''
+    return 16 if ';16' in raw or im.mode.startswith(('I', 'F')) else 8
+
+def _open_values(
+    file: Any,      # A path, or a binary file in memory
+    im: Image.Image, # The same, opened
+    in_chans: int   # Channels that are asked for
+) -> tuple[np.ndarray, bool]: # Upright numbers, and whether the last channel is transparency
+    "What Pillow cannot give: 16-bit colour, or channels other than one and three."
+    bands = im.getbands()
+    if im.format == 'TIFF' and (_bits_of(im) > 8 or len(bands) != in_chans): return _read_tiff(file, in_chans)
+    if im.format == 'PNG' and _bits_of(im) > 8 and len(bands) > 1:
+        from torchvision.io import ImageReadMode, decode_image
+        data = file.getvalue() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
+        turn = _turn_of(im)
+        a = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+        return _upright(a.permute(1, 2, 0).numpy(), turn), len(a) in (2, 4)
+    return np.asarray(ImageOps.exif_transpose(im)), bands[-1] in 'Aa'
+
+def _decode(
+    file: Any,     # A path, or a binary file in memory
+    name: str,     # What it is called
+    in_chans: int, # Channels that are asked for
+    before: Callable[[Image.Image], Any] | None, # See `load_image`
+    pixel_range: PixelRange | tuple[float, float] | None
+) -> Image.Image | Tensor:
+    "Decode an image of any kind."
+    if name.lower().endswith('.npy'): return _from_values(_read_npy(file, in_chans), in_chans, pixel_range)
+    try: im = Image.open(file)
+    except Image.UnidentifiedImageError:
+        if not name.lower().endswith(('.tif', '.tiff')): raise
+        if isinstance(file, io.BytesIO): file.seek(0)
+        a, alpha = _read_tiff(file, in_chans)
+        return _from_values(a, in_chans, pixel_range, alpha)
+    with im:
+        if before is not None: before(im)
+        if in_chans in (1, 3) and (len(im.getbands()) == 1 or _bits_of(im) == 8):
             im.load()
             with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)   # a broken note does not spoil good pixels
-            return _flatten(im, in_chans)
-    except Exception as e: raise ImageError(path, f'{type(e).__name__}: {e}') from e
+            return _flatten(im, in_chans, pixel_range)
+        if isinstance(file, io.BytesIO): file.seek(0)
+        a, alpha = _open_values(file, im, in_chans)
+        return _from_values(a, in_chans, pixel_range, alpha)
+
+# %% ../nbs/00_data.ipynb #03878517
+def load_image(
+    path: str | Path,  # The file
+    in_chans: int = 3, # 3 gives mode `RGB`, 1 gives mode `L`, other numbers a tensor with exactly so many channels
+    before: Callable[[Image.Image], Any] | None = None, # Gets it before its pixels are decoded: may choose how (`Image.draft`)
+    data: bytes | None = None, # What stands in the file, if it is read already: then `path` is only a name
+    pixel_range: PixelRange | tuple[float, float] | None = None # Numbers of deep pixels that become 0 and 255; None: the type's
+) -> Image.Image | Tensor: # Decoded, upright, 8 bits per channel; tensors are uint8 `[in_chans, H, W]`
+    "Read one image of any common format; raises `ImageError` if it cannot be decoded, `FileNotFoundError` if it is not there."
+    in_chans = check_chans(in_chans)
+    try: return _decode(_opened(path, data), str(path), in_chans, before, pixel_range)
+    except (ImageError, FileNotFoundError): raise
+    except Exception as e: raise ImageError(path, _reason(e, _head(path, data))) from e
+
+def _opened(path: str | Path, data: bytes | None) -> Any:
+    "What Pillow opens. Raises `FileNotFoundError`, or `ImageError` if it is no regular file."
+    if data is not None: return io.BytesIO(data)
+    try: check_regular(path)
+    except FileNotFoundError: raise FileNotFoundError(f'there is no picture at {path}') from None
+    except OSError as e: raise ImageError(path, e.strerror) from e
+    return path
 
 # %% ../nbs/00_data.ipynb #a0d33b10
 def _signed(
@@ -214,35 +500,48 @@ def crop_resize(
 
 # %% ../nbs/00_data.ipynb #22edd84a
 def crop_resize_pil(
-    im: Image.Image,            # Mode L or RGB
+    im: Image.Image | Tensor,   # Mode L or RGB, or uint8 `[C, H, W]`
     box: Sequence[float],       # `(x0, y0, x1, y1)` in source pixels
     flip: bool,                 # Mirror left and right
     size: int | Sequence[int]   # Size of the result `(h, w)`
 ) -> Tensor:                    # uint8 `[C, h, w]`
-    "Cut a box out of one picture and resize it (bilinear, antialiased): the same as `crop_resize`, to one grey level."
+    "Cut a box out of one image and resize it (bilinear, antialiased): the same as `crop_resize`, to one grey level."
     h, w = to_hw(size)
+    if isinstance(im, Tensor): return torch.cat([crop_resize_pil(c, box, flip, size) for c in _planes(im)])
     im = im.resize((w, h), Image.Resampling.BILINEAR, box=tuple(float(b) for b in box))
     return to_tensor(ImageOps.mirror(im) if flip else im)
 
+def _planes(x: Tensor) -> list[Image.Image]: # mode L
+    "The channels of an image `[C, H, W]`."
+    return [Image.fromarray(c) for c in x.contiguous().numpy()]
+
+def size_of(
+    im: Image.Image | Tensor # As `load_image` gives it
+) -> tuple[int, int]:        # `(H, W)`
+    "The size of an image in pixels."
+    return tuple(im.shape[-2:]) if isinstance(im, Tensor) else im.size[::-1]
+
 def to_tensor(
-    im: Image.Image # Mode L or RGB
-) -> Tensor:        # uint8 `[C, H, W]`
-    "A Pillow picture as a byte tensor."
+    im: Image.Image | Tensor # Mode L or RGB; a tensor is passed through
+) -> Tensor:                 # uint8 `[C, H, W]`
+    "A Pillow image as a byte tensor."
+    if isinstance(im, Tensor): return im
     a = np.array(im, dtype=np.uint8)
     return torch.from_numpy(a[None] if a.ndim == 2 else np.ascontiguousarray(a.transpose(2, 0, 1)))
 
 # %% ../nbs/00_data.ipynb #6b7d9885
 def to_chans(
-    images: Tensor, # uint8 `[B, C, H, W]`, C 1 or 3
-    in_chans: int   # 1 or 3
+    images: Tensor, # uint8 `[B, C, H, W]`
+    in_chans: int   # 1 or 3; another number only if it is C
 ) -> Tensor:        # uint8 `[B, in_chans, H, W]`
     "Grey to colour by repeating, colour to grey by Pillow's luma weights."
+    check_chans(in_chans)
     if images.shape[1] == in_chans: return images
     if images.shape[1] == 1 and in_chans == 3: return images.expand(-1, 3, -1, -1)
     if images.shape[1] == 3 and in_chans == 1:
         r, g, b = images.int().unbind(1)                                       # [B, H, W], Pillow's fixed-point luma
         return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]
-    raise ValueError(f'cannot turn {images.shape[1]} channels into {in_chans}; pictures have 1 or 3')
+    raise ValueError(f'cannot turn {images.shape[1]} channels into {in_chans}; only 1 and 3 become one another')
 
 # %% ../nbs/00_data.ipynb #d7857402
 DECODERS = ('auto', 'torchvision', 'pillow')
@@ -255,9 +554,7 @@ def _jpeg_header(
     try:
         with Image.open(io.BytesIO(data)) as im:
             if im.format not in ('JPEG', 'MPO') or im.mode not in ('L', 'RGB'): return None
-            turn = 1
-            with contextlib.suppress(Exception): turn = im.getexif().get(0x0112, 1)
-            if turn not in range(1, 9): turn = 1
+            turn = _turn_of(im)
             return (im.size if turn > 4 else im.size[::-1]), turn
     except Exception: return None
 
@@ -315,59 +612,76 @@ def _cut_jpeg(
 
 # %% ../nbs/00_data.ipynb #39eb7918
 def cut_pictures(
-    pictures: Sequence[tuple[str, bytes | None]], # Name and contents of each file; None: it could not be read
-    geometry: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], # Positions `[k]` in the list and sizes `[k, 2]` (H, W) to boxes `[k, 4]` and flips `[k]`
+    pictures: Sequence[tuple[str, Any]], # Name and contents of each file: bytes, None (read it by its name), an image, or an `ImageError`
+    geometry: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], # Positions `[k]` and sizes `[k, 2]` to boxes `[k, 4]` and flips `[k]`
     size: tuple[int, int],                        # Size of the crops `(h, w)`
-    in_chans: int = 3,                            # 1 or 3
-    decoder: str = 'auto'                         # `auto`, `torchvision` (JPEG at full size only) or `pillow` (the same for all formats, and boxes of fractions of pixels)
-) -> tuple[Tensor, list[int]]:                    # uint8 `[B, in_chans, h, w]`, and the positions of files that cannot be decoded (zeros there)
-    "One crop of each of some picture files."
+    in_chans: int = 3,                            # Channels of the result
+    decoder: str = 'auto',                        # `auto`, `torchvision` (JPEG at full size) or `pillow` (fractional boxes)
+    pixel_range: PixelRange | tuple[float, float] | None = None # See `load_image`
+) -> tuple[Tensor, list[int]]:                    # uint8 `[B, in_chans, h, w]`, and positions that cannot be read (zeros)
+    "One crop of each of some image files."
     out, bad, known = torch.zeros(len(pictures), in_chans, *size, dtype=torch.uint8), [], []
+    read = lambda name, data: load_image(name, in_chans, data=data, pixel_range=pixel_range)
     for k, (name, data) in enumerate(pictures):
-        what = None if data is None or decoder == 'pillow' else _jpeg_header(data)
+        fast = isinstance(data, bytes) and decoder != 'pillow' and in_chans in (1, 3)
+        what = _jpeg_header(data) if fast else None
         try:
-            if what is None: what = load_image(name, in_chans, data=data if data is not None else b'')
-            known.append((k, what, what.size[::-1] if isinstance(what, Image.Image) else what[0]))
-        except ImageError: bad.append(k)
+            if isinstance(data, ImageError): raise data
+            if what is None: what = data if isinstance(data, (Image.Image, Tensor)) else read(name, data)
+            known.append((k, what, what[0] if isinstance(what, tuple) else size_of(what)))
+        except OSError: bad.append(k)
     if not known: return out, bad
     at, _, sizes = zip(*known)
     boxes, flips = geometry(torch.tensor(at), torch.tensor(sizes))
     for (k, what, _), box, flip in zip(known, boxes.tolist(), flips.tolist()):
-        if isinstance(what, Image.Image): out[k] = crop_resize_pil(what, box, flip, size)
+        if not isinstance(what, tuple): out[k] = crop_resize_pil(what, box, flip, size)
         else:
             try: out[k] = _cut_jpeg(*pictures[k], what, box, flip, size, in_chans, decoder == 'auto')
             except (RuntimeError, ValueError, ImageError):                        # what torchvision refuses, Pillow may read
-                try: out[k] = crop_resize_pil(load_image(pictures[k][0], in_chans, data=pictures[k][1]), box, flip, size)
+                try: out[k] = crop_resize_pil(read(*pictures[k]), box, flip, size)
                 except ImageError: bad.append(k)
     return out, sorted(bad)
 
 # %% ../nbs/00_data.ipynb #0307a9a6
 class ImageDataset:
-    "Pictures in memory or on disk, with labels if there are any."
+    "Images in memory or on disk, with labels if there are any."
+    pixel_range: PixelRange | None = None      # of deep pixels (more than 8 bits); None: the type's, or not measured yet
+    left_out: LeftOut | None = None            # files that were found and not taken, by reason
+    _measured = False
     def __init__(self,
         name: str,                                 # What it is called
         images: Tensor | None = None,              # uint8 `[n, C, H, W]`, for data held in memory
-        paths: Sequence[str | Path] | None = None, # Picture files, for data on disk
-        labels: Sequence[int] | None = None,       # One class number per picture
+        paths: Sequence[str | Path] | None = None, # Image files, for data on disk
+        labels: Sequence[int] | None = None,       # One class number per image; −1: it has none
         classes: Sequence[str] | None = None,      # Class names
-        in_chans: int | None = None,               # 1 or 3; None: what the pictures have (files: 3)
+        in_chans: int | None = None,               # Channels; None: what the images have (files: 3)
+        pixel_range: tuple[float, float] | None = None # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
     ):
         if (images is None) == (paths is None): raise ValueError('give either images (in memory) or paths (on disk)')
         self.name, self.images = name, images
         self.paths = None if paths is None else [str(p) for p in paths]
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else [str(c) for c in classes]
         self.in_chans = images.shape[1] if images is not None else 3
-        if self.labels is not None and len(self.labels) != len(self): raise ValueError(f'{len(self.labels)} labels for {len(self)} pictures')
+        if pixel_range is not None: self.pixel_range = _range_of(np.float32, pixel_range)
+        self._check_labels()
         if in_chans not in (None, self.in_chans): self._set_chans(in_chans)
     def __len__(self) -> int: return len(self.paths if self.images is None else self.images)
+    def _check_labels(self):
+        if self.labels is None: return
+        if len(self.labels) != len(self): raise ValueError(f'{len(self.labels)} labels for {len(self)} pictures')
+        top = len(self.classes) if self.classes else math.inf
+        if (odd := self.labels[(self.labels < -1) | (self.labels >= top)]).size:
+            raise ValueError(f'{odd.size} labels of {self.name!r} are no class numbers, the first is {odd[0]}; '
+                             f'expected 0 … {"" if top == math.inf else top - 1}, or -1 for none')
 
 # %% ../nbs/00_data.ipynb #ca64f5eb
 @patch
 def _set_chans(self: ImageDataset, in_chans: int):
-    if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
+    check_chans(in_chans)
     if self.images is not None:                                                # in pieces: int32 copies are large
-        self.images = torch.cat([to_chans(x, in_chans) for x in self.images.split(4096)]) if in_chans == 1 else to_chans(self.images, in_chans)
+        if in_chans == 1: self.images = torch.cat([to_chans(x, in_chans) for x in self.images.split(4096)])
+        else: self.images = to_chans(self.images, in_chans)
     self.in_chans = in_chans
 
 # %% ../nbs/00_data.ipynb #b05e5ed4
@@ -378,37 +692,46 @@ def native_size(self: ImageDataset) -> tuple[int, int] | None:
 
 @patch
 def load(self: ImageDataset,
-    i: int,      # Which picture
+    i: int,      # Which image
     before: Callable[[Image.Image], Any] | None = None # See `load_image`; not called for data in memory
-) -> Image.Image: # Whole
-    "Picture `i`, whole, as Pillow mode L or RGB; raises `ImageError` if its file cannot be decoded."
-    if self.images is None: return load_image(self.paths[i], self.in_chans, before)
+) -> Image.Image | Tensor: # Whole
+    "Image `i`, whole, as Pillow mode L or RGB (other channels: uint8 `[C, H, W]`); `ImageError` if it cannot be decoded."
+    if self.images is None: return load_image(self.paths[i], self.in_chans, before, pixel_range=self.pixel_range)
+    if self.in_chans not in (1, 3): return self.images[i]
     a = self.images[i].permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(a[..., 0] if self.in_chans == 1 else a))
 
+_AT_ONCE = 64 << 20   # bytes: larger files are not read as a whole
+
 @patch
 def contents(self: ImageDataset,
-    i: int # Which picture, of data on disk
-) -> tuple[str, bytes | None]: # Its name, and what is in the file; None if that cannot be read
-    "A picture as it is on disk."
-    try: return self.paths[i], Path(self.paths[i]).read_bytes()
-    except OSError: return self.paths[i], None
+    i: int # Which image, of data on disk
+) -> tuple[str, bytes | ImageError | None]: # Its name, and what is in the file; None: too much to be read at once
+    "An image as it is on disk; an `ImageError` in place of its bytes if they cannot be read."
+    name = self.paths[i]
+    try: return name, None if check_regular(name) > _AT_ONCE else Path(name).read_bytes()
+    except OSError as e: return name, ImageError(name, e.strerror or str(e))
 
 # %% ../nbs/00_data.ipynb #54c70cfb
 @patch
 def subset(self: ImageDataset, index: Sequence[int] | Tensor) -> ImageDataset:
-    "The pictures at `index`, in this order, as a data set of its own."
+    "The images at `index`, in this order, as a data set of its own."
     i = np.asarray(index, dtype=np.int64)
-    return ImageDataset(self.name, classes=self.classes, in_chans=self.in_chans,
+    out = ImageDataset(self.name, classes=self.classes, in_chans=self.in_chans,
         images=None if self.images is None else self.images[torch.from_numpy(i)],
         paths=None if self.paths is None else [self.paths[k] for k in i],
         labels=None if self.labels is None else self.labels[i])
+    out.pixel_range, out._measured = self.pixel_range, self._measured
+    return out
 
 @patch
 def __repr__(self: ImageDataset) -> str:
     size = '' if self.native_size is None else ' of {}×{}'.format(*self.native_size)
-    return f'ImageDataset({self.name!r}: {len(self):,} pictures{size}, {self.in_chans} channel{"s"[:self.in_chans > 1]}, ' + (
-        f'{len(self.classes)} classes)' if self.classes else 'no labels)')
+    known = 'no labels' if not self.classes else f'{len(self.classes)} classes'
+    if self.labels is not None and (none := int((self.labels < 0).sum())): known += f', {none:,} of them without a label'
+    deep = '' if self.pixel_range is None else f', pixels from {self.pixel_range}'
+    return (f'ImageDataset({self.name!r}: {len(self):,} pictures{size}, '
+            f'{self.in_chans} channel{"s"[:self.in_chans > 1]}{deep}, {known})')
 
 # %% ../nbs/00_data.ipynb #7a33c21a
 def read_idx(
@@ -425,19 +748,21 @@ def read_idx(
 
 # %% ../nbs/00_data.ipynb #ccb3b957
 def stratified_subset(
-    labels: np.ndarray, # Class numbers `[n]`
+    labels: np.ndarray, # Class numbers `[n]`; −1: none
     per_class: int,     # How many of each class
     seed: int = 0       # Another seed draws others
 ) -> np.ndarray:        # int64 indices, `per_class` of every class, in random order
     "A random choice with the same number of samples of every class."
-    labels = np.asarray(labels)
+    everything = np.asarray(labels)
+    there = np.flatnonzero(everything >= 0)                                # −1: no label
+    labels = everything[there]
     count = np.bincount(labels)
     if (few := np.flatnonzero((count > 0) & (count < per_class))).size:
         raise ValueError(f'per_class={per_class}, but class {few[0]} has only {count[few[0]]} samples')
     order = keyed_permutation(len(labels), seed).numpy()
     by_class = order[np.argsort(labels[order], kind='stable')]             # class by class, random within
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(count) - count, count)
-    return order[np.isin(order, by_class[rank < per_class])]
+    return there[order[np.isin(order, by_class[rank < per_class])]]
 
 # %% ../nbs/00_data.ipynb #4cf2275c
 _IDX = {'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'), 'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')}
@@ -480,18 +805,26 @@ def build_dataset(
     dataset_name: str,                   # One of `DATASETS`
     data_path: str | Path | None = None, # Where its files are or shall go; None: `$HJEPA_DATA` or `~/.cache/hjepa`
     split: str = 'train',                # Usually `train`, and `test` or `val`
-    in_chans: int | None = None,         # 1 grey, 3 colour, None: what the data set has
-    download: bool = True                # Fetch what is missing, where that is possible
+    in_chans: int | None = None,         # 1 grey, 3 colour, or what files have; None: what the data set has
+    download: bool = True,               # Fetch what is missing, where that is possible
+    pixel_range: Sequence[float] | None = None, # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
+    max_megapixels: float | None = None  # Largest size of an image, see `allow_megapixels`; None: as it is
 ) -> ImageDataset:
-    "A data set by name. Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (download) with what to do."
+    """A data set by name.
+
+    Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (download, or a known
+    data set that is incomplete) with what to do."""
     if dataset_name not in DATASETS:
         near = difflib.get_close_matches(str(dataset_name).lower(), DATASETS, 1, 0.5)
         hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'there is no data set {dataset_name!r}.{hint} Known: {", ".join(DATASETS)}; your own pictures are `images` with a data_path')
+        raise ValueError(f'there is no data set {dataset_name!r}.{hint} Known: {", ".join(DATASETS)}; '
+                         'your own pictures are `images` with a data_path')
     build, splits = DATASETS[dataset_name]
     if splits: split = _choose_split(dataset_name, split, splits)
-    ds = build(data_path if data_path is None or dataset_name in _URLS else Path(data_path).expanduser(), split, download)
+    allow_megapixels(max_megapixels)
+    ds = build(data_path if data_path is None or dataset_name in _URLS else expand(data_path), split, download)
     if in_chans is not None: ds._set_chans(in_chans)
+    if pixel_range is not None: ds.pixel_range = _range_of(np.float32, pixel_range)
     return ds
 
 # %% ../nbs/00_data.ipynb #26cfee8c
@@ -499,7 +832,27 @@ def _data_root(
     root: Path | None # What the user gave
 ) -> Path:
     "The folder for fetched data."
-    return root if root is not None else Path(os.environ.get('HJEPA_DATA', '~/.cache/hjepa')).expanduser()
+    if root is not None: return root
+    try: return expand(os.environ.get('HJEPA_DATA', '~/.cache/hjepa'))
+    except ValueError as e: raise ValueError(f'{e}, as data_path or in the environment as HJEPA_DATA') from e
+
+_SIZES = dict(   # images of each split of data sets whose number is known
+    fashion_mnist=dict(train=60_000, test=10_000), stl10=dict(train=5_000, test=8_000, unlabeled=100_000),
+    imagenette=dict(train=9_469, val=3_925), imagenet=dict(train=1_281_167, val=50_000))
+
+def _complete(
+    ds: 'ImageDataset',         # What was found
+    split: str,                 # Of which split
+    place: Path,                # Where
+    classes: Sequence[str] = () # Class folders that must be there
+) -> 'ImageDataset':            # The same
+    "A known data set is whole, or an error: a copy or a download that broke off must not pass for it."
+    n, many = _SIZES.get(ds.name, {}).get(split, 0), np.bincount(ds.labels, minlength=len(classes)) if classes else None
+    empty = [c for k, c in enumerate(classes) if not many[k]]
+    if len(ds) >= n and not empty: return ds
+    lacking = f', none of {", ".join(empty[:3])}{f" and {len(empty) - 3} more" * (len(empty) > 3)}' if empty else ''
+    raise DataError(f'{ds.name} in {place} is incomplete: {len(ds):,} of {n:,} images of {split}{lacking}. Fetch or unpack '
+                    'it again; to use a part of it on purpose, name its folder with the data set imagefolder')
 
 def _fetch(
     name: str,                # Data set, for the messages
@@ -533,7 +886,8 @@ def _fashion_mnist(root, split, download) -> ImageDataset:
         FashionMNIST(str(base), download=True)
     _fetch('fashion_mnist', base, lambda: all(map(find, _IDX[split])), get, f'{_IDX[split][0]}.gz and {_IDX[split][1]}.gz', download)
     images, labels = (read_idx(find(n)) for n in _IDX[split])
-    return ImageDataset('fashion_mnist', torch.from_numpy(images.copy())[:, None], labels=labels, classes=FASHION)
+    ds = ImageDataset('fashion_mnist', torch.from_numpy(images.copy())[:, None], labels=labels, classes=FASHION)
+    return _complete(ds, split, base)
 
 # %% ../nbs/00_data.ipynb #0de376de
 def _cifar(cls: str) -> Callable:
@@ -562,40 +916,55 @@ def _stl10(root, split, download) -> ImageDataset:
     size = (folder/f'{split}_X.bin').stat().st_size
     if size == 0 or size % (3*96*96): raise ValueError(f'{folder}/{split}_X.bin has {size} bytes, not a multiple of 3·96·96: it is damaged')
     images = torch.from_file(str(folder/f'{split}_X.bin'), shared=False, size=size, dtype=torch.uint8).view(-1, 3, 96, 96).mT
-    if split == 'unlabeled': return ImageDataset('stl10', images)
-    labels = np.fromfile(folder/f'{split}_y.bin', np.uint8) - 1
-    return ImageDataset('stl10', images, labels=labels, classes=(folder/'class_names.txt').read_text().split())
+    if split == 'unlabeled': return _complete(ImageDataset('stl10', images), split, folder)
+    labels = np.fromfile(folder/f'{split}_y.bin', np.uint8).astype(np.int64) - 1         # 0, no class, becomes −1
+    classes = read_text(folder/'class_names.txt').split()
+    return _complete(ImageDataset('stl10', images, labels=labels, classes=classes), split, folder)
 
 # %% ../nbs/00_data.ipynb #f29f6589
-PICTURES = frozenset('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif'.split())
+PICTURES = frozenset('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif .npy'.split())
 
-def _walk(
-    root: str | Path # An existing folder
-) -> tuple[list[str], Counter]: # Its pictures in sorted order, and how many files it has of other kinds
-    found, other, seen = [], Counter(), set()
-    for folder, dirs, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        dirs[:] = [] if real in seen else sorted(d for d in dirs if not d.startswith(('.', '__MACOSX')))
-        for n in () if real in seen else names:
-            suffix = os.path.splitext(n)[1].lower()
-            if n.startswith('.'): continue
-            if suffix in PICTURES: found.append(os.path.join(folder, n))
-            else: other[suffix or 'no suffix'] += 1
-        seen.add(real)
-    return sorted(found), other
+def _list_images(
+    root: Path # An existing folder
+):             # A `Listing`: images in sorted order, and what was left out
+    "The images below a folder."
+    found = list_files(root, PICTURES)
+    arrays = [p for p in found.files if p.lower().endswith('.npy')]
+    if len(arrays) < len(found.files):
+        for p in arrays: found.left_out.add('.npy file beside images', p)
+        found.files = [p for p in found.files if not p.lower().endswith('.npy')]
+    return found
+
+def _tell(
+    root: Path,           # Where they are
+    left_out: LeftOut,    # Files that are not taken
+    more: str = '',       # Something else to be said
+    of: int | None = None # Files in all
+):
+    "One warning for everything that is left out."
+    words = '; '.join(w for w in (left_out.words(of), more) if w)
+    if words: warnings.warn(printable(f'{root}: {words}'), stacklevel=4)
 
 # %% ../nbs/00_data.ipynb #3fbd8ab1
 def find_images(
     root: str | Path # A folder
-) -> list[str]:      # Files with a picture's suffix, sorted
-    "All pictures below a folder; `FileNotFoundError`, `NotADirectoryError` or `ValueError` if there is no such folder, or none in it."
-    root = Path(root).expanduser()
+) -> list[str]:      # Files with an image's suffix, sorted
+    """All images below a folder; what is left out is named in a warning.
+
+    Raises `FileNotFoundError`, `NotADirectoryError` or `ValueError` if there is no such folder, or no image in it."""
+    return _found_images(root).files
+
+def _found_images(root: str | Path):
+    "The same, as a `Listing`."
+    root = expand(root)
     if not root.exists(): raise FileNotFoundError(f'there is no folder {root}')
     if not root.is_dir(): raise NotADirectoryError(f'{root} is a file; expected a folder of pictures')
-    found, other = _walk(root)
-    if found: return found
-    what = f'only {", ".join(f"{n} × {s}" for s, n in other.most_common(5))}' if other else 'it is empty'
-    raise ValueError(f'no picture below {root}: {what}. Pictures end in {" ".join(sorted(PICTURES))}')
+    found = _list_images(root)
+    if not found.files:
+        what = found.left_out.words() or 'it is empty'
+        raise ValueError(f'no picture below {root}: {what}. Pictures end in {" ".join(sorted(PICTURES))}')
+    _tell(root, found.left_out, of=len(found.files) + len(found.left_out))
+    return found
 
 # %% ../nbs/00_data.ipynb #9feaf0be
 def _need_path(
@@ -608,26 +977,51 @@ def _need_path(
 
 @_register('images', 'train')
 def _images(root, split, download) -> ImageDataset:
-    return ImageDataset('images', paths=find_images(_need_path('images', root)))
+    found = _found_images(_need_path('images', root))
+    ds = ImageDataset('images', paths=found.files)
+    ds.left_out = found.left_out
+    return ds
 
 # %% ../nbs/00_data.ipynb #d12f7754
 def class_folders(
     root: str | Path,                    # Folder with one folder per class
     classes: Sequence[str] | None = None # Known class names; None: the folders found
-) -> tuple[list[str], list[int], list[str]]: # Pictures, class numbers, class names
-    "Pictures of a folder per class; `ValueError` if there are no class folders or one is unknown."
-    root = Path(root)
+) -> tuple[list[str], list[int], list[str]]: # Images, class numbers, class names
+    """Images of a folder per class; what is left out, and classes without an image, are named in a warning.
+
+    Raises `ValueError` if there are no class folders or one is unknown."""
+    return _classes_of(root, classes)[:3]
+
+def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: bool = False):
+    "The same, and what was left out."
+    root = expand(root)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(('.', '__MACOSX')))
-    if not folders: raise ValueError(f'{root} has no folders; expected one folder per class. For pictures without classes use the data set `images`')
+    if not folders:
+        raise ValueError(f'{root} has no folders; expected one folder per class. For pictures without classes use the data set `images`')
     classes = folders if classes is None else list(classes)
     if new := sorted(set(folders) - set(classes)):
         raise ValueError(f'{root} has a folder {new[0]!r}, which is no class of the training split ({", ".join(classes[:5])} …)')
-    number = {c: k for k, c in enumerate(classes)}
-    pairs = [(p, number[c]) for c in folders for p in _walk(root/c)[0]]
-    if not pairs: raise ValueError(f'the class folders of {root} hold no pictures. For pictures without classes use the data set `images`')
-    if loose := [p.name for p in root.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith('.')]:
-        warnings.warn(f'{len(loose):,} pictures of {root} lie in no class folder and are left out (first {min(loose)}); the data set `images` takes all of them', stacklevel=2)
-    return [p for p, _ in pairs], [k for _, k in pairs], classes
+    pairs, left_out, empty = _by_class(root, folders, {c: k for k, c in enumerate(classes)})
+    if not pairs:
+        what = f' ({left_out.words()})' if left_out else ''
+        raise ValueError(f'the class folders of {root} hold no pictures{what}. '
+                         'For pictures without classes use the data set `images`')
+    lacking = f'no image of the class {", ".join(empty[:5])}{", …" * (len(empty) > 5)}' if empty else ''
+    if not quiet: _tell(root, left_out, lacking)
+    return [p for p, _ in pairs], [k for _, k in pairs], classes, left_out
+
+def _by_class(root: Path, folders: list[str], number: dict[str, int]) -> tuple[list, LeftOut, list[str]]:
+    "(image, class number) of all class folders, files that were left out, and folders without an image."
+    pairs, left_out, empty = [], LeftOut(), []
+    for name in folders:
+        found = _list_images(root/name)
+        left_out.update(found.left_out)
+        pairs += [(p, number[name]) for p in found.files]
+        if not found.files: empty.append(name)
+    for p in sorted(root.iterdir()):
+        if p.suffix.lower() in PICTURES and not p.name.startswith('.') and not p.is_dir():
+            left_out.add('image in no class folder', p)
+    return pairs, left_out, empty
 
 # %% ../nbs/00_data.ipynb #ead69d51
 def _split_folders(
@@ -641,9 +1035,11 @@ def _split_folders(
         raise ValueError(f'{root} has no train and val folders, so it is all training split; there is no {split!r}. '
                          f'To hold pictures out, move the class folders into {root/"train"}, and some pictures of each class from there into folders of the same names in {root/"val"}')
     split = _choose_split(f'{name} in {root}', split, splits) if splits else None
-    classes = class_folders(root/'train')[2] if 'train' in splits and split != 'train' else None
-    paths, labels, classes = class_folders(root/split if split else root, classes)
-    return ImageDataset(name, paths=paths, labels=labels, classes=[(titles or {}).get(c, c) for c in classes])
+    classes = _classes_of(root/'train', quiet=True)[2] if 'train' in splits and split != 'train' else None
+    paths, labels, classes, left_out = _classes_of(root/split if split else root, classes)
+    ds = ImageDataset(name, paths=paths, labels=labels, classes=[(titles or {}).get(c, c) for c in classes])
+    ds.left_out = left_out
+    return ds
 
 @_register('imagefolder')
 def _imagefolder(root, split, download) -> ImageDataset: return _split_folders('imagefolder', _need_path('imagefolder', root), split)
@@ -668,7 +1064,7 @@ def _imagenette(root, split, download) -> ImageDataset:
         from torchvision.datasets import Imagenette
         Imagenette(str(base), size='320px', download=True)
     _fetch('imagenette', base, find, get, 'the folder imagenette2-320 (or imagenette2, imagenette2-160)', download)
-    return _split_folders('imagenette', find(), split, _NETTE)
+    return _complete(_split_folders('imagenette', find(), split, _NETTE), split, find(), list(_NETTE.values()))
 
 # %% ../nbs/00_data.ipynb #74594c09
 @_register('imagenet', 'train', 'val')
@@ -679,7 +1075,7 @@ def _imagenet(root, split, download) -> ImageDataset:
         ImageNet(str(base), split)
     _fetch('imagenet', base, (base/split).is_dir, get, f'the folder {split} with a folder per class, or the archives '
            f'ILSVRC2012_img_{split}.tar and ILSVRC2012_devkit_t12.tar.gz', download)
-    return _split_folders('imagenet', base, split)
+    return _complete(_split_folders('imagenet', base, split), split, base)
 
 # %% ../nbs/00_data.ipynb #72298f29
 @_register('food101', 'train', 'test')
@@ -689,31 +1085,257 @@ def _food101(root, split, download) -> ImageDataset:
         from torchvision.datasets import Food101
         Food101(str(base), split, download=True)
     _fetch('food101', base, (folder/'meta'/f'{split}.json').is_file, get, 'the folder food-101 with `images` and `meta` in it', download)
-    table = json.loads((folder/'meta'/f'{split}.json').read_text())
+    table = json.loads(read_text(folder/'meta'/f'{split}.json'))
     classes = sorted(table)
     pairs = [(folder/'images'/f'{n}.jpg', k) for k, c in enumerate(classes) for n in table[c]]
+    there = {c: set(os.listdir(folder/'images'/c)) if (folder/'images'/c).is_dir() else set() for c in classes}
+    if gone := [p for p, k in pairs if p.name not in there[classes[k]]]:
+        raise DataError(f'food101 in {folder} is incomplete: {len(gone):,} of {len(pairs):,} images of {split} are missing '
+                        f'(first {gone[0]}). Fetch or unpack it again')
     return ImageDataset('food101', paths=[p for p, _ in pairs], labels=[k for _, k in pairs], classes=[c.replace('_', ' ') for c in classes])
+
+# %% ../nbs/00_data.ipynb #a0266c9e
+class _Shallow(ImageError): "An image of 8 bits: there is nothing to measure."
+
+def _pass_shallow(im: Image.Image):
+    "Before decoding: stop where there are only 8 bits."
+    if _bits_of(im) == 8: raise _Shallow('', '8 bits')
+
+class _Sampler(PixelRange):
+    "In the place of a pixel range: remembers some of the numbers that it should convert."
+    def __init__(self, per_image: int = 1 << 14):
+        super().__init__(0, 1)
+        self.per_image, self.values, self.kinds, self.taken = per_image, [], Counter(), []
+    def _block(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        self.taken.append((values.dtype, values[:, ::max(1, values.size // self.per_image)].copy(), len(values)))
+        return np.zeros(values.shape, np.uint8)
+    def _note(self, counts: np.ndarray):
+        "An image is complete: thin its values out."
+        dtype, rows = self.taken[0][0], np.concatenate([v.reshape(-1) for _, v, _ in self.taken])
+        self.kinds['floats' if dtype.kind == 'f' else 'whole numbers'] += 1
+        self.values.append(rows[::max(1, len(rows) // self.per_image)].astype(np.float64))
+        self.taken = []
+
+# %% ../nbs/00_data.ipynb #78f24e05
+_BITS = (8, 10, 12, 14, 16)
+
+def _without_marker(
+    v: np.ndarray # Sorted
+) -> np.ndarray:  # Perhaps without its first value
+    "Drop a smallest value that is further from the others than they are from one another: a mark for no data."
+    rest = v[np.searchsorted(v, v[0], 'right'):]
+    if not rest.size: return v
+    lo, hi = np.quantile(rest, [0.001, 0.999])
+    return rest if lo - v[0] > max(hi - lo, 0) and lo > v[0] + 1 else v
+
+def _fit_range(
+    values: np.ndarray, # Finite numbers of many images
+    whole: bool         # Whole numbers
+) -> tuple[float, float]:
+    "What becomes 0 and 255."
+    lo, hi = np.quantile(_without_marker(np.sort(values)), [0.001, 0.999])
+    if whole and 0 <= lo and hi < 1 << 16: return 0, (1 << next(b for b in _BITS if hi < 1 << b)) - 1
+    if not whole:
+        for top in (1, 255):
+            if 0 <= lo and top / 4 < hi <= top: return 0, top
+    return lo, max(hi, lo + 1e-6 * max(1, abs(lo)))
+
+# %% ../nbs/00_data.ipynb #aed53d10
+@patch
+def _spread(self: ImageDataset, n: int) -> Iterator[int]:
+    "The numbers of n images that stand for all, evenly spaced."
+    return (i * len(self) // n for i in range(n)) if len(self) > n else iter(range(len(self)))
+
+def measure_range(
+    dataset: ImageDataset, # Images on disk
+    n: int = 256           # How many are looked at
+) -> PixelRange | None:    # None: all of them have 8 bits
+    "Measure the pixel range of a data set. `DataError` if its deep images are of different kinds."
+    look, sampler = copy.copy(dataset), _Sampler()
+    look.pixel_range = sampler
+    for i in dataset._spread(n):
+        with contextlib.suppress(OSError): look.load(i, _pass_shallow)
+    if not sampler.values: return None
+    if len(sampler.kinds) > 1:
+        found = ' and '.join(f'{k} of {what}' for what, k in sampler.kinds.most_common())
+        raise DataError(f'{dataset.name!r} has deep images of different kinds ({found}): set data.pixel_range')
+    v = np.concatenate(sampler.values)
+    if not (fine := v[np.isfinite(v)]).size: raise DataError(f'{dataset.name!r} has not one pixel that is a number')
+    r = PixelRange(*_fit_range(fine, 'floats' not in sampler.kinds)).share()
+    r._block(v, counts := np.zeros(3, np.int64))
+    r.found = (sum(sampler.kinds.values()), counts)
+    return r
+
+# %% ../nbs/00_data.ipynb #c7a79193
+def settle_range(
+    dataset: ImageDataset,                       # Any
+    pixel_range: Sequence[float] | None = None,  # What the user or a model says; None: what the data set has, else measured
+    say: Callable[[str], Any] = say              # How the measured range is told
+) -> ImageDataset: # The same, or with another pixel range a copy
+    "Make sure that the pixel range of deep images is known, for all of them the same."
+    if dataset.images is not None: return dataset
+    if pixel_range is not None:
+        if dataset.pixel_range is not None and dataset.pixel_range == tuple(map(float, pixel_range)): return dataset
+        dataset = copy.copy(dataset)
+        dataset.pixel_range = PixelRange(*pixel_range).share()
+    elif dataset.pixel_range is None and not dataset._measured:
+        dataset._measured = True
+        if r := measure_range(dataset): dataset.pixel_range = r; say(_told(dataset, r))
+    return dataset
+
+def _told(dataset: ImageDataset, r: PixelRange) -> str:
+    "A measured range, in words."
+    n, (seen, lost, outside) = r.found
+    odd = [f'{k / seen:.2%} of the pixels {what}' for k, what in ((outside, 'lie outside'), (lost, 'are no numbers')) if k]
+    return (f'{dataset.name}: pixels from {r} become 0 … 255, as measured on {n:,} deep images'
+            f'{" (" + ", ".join(odd) + ")" if odd else ""}; data.pixel_range=[{r.low:.6g},{r.high:.6g}] sets it')
+
+# %% ../nbs/00_data.ipynb #aaa322bb
+def _item(x: Any) -> tuple[Any, Any]: # image, label or None
+    "The parts of what a data set gives."
+    if isinstance(x, dict):
+        key = next((k for k in ('image', 'img') if k in x), None)
+        if key is None: raise TypeError(f'the data set gives a dictionary of {", ".join(map(str, x))}; expected the keys image and label')
+        return x[key], x.get('label')
+    if isinstance(x, (tuple, list)): return (x[0], x[1]) if len(x) > 1 else (x[0], None)
+    return x, None
+
+def _class_number(label: Any) -> int: # −1: none
+    "A label as a number."
+    if label is None: return -1
+    try: return int(label)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f'the data set gives the label {str(label)[:40]!r}; expected a class number, or None') from None
+
+def _known_labels(ds: Any) -> np.ndarray | None:
+    "The labels of a data set that can be had without reading its images."
+    inner = getattr(ds, 'dataset', None)
+    if inner is not None and hasattr(ds, 'indices'):                          # a Subset
+        whole = _known_labels(inner)
+        return None if whole is None else whole[np.asarray(ds.indices, dtype=np.int64)]
+    known = [getattr(ds, k, None) for k in ('targets', 'labels')]
+    if 'label' in (getattr(ds, 'column_names', None) or ()): known.append(ds['label'])
+    if len(getattr(ds, 'tensors', ())) > 1: known.append(ds.tensors[1])
+    for v in known:
+        if hasattr(v, '__len__') and len(v) == len(ds): return np.array([_class_number(k) for k in v], dtype=np.int64)
+
+# %% ../nbs/00_data.ipynb #cfd2da2e
+def _known_classes(ds: Any) -> list[str] | None:
+    "The class names of a data set, or of the one that it is a part of."
+    while ds is not None:
+        if getattr(ds, 'classes', None): return [str(c) for c in ds.classes]
+        ds = getattr(ds, 'dataset', None)
+
+class OwnDataset(ImageDataset):
+    "A map-style data set of images, with or without labels, as an `ImageDataset`; its items are read when they are wanted."
+    def __init__(self,
+        dataset: Any # Has `len`, and gives an image, `(image, label)` or a dictionary of `image` and `label`
+    ):
+        if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
+            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be indexed')
+        if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
+        self.own, self.name, self.images = dataset, str(getattr(dataset, 'name', type(dataset).__name__)), None
+        self.classes, self._labels = _known_classes(dataset), _known_labels(dataset)
+        first, label = _item(dataset[0])
+        self.in_chans, self._scan = channels_of(first), self._labels is None and label is not None
+        _to_pil(first, self.in_chans)                                      # what cannot be used is an error here
+        self._check_labels()
+    def __len__(self) -> int: return len(self.own)
+    @property
+    def paths(self) -> Sequence[str]:
+        "What messages call the images."
+        files = getattr(self.own, 'samples', None)
+        return [str(f[0]) for f in files] if files else _Numbered(self.name, len(self))
+    @property
+    def labels(self) -> np.ndarray | None:
+        "Class numbers; where the data set lists none beforehand, all items are read once."
+        if self._scan:
+            self._labels = np.array([_class_number(_item(self.own[i])[1]) for i in range(len(self))])
+            self._scan = False
+        return self._labels
+
+# %% ../nbs/00_data.ipynb #87b20340
+class _Numbered(Sequence):
+    "Names of images that have none: `NAME[7]`."
+    def __init__(self, name: str, n: int): self.name, self.n = name, n
+    def __len__(self): return self.n
+    def __getitem__(self, i):
+        if isinstance(i, slice): return [self[k] for k in range(*i.indices(self.n))]
+        if not -self.n <= i < self.n: raise IndexError(i)
+        return f'{self.name}[{int(i) % self.n}]'
+
+@patch
+def load(self: OwnDataset, i: int, before: Callable | None = None) -> Image.Image | Tensor:
+    "Image `i`, as every `ImageDataset` gives it."
+    i = int(i)
+    try: return _to_pil(_item(self.own[i])[0], self.in_chans, self.pixel_range)
+    except (OSError, ValueError) as e: raise ImageError(self.paths[i], getattr(e, 'reason', '') or str(e)) from e
+
+@patch
+def contents(self: OwnDataset, i: int) -> tuple[str, Any]:
+    "Name and image; an `ImageError` in its place if it cannot be had."
+    try: return self.paths[i], self.load(i)
+    except ImageError as e: return e.path, e
+
+@patch
+def subset(self: OwnDataset, index: Sequence[int] | Tensor) -> ImageDataset:
+    "The images at `index` as a data set of its own."
+    labels, at = self.labels, [int(i) for i in index]
+    part = torch.utils.data.Subset(self.own, at)
+    out = copy.copy(self)
+    out.own, out._labels = part, None if labels is None else labels[np.asarray(at, dtype=np.int64)]
+    return out
+
+# %% ../nbs/00_data.ipynb #b3d06928
+def as_images(
+    dataset: Any # An `ImageDataset`, or a map-style data set of images or of pairs (image, label)
+) -> ImageDataset:
+    "A data set of any kind as an `ImageDataset`. Raises `TypeError` or `ValueError` for what holds no images."
+    if isinstance(dataset, ImageDataset): return dataset
+    plain = all(getattr(dataset, k, None) is None for k in ('transform', 'target_transform', 'transforms'))
+    from torchvision.datasets.folder import ImageFolder, default_loader
+    if plain and isinstance(dataset, ImageFolder) and dataset.loader is default_loader:
+        paths, labels = zip(*dataset.samples)
+        return ImageDataset('imagefolder', paths=paths, labels=labels, classes=dataset.classes)
+    return OwnDataset(dataset)
+
+# %% ../nbs/00_data.ipynb #436a3b5a
+def _ready(
+    dataset: ImageDataset, # Of a view
+    in_chans: int,         # Channels that the view shall give
+    pixel_range: Sequence[float] | None # Of deep images
+) -> ImageDataset:         # The same, or a copy
+    "Before a view is used: channels that can be had, a pixel range, labels. `ValueError` names what does not fit."
+    if in_chans != dataset.in_chans and {in_chans, dataset.in_chans} != {1, 3}:
+        raise ValueError(f'the data set {dataset.name!r} gives {dataset.in_chans} channels, and {in_chans} are wanted '
+                         '(model.in_chans, in_chans of build_dataset)')
+    dataset.labels                                        # an `OwnDataset` may have to read them: here, not in each worker
+    return settle_range(dataset, pixel_range)
 
 # %% ../nbs/00_data.ipynb #30e7196d
 class TrainView(Dataset):
-    "Randomly cropped and mirrored pictures, keyed by `(epoch, index)`; the same key gives the same pixels everywhere."
+    "Randomly cropped and mirrored images, keyed by `(epoch, index)`; the same key gives the same pixels everywhere."
     def __init__(self,
-        dataset: ImageDataset,                   # The pictures
+        dataset: Any,                            # An `ImageDataset`, or what `as_images` takes
         size: int | Sequence[int],               # Size of the result `(H, W)`
-        in_chans: int = 3,                       # Channels of the result, 1 or 3
+        in_chans: int = 3,                       # Channels of the result
         seed: int = 0,                           # The run's seed
         scale: tuple[float, float] = (0.3, 1.0), # Crop's share of the area
         ratio: tuple[float, float] = (3/4, 4/3), # Crop's width / height
         flip: float = 0.5,                       # Probability of mirroring
         decoder: str = 'auto',                   # How files are read, see `cut_pictures`
-        on_device: bool = False                  # Pictures in memory: leave cutting to `finish`, on the device that trains
+        on_device: bool = False,                 # Images in memory: leave cutting to `finish`, on the device that trains
+        pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured (`settle_range`)
     ):
-        if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
+        check_chans(in_chans)
         if not 0 <= flip <= 1: raise ValueError(f'flip is {flip}; expected a probability')
         if decoder not in DECODERS: raise ValueError(f'decoder is {decoder!r}; expected one of {", ".join(DECODERS)}')
+        dataset = as_images(dataset)
         if len(dataset) == 0: raise ValueError(f'the data set {dataset.name!r} is empty')
-        self.dataset, self.size, self.in_chans, self.seed = dataset, to_hw(size), in_chans, seed
-        self.scale, self.ratio, self.flip, self.decoder, self.on_device = scale, ratio, flip, decoder, on_device and dataset.images is not None
+        self.size, self.in_chans, self.seed = to_hw(size), in_chans, seed
+        self.scale, self.ratio, self.flip, self.decoder = scale, ratio, flip, decoder
+        self.on_device = on_device and dataset.images is not None
+        self.dataset = _ready(dataset, in_chans, pixel_range)
         crop_boxes(torch.zeros(1, 4), self.size, scale, ratio)   # impossible values are an error here, not later in a worker
     def __len__(self) -> int: return len(self.dataset)
     def geometry(self,
@@ -737,7 +1359,7 @@ def _read_next(
         try: return dataset.load(j), j, bad
         except OSError as e:
             last = e
-            if k == 0: bad.append(dataset.paths[j])                     # each file is counted when it is asked for, not when it is passed over
+            if k == 0: bad.append(unreadable(dataset.paths[j], e))      # each file is counted when it is asked for, not when it is passed over
     raise ImageError(dataset.paths[i], f'nor can the {k} after it; the last one: {last}') from last
 
 def _pack(
@@ -778,10 +1400,11 @@ def finish(self: TrainView,
 def _read(self: TrainView, epoch: Tensor, index: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     "Crops of files; the place of one that is broken is taken by the next one, cut by the same random numbers."
     ds, index, lost = self.dataset, index.clone(), []
-    image, bad = cut_pictures([ds.contents(i) for i in index.tolist()], lambda at, sizes: self.geometry(epoch[at], index[at], sizes), self.size, ds.in_chans, self.decoder)
+    where, found = lambda at, sizes: self.geometry(epoch[at], index[at], sizes), [ds.contents(i) for i in index.tolist()]
+    image, bad = cut_pictures(found, where, self.size, ds.in_chans, self.decoder, ds.pixel_range)
     for k in bad:
         im, j, names = _read_next(ds, int(index[k]))
-        box, flip = (t[0].tolist() for t in self.geometry(epoch[k:k+1], index[k:k+1], im.size[::-1]))
+        box, flip = (t[0].tolist() for t in self.geometry(epoch[k:k+1], index[k:k+1], size_of(im)))
         image[k], index[k] = crop_resize_pil(im, box, flip, self.size), j
         lost += names
     return to_chans(image, self.in_chans).contiguous(), index, lost
@@ -794,15 +1417,16 @@ def __getitem__(self: TrainView, key: tuple[int, int]) -> dict[str, Any]:
 
 # %% ../nbs/00_data.ipynb #23835fc6
 class EvalView(Dataset):
-    "Centre-cropped pictures keyed by index: no randomness."
+    "Centre-cropped images keyed by index: no randomness."
     def __init__(self,
-        dataset: ImageDataset,     # The pictures
+        dataset: Any,              # An `ImageDataset`, or what `as_images` takes
         size: int | Sequence[int], # Size of the result `(H, W)`
-        in_chans: int = 3,         # Channels of the result, 1 or 3
-        skip_bad: bool = True      # Leave out and name what cannot be read; False raises `ImageError`
+        in_chans: int = 3,         # Channels of the result
+        skip_bad: bool = True,     # Leave out and name what cannot be read; False raises `ImageError`
+        pixel_range: Sequence[float] | None = None # Of deep images: the model's; None: the data set's, else measured
     ):
-        if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
-        self.dataset, self.size, self.in_chans, self.skip_bad = dataset, to_hw(size), in_chans, skip_bad
+        self.size, self.in_chans, self.skip_bad = to_hw(size), check_chans(in_chans), skip_bad
+        self.dataset = _ready(as_images(dataset), in_chans, pixel_range)
     def __len__(self) -> int: return len(self.dataset)
     def __getitem__(self, i: int) -> dict[str, Any]:
         "One sample (raises `ImageError` if it cannot be read)."
@@ -820,29 +1444,57 @@ class EvalView(Dataset):
 
 # %% ../nbs/00_data.ipynb #0de23203
 def _center(
-    im: Image.Image,    # Mode L or RGB
-    size: Sequence[int] # `(h, w)`
-) -> Tensor:            # uint8 `[C, h, w]`
-    return crop_resize_pil(im, center_boxes(im.size[::-1], size).tolist(), False, size)
+    im: Image.Image | Tensor, # As `load_image` gives it
+    size: Sequence[int]       # `(h, w)`
+) -> Tensor:                  # uint8 `[C, h, w]`
+    return crop_resize_pil(im, center_boxes(size_of(im), size).tolist(), False, size)
 
 @patch
 def _read(self: EvalView, index: Sequence[int]) -> tuple[Tensor, Tensor, list[str]]:
     images, kept, bad = [], [], []
     for i in index:
-        try: images.append(_center(self.dataset.load(int(i)), self.size)); kept.append(int(i))
-        except OSError:
+        try: images.append(_center(self.dataset.load(int(i)), self.size))
+        except OSError as e:
             if not self.skip_bad: raise
-            bad.append(self.dataset.paths[i])
+            bad.append(unreadable(self.dataset.paths[i], e))
+        else: kept.append(int(i))
     empty = torch.empty(0, self.dataset.in_chans, *self.size, dtype=torch.uint8)
     return torch.stack(images) if images else empty, torch.tensor(kept, dtype=torch.int64), bad
 
 # %% ../nbs/00_data.ipynb #35c3d2c9
+_SMALL = 1 << 16   # bytes: what travels through the pipe
+
+def _own(x: Tensor) -> Tensor: return x.clone()
+
+class _Sent:
+    "A tensor on its way from a worker: on arrival an ordinary tensor with memory of its own."
+    def __init__(self, x: Tensor):
+        self.x, self.small = x.contiguous(), x.nbytes <= _SMALL
+        if not self.small: self.x.share_memory_()   # here: in the thread that sends, a full memory would go unseen
+    def __reduce__(self):
+        return (torch.from_numpy, (self.x.numpy(),)) if self.small else (_own, (self.x,))
+
+def to_send(
+    batch: Any # Tensors on the CPU, in lists, tuples, dictionaries and objects with a method `wrapped`
+) -> Any:      # In a worker the same with every tensor wrapped; elsewhere the batch itself
+    "What a worker hands over."
+    return batch if torch.utils.data.get_worker_info() is None else _wrapped(batch)
+
+def _wrapped(x: Any) -> Any:
+    if isinstance(x, Tensor): return _Sent(x) if x.device.type == 'cpu' and not x.requires_grad else x
+    if type(x) is dict: return {k: _wrapped(v) for k, v in x.items()}
+    if type(x) in (list, tuple): return type(x)(map(_wrapped, x))
+    return x.wrapped(_Sent) if hasattr(x, 'wrapped') else x
+
+# %% ../nbs/00_data.ipynb #589150ec
 def collate(
     batch: dict[str, Any] | Sequence[dict[str, Any]] # What `__getitems__` gave, or a list of samples
 ) -> dict[str, Any]: # `image` uint8 [B,C,H,W], `label` int64 [B] (−1: none), `index` int64 [B], `bad` list of names
-    "A batch; one that is already made passes through untouched."
-    if isinstance(batch, dict): return batch
-    return {k: torch.stack([torch.as_tensor(b[k]) for b in batch]) for k in ('image', 'label', 'index')} | {'bad': sum((b['bad'] for b in batch), [])}
+    "A batch; one that is already made passes through. In a worker it is made ready for the journey, see `to_send`."
+    if isinstance(batch, (list, tuple)):
+        batch = ({k: torch.stack([torch.as_tensor(b[k]) for b in batch]) for k in ('image', 'label', 'index')}
+                 | {'bad': sum((b['bad'] for b in batch), [])})
+    return to_send(batch)
 
 # %% ../nbs/00_data.ipynb #03ff4038
 class EpochBatchSampler:
@@ -889,26 +1541,9 @@ class SharedMemoryFull(OSError): "There is no room for a worker's batch in share
 class LostWorker(ChildProcessError): "A process that loads images has ended."
 class NoBatch(TimeoutError): "A batch did not come in time."
 
-class _Reduced:
-    "Pickled as something else is, whose parts are in shared memory already."
-    def __init__(self, how: tuple): self.how = how
-    def __reduce__(self): return self.how
-
-def _share(x):
-    "Move the tensors of a batch to shared memory, in place where they are held."
-    if isinstance(x, Tensor): return x.share_memory_()
-    if type(x) in (list, tuple): return type(x)(map(_share, x))
-    if type(x) is dict: return {k: _share(v) for k, v in x.items()}
-    if not type(x).__module__.startswith('hjepa.'): return x
-    if type(x).__reduce__ is not object.__reduce__:            # it may make new tensors: here, not in that thread
-        make, parts, *rest = x.__reduce__()
-        return _Reduced((make, _share(tuple(parts)), *rest))
-    for part in vars(x).values() if hasattr(x, '__dict__') else (): _share(part)
-    return x
-
 def _collate_shared(batch):
     "What a worker makes of a batch."
-    try: return _share(collate(batch))
+    try: return collate(batch)
     except RuntimeError as e:
         if 'shared memory' not in str(e) and 'No space left' not in str(e): raise
         raise SharedMemoryFull(str(e)) from e
@@ -975,8 +1610,10 @@ def _cannot_send(error, batch):
     say(f'a process that loads images cannot send a batch: {type(error).__name__}: {error}', sys.stderr)
     os._exit(1)
 
-def _one_thread(worker: int):
+def _one_thread(worker: int, max_pixels: int | None = Image.MAX_IMAGE_PIXELS):
+    "What a worker does first. `max_pixels` is the main process's limit (Pillow's, half of what is an error)."
     torch.set_num_threads(1)
+    Image.MAX_IMAGE_PIXELS = max_pixels
     sys.excepthook = _report
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
@@ -997,7 +1634,8 @@ def build_loader(
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
         warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers')
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=_one_thread, timeout=POLL) if num_workers else {}
+    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
+    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL) if num_workers else {}
     loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate_shared if num_workers else collate,
                            pin_memory=pin_memory, generator=torch.Generator(), **more)
     loader.patience = patience
@@ -1005,9 +1643,9 @@ def build_loader(
 
 # %% ../nbs/00_data.ipynb #85f68fc8
 class BadImages:
-    "Counts and names the pictures that could not be read, and stops the run when their share is too large."
+    "Counts and names the images that could not be read, and stops the run when their share is too large."
     def __init__(self,
-        max_bad_share: float = 0.1, # Stop above this share of all pictures asked for
+        max_bad_share: float = 0.1, # Stop above this share of all images asked for
         min_seen: int = 100         # … but not before this many were asked for
     ):
         self.max_bad_share, self.min_seen, self.names = max_bad_share, min_seen, Counter()
@@ -1028,7 +1666,16 @@ def check(self: BadImages,
     "Raises `DataError` if more than the stated share was bad."
     if n_total_seen < self.min_seen or self.count <= self.max_bad_share * n_total_seen: return
     raise DataError(f'{self.count} of {n_total_seen} pictures ({self.count/n_total_seen:.0%}) could not be read; the limit is '
-        f'max_bad_share={self.max_bad_share:.0%}. The first ones: {", ".join(list(self.names)[:5])}')
+        f'max_bad_share={self.max_bad_share:.0%}. {self.words()}')
+
+@patch
+def words(self: BadImages,
+    most: int = 5 # How many are named
+) -> str:         # '' if all could be read
+    "The first ones and their reasons, in one line."
+    if not self.names: return ''
+    more = f', and {len(self.names) - most:,} more' if len(self.names) > most else ''
+    return f'The first ones: {", ".join(map(why, list(self.names)[:most]))}{more}'
 
 # %% ../nbs/00_data.ipynb #1be5d0a7
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -1067,25 +1714,48 @@ def denormalize(
     return ((x.float() * s + m) * 255).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/00_data.ipynb #1a8226ae
+def channels_of(
+    x: Any     # An image as in `preprocess`
+) -> int:      # How many channels it has by itself; of a path 3
+    "The number of channels of an image, without transparency where that is an extra channel of grey or colour."
+    if isinstance(x, (str, Path)): return 3
+    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
+    shape = tuple(getattr(x, 'shape', ()))
+    if len(shape) not in (2, 3): raise TypeError(_no_image(x))
+    k = 1 if len(shape) == 2 else shape[0 if isinstance(x, Tensor) else 2]
+    return 3 if k == 4 and not isinstance(x, Tensor) else int(k)
+
+def _no_image(x: Any) -> str:
+    what = f'{x.dtype} with shape {tuple(x.shape)}' if hasattr(x, 'dtype') and hasattr(x, 'shape') else f'a {type(x).__name__}'
+    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or a tensor [C, H, W], '
+            'of bytes, or of other numbers with a pixel_range')
+
 def _to_pil(
-    x: Any,       # A path, a Pillow picture, a uint8 array `[H, W]`, `[H, W, 1]`, `[H, W, 3]`, `[H, W, 4]`, or a uint8 tensor `[C, H, W]`
-    in_chans: int # 1 or 3
-) -> Image.Image: # Mode L or RGB
-    if isinstance(x, (str, Path)): return load_image(x, in_chans)
-    if isinstance(x, Image.Image): return _flatten(ImageOps.exif_transpose(x), in_chans)
-    if isinstance(x, Tensor) and x.ndim == 3: x = x.permute(1, 2, 0).cpu().numpy()
-    x = np.asarray(x)
-    if x.dtype != np.uint8 or x.ndim not in (2, 3) or (x.ndim == 3 and x.shape[2] not in (1, 3, 4)):
-        raise TypeError(f'cannot make a picture of {x.dtype} with shape {x.shape}; '
-                        f'expected a path, a Pillow picture, a uint8 array [H, W(, 1, 3 or 4)] or a uint8 tensor [C, H, W]')
-    return _flatten(Image.fromarray(np.ascontiguousarray(x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else x)), in_chans)
+    x: Any,        # A path, a Pillow image, an array `[H, W(, C)]` or a tensor `[C, H, W]`
+    in_chans: int, # 1, 3, or the channels that it has
+    pixel_range: PixelRange | tuple[float, float] | None = None # Of numbers that are no bytes; None: the type's
+) -> Image.Image | Tensor: # Mode L or RGB; with other channels uint8 `[in_chans, H, W]`
+    "Any image as `load_image` gives it. `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."
+    if isinstance(x, (str, Path)): return load_image(x, in_chans, pixel_range=pixel_range)
+    if isinstance(x, Image.Image):
+        x = ImageOps.exif_transpose(x)
+        return _flatten(x, in_chans, pixel_range) if in_chans in (1, 3) else _from_values(np.asarray(x), in_chans, pixel_range)
+    channels_of(x)
+    if isinstance(x, Tensor): x = (x.permute(1, 2, 0) if x.ndim == 3 else x).detach().cpu().numpy()
+    a = np.asarray(x)
+    if a.dtype.kind not in 'buif' or 0 in a.shape: raise TypeError(_no_image(a))
+    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool): return _from_values(a, in_chans, pixel_range)
+    if a.ndim == 3 and a.shape[2] not in (1, 3, 4): raise TypeError(_no_image(a))
+    return _flatten(Image.fromarray(np.ascontiguousarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)), in_chans)
 
 def preprocess(
-    images: Any,               # A picture or a list of pictures: path, Pillow, uint8 array `[H, W(, C)]`, uint8 tensor `[C, H, W]`
+    images: Any,               # An image or a list of images: path, Pillow, array `[H, W(, C)]`, tensor `[C, H, W]`
     size: int | Sequence[int], # Size of the result `(H, W)`
-    in_chans: int = 3          # 1 or 3
+    in_chans: int = 3,         # 1, 3, or the channels that the images have
+    pixel_range: PixelRange | tuple[float, float] | None = None # Of images that are no bytes, see `load_image`
 ) -> Tensor:                   # uint8 `[B, C, H, W]`
-    "Pictures of any kind to a batch: shorter side to size, centre crop; exactly what `EvalView` does."
+    "Images of any kind to a batch: shorter side to size, centre crop; exactly what `EvalView` does."
     if not isinstance(images, (list, tuple)): images = [images]
     if not images: raise ValueError('no pictures were given')
-    return torch.stack([_center(_to_pil(x, in_chans), to_hw(size)) for x in images])
+    check_chans(in_chans)
+    return torch.stack([_center(_to_pil(x, in_chans, pixel_range), to_hw(size)) for x in images])

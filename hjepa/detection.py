@@ -835,6 +835,7 @@ def draw_detection(
     model: FPNDetector, # what is drawn
     test: BoxDataset, # pictures to draw
     results: dict, # of `evaluate_detector`
+    folder: Path | None = None, # where `pictures/` is made; None: the run's folder
 ) -> dict[str, Path]: # name → file
     "Detections beside the truth, precision–recall curves and losses, into `pictures/`."
     images, some = [], []
@@ -846,7 +847,7 @@ def draw_detection(
                 precision_recall=lambda: show_precision_recall(results), losses=lambda: show_detection_losses(read_history(Path(run_dir)/'history.jsonl')))
     out = {}
     for name, f in draw.items():
-        fig, out[name] = f(), Path(run_dir)/'pictures'/f'{name}.png'
+        fig, out[name] = f(), Path(folder or run_dir)/'pictures'/f'{name}.png'
         write_atomic(out[name], lambda p: fig.savefig(p, format='png', dpi=100))
     return out
 

@@ -11,6 +11,7 @@ import math
 import time
 from copy import deepcopy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 
 import torch
@@ -19,9 +20,12 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .data import EvalView, ImageDataset, TrainView, build_loader, normalize
-from .encodings import TimmFeatures, autocast_for, blocks_needed, check_features, collect_readouts, evaluating, parse_readout, readout, whiten
-from .evaluation import RidgeProbe, _by_class, _limit, _model_source, _pixel_source, stratified_split
+from .encodings import (Readouts, TimmFeatures, _collect, autocast_for, blocks_needed, collect_readouts,
+                             evaluating, labelled, parse_readout, readout, thumbnails, whiten)
+from .evaluation import (RidgeProbe, _both_labelled, _model_source, _pixel_source, _with_labels,
+                              hold_out_facts, hold_out_words, stratified_split)
 from .hierarchy import HJEPA
+from .holdouts import _by_class, _dense, check_groups, choose_groups
 from .multicrop import _seeded
 from .training import learning_rate
 
@@ -29,6 +33,7 @@ from .training import learning_rate
 def shots_per_class(
     counts: Tensor, # [classes] images of each class, 0 for a class that does not occur
     shot: int | str, # images per class, or a share of each class like '1%'
+    classes: Sequence[str] | None = None, # their names, for messages
 ) -> Tensor: # [classes] int64
     "How many images of each class are drawn. Raises ValueError for what cannot be."
     if isinstance(shot, str):
@@ -38,19 +43,33 @@ def shots_per_class(
         return (counts * share).round().long().clamp(min=1).minimum(counts)
     if isinstance(shot, bool) or not isinstance(shot, int) or shot < 1: raise ValueError(f"shot={shot!r}: expected a number of images per class, or a share like '1%'")
     if (few := ((counts > 0) & (counts < shot)).nonzero().flatten()).numel():
-        raise ValueError(f'shot={shot}: class {few[0]} has only {counts[few[0]]} images; ask for fewer, or for a share like "10%"')
+        name = int(few[0]) if classes is None else repr(str(classes[few[0]]))
+        raise ValueError(f'shot={shot}: class {name} has only {counts[few[0]]} images; '
+                         'ask for fewer, or for a share like "10%"')
     return counts.clamp(max=shot)
 
 def draw_shots(
-    labels: Tensor, # [n] int64
+    labels: Tensor, # [n] int64, −1 where there is none
     shot: int | str, # images per class, or a share like '1%'
     seed: int = 0, # another seed, another draw
+    groups: Tensor | None = None, # [n] int64, the group of each image: one of each comes before second ones
 ) -> Tensor: # indices of the drawn images, ascending
     "A random choice of labelled images, nested over shots of one seed."
     labels = torch.as_tensor(labels).cpu()
-    check_features(torch.zeros(len(labels), 1), labels, 'training')
+    rows = torch.arange(len(labels))
+    _, labels, rows, groups = labelled(torch.zeros(len(labels), 1), labels, 'training', rows, groups)
     order, place, _ = _by_class(labels, seed, stream=11)
-    return order[place < shots_per_class(labels.bincount(), shot)[labels[order]]].sort().values
+    if groups is not None: order = _one_of_each(order, labels, _dense(groups))
+    return rows[order[place < shots_per_class(labels.bincount(), shot)[labels[order]]]].sort().values
+
+def _one_of_each(order: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
+    "Within each class the first image of every group, then the second ones, and so on."
+    keys = (labels * (groups.max() + 1) + groups)[order]
+    at, n = keys.argsort(stable=True), keys.unique(return_counts=True)[1]
+    turn = torch.empty_like(at)
+    turn[at] = torch.arange(len(at)) - (n.cumsum(0) - n).repeat_interleave(n)
+    order = order[turn.argsort(stable=True)]
+    return order[labels[order].argsort(stable=True)]
 
 # %% ../nbs/09_lowshot.ipynb #1ebadd65
 SHOT_ALPHAS = (0.003, 0.03, 0.3, 3.)
@@ -62,6 +81,7 @@ class FewShotRidge:
         y: Tensor, # [n] int64
         alphas: Sequence[float] = SHOT_ALPHAS, # to choose from, in units of the mean eigenvalue
         default: float = 0.3, # the one taken when every class has one image, and leaving it out leaves nothing of the class
+        groups: Tensor | None = None, # [n] int64, the group of each image: it is left out as a whole
     ):
         if min(alphas, default=0) <= 0: raise ValueError(f'alphas={alphas}: expected numbers above 0')
         self.classes, t = y.unique(return_inverse=True)
@@ -69,8 +89,8 @@ class FewShotRidge:
         target, self.z_mean = F.one_hot(t).double(), z.mean(0)
         self.t_mean = target.mean(0)
         self._decompose((z - self.z_mean).double(), target - self.t_mean)
-        several = t.bincount()[t] > 1                                                       # images whose class survives without them
-        self.scores = {a: self._leave_one_out(a, target, t, several) for a in alphas}
+        groups, several = _which_survive(t, groups)
+        self.scores = {a: self._leave_one_out(a, target, t, several, groups) for a in alphas}
         best = max(self.scores.values())
         self.alpha = default if not several.any() else max(a for a, s in self.scores.items() if s == best)      # ties: the smoothest
         self.loo_accuracy = best if several.any() else math.nan
@@ -96,25 +116,49 @@ def _decompose(self: FewShotRidge, z: Tensor, t: Tensor):
     self.e, self.q = e[keep], q[:, keep]                                                    # [r], [n, r]
     self.unit, self.z, self.qt = self.e.sum() / n, z, self.q.T @ t                          # qt [r, c]
 
+def _which_survive(
+    t: Tensor, # [n] int64 classes from 0
+    groups: Tensor | None, # [n] int64; None: each image is on its own
+) -> tuple[Tensor, Tensor]: # groups from 0 [n], and bool [n]: has an image's class others in other groups?
+    "Whose class survives when the own group is left out."
+    groups = torch.arange(len(t)) if groups is None else groups
+    groups = groups.to(t.device).unique(return_inverse=True)[1]
+    mates = torch.zeros(int(groups.max()) + 1, int(t.max()) + 1, dtype=t.dtype, device=t.device)
+    mates = mates.index_put((groups, t), torch.ones_like(t), accumulate=True)   # [g, c] images
+    return groups, t.bincount()[t] > mates[groups, t]
+
 @patch
 def _weight(self: FewShotRidge, alpha: float) -> Tensor: # [d, c] float32
     return (self.z.T @ (self.q @ (self.qt / (self.e + alpha * self.unit)[:, None]))).float()
 
 @patch
-def _leave_one_out(self: FewShotRidge, alpha: float, target: Tensor, t: Tensor, several: Tensor) -> float:
-    "Share of images that are classified rightly by the fit on all others, among those whose class has others."
+def _leave_one_out(self: FewShotRidge,
+    alpha: float,
+    target: Tensor, # [n, c] one-hot float64
+    t: Tensor, # [n] int64 classes from 0
+    several: Tensor, # [n] bool, see `_which_survive`
+    groups: Tensor, # [n] int64
+) -> float:
+    "Share of images classified rightly by the fit on all other groups, where the class has others."
+    if not several.any(): return 0.
     shrink = self.e / (self.e + alpha * self.unit)
     fitted = self.t_mean + self.q @ (shrink[:, None] * self.qt)
     h = 1 / len(t) + (self.q.square() * shrink).sum(1)
     loo = target - (target - fitted) / (1 - h).clamp(min=1e-9)[:, None]
-    return (loo.argmax(1) == t)[several].double().mean().item() if several.any() else 0.
+    size, order = groups.bincount(), groups.argsort(stable=True)
+    for s in size[size > 1].unique().tolist():                              # groups of one size at a time
+        i = order[size[groups[order]] == s].view(-1, s)                                     # [g, s]
+        hat = 1 / len(t) + self.q[i] * shrink @ self.q[i].mT                                # [g, s, s]
+        loo[i] = target[i] - torch.linalg.solve(torch.eye(s).to(hat) * (1 + 1e-9) - hat, (target - fitted)[i])
+    return (loo.argmax(1) == t)[several].double().mean().item()
 
 # %% ../nbs/09_lowshot.ipynb #302b6bfa
-def _fit_few(z: Tensor, y: Tensor, largest: int = 2048): # a classifier with `predict`, and its accuracy on images that it was not fitted on
+def _fit_few(z: Tensor, y: Tensor, groups: Tensor | None, largest: int = 2048): # see below
+    "A classifier with `predict`, and its accuracy on images that it was not fitted on."
     if min(z.shape) <= largest:
-        c = FewShotRidge(z, y)
+        c = FewShotRidge(z, y, groups=groups)
         return c, c.loo_accuracy
-    c = RidgeProbe(z, y)
+    c = RidgeProbe(z, y, groups=groups)
     return c, c.val_accuracy
 
 def low_shot(
@@ -126,6 +170,7 @@ def low_shot(
     seeds: int | Sequence[int] = 5, # how many draws, or their seeds
     choose: str = 'validation', # the read-out: 'validation', once, on held-back training images with all labels; 'draw', for each draw, by leave-one-out on its own images
     device: torch.device | str = 'cpu', # where to compute
+    groups: Tensor | None = None, # [n] int64, the group of each training image, see `draw_shots`
 ) -> list[dict[str, Any]]: # per shot: shot, images, mean, std, accuracies, chosen, readouts
     """Test accuracy of a ridge classifier on few labelled images, over several draws.
 
@@ -133,17 +178,20 @@ def low_shot(
     if choose not in ('validation', 'draw'): raise ValueError(f"choose={choose!r}: expected 'validation' or 'draw'")
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or not train_x: raise ValueError(f'seeds={seeds}, {len(train_x)} read-outs: at least one of each is needed')
-    for n, x in train_x.items(): check_features(x, train_y, 'training'); check_features(test_x[n], test_y, 'test')
-    draws, test_y = {(s, seed): draw_shots(train_y, s, seed) for s in shots for seed in seeds}, test_y.to(device)
+    train_x, train_y, groups = _with_labels(train_x, train_y, 'training', groups)
+    test_x, test_y, _ = _with_labels(test_x, test_y, 'test')
+    draws = {(s, seed): draw_shots(train_y, s, seed, groups) for s in shots for seed in seeds}
+    test_y = test_y.to(device)
     found, val = {key: {} for key in draws}, {}
     for name, x in train_x.items():                                                         # one read-out at a time on the device
         mean, std = x.mean(0), x.std(0, unbiased=False)
         std = std.where(std > 1e-6 * mean.abs(), torch.ones_like(std))                      # a feature that never changes
         z, q = (((v - mean) / std).to(device) for v in (x, test_x[name]))
         for key, i in draws.items():
-            c, score = _fit_few(z[i.to(device)], train_y[i].to(device))
+            c, score = _fit_few(z[i.to(device)], train_y[i].to(device), None if groups is None else groups[i])
             found[key][name] = (score, (c.predict(q) == test_y).float().mean().item())
-        if choose == 'validation' and len(train_x) > 1: val[name] = RidgeProbe(x.to(device), train_y.to(device)).val_accuracy
+        if choose == 'validation' and len(train_x) > 1:
+            val[name] = RidgeProbe(x.to(device), train_y.to(device), groups=groups).val_accuracy
     fixed = max(val, key=val.get) if val else None
     return [_summary(s, [found[s, seed] for seed in seeds], len(draws[s, seeds[0]]), fixed) for s in shots]
 
@@ -188,19 +236,28 @@ def compare_low_shot(
     precision: str = 'auto', # of the encoders, see `hjepa.encodings.autocast_for`
     device: torch.device | str = 'cpu', # where classifiers are fitted
     progress: bool = False, # show progress bars
+    groups: str | Path | None = None, # what is held back together, see `hjepa.holdouts.choose_groups`
 ) -> dict[str, Any]: # ready for JSON; `format_low_shot` makes a table of it
     "Low-shot accuracy of several networks, each at its best read-out, on the same labelled images."
     opts, start, rows = dict(locals(), white=False), time.monotonic(), []
     if not models: raise ValueError('models: no network was given')
-    train_set, test_set, last = _limit(train_set, max_train, 0), _limit(test_set, max_test, 0), list(models.values())[-1]
+    check_groups(groups)
+    train_set, test_set, lost = _both_labelled(train_set, test_set, max_train, max_test, 0)
+    last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     shots = usual_shots(train_set.labels) if shots is None else list(shots)
-    for s in shots: shots_per_class(torch.from_numpy(train_set.labels).bincount(), s)       # mistakes are known before the first network has run
+    counts = torch.from_numpy(train_set.labels).bincount()
+    for s in shots: shots_per_class(counts, s, train_set.classes)           # mistakes are known at the start
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
         source, some = _model_source(m, row, names, opts) if m is not None else _pixel_source(last, max_dim, False, batch_size=batch_size, num_workers=num_workers)
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
-        rows.append(dict(name=row, shots=low_shot(train_x, a.labels, test_x, b.labels, shots, seeds, choose, device)))
-    return dict(rows=rows, shots=shots, seeds=seeds if isinstance(seeds, int) else len(seeds), n_train=len(a), n_test=len(b), bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1))
+        of = None if group is None else group[a.index]
+        found = low_shot(train_x, a.labels, test_x, b.labels, shots, seeds, choose, device, of)
+        rows.append(dict(name=row, shots=found))
+    draws, parts = seeds if isinstance(seeds, int) else len(seeds), stratified_split(a.labels, groups=of)
+    counts = dict(n_train=len(a), n_test=len(b), unlabelled=lost)
+    return dict(rows=rows, shots=shots, seeds=draws, **counts, bad=[*a.bad, *b.bad],
+                seconds=round(time.monotonic() - start, 1), **hold_out_facts(a, b, parts, by, of))
 
 # %% ../nbs/09_lowshot.ipynb #7d37bff8
 def format_low_shot(
@@ -209,10 +266,16 @@ def format_low_shot(
     "A table in plain text: a row per network, a column per shot."
     head = lambda s, n: f"{s} per class" if isinstance(s, int) else f'{s} ({n})'
     cell = lambda l: f"{l['mean']:6.1%}" + ('' if l['std'] is None else f" ± {100 * l['std']:.1f}")
-    width = max(len(r['name']) for r in results['rows']) + 2
+    width = max(26, 2 + max(len(r['name']) for r in results['rows']))
     lines = [f"{'accuracy':<{width}}" + ''.join(f"{head(l['shot'], l['images']):>16}" for l in results['rows'][0]['shots'])]
     lines += [f"{r['name']:<{width}}" + ''.join(f'{cell(l):>16}' for l in r['shots']) for r in results['rows']]
-    return '\n'.join(lines + [f"mean ± deviation over {results['seeds']} draws of labelled images, the same for every row; {results['n_test']:,} test images"])
+    if 'majority' in results:
+        share = f"{results['majority']:6.1%}"
+        shots = results['rows'][0]['shots']
+        lines.append(f"{'always the largest class':<{width}}" + f'{share:>16}' * len(shots))
+    lines.append(f"mean ± deviation over {results['seeds']} draws of labelled images, the same in every row; "
+                 f"{results['n_test']:,} test images")
+    return '\n'.join(lines + hold_out_words(results))
 
 # %% ../nbs/09_lowshot.ipynb #771da066
 class Classifier(nn.Module):
@@ -255,12 +318,14 @@ class Classifier(nn.Module):
 def start_from_probe(self: Classifier,
     x: Tensor, # [n, width] frozen features of the training images
     y: Tensor, # [n] int64
+    groups: Tensor | None = None, # [n] int64, the group of each image: held back as a whole
 ) -> RidgeProbe:
     """Set standardisation and head to the ridge probe on these features, with the scale that suits a softmax best.
 
     With one or two images per class there is none to choose by: then α is what `FewShotRidge` takes, and the scale 1."""
-    fit, held = stratified_split(y)
-    probe, scale = RidgeProbe(x, y) if len(held) else _with_alpha(x, y, 0.3 * x.shape[1]), 1.
+    fit, held = stratified_split(y, groups=groups)
+    probe = RidgeProbe(x, y, groups=groups) if len(held) else _with_alpha(x, y, 0.3 * x.shape[1])
+    scale = 1.
     _outputs(probe, x[:1])                                                                  # fits on all images
     if len(held):
         logits = _outputs(_with_alpha(x[fit], y[fit], probe.alpha), x[held])                # a fit is too sure of its own images
@@ -345,6 +410,7 @@ def _tune(
     num_workers: int,
     precision: str,
     say: Callable[[str], None],
+    largest: float, # share of the largest class, to say beside accuracies
 ) -> dict[str, Any]: # best_epoch (0: none is better than the probe), val_accuracies [epochs + 1], losses [epochs]
     "Train, and leave the model as it was after its best epoch."
     net, right = model.net, lambda: _right(model, held, 256, num_workers, precision).double()
@@ -361,16 +427,23 @@ def _tune(
         gain = (now := right()) - probe
         if gain.mean() > gain.std(unbiased=False) / math.sqrt(len(gain)) and now.mean() > max(accuracies): best, best_epoch = deepcopy(model.state_dict()), epoch + 1
         accuracies.append(now.mean().item())
-        say(f'epoch {epoch + 1}/{how.epochs}  loss {losses[-1]:.4f}  held-back accuracy {accuracies[-1]:.1%} (probe {accuracies[0]:.1%})')
+        say(f'epoch {epoch + 1}/{how.epochs}  loss {losses[-1]:.4f}  held-back accuracy {accuracies[-1]:.1%} '
+            f'(probe {accuracies[0]:.1%}, largest class {largest:.1%})')
     if best: model.load_state_dict(best)
     return dict(best_epoch=best_epoch, val_accuracies=accuracies, losses=losses)
 
 # %% ../nbs/09_lowshot.ipynb #2a267469
-def _hold_back(labels: Tensor, how: FineTuning) -> tuple[Tensor, Tensor]: # indices to fit, to choose the epoch
+def _hold_back(
+    labels: Tensor, # [n] int64
+    how: FineTuning,
+    groups: Tensor | None, # [n] int64, held back as a whole
+) -> tuple[Tensor, Tensor]: # indices to fit, to choose the epoch
     for share in (how.val_share, .5):
-        fit, held = stratified_split(labels, share, how.seed)
+        fit, held = stratified_split(labels, share, how.seed, groups)
         if len(held): return fit, held
-    raise ValueError('every class has only one image, and none can be held back to choose the epoch; give two or more of a class, or take epochs=0, the probe')
+    what = 'image' if groups is None else 'group of images'
+    raise ValueError(f'every class has only one {what}, and none can be held back to choose the epoch; '
+                     'give two or more of a class, or take epochs=0, the probe')
 
 def fine_tune(
     model: HJEPA | TimmFeatures, # where to start; not changed
@@ -381,6 +454,7 @@ def fine_tune(
     num_workers: int = 0, # processes that read images
     precision: str = 'auto', # see `hjepa.encodings.autocast_for`
     say: Callable[[str], None] = lambda text: None, # called with a line per epoch; `print` shows them
+    groups: str | Path | None = None, # what is held back together, see `hjepa.holdouts.choose_groups`
     **how, # of `FineTuning`: epochs, lr, layer_decay, weight_decay, batch_size, head, label_smoothing, crop_scale, flip, val_share, seed
 ) -> tuple[dict[str, Any], Classifier]: # accuracy, stderr, probe_accuracy, best_epoch, val_accuracies, losses, …, and the network
     """Train encoder and head on labelled images; give back the best epoch, or the probe if none is better on held-back images. The random state is left alone.
@@ -390,33 +464,62 @@ def fine_tune(
     how, start, device = FineTuning(**how), time.monotonic(), next(model.parameters()).device
     for name, ds in (('training', train_set), ('test', test_set)):
         if ds.labels is None: raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one folder per class, or see hjepa.collapse.feature_health for what needs no labels')
-    train_set, test_set = _limit(train_set, None, 0), _limit(test_set, None, 0)             # drops what is not labelled
+    check_groups(groups)
+    train_set, test_set, lost = _both_labelled(train_set, test_set, None, None, 0)
+    by, group = choose_groups(train_set, groups)
     with _seeded(how.seed):
-        f = collect_readouts(model, train_set, [readout], encoder=encoder, precision=precision, num_workers=num_workers)
+        reading = dict(encoder=encoder, precision=precision, num_workers=num_workers)
+        f = collect_readouts(model, train_set, [readout], thumbs=True, **reading)
         x, y = f.vectors[readout].to(device), f.labels.to(device)
+        of = None if group is None else group[f.index]
+        facts = _facts_of_tuning(f, test_set, model, how, by, of, num_workers)
         probe = Classifier(model, y.unique(), readout, encoder)
-        probe.start_from_probe(x, y)
+        probe.start_from_probe(x, y, of)
         before = _right(probe, test_set, 256, num_workers, precision).double()
         result, after = dict(best_epoch=0, val_accuracies=[], losses=[]), before
         if how.epochs:
-            fit, held = _hold_back(f.labels, how)
+            fit, held = _hold_back(f.labels, how, of)
             tuned = Classifier(model, y.unique(), readout, encoder)
-            tuned.start_from_probe(x[fit], y[fit])
-            result = _tune(tuned, train_set.subset(f.index[fit]), train_set.subset(f.index[held]), how, num_workers, precision, say)
+            tuned.start_from_probe(x[fit], y[fit], None if of is None else of[fit])
+            parts = [train_set.subset(f.index[p]) for p in (fit, held)]
+            result = _tune(tuned, *parts, how, num_workers, precision, say, facts['majority'])
             if result['best_epoch']: probe, after = tuned, _right(tuned, test_set, 256, num_workers, precision).double()
     p, gain = after.mean().item(), after - before
     return dict(accuracy=p, stderr=math.sqrt(p * (1 - p) / len(after)), probe_accuracy=before.mean().item(), gain=gain.mean().item(), gain_stderr=gain.std(unbiased=False).item() / math.sqrt(len(gain)),
-                **result, epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after), seconds=round(time.monotonic() - start, 1)), probe.eval()
+                **result, epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after),
+                unlabelled=lost,
+                **facts, seconds=round(time.monotonic() - start, 1)), probe.eval()
+
+def _facts_of_tuning(
+    train: Readouts, # with thumbnails
+    test_set: ImageDataset,
+    model: HJEPA | TimmFeatures, # gives the size of images
+    how: FineTuning,
+    by: str, # what groups were made by
+    groups: Tensor | None, # [n]
+    num_workers: int,
+) -> dict[str, Any]:
+    "`hold_out_facts` for test images that are not encoded here."
+    view = EvalView(test_set, model.img_size, model.config.in_chans)
+    test = _collect(view, lambda x: [thumbnails(x)], 256, num_workers, thumbs=True)
+    parts = stratified_split(train.labels, how.val_share, how.seed, groups)
+    return hold_out_facts(train, test, parts, by, groups)
 
 # %% ../nbs/09_lowshot.ipynb #a676b96c
 def format_fine_tuning(
     results: Sequence[dict[str, Any]], # of `fine_tune`, each with a `name`
 ) -> str:
     "A table in plain text: a row per network."
-    width = max(len(r['name']) for r in results) + 2
+    width = max(26, 2 + max(len(r['name']) for r in results))
     lines = [f"{'fine-tuning':<{width}}{'linear probe':>14}{'fine-tuned':>16}{'gain':>16}   kept"]
     for r in results:
         kept = f"epoch {r['best_epoch']} of {r['epochs']}" if r['best_epoch'] else 'the probe'
         gain = f"{100 * r['gain']:+.1f} ± {100 * r['gain_stderr']:.1f}"
         lines.append(f"{r['name']:<{width}}{r['probe_accuracy']:>14.1%}{r['accuracy']:>10.1%} ± {100 * r['stderr']:.1f}{gain:>16}   {kept}")
-    return '\n'.join(lines + [f"{results[0]['n_train']:,} labelled and {results[0]['n_test']:,} test images; read-out {results[0]['readout']}; ± is a standard error over test images"])
+    if 'majority' in results[0]:
+        share = f"{results[0]['majority']:.1%}"
+        lines.append(f"{'always the largest class':<{width}}{share:>14}{share:>10}")
+    r = results[0]
+    lines.append(f"{r['n_train']:,} labelled and {r['n_test']:,} test images; read-out {r['readout']}; "
+                 '± is a standard error over test images')
+    return '\n'.join(lines + hold_out_words(r))
