@@ -44,7 +44,7 @@ from torchvision.ops.poolers import LevelMapper
 from .backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
 from .boxes import BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_size, letterbox, show_boxes
 from .data import build_loader, load_image, normalize, to_hw
-from .hierarchy import ConfigError, check_timm_kwargs, find_weights, from_values, model_from_file, save_model, saved_config, write_atomic
+from .hierarchy import ConfigError, check_timm_kwargs, find_weights, from_values, model_from_file, read_newest, save_model, saved_config, write_atomic
 from .visualization import read_history, smooth
 from .training import Callback, Trainer, TrainingConfig, checkpoints, load_config, load_run, parameter_groups, require, training_checks
 
@@ -492,10 +492,12 @@ def load_detection_model(
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNDetector: # in evaluation mode
     "Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is not one."
-    file = find_weights(path)
-    config = from_values(DetectorConfig, saved_config(file, 'detector') | dict(pretrained=False), 'model')
-    if config.hjepa_config is None and not timm.is_model(config.backbone): raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other files are not read for it')
-    return model_from_file(file, FPNDetector, config).eval().to(device)
+    def load(file):
+        config = from_values(DetectorConfig, saved_config(file, 'detector') | dict(pretrained=False), 'model')
+        if config.hjepa_config is None and not timm.is_model(config.backbone):
+            raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other files are not read for it')
+        return model_from_file(file, FPNDetector, config)
+    return read_newest(path, load).eval().to(device)
 
 @patch
 def load_weights(self: FPNDetector,
