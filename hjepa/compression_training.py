@@ -29,10 +29,10 @@ from torch.utils.data import Dataset
 from .boxes import BoxDataset, BoxEvalView, BoxView
 from .compression import MAX_NUMBERS, CodecConfig, FPNCodec, check_codec_config, load_compression_model
 from .core.config import ConfigError, check_settings, require, setting, warn_idle
+from .core.files import clear_temporaries, read_json, write_atomic
 from .data import BadImages, DataError, build_loader, normalize, to_hw
 from .detection import (DetectionConfig, DetectionData, FPNDetector, FPNFeatures, detection_dataset,
                              load_detection_model, load_detection_run, only_pretraining)
-from .hierarchy import read_json, write_atomic
 from .training import (CHANCE, SHARE, Callback, HistoryCallback, Trainer, TrainingConfig, checkpoints, load_config, load_run,
                             new_run, training_checks, warn_training, write_state)
 
