@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data import BadImages, DataError, EvalView, ImageDataset, build_loader, normalize
+from .data import BadImages, DataError, ImageDataset, build_loader, model_view, normalize
 from .encodings import TimmFeatures, _bar, autocast_for, blocks_needed, evaluating, parse_readout, readout
 from .hierarchy import HJEPA, read_json, write_atomic
 
@@ -199,7 +199,7 @@ def extract_to_disk(
     folder = Path(folder).expanduser()
     plan, dataset = _begin(folder, _plan(model, dataset, list(names), shard, encoder, fpn, dtype, precision), dataset, shard, lost)
     todo, starts = missing_shards(folder), [0, *plan['ends']]
-    view, bad, seen, parts, unread = EvalView(dataset, model.img_size, model.config.in_chans), BadImages(max_bad_share), 0, [], []
+    view, bad, seen, parts, unread = model_view(model, dataset), BadImages(max_bad_share), 0, [], []
     batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]
     loader = build_loader(view, batch_size, num_workers, [r for _, r in batches])
     with _ctrl_c_between() as check_ctrl_c:
