@@ -14,7 +14,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from .cli import best_device, check_kind, friendly_errors, parser, positive, probe_sets
+from .cli import best_device, check_kind, friendly_errors, parser, positive, probe_sets, warn_arguments
 
 # %% ../nbs/12_cli_features.ipynb #34abd9f6
 _neighbours_examples = '''examples:
@@ -201,6 +201,7 @@ def lowshot(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_lowshot'):
         check_finetune(args)
+        warn_arguments(p, args, [('lr epochs', lambda a: not a.finetune, 'as --finetune is not given')])
         results = measure_lowshot(args)
         print(json.dumps(results, indent=1) if args.json else format_lowshot(results))
     return 0

@@ -509,7 +509,7 @@ def format_table(
     cell = lambda score, more='': f"{score['accuracy']:6.1%}  {say(score['readout']) + more:<20}"
     many, width = not isinstance(results['k'], int), max(26, 9 + max(len(r['name']) for r in results['rows']))
     lines = [f"{'features':<{width}}  {'linear probe':<28}k-NN" + (f" (k = {results['k']})" if not many else '')]
-    for row in results['rows']: lines.append(f"{row['name']:<{width}}{cell(row['linear'])}{cell(row['knn'], f', k = ' + str(row['knn']['k']) if many else '')}".rstrip())
+    for row in results['rows']: lines.append(f"{row['name']:<{width}}{cell(row['linear'])}{cell(row['knn'], ', k = ' + str(row['knn']['k']) if many else '')}".rstrip())
     diff = lambda d: f"{d['points']:+5.1f} ± {d['stderr']:.1f}"
     if 'majority' in results:
         share = f"{results['majority']:6.1%}"

@@ -652,7 +652,7 @@ def finish(self: MultiCropView,
 @patch
 def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:
     "One sample: the batch of one, without the batch axis."
-    b = self.__getitems__([key])
+    b = self.finish(self.__getitems__([key]))
     return dict(crops=b['crops'].picture(0), label=b['label'][0], index=b['index'][0], bad=b['bad'])
 
 # %% ../nbs/05_multicrop.ipynb #b0c1b606
