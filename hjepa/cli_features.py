@@ -15,7 +15,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from .cli import best_device, check_kind, friendly_errors, parser, positive, probe_sets, say_unreadable
+from .cli import (best_device, check_kind, friendly_errors, parser, positive, probe_sets, say_unreadable,
+                       warn_arguments)
 
 # %% ../nbs/12_cli_features.ipynb #34abd9f6
 _neighbours_examples = '''examples:
@@ -231,6 +232,7 @@ def lowshot(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_lowshot'):
         from hjepa.core.files import say
+        warn_arguments(p, args, [('lr epochs', lambda a: not a.finetune, 'as --finetune is not given')])
         check_finetune(args)
         inputs = lowshot_inputs(args)
         results = measure_lowshot(args, inputs)

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Features', 'thumbnails', 'autocast_for', 'extract_dataset', 'Encodings', 'evaluating', 'TimmFeatures', 'random_like',
-           'pixel_features', 'parse_readout', 'blocks_needed', 'readout', 'readouts', 'readout_names', 'Readouts',
-           'collect_readouts', 'check_features', 'labelled', 'principal_axes', 'Whitening', 'white_dim', 'whiten']
+           'pixel_features', 'parse_readout', 'blocks_needed', 'check_readouts', 'readout', 'readouts', 'readout_names',
+           'Readouts', 'collect_readouts', 'check_features', 'labelled', 'principal_axes', 'Whitening', 'white_dim',
+           'whiten']
 
 # %% ../nbs/09_encodings.ipynb #f05e090d
 import inspect
@@ -306,6 +307,19 @@ def blocks_needed(
 ) -> int:
     "How many of the last blocks these read-outs look at."
     return max([1] + [k or 1 for n in names for _, k in parse_readout(n)[0]])
+
+# %% ../nbs/09_encodings.ipynb #d119e1b9
+def check_readouts(
+    names: Sequence[str], # of read-outs
+    model: HJEPA, # they shall be taken from
+):
+    "Raise ValueError for a read-out that this model cannot give, before anything is encoded."
+    vit, levels = model.context_encoder.vit, [f'level{l}' for l in range(model.num_levels)]
+    known = ['mean', 'all', *levels] + ['cls'] * (getattr(vit, 'cls_token', None) is not None)
+    for name in names:
+        for part, last in parse_readout(name)[0]:
+            if part not in known: raise ValueError(f'read-out {name!r}: this model has {", ".join(known)}')
+            if (last or 1) > len(vit.blocks): raise ValueError(f'read-out {name!r}: this model has {len(vit.blocks)} blocks')
 
 # %% ../nbs/09_encodings.ipynb #1684987b
 def readout(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'rate', 'split_pictures', 'join_pictures', 'frame_bytes', 'table_bits', 'FeatureStatistics',
            'feature_statistics', 'LearnedStreams', 'squeeze', 'unsqueeze', 'UniformCodec', 'jpeg_header_bytes',
-           'webp_header_bytes', 'PictureCodec', 'baseline_codecs', 'PlainStreams', 'as_streams', 'Tally',
-           'average_precision', 'measure_codecs', 'measure_features', 'pareto_front', 'bd_rate', 'qualities',
-           'compare_rows', 'families', 'compare_families', 'cheapest_keeping', 'is_monotone', 'pool_seeds',
+           'webp_header_bytes', 'PictureCodec', 'is_shrunk', 'baseline_codecs', 'image_scales', 'PlainStreams',
+           'as_streams', 'Tally', 'average_precision', 'measure_codecs', 'measure_features', 'pareto_front', 'bd_rate',
+           'qualities', 'compare_rows', 'families', 'compare_families', 'cheapest_keeping', 'is_monotone', 'pool_seeds',
            'format_rows', 'format_rate_distortion', 'format_bd_rate', 'write_csv', 'show_rate_distortion',
            'show_level_bits', 'draw_rate_distortion']
 
@@ -29,7 +29,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
-from .boxes import BoxDataset, BoxEvalView
+from .boxes import BoxDataset, BoxEvalView, fit_size, letterbox
 from .coding import PRECISION, FactorizedPrior, StreamError, pack_varints, to_indices, unpack_varints, unseal
 from .compression import MAX_NUMBERS, FPNCodec, PyramidShape, pack_shape
 from .data import _to_pil, build_loader, normalize
@@ -311,34 +311,64 @@ class PictureCodec:
     def __init__(self,
         format: str = 'jpeg', # 'jpeg' or 'webp'
         quality: int = 75, # as Pillow understands it, 0 … 100
-        scale: float = 1., # side of what is sent over side of the picture; it is enlarged again on arrival
+        scale: float | str = 1., # side of what is sent over side of the image, which is enlarged again on arrival; 'canvas': as the network sees it
     ):
         if format not in self.FORMATS: raise ValueError(f'format={format!r}: expected {" or ".join(self.FORMATS)}')
         if not 0 <= quality <= 100: raise ValueError(f'quality={quality}: expected 0 to 100')
-        if not 0 < scale <= 1: raise ValueError(f'scale={scale}: expected above 0 to 1')
+        if scale != 'canvas' and not (isinstance(scale, (int, float)) and 0 < scale <= 1):
+            raise ValueError(f"scale={scale!r}: expected above 0 to 1, or 'canvas'")
         name, self.how, self.header_bytes = self.FORMATS[format]
-        self.format, self.setting, self.scale, self.family = format, quality, scale, name if scale == 1 else f'{name} × {scale:g}'
+        self.format, self.setting, self.scale = format, quality, scale
+        self.family = name if scale == 1 else f'{name} at canvas size' if scale == 'canvas' else f'{name} × {scale:g}'
 
     def encode(self,
-        features: Any, # not looked at
+        features: Any, # their `canvas` matters for scale='canvas', nothing else
         pictures: list[Image.Image], # mode L or RGB
     ) -> list[bytes]:
-        "One file per picture."
-        return [self._write(p) for p in pictures]
+        "One file per image; where it is made smaller, with its size behind it."
+        return [self._write(p, getattr(features, 'canvas', None)) for p in pictures]
 
-    def _write(self, picture: Image.Image) -> bytes:
-        small, file = tuple(max(1, round(n * self.scale)) for n in picture.size), io.BytesIO()
-        (picture if self.scale == 1 else picture.resize(small, Image.Resampling.LANCZOS)).save(file, format=self.format, quality=self.setting, **self.how)
+    def _write(self, picture: Image.Image, canvas: tuple[int, int] | None) -> bytes:
+        file = io.BytesIO()
+        self._shrink(picture, canvas).save(file, format=self.format, quality=self.setting, **self.how)
         return file.getvalue() + (b'' if self.scale == 1 else struct.pack('<HH', *picture.size))
+
+    def _shrink(self, picture: Image.Image, canvas: tuple[int, int] | None) -> Image.Image:
+        "What is sent. At the canvas's size: the very pixels that the network would see, unless the image is smaller than these."
+        if self.scale == 1: return picture
+        if self.scale != 'canvas':
+            small = tuple(max(1, round(n * self.scale)) for n in picture.size)
+            return picture.resize(small, Image.Resampling.LANCZOS)
+        size = picture.size[::-1]
+        if not is_shrunk(size, canvas): return picture
+        pixels, (h, w) = letterbox(picture, canvas)
+        return _to_pil(pixels[:, :h, :w], len(pixels))
+
+def is_shrunk(
+    size: tuple[int, int], # (H, W) of an image
+    canvas: tuple[int, int], # (H, W) that it is fitted into
+) -> bool:
+    "Whether an image is larger than what a network sees of it."
+    return fit_size(size, canvas)[0] < size[0] or fit_size(size, canvas)[1] < size[1]
 
 # %% ../nbs/11_rate_distortion.ipynb #7d641ef9
 @patch
 def decode(self: PictureCodec,
     streams: list[bytes], # files
 ) -> list[Image.Image]:
-    "Pictures of the original size, for a detector."
+    "Images for a detector: of the original size, or at the canvas's size."
     if self.scale == 1: return [Image.open(io.BytesIO(s)).copy() for s in streams]         # a copy: Pillow reads files when it must, not when asked
-    return [Image.open(io.BytesIO(s[:-4])).resize(struct.unpack('<HH', s[-4:]), Image.Resampling.BICUBIC) for s in streams]
+    images = [Image.open(io.BytesIO(s[:-4])) for s in streams]
+    if self.scale == 'canvas': return [im.copy() for im in images]
+    return [im.resize(struct.unpack('<HH', s[-4:]), Image.Resampling.BICUBIC) for im, s in zip(images, streams)]
+
+@patch
+def image_sizes(self: PictureCodec,
+    streams: list[bytes], # files
+) -> list[tuple[int, int]]: # (H, W)
+    "Of the original images: boxes are in their pixels."
+    if self.scale == 1: return [Image.open(io.BytesIO(s)).size[::-1] for s in streams]
+    return [struct.unpack('<HH', s[-4:])[::-1] for s in streams]
 
 @patch
 def account(self: PictureCodec,
@@ -369,7 +399,7 @@ def baseline_codecs(
     zstd: Iterable[float] = (1.25, 1.75, 2.5, 3.5, 5., 7., 9., 12.), # likewise
     jpeg: Iterable[int] = (1, 5, 10, 20, 40, 70, 90, 95), # qualities
     webp: Iterable[int] = (0, 5, 10, 25, 50, 75, 90, 98), # qualities
-    scales: Iterable[float] = (1.,), # of JPEG and WebP
+    scales: Iterable[float | str] = (1.,), # of JPEG and WebP, see `image_scales`
 ) -> dict[str, Any]: # name → codec, for `measure_codecs`
     "Uniform quantisation with zlib and zstd, and JPEG and WebP of the picture, each over a range."
     if isinstance(source, FPNDetector):
@@ -380,6 +410,14 @@ def baseline_codecs(
     out = [UniformCodec(s, statistics, c) for c, steps in (('zlib', zlib), ('zstd', zstd)) for s in steps]
     out += [PictureCodec(f, q, s) for f, qualities in (('jpeg', jpeg), ('webp', webp)) for s in scales for q in qualities]
     return {f'{c.family} {c.setting:g}': c for c in out}
+
+def image_scales(
+    dataset: BoxDataset, # images to be sent
+    canvas: int | tuple[int, int], # that they are fitted into
+) -> tuple[float | str, ...]: # for `baseline_codecs`
+    "As they are, and at the canvas's size where some may be larger than it: who sends an image need not send more than is looked at."
+    native = dataset.native_size
+    return (1.,) if native is not None and not is_shrunk(native, canvas) else (1., 'canvas')
 
 # %% ../nbs/11_rate_distortion.ipynb #548ded46
 class PlainStreams:
@@ -442,13 +480,18 @@ class Tally:
         middle = _now(features)
         decoded = self.codec.decode(streams)
         end = _now(features)
-        if not isinstance(decoded, dict): decoded = detector.get_fpn_features(decoded, features.canvas)
+        if not isinstance(decoded, dict): decoded = self._seen(detector, decoded, features, streams)
         decoded = decoded.to(next(iter(features.values())).device)
         if self.metric: self.metric.update(detector.detect_from_features(decoded), truth)
         self.errors = self.errors + self.statistics.squared_errors(features, decoded)
         self.bits, self.images, self.pixels = self.bits + 8 * sum(map(len, streams)), self.images + len(streams), self.pixels + len(streams) * math.prod(features.canvas)
         self.account.append(self.codec.account(streams))
         self.encode_ms.append(1e3 * (middle - start) / len(streams)); self.decode_ms.append(1e3 * (end - middle) / len(streams))
+
+    def _seen(self, detector: FPNDetector, images: list, features: FPNFeatures, streams: list[bytes]) -> FPNFeatures:
+        "What the detector makes of images that arrived; boxes will be in the pixels of the original ones."
+        maps, sizes = detector.get_fpn_features(images, features.canvas), getattr(self.codec, 'image_sizes', None)
+        return FPNFeatures(maps, sizes(streams), maps.canvas) if sizes else maps
 
 def _now(features: FPNFeatures) -> float:
     "The time in seconds, when the device has done what it was told."
@@ -768,7 +811,7 @@ _COLOURS = ['blue', 'vermilion', 'green', 'orange', 'purple', 'sky', 'black']
 
 def _style(name: str, names: list[str]) -> int:
     "The number of a curve's colour, mark and line: the usual ones always have the same."
-    usual = ['learned', 'uniform + zlib', 'uniform + zstd', 'JPEG', 'WebP']
+    usual = ['learned', 'uniform + zlib', 'uniform + zstd', 'JPEG', 'WebP', 'JPEG at canvas size', 'WebP at canvas size']
     others = [n for n in names if n not in usual]
     return usual.index(name) if name in usual else len(usual) * bool({*names} & {*usual}) + others.index(name)
 
@@ -855,5 +898,5 @@ def draw_rate_distortion(
     out = {}
     for name, f in draw.items():
         fig, out[name] = f(), Path(run_dir)/'pictures'/f'{name}.png'
-        write_atomic(out[name], lambda p: fig.savefig(p, format='png', dpi=100))
+        write_atomic(out[name], lambda p, fig=fig: fig.savefig(p, format='png', dpi=100))
     return out

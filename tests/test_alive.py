@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,56 +29,12 @@ import hjepa.hierarchy
 import hjepa.training
 from hjepa.training import Callback, Trainer, checkpoints, left_over, load_run, read_state
 
+from .kills import Life, Shim, ended, finish, sweep
+
 SMALL = ['model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'model.drop_path_rate=0.1', 'training.epochs=20', 'training.batch_size=16', 'training.warmup_epochs=1', 'training.precision=fp32', 'training.checkpoint_steps=1',
          'training.log_steps=2', 'evaluation.probe=false', 'data.dataset=images']
 STEPS = 160                                                     # 20 epochs of 8 steps
-
-
-class Life:
-    "A process forked from this one, the leader of its own group; what it prints goes to a file."
-    def __init__(self, work, log: Path):
-        self.log, self.since = log, time.monotonic()
-        self.pid = os.fork()
-        if self.pid: return
-        code = 70
-        try:
-            os.setsid()
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for fd in (1, 2): os.dup2(out, fd)
-            sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            code = ended(work)
-        finally: os._exit(code)
-
-    def kill(self, number=signal.SIGKILL):
-        "To the whole group, as a scheduler does."
-        try: os.killpg(self.pid, number)
-        except ProcessLookupError: os.kill(self.pid, number)    # it has not become a leader yet
-
-    def wait(self, seconds: float = 60) -> int: # exit code, or minus the signal that ended it
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid: return os.waitstatus_to_exitcode(status)
-            time.sleep(.005)
-        self.kill()
-        os.waitpid(self.pid, 0)
-        raise AssertionError(f'still there after {seconds} s:\n{self.said}')
-
-    @property
-    def said(self) -> str: return self.log.read_text() if self.log.exists() else ''
-
-
-def ended(work) -> int:
-    "The exit code that a process doing this would have."
-    from multiprocessing.util import _exit_function
-    try: code = work()
-    except SystemExit as e: code = e.code
-    except BaseException: traceback.print_exc(); code = 71
-    _exit_function()                                            # ends the loader's workers
-    sys.stdout.flush(); sys.stderr.flush()
-    return int(code or 0)
 
 
 def train(*args, report: bool = False, before=None):
@@ -89,57 +44,6 @@ def train(*args, report: bool = False, before=None):
         if before: before()
         return hjepa.cli.train(list(map(str, args)))
     return work
-
-
-def finish(work, log: Path, code: int = 0, seconds: float = 60) -> str:
-    life = Life(work, log)
-    got = life.wait(seconds)
-    assert got == code, f'ended with {got}, not {code}:\n{life.said}'
-    return life.said
-
-
-class Shim:
-    "Counts the calls that change files, and acts at the n-th: before it, after it, or when half of the data is written."
-    def __init__(self, at: int = 0, act=lambda: None, tear: bool = True): self.at, self.act, self.tear, self.count, self.seen = at, act, tear, 0, []
-    def tick(self, what: str) -> bool: # is it now?
-        self.count += 1
-        self.seen.append(what)
-        return self.count == self.at
-
-    def around(self, f, name: str):
-        def call(*args, **kwargs):
-            if self.tick(f'before {name}'): self.act()
-            out = f(*args, **kwargs)
-            if self.tick(f'after {name}'): self.act()
-            return out
-        return call
-
-    def writer(self, f, name: str, path_at: int):
-        def call(*args, **kwargs):
-            if self.tick(f'before {name}'): self.act()
-            out = f(*args, **kwargs)
-            if self.tick(f'within {name}'):
-                if self.tear: os.truncate(args[path_at], os.path.getsize(args[path_at]) // 2)
-                self.act()
-            return out
-        return call
-
-    def start(self):
-        calls = [(os, n) for n in ('replace', 'rename', 'fsync', 'mkdir', 'chmod', 'unlink', 'rmdir')]
-        files = [(hjepa.hierarchy, 'save_file', 1), (hjepa.training, 'save_file', 1), (Path, 'write_text', 0)]
-        self.kept = [(o, n, getattr(o, n)) for o, n, *_ in calls + files]
-        for o, n in calls: setattr(o, n, self.around(getattr(o, n), n))
-        for o, n, at in files: setattr(o, n, self.writer(getattr(o, n), n, at))
-
-    def stop(self):
-        for o, n, f in self.kept: setattr(o, n, f)
-
-    @contextmanager
-    def on(self):
-        "Within the block."
-        self.start()
-        try: yield self
-        finally: self.stop()
 
 
 def tensors(checkpoint: Path) -> dict: return {f'{f.stem}:{k}': v for f in checkpoint.glob('*.safetensors') for k, v in load_file(f).items()}
@@ -261,6 +165,26 @@ def test_killed_at_every_call_of_a_checkpoint(whole, tmp_path):
 
 
 def tidy_names(run: Path): assert [p.name for p in run.rglob('*') if p.name.startswith('.')] == []
+
+
+TWO = [*(s for s in SMALL if 'epochs' not in s), 'training.epochs=1', 'training.warmup_epochs=0', 'training.batch_size=64', 'training.log_steps=1']     # two steps
+
+
+def test_killed_at_every_call_of_a_command(pictures, tmp_path):
+    "From the making of its folder to the last figure: the same command again, or `--resume`, ends as one that nobody disturbed."
+    def start(folder): return ['--resume', folder/'run'] if checkpoints(folder/'run') else [*TWO, f'data.path={pictures}', '--run-dir', folder/'run']
+    def work(folder): return train(*start(folder), report=True)()
+    def check(folder, moment):
+        before = newest(folder/'run')
+        finish(lambda: work(folder), tmp_path/'log')
+        assert before <= newest(folder/'run') == 2 and same(folder/'run', tmp_path/'whole'/'run')
+        assert history(folder/'run') == history(tmp_path/'whole'/'run')
+        names = lambda run: {str(p.relative_to(run)) for p in run.rglob('*') if p.is_file()}
+        assert names(folder/'run') == names(tmp_path/'whole'/'run')
+        shutil.rmtree(folder)
+    tried = sweep(work, check, tmp_path)
+    print(len(tried), 'moments', *tried, sep=' | ')
+    assert {'within save_file .model.safetensors.#.tmp', 'after replace .config.yaml.#.tmp', 'before fsync'} <= set(tried)
 
 
 def copy_of(run: Path, to: Path) -> Path:

@@ -259,6 +259,16 @@ def _holder(fd: int) -> str:
     return 'another process'
 
 # %% ../../nbs/core/01_files.ipynb #536928bb
+_held: set[int] = set()  # descriptors of the locks of this process
+
+def _forget_locks():
+    "In a forked child: close them."
+    for fd in _held:
+        with suppress(OSError): os.close(fd)
+    _held.clear()
+
+if hasattr(os, 'register_at_fork'): os.register_at_fork(after_in_child=_forget_locks)
+
 @contextmanager
 def lock_folder(
     folder: str | Path,  # made if it is missing
@@ -270,6 +280,7 @@ def lock_folder(
     try: import fcntl
     except ImportError: yield; return
     fd = os.open(folder/'.lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(fd)
     try:
         try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -282,7 +293,9 @@ def lock_folder(
             os.ftruncate(fd, 0)
             os.pwrite(fd, json.dumps(dict(pid=os.getpid(), host=socket.gethostname())).encode(), 0)
         yield
-    finally: os.close(fd)
+    finally:
+        if fd in _held: os.close(fd)  # in a forked child it is closed already
+        _held.discard(fd)
 
 # %% ../../nbs/core/01_files.ipynb #27da5fdc
 def is_temporary(

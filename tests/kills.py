@@ -1,0 +1,214 @@
+"""Kills, full disks and interrupts at every call of a command that writes.
+
+    def work(folder): return hjepa.cli.train([..., '--run-dir', str(folder/'run')])
+    def check(folder, moment): ...            # repair it as a user would, and compare with what nobody disturbed
+    sweep(work, check, tmp_path)              # one forked process for every moment
+
+A *moment* is before, within or after a call that changes files: `os.replace`, `rename`, `fsync`, `mkdir`, `chmod`, `unlink`,
+`rmdir`, `write` (to files), `Path.write_text`, safetensors' `save_file`. Processes are forked from the one that runs the tests,
+which has imported everything and computes nothing itself: a life costs a fraction of a second. Needs fork and signals."""
+import os
+import re
+import signal
+import stat
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+CALLS = ('replace', 'rename', 'fsync', 'mkdir', 'chmod', 'unlink', 'rmdir')        # of the module `os`
+
+
+class Life:
+    "A process forked from this one, the leader of its own group; what it prints goes to a file."
+    def __init__(self, work, log: Path):
+        self.log, self.since = log, time.monotonic()
+        self.pid = os.fork()
+        if self.pid: return
+        code = 70
+        try:
+            os.setsid()
+            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            for fd in (1, 2): os.dup2(out, fd)
+            sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            code = ended(work)
+        finally: os._exit(code)
+
+    def kill(self, number=signal.SIGKILL):
+        "To the whole group, as a scheduler does."
+        try: os.killpg(self.pid, number)
+        except ProcessLookupError: os.kill(self.pid, number)    # it has not become a leader yet
+
+    def wait(self, seconds: float = 60) -> int: # exit code, or minus the signal that ended it
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid: return os.waitstatus_to_exitcode(status)
+            time.sleep(.005)
+        self.kill()
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f'still there after {seconds} s:\n{self.said}')
+
+    @property
+    def said(self) -> str: return self.log.read_text(encoding='utf-8', errors='replace') if self.log.exists() else ''
+
+
+def ended(work) -> int:
+    "The exit code that a process doing this would have."
+    from multiprocessing.util import _exit_function
+    try: code = work()
+    except SystemExit as e: code = e.code
+    except BaseException: traceback.print_exc(); code = 71
+    _exit_function()                                            # ends the loader's workers
+    sys.stdout.flush(); sys.stderr.flush()
+    return int(code or 0)
+
+
+def finish(work, log: Path, code: int = 0, seconds: float = 60) -> str:
+    "Do it in a process of its own, check how that ends, return what it printed."
+    life = Life(work, log)
+    got = life.wait(seconds)
+    assert got == code, f'ended with {got}, not {code}:\n{life.said}'
+    return life.said
+
+
+class Shim:
+    "Counts the calls that change files, and acts at the n-th: before it, after it, or when half of the data is written."
+    def __init__(self,
+        at: int = 0, # which moment, from 1; 0: none
+        act=lambda: None, # what happens then: kill, raise, send a signal
+        tear: bool = True, # whether only half of the data is there, within a call that writes
+    ): self.at, self.act, self.tear, self.count, self.seen = at, act, tear, 0, []
+
+    def tick(self, when: str, name: str, file='') -> bool: # is it now?
+        self.count += 1
+        self.seen.append(f'{when} {name}{label(file)}')
+        return self.count == self.at
+
+    def around(self, f, name: str):
+        def call(*args, **kwargs):
+            file = args[0] if args and isinstance(args[0], (str, os.PathLike)) else ''
+            if self.tick('before', name, file): self.act()
+            out = f(*args, **kwargs)
+            if self.tick('after', name, file): self.act()
+            return out
+        return call
+
+    def writer(self, f, name: str, path_at: int):
+        def call(*args, **kwargs):
+            file = args[path_at] if path_at < len(args) else kwargs['filename']
+            if self.tick('before', name, file): self.act()
+            out = f(*args, **kwargs)
+            if self.tick('within', name, file):
+                if self.tear: os.truncate(file, os.path.getsize(file) // 2)
+                self.act()
+            return out
+        return call
+
+    def os_write(self, f):
+        def write(fd, data):
+            if not stat.S_ISREG(os.fstat(fd).st_mode): return f(fd, data)
+            if self.tick('before', 'write'): self.act()
+            if self.tick('within', 'write'):
+                if self.tear: f(fd, bytes(data)[:len(data) // 2])
+                self.act()
+            return f(fd, data)
+        return write
+
+    def start(self):
+        import safetensors.torch
+        self.kept, save = [], safetensors.torch.save_file
+        def put(owner, name, new):
+            self.kept.append((owner, name, getattr(owner, name)))
+            setattr(owner, name, new)
+        for n in CALLS: put(os, n, self.around(getattr(os, n), n))
+        put(os, 'write', self.os_write(os.write))
+        put(Path, 'write_text', self.writer(Path.write_text, 'write_text', 0))
+        torn = self.writer(save, 'save_file', 1)
+        for m in list(sys.modules.values()):                    # wherever it was imported to by name
+            if getattr(m, '__dict__', {}).get('save_file') is save: put(m, 'save_file', torn)
+
+    def stop(self):
+        for o, n, f in self.kept: setattr(o, n, f)
+
+    @contextmanager
+    def on(self):
+        "Within the block."
+        self.start()
+        try: yield self
+        finally: self.stop()
+
+
+def label(file) -> str:
+    "A file's name without what differs from run to run: numbers, and what random names hold."
+    name = re.sub(r'\.tmp\w+', '.tmp#', Path(file).name)
+    return f' {re.sub(r"[0-9]+", "#", name)}' if name else ''
+
+
+def kill(): os.kill(os.getpid(), signal.SIGKILL)
+
+
+def full_disk(): raise OSError(28, 'No space left on device')
+
+
+def moments(
+    work, # folder → exit code, what a process does
+    folder: Path, # of its own, for this one
+    code: int = 0, # how it ends when nothing is done to it
+    seconds: float = 60,
+) -> list[str]:
+    "Every moment of a process that nothing is done to, in order. Its folder stays as it left it."
+    def counted():
+        with Shim().on() as shim: got = work(folder)
+        (folder.parent/f'{folder.name}.moments').write_text('\n'.join(shim.seen), encoding='utf-8')
+        return got
+    folder.mkdir(parents=True, exist_ok=True)
+    finish(counted, folder.parent/f'{folder.name}.log', code, seconds)
+    return (folder.parent/f'{folder.name}.moments').read_text(encoding='utf-8').splitlines()
+
+
+def kinds(
+    seen: list[str], # moments
+    most: int = 1, # of a kind
+) -> list[int]: # numbers from 1, for `Shim`
+    "Of moments that have the same name, only the first and, from two on, the last ones: a writer is met once, not at every step."
+    where = {}
+    for n, name in enumerate(seen, 1): where.setdefault(name, []).append(n)
+    return sorted({n for at in where.values() for n in [at[0], *at[1:][-(most - 1):]][:most]})
+
+
+def sweep(
+    work, # folder → exit code
+    check, # (folder, moment) → None, called after each; raises if something is lost
+    root: Path, # an empty folder: each life gets its own folder below
+    prepare=lambda folder: None, # fills a folder before its life
+    act=kill, # what happens at the moment
+    code: int | None = -signal.SIGKILL, # how a life ends then; None: anyhow
+    at=kinds, # moments → numbers of those to try, from 1
+    seconds: float = 60, # that a life may take
+) -> list[str]: # the moments that were tried
+    "One life for every moment that is asked for; each must be repaired by `check`."
+    prepare(made := _made(root/'whole'))
+    seen = moments(work, made, 0, seconds)
+    tried = []
+    for n in at(seen):
+        prepare(folder := _made(root/f'at{n:04d}'))
+        def life():
+            Shim(n, act).start()                                # until the process ends
+            return work(folder)
+        one = Life(life, root/f'at{n:04d}.log')
+        got = one.wait(seconds)
+        if got == 0 and code: continue                          # this moment did not come: a thread was faster
+        assert code is None or got == code, f'{seen[n - 1]}: ended with {got}, not {code}:\n{one.said}'
+        try: check(folder, seen[n - 1])
+        except BaseException as e: raise AssertionError(f'killed {seen[n - 1]} (moment {n} of {len(seen)}): {e}') from e
+        tried.append(seen[n - 1])
+    assert tried, 'no call was met that writes'
+    return tried
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
