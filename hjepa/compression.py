@@ -12,10 +12,9 @@ import hashlib
 import json
 import math
 import warnings
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, List, Optional
+from typing import Any, Iterable, Optional
 
 import numpy as np
 import torch
@@ -26,9 +25,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .coding import LATENT_LIMIT, FactorizedPrior, StreamError, ans_decode, ans_encode, from_indices, pack_varints, seal, to_indices, unpack_varints, unseal
+from .core.config import ConfigError, check_settings, from_values, require, setting
 from .detection import FPNFeatures
-from .hierarchy import find_weights, from_values, model_from_file, save_model, saved_config
-from .training import require
+from .hierarchy import model_from_file, read_newest, save_model, saved_config
 
 # %% ../nbs/11_compression.ipynb #064ec15b
 def level_area(
@@ -107,43 +106,52 @@ class Synthesis(nn.Module):
         return (self.block(y) + self.correct(y))[..., :size[0], :size[1]]
 
 # %% ../nbs/11_compression.ipynb #613fd65b
+_EACH = dict(length=(1, 64))
+_WEIGHTS = 'null, halving, or one number from 0 per level, not all 0'
+
 @dataclass
 class CodecConfig:
     "A codec for the maps of a feature pyramid."
-    fpn_channels_per_level: Any = 256 # channels of the features; a list, one number per level, with shared: false; null: the detector's
-    num_fpn_levels: Optional[int] = 5 # levels of the pyramid; null: the detector's
-    levels: Optional[List[str]] = None # their names; null: p2, p3, …
-    n_hidden: int = 128 # width of the transforms' networks
-    n_channels: int = 192 # channels of the latents
-    subsample: int = 2 # cells per latent, along each side: 1, 2 or 4
-    shared: bool = True # one pair of transforms for all levels, with gains per level; false: a pair for each
+    # channels of the features; a list, one number per level, with shared: false; null: the detector's
+    fpn_channels_per_level: int | list[int] | None = setting(256, low=1, **_EACH)
+    # levels of the pyramid; null: the detector's
+    num_fpn_levels: int | None = setting(5, low=1, high=64, expected='null, or from 1 to 64 levels')
+    levels: list[str] | None = setting(None, **_EACH) # their names; null: p2, p3, …
+    n_hidden: int = setting(128, low=1) # width of the transforms' networks
+    n_channels: int = setting(192, low=1) # channels of the latents
+    subsample: int = setting(2, low=1, high=4, expected='1, 2 or 4') # cells per latent, along each side
+    # one pair of transforms for all levels, with gains per level; false: a pair for each
+    shared: bool = True
     shared_prior: bool = False # one prior for all levels, fitted by the gains; false: a prior for each
-    prior_filters: List[int] = field(default_factory=lambda: [3, 3, 3, 3]) # widths inside the prior's cumulatives
-    table_size: int = 256 # most entries of a channel's integer table; rarer values are written as escapes
-    level_weights: Any = None # of each level's MSE: a list; null: 1 each; halving: each half of the finer level's
-    lambda_value: float = 0.3 # λ in MSE + λ · (bits per pixel of the picture); larger: fewer bits
-    noise: str = 'noise' # training: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
-    stride: float = 4.0 # pixels per cell of the finest level, to count pixels where features do not say it themselves
-    canvas: Optional[List[int]] = None # filled in by the training: [height, width] in pixels that pictures are fitted into
-    features_of: Optional[str] = None # filled in by the training: digest of the detector's weights
+    prior_filters: list[int] = setting([3, 3, 3, 3], low=1) # widths inside the prior's cumulatives
+    # most entries of a channel's integer table; rarer values are written as escapes
+    table_size: int = setting(256, low=2, high=4096, expected='from 2 to 4096 entries')
+    # of each level's MSE: a list; null: 1 each; halving: each half of the finer level's
+    level_weights: list[float] | str | None = setting(None, low=0, choices=('halving',), expected=_WEIGHTS)
+    lambda_value: float = setting(0.3, above=0) # λ in MSE + λ · (bits per pixel of the image); larger: fewer bits
+    # training: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
+    noise: str = setting('noise', choices=('noise', 'mixed'), expected='noise or mixed')
+    # pixels per cell of the finest level, to count pixels where features do not say it themselves
+    stride: float = setting(4.0, above=0)
+    # filled in by the training: [height, width] in pixels that images are fitted into
+    canvas: list[int] | None = setting(None, low=1, length=2)
+    features_of: str | None = None # filled in by the training: digest of the detector's weights
 
 def check_codec_config(
     cfg: CodecConfig, # what to check
 ) -> CodecConfig: # the same
     "Raise `ConfigError` for impossible values."
+    check_settings(cfg, 'model')
     L, c, names, w = cfg.num_fpn_levels, cfg.fpn_channels_per_level, cfg.levels, cfg.level_weights
-    channels, each = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1), f'per level ({L} levels)' if L else 'per level'
-    whole, fits = lambda n: type(n) is int and n > 0, lambda values: L in (None, len(values))
-    require([(getattr(cfg, k) > 0, f'model.{k}', getattr(cfg, k), 'a number above 0') for k in ('n_hidden', 'n_channels', 'lambda_value', 'stride')] + [
-        (L is None or 1 <= L <= 64, 'model.num_fpn_levels', L, 'null, or from 1 to 64 levels'),
-        (c is None or fits(channels) and all(map(whole, channels)), 'model.fpn_channels_per_level', c, f'null, a whole number from 1, or one {each}'),
-        (not cfg.shared or len(set(channels)) == 1, 'model.fpn_channels_per_level', c, 'the same number for all levels with shared: true'),
-        (names is None or fits(names) and len(names) == len(set(names)), 'model.levels', names, f'null, or one name {each}, each once'),
-        (cfg.subsample in (1, 2, 4), 'model.subsample', cfg.subsample, '1, 2 or 4'),
-        (all(map(whole, cfg.prior_filters)), 'model.prior_filters', cfg.prior_filters, 'whole numbers from 1'),
-        (2 <= cfg.table_size <= 4096, 'model.table_size', cfg.table_size, 'from 2 to 4096 entries'),
-        (w in (None, 'halving') or isinstance(w, (list, tuple)) and len(w) > 0 and fits(w) and min(w) >= 0 and sum(w) > 0, 'model.level_weights', w, f'null, halving, or one number from 0 {each}, not all 0'),
-        (cfg.noise in ('noise', 'mixed'), 'model.noise', cfg.noise, 'noise or mixed')])
+    channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
+    each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
+    fits = lambda values: values in (None, 'halving') or L in (None, len(values))
+    require([(c is None or fits(channels), 'model.fpn_channels_per_level', c, f'null, a whole number from 1, or one {each}'),
+        (not cfg.shared or len(set(channels)) == 1, 'model.fpn_channels_per_level', c,
+         'the same number for all levels with shared: true'),
+        (fits(names) and len(names or []) == len(set(names or [])), 'model.levels', names, f'null, or one name {each}, each once'),
+        (cfg.subsample != 3, 'model.subsample', cfg.subsample, '1, 2 or 4'),
+        (fits(w) and sum(weights) > 0, 'model.level_weights', w, f'null, halving, or one number from 0 {each}, not all 0')])
     return cfg
 
 # %% ../nbs/11_compression.ipynb #749c0b7d
@@ -633,8 +641,9 @@ def load_compression_model(
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNCodec: # in evaluation mode, with tables
     "Load a codec for use. Raises FileNotFoundError, or ValueError for a file that is not one, or whose weights are not those that its tables were made of."
-    file = find_weights(path)
-    codec = model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')).eval()
+    load = lambda file: (file, model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')))
+    file, codec = read_newest(path, load)
+    codec.eval()
     if not codec.fingerprint.any():
         warnings.warn(f'{file.name}: a codec from the middle of its training; its tables are made now, '
                       'and its streams can be read with this very file only', stacklevel=2)

@@ -8,9 +8,9 @@ __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN
            'allow_megapixels', 'load_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
            'center_boxes', 'crop_resize', 'crop_resize_pil', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures',
            'ImageDataset', 'read_idx', 'stratified_subset', 'build_dataset', 'find_images', 'class_folders',
-           'measure_range', 'settle_range', 'OwnDataset', 'as_images', 'TrainView', 'EvalView', 'to_send', 'collate',
-           'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader', 'build_loader',
-           'BadImages', 'normalize', 'denormalize', 'channels_of', 'preprocess']
+           'measure_range', 'settle_range', 'channels_of', 'OwnDataset', 'as_images', 'TrainView', 'EvalView',
+           'model_view', 'to_send', 'collate', 'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch',
+           'PatientLoader', 'build_loader', 'BadImages', 'normalize', 'denormalize', 'preprocess']
 
 # %% ../nbs/00_data.ipynb #33732ddb
 import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues, os, re, shutil, signal, sys, time, warnings
@@ -192,10 +192,10 @@ def _fits(
     a: np.ndarray,  # `[H, W]`, `[H, W, C]` or `[C, H, W]`
     in_chans: int   # Channels that are asked for
 ) -> np.ndarray:    # `[H, W, C]`
-    "Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1, 3 or 4 of them."
+    "Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1 to 4 of them."
     if a.ndim == 2: return a[..., None]
     if a.ndim == 3:
-        for n in (in_chans, 1, 3, 4):
+        for n in (in_chans, 1, 3, 4, 2):
             if a.shape[2] == n: return a
             if a.shape[0] == n: return a.transpose(1, 2, 0)
     raise ValueError(f'its pixels have the shape {a.shape}, in which no axis has {in_chans} channels (model.in_chans)')
@@ -306,6 +306,11 @@ def _bits_of(im: Image.Image) -> int:
     raw = str(im.tile[0][3]) if im.tile else ''
     return 16 if ';16' in raw or im.mode.startswith(('I', 'F')) else 8
 
+def _plain(im: Image.Image) -> bool:
+    "Whether Pillow gives all that the file has: of 16-bit colour it gives the upper byte, of some TIFFs one of the bands."
+    if _bits_of(im) == 8: return True
+    return len(im.getbands()) == 1 and not (im.format == 'TIFF' and im.tag_v2.get(277, 1) > 1)      # samples per pixel
+
 def _open_values(
     file: Any,      # A path, or a binary file in memory
     im: Image.Image, # The same, opened
@@ -339,7 +344,7 @@ def _decode(
         return _from_values(a, in_chans, pixel_range, alpha)
     with im:
         if before is not None: before(im)
-        if in_chans in (1, 3) and (len(im.getbands()) == 1 or _bits_of(im) == 8):
+        if in_chans in (1, 3) and _plain(im):
             im.load()
             with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)   # a broken note does not spoil good pixels
             return _flatten(im, in_chans, pixel_range)
@@ -1176,7 +1181,7 @@ def settle_range(
     if dataset.images is not None: return dataset
     if pixel_range is not None:
         if dataset.pixel_range is not None and dataset.pixel_range == tuple(map(float, pixel_range)): return dataset
-        dataset = copy.copy(dataset)
+        if dataset.pixel_range is not None: dataset = copy.copy(dataset)             # another model's view may have it
         dataset.pixel_range = PixelRange(*pixel_range).share()
     elif dataset.pixel_range is None and not dataset._measured:
         dataset._measured = True
@@ -1190,6 +1195,41 @@ def _told(dataset: ImageDataset, r: PixelRange) -> str:
     return (f'{dataset.name}: pixels from {r} become 0 … 255, as measured on {n:,} deep images'
             f'{" (" + ", ".join(odd) + ")" if odd else ""}; data.pixel_range=[{r.low:.6g},{r.high:.6g}] sets it')
 
+# %% ../nbs/00_data.ipynb #17b7e33e
+def channels_of(
+    x: Any     # An image as in `preprocess`
+) -> int:      # How many channels it has by itself; of a path 3
+    "The number of channels of an image, without transparency where that is an extra channel of grey or colour."
+    if isinstance(x, (str, Path)): return 3
+    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
+    shape = tuple(getattr(x, 'shape', ()))
+    if len(shape) not in (2, 3): raise TypeError(_no_image(x))
+    k = 1 if len(shape) == 2 else shape[0 if isinstance(x, Tensor) else 2]
+    return 3 if k == 4 and not isinstance(x, Tensor) else int(k)
+
+def _no_image(x: Any) -> str:
+    what = f'{x.dtype} with shape {tuple(x.shape)}' if hasattr(x, 'dtype') and hasattr(x, 'shape') else f'a {type(x).__name__}'
+    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or a tensor [C, H, W], '
+            'of bytes, or of other numbers with a pixel_range')
+
+# %% ../nbs/00_data.ipynb #964c999f
+def _to_pil(    x: Any,        # A path, a Pillow image, an array `[H, W(, C)]` or a tensor `[C, H, W]`
+    in_chans: int, # 1, 3, or the channels that it has
+    pixel_range: PixelRange | tuple[float, float] | None = None # Of numbers that are no bytes; None: the type's
+) -> Image.Image | Tensor: # Mode L or RGB; with other channels uint8 `[in_chans, H, W]`
+    "Any image as `load_image` gives it. `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."
+    if isinstance(x, (str, Path)): return load_image(x, in_chans, pixel_range=pixel_range)
+    if isinstance(x, Image.Image):
+        x = ImageOps.exif_transpose(x)
+        return _flatten(x, in_chans, pixel_range) if in_chans in (1, 3) else _from_values(np.asarray(x), in_chans, pixel_range)
+    channels_of(x)
+    if isinstance(x, Tensor): x = (x.permute(1, 2, 0) if x.ndim == 3 else x).detach().cpu().numpy()
+    a = np.asarray(x)
+    if a.dtype.kind not in 'buif' or 0 in a.shape: raise TypeError(_no_image(a))
+    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool): return _from_values(a, in_chans, pixel_range)
+    if a.ndim == 3 and a.shape[2] not in (1, 3, 4): raise TypeError(_no_image(a))
+    return _flatten(Image.fromarray(np.ascontiguousarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)), in_chans)
+
 # %% ../nbs/00_data.ipynb #aaa322bb
 def _item(x: Any) -> tuple[Any, Any]: # image, label or None
     "The parts of what a data set gives."
@@ -1199,6 +1239,9 @@ def _item(x: Any) -> tuple[Any, Any]: # image, label or None
         return x[key], x.get('label')
     if isinstance(x, (tuple, list)): return (x[0], x[1]) if len(x) > 1 else (x[0], None)
     return x, None
+
+def _alone(x: Any) -> bool: # an image without a label
+    return 'label' not in x if isinstance(x, dict) else not isinstance(x, (tuple, list)) or len(x) < 2
 
 def _class_number(label: Any) -> int: # −1: none
     "A label as a number."
@@ -1236,9 +1279,10 @@ class OwnDataset(ImageDataset):
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
         self.own, self.name, self.images = dataset, str(getattr(dataset, 'name', type(dataset).__name__)), None
         self.classes, self._labels = _known_classes(dataset), _known_labels(dataset)
-        first, label = _item(dataset[0])
-        self.in_chans, self._scan = channels_of(first), self._labels is None and label is not None
-        _to_pil(first, self.in_chans)                                      # what cannot be used is an error here
+        first = dataset[0]
+        image, self._scan = _item(first)[0], self._labels is None and not _alone(first)
+        self.in_chans = channels_of(image)
+        _to_pil(image, self.in_chans)                                      # what cannot be used is an error here
         self._check_labels()
     def __len__(self) -> int: return len(self.own)
     @property
@@ -1460,6 +1504,16 @@ def _read(self: EvalView, index: Sequence[int]) -> tuple[Tensor, Tensor, list[st
         else: kept.append(int(i))
     empty = torch.empty(0, self.dataset.in_chans, *self.size, dtype=torch.uint8)
     return torch.stack(images) if images else empty, torch.tensor(kept, dtype=torch.int64), bad
+
+# %% ../nbs/00_data.ipynb #1e570906
+def model_view(
+    model: Any,   # An `HJEPA`, or another network with `img_size` and `config.in_chans`
+    dataset: Any, # An `ImageDataset`, or what `as_images` takes
+    size: int | Sequence[int] | None = None # Size of the result `(H, W)`; None: the model's
+) -> EvalView:
+    "What a model sees of a data set: its size, its channels, and the pixel range that it was trained with."
+    c = model.config
+    return EvalView(dataset, size or model.img_size, c.in_chans, pixel_range=getattr(c, 'pixel_range', None))
 
 # %% ../nbs/00_data.ipynb #35c3d2c9
 _SMALL = 1 << 16   # bytes: what travels through the pipe
@@ -1714,40 +1768,6 @@ def denormalize(
     return ((x.float() * s + m) * 255).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/00_data.ipynb #1a8226ae
-def channels_of(
-    x: Any     # An image as in `preprocess`
-) -> int:      # How many channels it has by itself; of a path 3
-    "The number of channels of an image, without transparency where that is an extra channel of grey or colour."
-    if isinstance(x, (str, Path)): return 3
-    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
-    shape = tuple(getattr(x, 'shape', ()))
-    if len(shape) not in (2, 3): raise TypeError(_no_image(x))
-    k = 1 if len(shape) == 2 else shape[0 if isinstance(x, Tensor) else 2]
-    return 3 if k == 4 and not isinstance(x, Tensor) else int(k)
-
-def _no_image(x: Any) -> str:
-    what = f'{x.dtype} with shape {tuple(x.shape)}' if hasattr(x, 'dtype') and hasattr(x, 'shape') else f'a {type(x).__name__}'
-    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or a tensor [C, H, W], '
-            'of bytes, or of other numbers with a pixel_range')
-
-def _to_pil(
-    x: Any,        # A path, a Pillow image, an array `[H, W(, C)]` or a tensor `[C, H, W]`
-    in_chans: int, # 1, 3, or the channels that it has
-    pixel_range: PixelRange | tuple[float, float] | None = None # Of numbers that are no bytes; None: the type's
-) -> Image.Image | Tensor: # Mode L or RGB; with other channels uint8 `[in_chans, H, W]`
-    "Any image as `load_image` gives it. `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."
-    if isinstance(x, (str, Path)): return load_image(x, in_chans, pixel_range=pixel_range)
-    if isinstance(x, Image.Image):
-        x = ImageOps.exif_transpose(x)
-        return _flatten(x, in_chans, pixel_range) if in_chans in (1, 3) else _from_values(np.asarray(x), in_chans, pixel_range)
-    channels_of(x)
-    if isinstance(x, Tensor): x = (x.permute(1, 2, 0) if x.ndim == 3 else x).detach().cpu().numpy()
-    a = np.asarray(x)
-    if a.dtype.kind not in 'buif' or 0 in a.shape: raise TypeError(_no_image(a))
-    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool): return _from_values(a, in_chans, pixel_range)
-    if a.ndim == 3 and a.shape[2] not in (1, 3, 4): raise TypeError(_no_image(a))
-    return _flatten(Image.fromarray(np.ascontiguousarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)), in_chans)
-
 def preprocess(
     images: Any,               # An image or a list of images: path, Pillow, array `[H, W(, C)]`, tensor `[C, H, W]`
     size: int | Sequence[int], # Size of the result `(H, W)`

@@ -87,7 +87,7 @@ def test_wheel_metadata(root, built):
     runtime = {r.name for r in requires if not (r.marker and 'extra' in str(r.marker))}
     assert runtime == {Requirement(r).name for r in cfg['requirements'].split()}
     assert not [r for r in requires if r.name.startswith('torch') and '==' in str(r.specifier)]
-    assert {'dev', 'detection', 'compression', 'export', 'tensorboard', 'webdataset'} <= set(meta.get_all('Provides-Extra'))
+    assert {'dev', 'detection', 'compression', 'export', 'webdataset'} <= set(meta.get_all('Provides-Extra'))
     commands = ConfigParser()
     commands.read_string(read['entry_points.txt'].decode())
     assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli:train', 'hjepa_eval': 'hjepa.cli:evaluate',

@@ -450,12 +450,13 @@ def value_at(
     return config
 
 def warn_idle(
-    config: Any, # a dataclass of sections
+    config: Any, # a dataclass of sections, or the arguments of a command
     table: list[tuple[str, Callable[[Any], bool], str]], # (keys with spaces between, when they have no effect, why)
     prefix: str = '', # of the keys in messages
+    default: Any = None, # the same with all defaults; None: what its type gives
 ):
     "Warn of settings that differ from their defaults and have no effect."
-    default = type(config)()
+    default = type(config)() if default is None else default
     for keys, idle, why in table:
         if not idle(config): continue
         values = {k: value_at(config, k) for k in keys.split()}
