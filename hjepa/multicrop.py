@@ -832,7 +832,8 @@ from .predictor import crop_axes, crop_positions, place_embedding
 class MultiCropMasks(Mapping):
     """What is seen and what is predicted of a batch of crops, also as a dictionary of its fields and two lists.
 
-    `masks['global_masks']` and `masks['local_masks']` have one entry per crop, see `__getitem__`. Local crops `0 … num_visible-1` go through the context encoder, the rest are hidden and predicted."""
+    `masks['global_masks']` and `masks['local_masks']` have one entry per crop. Local crops `0 … num_visible-1` go
+    through the context encoder, the rest are hidden and predicted."""
     strategy: str # one of `STRATEGIES`
     globals: Masks # of all global crops: crop 0 of every image, then crop 1, …
     batch_size: int # B images
@@ -845,7 +846,8 @@ class MultiCropMasks(Mapping):
     overlap: float | None = None # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
 
     __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
-    def __iter__(self) -> Iterator[str]: return iter(('global_masks', 'local_masks', *self.__dataclass_fields__))
+    def __iter__(self) -> Iterator[str]: return iter(('global_masks', 'local_masks',
+                                                      *self.__dataclass_fields__))
     def __len__(self) -> int: return 2 + len(self.__dataclass_fields__)
     def __getitem__(self,
         key: str, # 'global_masks', 'local_masks', or the name of a field
