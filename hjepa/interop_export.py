@@ -102,7 +102,8 @@ class FeatureGraph(nn.Module):
         images: Tensor, # uint8 [B, C, H, W]
     ) -> list[Tensor]: # what `forward` must give
         "The same features by the model itself."
-        e = model.encode((images.to(self.pixel_mean.device).float() / 255 - self.pixel_mean) / self.pixel_std, self.last, **self.how)
+        x = (images.to(self.pixel_mean.device).float() / 255 - self.pixel_mean) / self.pixel_std
+        e = model.encode(x, self.last, **self.how)
         return [e.levels[l] for l in self.levels] + [readout(e, r) for r in self.readouts]
 
 # %% ../nbs/09_interop_export.ipynb #17e0b44c
