@@ -7,7 +7,7 @@ __all__ = ['HEADS', 'DETECTION_IDLE', 'LevelAnchors', 'LevelWeights', 'WeightedF
            'build_fcos', 'build_retinanet', 'build_faster_rcnn', 'region_pooling', 'DetectorConfig', 'FPNDetector',
            'check_detector_config', 'FPNFeatures', 'as_pixels', 'load_detection_model', 'MeanAP', 'evaluate_detector',
            'show_detections', 'show_precision_recall', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation',
-           'DetectionConfig', 'check_detection_config', 'only_pretraining', 'load_detection_config',
+           'DetectionConfig', 'check_detection_config', 'warn_detection', 'only_pretraining', 'load_detection_config',
            'load_detection_run', 'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback',
            'need_extra', 'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'show_detection_losses',
            'detector_cost']
@@ -709,13 +709,18 @@ class DetectionConfig:
 def check_detection_config(
     cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
-    "Raise `ConfigError` for impossible values; `model.classes` may still be null. Warn of settings without effect."
+    "Raise `ConfigError` for impossible values; `model.classes` may still be null."
     check_settings(cfg)
     check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
     require(training_checks(cfg.training) + only_pretraining(cfg.training))
+    return cfg
+
+def warn_detection(
+    cfg: DetectionConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, DETECTION_IDLE)
     warn_training(cfg.training)
-    return cfg
 
 def only_pretraining(
     t: TrainingConfig, # of another job
@@ -736,7 +741,7 @@ def load_detection_config(
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
     "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection')
+    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection', warn_detection)
 
 def load_detection_run(
     run_dir: str | Path, # a run's folder
