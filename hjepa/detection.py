@@ -8,9 +8,9 @@ __all__ = ['HEADS', 'MOST_SCALE', 'DETECTION_IDLE', 'DETECTION_SAFE_KEYS', 'Leve
            'region_pooling', 'DetectorConfig', 'FPNDetector', 'check_detector_config', 'FPNFeatures', 'check_scales',
            'as_pixels', 'load_detection_model', 'MeanAP', 'evaluate_detector', 'show_detections',
            'show_precision_recall', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation', 'DetectionConfig',
-           'check_detection_config', 'only_pretraining', 'load_detection_config', 'load_detection_run',
-           'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback', 'need_extra',
-           'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
+           'check_detection_config', 'warn_detection', 'only_pretraining', 'load_detection_config',
+           'load_detection_run', 'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback',
+           'need_extra', 'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
            'show_detection_losses', 'detector_cost']
 
 # %% ../nbs/10_detection.ipynb #9a51ca6e
@@ -786,13 +786,18 @@ class DetectionConfig:
 def check_detection_config(
     cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
-    "Raise `ConfigError` for impossible values; `model.classes` may still be null. Warn of settings without effect."
+    "Raise `ConfigError` for impossible values; `model.classes` may still be null."
     check_settings(cfg)
     check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
     require(training_checks(cfg.training) + only_pretraining(cfg.training))
+    return cfg
+
+def warn_detection(
+    cfg: DetectionConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, DETECTION_IDLE)
     warn_training(cfg.training)
-    return cfg
 
 def only_pretraining(
     t: TrainingConfig, # of another job
@@ -813,7 +818,7 @@ def load_detection_config(
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
     "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection')
+    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection', warn_detection)
 
 DETECTION_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share')]
