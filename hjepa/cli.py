@@ -706,10 +706,10 @@ def detect(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_detect'):
         from hjepa.core.files import check_target, say, write_text
-        from hjepa.data import PICTURES, DataError
+        from hjepa.data import DataError, _list_images
         from hjepa.detection import check_scales, load_detection_model
         check_scales(args.scales)
-        found, output = list_sources(args.images, PICTURES), check_target(args.output)
+        found, output = list_sources(args.images, _list_images), check_target(args.output)
         if args.pictures: check_target(args.pictures, folder=True)
         if not found.files: raise DataError(f'no image: {found.left_out.words() or "the folder is empty"}')
         model = load_detection_model(args.model or newest_run('detector', '--model RUN'), best_device())
@@ -722,13 +722,13 @@ def detect(
 
 def list_sources(
     sources: list[str], # files and folders
-    suffixes, # of the files that are wanted in folders; a file that is named may have any
+    look, # folder → Listing of the files in it that are wanted; a file that is named may be of any kind
 ): # a Listing: files, each once, in the order of the sources, and what was left out
     "All files that are meant. Raises FileNotFoundError for a source that does not exist."
     from hjepa.core.files import Listing, expand, list_files
     out = Listing([])
     for source in map(expand, sources):
-        found = list_files(source, suffixes if source.is_dir() else {source.suffix.lower()})
+        found = look(source) if source.is_dir() else list_files(source, {source.suffix.lower()})
         out.files += found.files
         out.left_out.update(found.left_out)
     out.files = list(dict.fromkeys(out.files))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_STREAM', 'say', 'train_codec', 'run_codec', 'lock_sweep', 'whole_path', 'some_features', 'describe_codec',
            'report_codec', 'measure_run', 'write_results', 'same_measure', 'with_older_rows', 'eval_codec',
-           'read_results', 'find_codec', 'detector_of', 'compress', 'list_sources', 'compress_files', 'bar', 'why',
-           'begin_streams', 'read_lines', 'is_stream_of', 'finish_streams', 'decompress', 'list_streams',
-           'decompress_files', 'write_maps', 'stream_row']
+           'read_results', 'find_codec', 'detector_of', 'compress', 'compress_files', 'bar', 'begin_streams',
+           'read_lines', 'is_stream_of', 'finish_streams', 'decompress', 'list_streams', 'decompress_files',
+           'write_maps', 'stream_row']
 
 # %% ../nbs/12_cli_codec.ipynb #ed44d5e2
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .cli import _make_run, _run_name, _train_args, best_device, check_kind, evaluation_folder, friendly_errors, newest_run
-from .cli import parser, print_configs, run_loop
+from .cli import list_sources, parser, print_configs, run_loop, why
 
 # %% ../nbs/12_cli_codec.ipynb #712cc8ff
 def say(
@@ -311,20 +311,6 @@ def compress(
             finish_streams(output, rows)
     return 0
 
-def list_sources(
-    sources: list[str], # files and folders
-    look, # folder → Listing of the files in it that are wanted; a file that is named may be of any kind
-): # a Listing: files, each once, in the order of the sources, and what was left out
-    "All files that are meant. Raises FileNotFoundError for a source that does not exist."
-    from hjepa.core.files import Listing, expand, list_files
-    out, files = Listing([]), {}
-    for source in map(expand, sources):
-        found = look(source) if source.is_dir() else list_files(source, {source.suffix.lower()})
-        files |= dict.fromkeys(found.files)
-        out.left_out.update(found.left_out)
-    out.files = list(files)
-    return out
-
 # %% ../nbs/12_cli_codec.ipynb #04744d57
 def compress_files(
     codec, # an FPNCodec
@@ -362,14 +348,6 @@ def bar(
     "A progress bar that never stops the work: where nothing can be drawn, nothing is."
     from tqdm import tqdm
     return tqdm(items, desc=what, disable=True if len(items) < 20 else None)
-
-def why(
-    error: Exception, # of reading one file
-    path: Path, # its name, which is left out of the words
-) -> str: # a few words, the same for files with the same fault
-    "What is wrong with a file, to count by."
-    text = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
-    return str(text).replace(f'{path}: ', '').replace(f"'{path}'", 'it').replace(str(path), 'it').partition('\n')[0][:200]
 
 # %% ../nbs/12_cli_codec.ipynb #362a8601
 def _features_of(path: Path, codec, detector):

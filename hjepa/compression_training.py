@@ -678,7 +678,9 @@ def _begin_run(trainer: CodecTrainer):
     from accelerate.utils import broadcast_object_list
     error = [None]
     if trainer.is_main and not (trainer.run_dir/'config.yaml').exists():
-        try: new_run(trainer.run_dir, trainer.config)
+        try:
+            clear_temporaries(trainer.run_dir)                                      # of a process that was killed here
+            new_run(trainer.run_dir, trainer.config)
         except OSError as e: error[0] = e
     if trainer.world_size > 1: broadcast_object_list(error)
     if error[0] is not None: raise error[0]
