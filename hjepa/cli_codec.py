@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MAX_STREAM', 'say', 'train_codec', 'run_codec', 'lock_sweep', 'whole_path', 'some_features', 'describe_codec',
            'report_codec', 'measure_run', 'write_results', 'same_measure', 'with_older_rows', 'eval_codec',
-           'read_results', 'find_codec', 'detector_of', 'compress', 'list_sources', 'compress_files', 'bar', 'why',
-           'begin_streams', 'read_lines', 'is_stream_of', 'finish_streams', 'decompress', 'list_streams',
-           'decompress_files', 'write_maps', 'stream_row']
+           'read_results', 'find_codec', 'detector_of', 'compress', 'compress_files', 'bar', 'begin_streams',
+           'read_lines', 'is_stream_of', 'finish_streams', 'decompress', 'list_streams', 'decompress_files',
+           'write_maps', 'stream_row']
 
 # %% ../nbs/12_cli_codec.ipynb #ed44d5e2
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from .cli import _make_run, _run_name, _train_args, best_device, check_kind, evaluation_folder, friendly_errors, newest_run
-from .cli import parser, print_configs, run_loop
+from .cli import list_sources, parser, print_configs, run_loop, why
 
 # %% ../nbs/12_cli_codec.ipynb #712cc8ff
 def say(
@@ -299,8 +299,8 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data import PICTURES
-        found = list_sources(args.sources, PICTURES)
+        from hjepa.data import _list_images
+        found = list_sources(args.sources, _list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):
             codec = find_codec(args.codec, best_device())
@@ -310,19 +310,6 @@ def compress(
             say(f'{args.output}: {len(rows)} streams, {bits // 8:,} bytes, {bits / max(pixels, 1):.4f} bits per pixel')
             finish_streams(output, rows)
     return 0
-
-def list_sources(
-    sources: list[str], # files and folders
-    suffixes, # of the files that are wanted in folders; a file that is named may have any
-): # a Listing: files, each once, in the order of the sources, and what was left out
-    "All files that are meant. Raises FileNotFoundError for a source that does not exist."
-    from hjepa.core.files import Listing, expand, list_files
-    out = Listing([])
-    for source in map(expand, sources):
-        found = list_files(source, suffixes if source.is_dir() else {source.suffix.lower()})
-        out.files += [f for f in found.files if f not in out.files] if len(sources) > 1 else found.files
-        out.left_out.update(found.left_out)
-    return out
 
 # %% ../nbs/12_cli_codec.ipynb #04744d57
 def compress_files(
@@ -361,14 +348,6 @@ def bar(
     "A progress bar that never stops the work: where nothing can be drawn, nothing is."
     from tqdm import tqdm
     return tqdm(items, desc=what, disable=True if len(items) < 20 else None)
-
-def why(
-    error: Exception, # of reading one file
-    path: Path, # its name, which is left out of the words
-) -> str: # a few words, the same for files with the same fault
-    "What is wrong with a file, to count by."
-    text = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
-    return str(text).replace(f'{path}: ', '').replace(f"'{path}'", 'it').replace(str(path), 'it').partition('\n')[0][:200]
 
 # %% ../nbs/12_cli_codec.ipynb #362a8601
 def _features_of(path: Path, codec, detector):
@@ -484,8 +463,8 @@ def list_streams(
     sources: list[str], # streams, and folders of them
 ): # a Listing
     "All streams; other files in their folders are not counted. Raises FileNotFoundError if there are none."
-    from hjepa.core.files import LeftOut
-    found, left = list_sources(sources, {'.hjc'}), LeftOut()
+    from hjepa.core.files import LeftOut, list_files
+    found, left = list_sources(sources, lambda folder: list_files(folder, {'.hjc'})), LeftOut()
     for reason, names in found.left_out.names.items():
         for name in names:
             if name.lower().endswith('.hjc') or 'unreadable' in reason: left.add(reason, name)

@@ -8,8 +8,8 @@ __all__ = ['TARGET_NORMS', 'SIZE', 'MODEL_IDLE', 'EVERY', 'level_grid', 'cell_of
            'target_spread', 'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig', 'CropsConfig',
            'ModelConfig', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'check_target_blocks', 'visible_cells',
            'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath', 'compile_blocks', 'save_model',
-           'hub_name', 'hub_file', 'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config',
-           'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
+           'hub_name', 'hub_file', 'find_weights', 'read_newest', 'model_from_file', 'check_sha256', 'WrongKind',
+           'saved_config', 'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
 import json
@@ -751,6 +751,18 @@ def find_weights(
     raise FileNotFoundError(f'{path}: {"no model.safetensors and no checkpoints/step_*/ in this folder" if path.is_dir() else "no such file or folder"}; '
                             'expected a .safetensors file, a folder with model.safetensors, the folder of a training run, or hf://owner/name')
 
+def read_newest(
+    path: str | Path, # see `find_weights`
+    read, # called with the .safetensors file
+    **hub, # of `hub_file`
+) -> Any: # what it gives
+    "Read a model's weights. A run that goes on may delete that checkpoint meanwhile: then the next newest is read."
+    for left in reversed(range(20)):
+        file = find_weights(path, **hub)
+        try: return read(file)
+        except Exception:
+            if file.exists() or not left: raise
+
 @patch(cls_method=True)
 def from_pretrained(cls: HJEPA,
     path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run folder, or a name on the Hugging Face hub
@@ -758,9 +770,10 @@ def from_pretrained(cls: HJEPA,
     **hub, # of `hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
-    file = find_weights(path, **hub)
-    config = from_values(ModelConfig, saved_config(file) | dict(pretrained=False), 'model')
-    return model_from_file(file, HJEPA, config).eval().to(device)
+    def load(file):
+        config = from_values(ModelConfig, saved_config(file) | dict(pretrained=False), 'model')
+        return model_from_file(file, HJEPA, config)
+    return read_newest(path, load, **hub).eval().to(device)
 
 # %% ../nbs/04_hierarchy.ipynb #ca349e7e
 _REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')       # keys that say how often something is built

@@ -28,7 +28,7 @@ from torch import Tensor
 from .collapse import health_words, run_verdict
 from .data import ImageDataset, ImageError, model_view, normalize, preprocess
 from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
-from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_json, saved_config, write_atomic
+from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_json, read_newest, saved_config, write_atomic
 from .training import load_run
 
 # %% ../nbs/09_interop.ipynb #824b1765
@@ -270,7 +270,9 @@ def run_record(
 ) -> dict[str, Any]: # 'model' (configuration), and where the run's folder has them: 'config', 'results', 'state', 'verdict'
     "What a run's folder knows about its model. Raises ValueError for files that are damaged."
     file, folder = weights_file(run), Path(run).expanduser()
-    found = dict(model=saved_config(file))
+    if (folder/'config.yaml').is_file(): file, config = read_newest(folder, lambda f: (f, saved_config(f)))
+    else: config = saved_config(file)
+    found = dict(model=config)
     if not (folder/'config.yaml').is_file(): return found
     found['config'] = load_run(folder)
     for name, path, repair in [('results', folder/'results.json', f'hjepa_eval {run} writes it anew'), ('state', file.parent/'state.json', 'remove that checkpoint, and use the one before')]:
