@@ -299,8 +299,8 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data import PICTURES
-        found = list_sources(args.sources, PICTURES)
+        from hjepa.data import _list_images
+        found = list_sources(args.sources, _list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):
             codec = find_codec(args.codec, best_device())
@@ -463,8 +463,8 @@ def list_streams(
     sources: list[str], # streams, and folders of them
 ): # a Listing
     "All streams; other files in their folders are not counted. Raises FileNotFoundError if there are none."
-    from hjepa.core.files import LeftOut
-    found, left = list_sources(sources, {'.hjc'}), LeftOut()
+    from hjepa.core.files import LeftOut, list_files
+    found, left = list_sources(sources, lambda folder: list_files(folder, {'.hjc'})), LeftOut()
     for reason, names in found.left_out.names.items():
         for name in names:
             if name.lower().endswith('.hjc') or 'unreadable' in reason: left.add(reason, name)

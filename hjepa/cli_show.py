@@ -160,8 +160,8 @@ class Look:
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
         "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
-        from hjepa.data import DataError, EvalView, collate
-        images = collate(EvalView(dataset, size or self.model.img_size, self.model.config.in_chans).__getitems__(index))['image']
+        from hjepa.data import DataError, collate, model_view
+        images = collate(model_view(self.model, dataset, size).__getitems__(index))['image']
         if not len(images): raise DataError(f'none of {len(index)} pictures of {dataset.name!r} could be read')
         return images
     def others(self):

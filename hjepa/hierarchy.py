@@ -8,8 +8,8 @@ __all__ = ['TARGET_NORMS', 'SIZE', 'MODEL_IDLE', 'EVERY', 'level_grid', 'cell_of
            'target_spread', 'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig', 'CropsConfig',
            'ModelConfig', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'check_target_blocks', 'visible_cells',
            'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath', 'compile_blocks', 'save_model',
-           'hub_name', 'hub_file', 'find_weights', 'model_from_file', 'check_sha256', 'WrongKind', 'saved_config',
-           'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
+           'hub_name', 'hub_file', 'find_weights', 'read_newest', 'model_from_file', 'check_sha256', 'WrongKind',
+           'saved_config', 'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
 import json
@@ -238,6 +238,8 @@ class ModelConfig:
     pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file')
     pixel_mean: list[float] | None = setting(None, low=0, high=1) # of each channel, in [0, 1]; null: ImageNet's, or 0.5
     pixel_std: list[float] | None = setting(None, above=0, high=1) # and their deviations
+    # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or training says
+    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
     encoder_kwargs: dict[str, Any] = setting({}) # further arguments of timm (depth, num_heads, reg_tokens, …)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -618,11 +620,12 @@ def img_size(self: HJEPA) -> tuple[int, int]: # (H, W) in pixels
 
 @patch
 def preprocess(self: HJEPA,
-    pictures: list, # paths, PIL images or arrays
+    pictures: list, # paths, Pillow images, arrays or tensors; deep ones in the pixel range of the training
 ) -> Tensor: # [B, C, H, W] float32, ready for `extract_features`
-    "Resize, crop and normalise pictures as in training."
+    "Resize, crop and normalise images as in training."
     from hjepa.data import normalize, preprocess
-    return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
+    c = self.config
+    return normalize(preprocess(pictures, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 
 # %% ../nbs/04_hierarchy.ipynb #9af48115
 _SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', regularizer='regularizer', crops='crops')
@@ -748,6 +751,18 @@ def find_weights(
     raise FileNotFoundError(f'{path}: {"no model.safetensors and no checkpoints/step_*/ in this folder" if path.is_dir() else "no such file or folder"}; '
                             'expected a .safetensors file, a folder with model.safetensors, the folder of a training run, or hf://owner/name')
 
+def read_newest(
+    path: str | Path, # see `find_weights`
+    read, # called with the .safetensors file
+    **hub, # of `hub_file`
+) -> Any: # what it gives
+    "Read a model's weights. A run that goes on may delete that checkpoint meanwhile: then the next newest is read."
+    for left in reversed(range(20)):
+        file = find_weights(path, **hub)
+        try: return read(file)
+        except Exception:
+            if file.exists() or not left: raise
+
 @patch(cls_method=True)
 def from_pretrained(cls: HJEPA,
     path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run folder, or a name on the Hugging Face hub
@@ -755,9 +770,10 @@ def from_pretrained(cls: HJEPA,
     **hub, # of `hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
-    file = find_weights(path, **hub)
-    config = from_values(ModelConfig, saved_config(file) | dict(pretrained=False), 'model')
-    return model_from_file(file, HJEPA, config).eval().to(device)
+    def load(file):
+        config = from_values(ModelConfig, saved_config(file) | dict(pretrained=False), 'model')
+        return model_from_file(file, HJEPA, config)
+    return read_newest(path, load, **hub).eval().to(device)
 
 # %% ../nbs/04_hierarchy.ipynb #ca349e7e
 _REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')       # keys that say how often something is built
