@@ -157,7 +157,7 @@ def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
     from hjepa.core.files import load_tensors
     some = tmp_path/'some'
     some.mkdir()
-    for i in range(12): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
+    for i in range(8): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
     def work(folder: Path) -> int:
         torch.set_num_threads(1)
         how = ['--readout', 'mean', '--shard', '5', '--dtype', 'float32']
