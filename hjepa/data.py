@@ -9,8 +9,8 @@ __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN
            'center_boxes', 'crop_resize', 'crop_resize_pil', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures',
            'ImageDataset', 'read_idx', 'stratified_subset', 'build_dataset', 'find_images', 'class_folders',
            'measure_range', 'settle_range', 'channels_of', 'OwnDataset', 'as_images', 'TrainView', 'EvalView',
-           'to_send', 'collate', 'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader',
-           'build_loader', 'BadImages', 'normalize', 'denormalize', 'preprocess']
+           'model_view', 'to_send', 'collate', 'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch',
+           'PatientLoader', 'build_loader', 'BadImages', 'normalize', 'denormalize', 'preprocess']
 
 # %% ../nbs/00_data.ipynb #33732ddb
 import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues, os, re, shutil, signal, sys, time, warnings
@@ -1181,7 +1181,7 @@ def settle_range(
     if dataset.images is not None: return dataset
     if pixel_range is not None:
         if dataset.pixel_range is not None and dataset.pixel_range == tuple(map(float, pixel_range)): return dataset
-        dataset = copy.copy(dataset)
+        if dataset.pixel_range is not None: dataset = copy.copy(dataset)             # another model's view may have it
         dataset.pixel_range = PixelRange(*pixel_range).share()
     elif dataset.pixel_range is None and not dataset._measured:
         dataset._measured = True
@@ -1504,6 +1504,16 @@ def _read(self: EvalView, index: Sequence[int]) -> tuple[Tensor, Tensor, list[st
         else: kept.append(int(i))
     empty = torch.empty(0, self.dataset.in_chans, *self.size, dtype=torch.uint8)
     return torch.stack(images) if images else empty, torch.tensor(kept, dtype=torch.int64), bad
+
+# %% ../nbs/00_data.ipynb #1e570906
+def model_view(
+    model: Any,   # An `HJEPA`, or another network with `img_size` and `config.in_chans`
+    dataset: Any, # An `ImageDataset`, or what `as_images` takes
+    size: int | Sequence[int] | None = None # Size of the result `(H, W)`; None: the model's
+) -> EvalView:
+    "What a model sees of a data set: its size, its channels, and the pixel range that it was trained with."
+    c = model.config
+    return EvalView(dataset, size or model.img_size, c.in_chans, pixel_range=getattr(c, 'pixel_range', None))
 
 # %% ../nbs/00_data.ipynb #35c3d2c9
 _SMALL = 1 << 16   # bytes: what travels through the pipe

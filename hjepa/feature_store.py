@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors, lock_folder,
                               read_json, read_text, save_tensors, write_json, write_text)
-from .data import BadImages, DataError, EvalView, ImageDataset, Unreadable, build_loader, normalize, why
+from .data import BadImages, DataError, ImageDataset, Unreadable, build_loader, model_view, normalize, why
 from .encodings import TimmFeatures, _bar, autocast_for, blocks_needed, evaluating, parse_readout, readout
 from .hierarchy import HJEPA
 
@@ -240,7 +240,7 @@ def _extract_missing(folder: Path, plan: dict[str, Any], model, dataset: ImageDa
                      num_workers: int, max_bad_share: float, progress: bool):
     "Write the shards that are not there yet."
     todo, starts = missing_shards(folder), [0, *plan['ends']]
-    view = EvalView(dataset, model.img_size, model.config.in_chans)
+    view = model_view(model, dataset)
     bad, seen, parts, unread = BadImages(max_bad_share), 0, [], []
     batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]
     loader = build_loader(view, batch_size, num_workers, [r for _, r in batches])

@@ -238,6 +238,8 @@ class ModelConfig:
     pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file')
     pixel_mean: list[float] | None = setting(None, low=0, high=1) # of each channel, in [0, 1]; null: ImageNet's, or 0.5
     pixel_std: list[float] | None = setting(None, above=0, high=1) # and their deviations
+    # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or training says
+    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
     encoder_kwargs: dict[str, Any] = setting({}) # further arguments of timm (depth, num_heads, reg_tokens, …)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -618,11 +620,12 @@ def img_size(self: HJEPA) -> tuple[int, int]: # (H, W) in pixels
 
 @patch
 def preprocess(self: HJEPA,
-    pictures: list, # paths, PIL images or arrays
+    pictures: list, # paths, Pillow images, arrays or tensors; deep ones in the pixel range of the training
 ) -> Tensor: # [B, C, H, W] float32, ready for `extract_features`
-    "Resize, crop and normalise pictures as in training."
+    "Resize, crop and normalise images as in training."
     from hjepa.data import normalize, preprocess
-    return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
+    c = self.config
+    return normalize(preprocess(pictures, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 
 # %% ../nbs/04_hierarchy.ipynb #9af48115
 _SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', regularizer='regularizer', crops='crops')

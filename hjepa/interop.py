@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
 from .collapse import health_words, run_verdict
-from .data import EvalView, ImageDataset, ImageError, normalize, preprocess
+from .data import ImageDataset, ImageError, model_view, normalize, preprocess
 from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
 from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_json, read_newest, saved_config, write_atomic
 from .training import load_run
@@ -222,7 +222,7 @@ def _features(self: HJEPAFeatures,
     data = as_dataset(X, model) if is_pictures(X) else ImageDataset('rows', self._rows(X, model), in_chans=model.config.in_chans)
     device, last = next(model.parameters()).device, blocks_needed([p for p in parts if isinstance(p, str)])
     def go(images: Tensor) -> list[Tensor]: return [read_parts(model.encode(normalize(images.to(device), *model.pixel_stats), last, self.fpn, self.encoder), parts)]
-    got = _collect(EvalView(data, model.img_size, model.config.in_chans), go, self.batch_size, self.num_workers, 'features' if self.progress else None, 1.)
+    got = _collect(model_view(model, data), go, self.batch_size, self.num_workers, 'features' if self.progress else None, 1.)
     if got.bad: raise ImageError(got.bad[0], f'{len(got.bad)} of {len(data)} pictures cannot be read ({", ".join(got.bad[:3])}{", …" * (len(got.bad) > 3)}); take them out of X and y')
     check_features(got.levels[0], None, 'these')
     return got.levels[0]
