@@ -6,13 +6,13 @@
 __all__ = ['LITTLE', 'MEASURES', 'spectrum', 'effective_rank', 'rankme', 'alpha_req', 'lidar', 'token_similarity',
            'image_similarity', 'feature_deviation', 'feature_std', 'dead_features', 'content_share', 'content_words',
            'feature_health', 'health_words', 'prediction_skill', 'context_views', 'HealthLimits', 'Finding', 'Verdict',
-           'diagnose', 'HealthCallback', 'past_records', 'run_verdict']
+           'diagnose', 'beside_random', 'HealthCallback', 'past_records', 'run_verdict']
 
 # %% ../nbs/09_collapse.ipynb #554b9f4e
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 
-from .data import EvalView, ImageDataset, collate, normalize
+from .core.files import read_json
+from .data import ImageDataset, collate, model_view, normalize
 from .encoder import Masks
 from .hierarchy import HJEPA, level_loss
 from .training import Callback, HistoryCallback, load_run
@@ -227,6 +228,7 @@ class HealthLimits:
     tokens_share: float = 0.1 # of the difference between tokens at the start
     tokens_bounds: tuple[float, float] = (0.004, 0.015)
     patience: int = 2 # how many looks in a row must be bad; a value that is not a number is believed at once
+    early: int = 20 # optimiser steps before which nothing good is said
 
     def least(self,
         kind: str, # 'rank', 'images' or 'tokens'
@@ -277,16 +279,29 @@ class Finding:
 @dataclass
 class Verdict:
     "What the records of a run say."
-    state: str # 'healthy', 'collapsing', 'diverged', or 'unknown' when there is nothing to judge by
+    state: str # 'healthy' (no sign of collapse), 'collapsing', 'diverged', or 'unknown'
     findings: list[Finding] = field(default_factory=list)
     advice: list[str] = field(default_factory=list) # what to try, most promising first
     remarks: list[str] = field(default_factory=list) # worth knowing, and no alarm
     step: int = 0 # of the last record
+    why: str = 'the history holds no measures of the features' # why the state is unknown
+    compared: str = '' # what was measured of this run and of random weights, see `beside_random`
+    better: bool | None = None # whether the run was better than random weights; None: not known
     def __str__(self) -> str:
-        if self.state == 'healthy': said = f'the features are healthy at step {self.step}: they differ between images and between places, in many directions'
-        elif self.state == 'unknown': said = 'no verdict: the history holds no measures of the features'
+        if self.state == 'healthy': said = self._no_collapse()
+        elif self.state == 'unknown': said = f'no verdict: {self.why}'
         else: said = '; '.join(f.text for f in self.findings) + '. Try: ' + '; '.join(self.advice)
         return '. '.join([said, *self.remarks])
+    def _no_collapse(self) -> str:
+        "Nothing is wrong; whether that is good, only random weights can tell."
+        differ = 'they differ between images and between places, in many directions'
+        if self.better: return f'the features are healthy at step {self.step}: {differ}; {self.compared}'
+        if self.better is False:
+            return (f'the features are no better than those of random weights at step {self.step}: '
+                    f'{self.compared}; no sign of collapse')
+        beside = self.compared or 'not yet compared with random weights'
+        return (f'no sign of collapse at step {self.step}: '
+                f'features differ between images and between places; {beside}')
 
 # %% ../nbs/09_collapse.ipynb #1c7b9c12
 _TEXTS = dict(nan='features{at} are not numbers{since}: training has diverged',
@@ -358,10 +373,32 @@ def diagnose(
     if not records: return Verdict('unknown')
     bad = {k: v for k, v in _streaks(records, limits).items() if v[1] >= limits.patience or math.isnan(v[2])}
     findings, last = _findings(bad, [v is None for v in records[0]['token_similarity']]), records[-1]
+    if not findings and last['step'] < limits.early:
+        why = f'{last["step"]} steps are too few to judge by (fewer than {limits.early})'
+        return Verdict('unknown', step=last['step'], why=why)
     state = 'healthy' if not findings else 'diverged' if any(f.kind == 'nan' for f in findings) else 'collapsing'
     skill = [_nan(v) for v in last.get('skill') or []]
     remarks = ['Predictions are not yet better than a constant: train longer, or look at training.lr'] if state == 'healthy' and skill and last['step'] and max(skill) < .02 else []
     return Verdict(state, findings, _advice(findings, config, records[0].get('pixel_deviation')) if findings else [], remarks, last['step'])
+
+# %% ../nbs/09_collapse.ipynb #a578e7b8
+def beside_random(
+    verdict: Verdict, # of `diagnose`
+    results: dict, # of `hjepa.evaluation.evaluate`, or with `health` and `random_health`
+) -> Verdict: # the same, with what was measured of this run and of random weights
+    "Put the comparison with random weights into a verdict; without one it stays as it is."
+    rows = {r['name']: r for r in results.get('rows', [])}
+    gain = next((d for d in results.get('differences', []) if d['name'] == 'random initialisation'), None)
+    if gain and {'this run', 'random initialisation'} <= rows.keys():
+        mine, other = rows['this run'], rows['random initialisation']
+        share = lambda m: f'{mine[m]["accuracy"]:.1%} (random weights {other[m]["accuracy"]:.1%})'
+        better = any(gain[m]['points'] > gain[m]['stderr'] for m in ('linear', 'knn'))
+        words = f'linear probe {share("linear")}, k-NN {share("knn")}'
+        return replace(verdict, compared=words, better=better)
+    ranks = [results.get(k, {}).get('effective_rank') for k in ('health', 'random_health')]
+    if not all(ranks): return verdict
+    say = lambda values: ' / '.join('–' if v is None else f'{v:.1f}' for v in values)
+    return replace(verdict, compared=f'effective rank {say(ranks[0])} (random weights {say(ranks[1])})')
 
 # %% ../nbs/09_collapse.ipynb #bafe27a8
 class HealthCallback(Callback):
@@ -386,7 +423,7 @@ def read_images(self: HealthCallback, trainer):
     "Read the images once; they stay in memory as bytes."
     data = trainer.dataset if self.dataset is None else self.dataset
     index = torch.linspace(0, len(data) - 1, min(self.n, len(data))).long().unique().tolist()
-    batch = collate(EvalView(data, trainer.model.img_size, trainer.model.config.in_chans).__getitems__(index))
+    batch = collate(model_view(trainer.model, data).__getitems__(index))
     self.images = batch['image']                                                            # what cannot be read is left out
     if len(self.images) < 2: raise ValueError(f'{len(self.images)} of {len(index)} pictures of {data.name!r} could be read; at least 2 are needed to see whether features differ')
 
@@ -473,7 +510,14 @@ def run_verdict(
     run_dir: str | Path, # a run's folder
     limits: HealthLimits | None = None, # None: the default ones
 ) -> Verdict:
-    "The verdict on a run, finished or not. Raises FileNotFoundError for a folder that is not a run's, or has no history yet."
+    """The verdict on a run, finished or not; beside random weights, where the run's results hold them.
+
+    Raises FileNotFoundError for a folder that is not a run's, or has no history yet."""
     config, run = load_run(run_dir), Path(run_dir).expanduser()
     if not (run/'history.jsonl').is_file(): raise FileNotFoundError(f'{run} has no history.jsonl: the run has not made a step yet; start it again with hjepa_train --resume {run}')
-    return diagnose(past_records(run), limits, config)
+    verdict = diagnose(past_records(run), limits, config)
+    try:
+        results = read_json(run/'results.json')
+        same = results['verdict']['step'] == verdict.step       # not those of an earlier step
+        return beside_random(verdict, results) if same else verdict
+    except (OSError, ValueError, KeyError, TypeError, AttributeError): return verdict

@@ -25,9 +25,9 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .coding import LATENT_LIMIT, FactorizedPrior, StreamError, ans_decode, ans_encode, from_indices, pack_varints, seal, to_indices, unpack_varints, unseal
-from .core.config import ConfigError, check_settings, from_values, require, setting
+from .core.config import check_settings, from_values, require, setting
 from .detection import FPNFeatures
-from .hierarchy import find_weights, model_from_file, save_model, saved_config
+from .hierarchy import model_from_file, read_newest, save_model, saved_config
 
 # %% ../nbs/11_compression.ipynb #064ec15b
 def level_area(
@@ -641,8 +641,9 @@ def load_compression_model(
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNCodec: # in evaluation mode, with tables
     "Load a codec for use. Raises FileNotFoundError, or ValueError for a file that is not one, or whose weights are not those that its tables were made of."
-    file = find_weights(path)
-    codec = model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')).eval()
+    load = lambda file: (file, model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')))
+    file, codec = read_newest(path, load)
+    codec.eval()
     if not codec.fingerprint.any():
         warnings.warn(f'{file.name}: a codec from the middle of its training; its tables are made now, '
                       'and its streams can be read with this very file only', stacklevel=2)

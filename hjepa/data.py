@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageError', 'DataError',
            'Unreadable', 'why', 'unreadable', 'PixelRange', 'type_range', 'check_chans', 'pixel_limit',
-           'allow_megapixels', 'load_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
+           'allow_megapixels', 'load_image', 'check_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
            'center_boxes', 'crop_resize', 'crop_resize_pil', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures',
            'ImageDataset', 'read_idx', 'stratified_subset', 'build_dataset', 'find_images', 'class_folders',
-           'measure_range', 'settle_range', 'OwnDataset', 'as_images', 'TrainView', 'EvalView', 'to_send', 'collate',
-           'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader', 'build_loader',
-           'BadImages', 'normalize', 'denormalize', 'channels_of', 'preprocess']
+           'measure_range', 'settle_range', 'channels_of', 'OwnDataset', 'as_images', 'TrainView', 'EvalView',
+           'model_view', 'to_send', 'collate', 'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch',
+           'PatientLoader', 'build_loader', 'BadImages', 'normalize', 'denormalize', 'preprocess']
 
 # %% ../nbs/00_data.ipynb #33732ddb
 import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues, os, re, shutil, signal, sys, time, warnings
@@ -192,10 +192,10 @@ def _fits(
     a: np.ndarray,  # `[H, W]`, `[H, W, C]` or `[C, H, W]`
     in_chans: int   # Channels that are asked for
 ) -> np.ndarray:    # `[H, W, C]`
-    "Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1, 3 or 4 of them."
+    "Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1 to 4 of them."
     if a.ndim == 2: return a[..., None]
     if a.ndim == 3:
-        for n in (in_chans, 1, 3, 4):
+        for n in (in_chans, 1, 3, 4, 2):
             if a.shape[2] == n: return a
             if a.shape[0] == n: return a.transpose(1, 2, 0)
     raise ValueError(f'its pixels have the shape {a.shape}, in which no axis has {in_chans} channels (model.in_chans)')
@@ -264,10 +264,9 @@ def _read_npy(
     _check_pixels(a.shape[0] * a.shape[1])
     return a
 
-def _read_tiff(
-    file: Any,    # A path, or a binary file in memory
-    in_chans: int # Tells which axis is that of the channels
-) -> tuple[np.ndarray, bool]: # Numbers, and whether the last channel is transparency
+def _tiff_values(
+    file: Any # A path, or a binary file in memory
+) -> tuple[np.ndarray, bool]: # Numbers, and whether transparency is among the channels
     "The first image of a TIFF, with all its channels and bits."
     try: import tifffile
     except ImportError as e:
@@ -275,8 +274,16 @@ def _read_tiff(
     with tifffile.TiffFile(file) as tif:
         s, page = tif.series[0], tif.pages[0]
         _check_pixels(page.imagelength * page.imagewidth)
-        a = _fits((page if s.ndim > 3 else s).asarray(), in_chans)                       # of a stack of images the first
-        return a, a.shape[2] in (2, 4) and any(int(e) in (1, 2) for e in page.extrasamples)
+        return (page if s.ndim > 3 else s).asarray(), any(int(e) in (1, 2) for e in page.extrasamples)
+
+def _read_tiff(
+    file: Any,    # A path, or a binary file in memory
+    in_chans: int # Tells which axis is that of the channels
+) -> tuple[np.ndarray, bool]: # `[H, W, C]`, and whether the last channel is transparency
+    "The same, with the channels last."
+    a, alpha = _tiff_values(file)
+    a = _fits(a, in_chans)
+    return a, alpha and a.shape[2] in (2, 4)
 
 # %% ../nbs/00_data.ipynb #163eb75e
 def _reason(
@@ -305,6 +312,11 @@ def _bits_of(im: Image.Image) -> int:
     "Bits of a channel of an image that is opened and not decoded, as the file has them."
     raw = str(im.tile[0][3]) if im.tile else ''
     return 16 if ';16' in raw or im.mode.startswith(('I', 'F')) else 8
+
+def _plain(im: Image.Image) -> bool:
+    "Whether Pillow gives all that the file has: of 16-bit colour it gives the upper byte, of some TIFFs one of the bands."
+    if _bits_of(im) == 8: return True
+    return len(im.getbands()) == 1 and not (im.format == 'TIFF' and im.tag_v2.get(277, 1) > 1)      # samples per pixel
 
 def _open_values(
     file: Any,      # A path, or a binary file in memory
@@ -339,7 +351,7 @@ def _decode(
         return _from_values(a, in_chans, pixel_range, alpha)
     with im:
         if before is not None: before(im)
-        if in_chans in (1, 3) and (len(im.getbands()) == 1 or _bits_of(im) == 8):
+        if in_chans in (1, 3) and _plain(im):
             im.load()
             with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)   # a broken note does not spoil good pixels
             return _flatten(im, in_chans, pixel_range)
@@ -368,6 +380,28 @@ def _opened(path: str | Path, data: bytes | None) -> Any:
     except FileNotFoundError: raise FileNotFoundError(f'there is no picture at {path}') from None
     except OSError as e: raise ImageError(path, e.strerror) from e
     return path
+
+# %% ../nbs/00_data.ipynb #b2c73608
+def check_image(
+    name: str,  # What the file is called; its suffix counts for .npy and .tif
+    data: bytes # What stands in it
+):
+    "`ImageError` if it cannot be decoded, whatever its channels; a JPEG is decoded at an eighth of its size."
+    file, suffix = io.BytesIO(data), os.path.splitext(name)[1].lower()
+    try:
+        if suffix == '.npy': _check_shape(np.lib.format.read_array(file, allow_pickle=False).shape); return
+        try:
+            with Image.open(file) as im:
+                im.draft(None, (max(1, im.width // 8), max(1, im.height // 8)))
+                im.load()
+        except Image.UnidentifiedImageError:
+            if suffix not in ('.tif', '.tiff'): raise
+            file.seek(0)
+            _check_shape(_tiff_values(file)[0].shape)
+    except Exception as e: raise ImageError(name, _reason(e, data[:64])) from e
+
+def _check_shape(shape: tuple[int, ...]):
+    if len(shape) not in (2, 3): raise ValueError(f'its pixels have the shape {shape}; expected [H, W] and perhaps an axis of channels')
 
 # %% ../nbs/00_data.ipynb #a0d33b10
 def _signed(
@@ -1142,9 +1176,9 @@ def _fit_range(
 
 # %% ../nbs/00_data.ipynb #aed53d10
 @patch
-def _spread(self: ImageDataset, n: int) -> Iterator[int]:
-    "The numbers of n images that stand for all, evenly spaced."
-    return (i * len(self) // n for i in range(n)) if len(self) > n else iter(range(len(self)))
+def _samples(self: ImageDataset, n: int) -> Iterator[Callable]:
+    "Functions that load n images which stand for all, evenly spaced."
+    return (partial(self.load, i) for i in (range(len(self)) if len(self) <= n else (k * len(self) // n for k in range(n))))
 
 def measure_range(
     dataset: ImageDataset, # Images on disk
@@ -1153,8 +1187,8 @@ def measure_range(
     "Measure the pixel range of a data set. `DataError` if its deep images are of different kinds."
     look, sampler = copy.copy(dataset), _Sampler()
     look.pixel_range = sampler
-    for i in dataset._spread(n):
-        with contextlib.suppress(OSError): look.load(i, _pass_shallow)
+    for load in look._samples(n):
+        with contextlib.suppress(OSError): load(before=_pass_shallow)
     if not sampler.values: return None
     if len(sampler.kinds) > 1:
         found = ' and '.join(f'{k} of {what}' for what, k in sampler.kinds.most_common())
@@ -1176,7 +1210,7 @@ def settle_range(
     if dataset.images is not None: return dataset
     if pixel_range is not None:
         if dataset.pixel_range is not None and dataset.pixel_range == tuple(map(float, pixel_range)): return dataset
-        dataset = copy.copy(dataset)
+        if dataset.pixel_range is not None: dataset = copy.copy(dataset)             # another model's view may have it
         dataset.pixel_range = PixelRange(*pixel_range).share()
     elif dataset.pixel_range is None and not dataset._measured:
         dataset._measured = True
@@ -1190,6 +1224,41 @@ def _told(dataset: ImageDataset, r: PixelRange) -> str:
     return (f'{dataset.name}: pixels from {r} become 0 … 255, as measured on {n:,} deep images'
             f'{" (" + ", ".join(odd) + ")" if odd else ""}; data.pixel_range=[{r.low:.6g},{r.high:.6g}] sets it')
 
+# %% ../nbs/00_data.ipynb #17b7e33e
+def channels_of(
+    x: Any     # An image as in `preprocess`
+) -> int:      # How many channels it has by itself; of a path 3
+    "The number of channels of an image, without transparency where that is an extra channel of grey or colour."
+    if isinstance(x, (str, Path)): return 3
+    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
+    shape = tuple(getattr(x, 'shape', ()))
+    if len(shape) not in (2, 3): raise TypeError(_no_image(x))
+    k = 1 if len(shape) == 2 else shape[0 if isinstance(x, Tensor) else 2]
+    return 3 if k == 4 and not isinstance(x, Tensor) else int(k)
+
+def _no_image(x: Any) -> str:
+    what = f'{x.dtype} with shape {tuple(x.shape)}' if hasattr(x, 'dtype') and hasattr(x, 'shape') else f'a {type(x).__name__}'
+    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or a tensor [C, H, W], '
+            'of bytes, or of other numbers with a pixel_range')
+
+# %% ../nbs/00_data.ipynb #964c999f
+def _to_pil(    x: Any,        # A path, a Pillow image, an array `[H, W(, C)]` or a tensor `[C, H, W]`
+    in_chans: int, # 1, 3, or the channels that it has
+    pixel_range: PixelRange | tuple[float, float] | None = None # Of numbers that are no bytes; None: the type's
+) -> Image.Image | Tensor: # Mode L or RGB; with other channels uint8 `[in_chans, H, W]`
+    "Any image as `load_image` gives it. `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."
+    if isinstance(x, (str, Path)): return load_image(x, in_chans, pixel_range=pixel_range)
+    if isinstance(x, Image.Image):
+        x = ImageOps.exif_transpose(x)
+        return _flatten(x, in_chans, pixel_range) if in_chans in (1, 3) else _from_values(np.asarray(x), in_chans, pixel_range)
+    channels_of(x)
+    if isinstance(x, Tensor): x = (x.permute(1, 2, 0) if x.ndim == 3 else x).detach().cpu().numpy()
+    a = np.asarray(x)
+    if a.dtype.kind not in 'buif' or 0 in a.shape: raise TypeError(_no_image(a))
+    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool): return _from_values(a, in_chans, pixel_range)
+    if a.ndim == 3 and a.shape[2] not in (1, 3, 4): raise TypeError(_no_image(a))
+    return _flatten(Image.fromarray(np.ascontiguousarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)), in_chans)
+
 # %% ../nbs/00_data.ipynb #aaa322bb
 def _item(x: Any) -> tuple[Any, Any]: # image, label or None
     "The parts of what a data set gives."
@@ -1199,6 +1268,9 @@ def _item(x: Any) -> tuple[Any, Any]: # image, label or None
         return x[key], x.get('label')
     if isinstance(x, (tuple, list)): return (x[0], x[1]) if len(x) > 1 else (x[0], None)
     return x, None
+
+def _alone(x: Any) -> bool: # an image without a label
+    return 'label' not in x if isinstance(x, dict) else not isinstance(x, (tuple, list)) or len(x) < 2
 
 def _class_number(label: Any) -> int: # −1: none
     "A label as a number."
@@ -1236,9 +1308,10 @@ class OwnDataset(ImageDataset):
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
         self.own, self.name, self.images = dataset, str(getattr(dataset, 'name', type(dataset).__name__)), None
         self.classes, self._labels = _known_classes(dataset), _known_labels(dataset)
-        first, label = _item(dataset[0])
-        self.in_chans, self._scan = channels_of(first), self._labels is None and label is not None
-        _to_pil(first, self.in_chans)                                      # what cannot be used is an error here
+        first = dataset[0]
+        image, self._scan = _item(first)[0], self._labels is None and not _alone(first)
+        self.in_chans = channels_of(image)
+        _to_pil(image, self.in_chans)                                      # what cannot be used is an error here
         self._check_labels()
     def __len__(self) -> int: return len(self.own)
     @property
@@ -1460,6 +1533,16 @@ def _read(self: EvalView, index: Sequence[int]) -> tuple[Tensor, Tensor, list[st
         else: kept.append(int(i))
     empty = torch.empty(0, self.dataset.in_chans, *self.size, dtype=torch.uint8)
     return torch.stack(images) if images else empty, torch.tensor(kept, dtype=torch.int64), bad
+
+# %% ../nbs/00_data.ipynb #1e570906
+def model_view(
+    model: Any,   # An `HJEPA`, or another network with `img_size` and `config.in_chans`
+    dataset: Any, # An `ImageDataset`, or what `as_images` takes
+    size: int | Sequence[int] | None = None # Size of the result `(H, W)`; None: the model's
+) -> EvalView:
+    "What a model sees of a data set: its size, its channels, and the pixel range that it was trained with."
+    c = model.config
+    return EvalView(dataset, size or model.img_size, c.in_chans, pixel_range=getattr(c, 'pixel_range', None))
 
 # %% ../nbs/00_data.ipynb #35c3d2c9
 _SMALL = 1 << 16   # bytes: what travels through the pipe
@@ -1714,40 +1797,6 @@ def denormalize(
     return ((x.float() * s + m) * 255).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/00_data.ipynb #1a8226ae
-def channels_of(
-    x: Any     # An image as in `preprocess`
-) -> int:      # How many channels it has by itself; of a path 3
-    "The number of channels of an image, without transparency where that is an extra channel of grey or colour."
-    if isinstance(x, (str, Path)): return 3
-    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
-    shape = tuple(getattr(x, 'shape', ()))
-    if len(shape) not in (2, 3): raise TypeError(_no_image(x))
-    k = 1 if len(shape) == 2 else shape[0 if isinstance(x, Tensor) else 2]
-    return 3 if k == 4 and not isinstance(x, Tensor) else int(k)
-
-def _no_image(x: Any) -> str:
-    what = f'{x.dtype} with shape {tuple(x.shape)}' if hasattr(x, 'dtype') and hasattr(x, 'shape') else f'a {type(x).__name__}'
-    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or a tensor [C, H, W], '
-            'of bytes, or of other numbers with a pixel_range')
-
-def _to_pil(
-    x: Any,        # A path, a Pillow image, an array `[H, W(, C)]` or a tensor `[C, H, W]`
-    in_chans: int, # 1, 3, or the channels that it has
-    pixel_range: PixelRange | tuple[float, float] | None = None # Of numbers that are no bytes; None: the type's
-) -> Image.Image | Tensor: # Mode L or RGB; with other channels uint8 `[in_chans, H, W]`
-    "Any image as `load_image` gives it. `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."
-    if isinstance(x, (str, Path)): return load_image(x, in_chans, pixel_range=pixel_range)
-    if isinstance(x, Image.Image):
-        x = ImageOps.exif_transpose(x)
-        return _flatten(x, in_chans, pixel_range) if in_chans in (1, 3) else _from_values(np.asarray(x), in_chans, pixel_range)
-    channels_of(x)
-    if isinstance(x, Tensor): x = (x.permute(1, 2, 0) if x.ndim == 3 else x).detach().cpu().numpy()
-    a = np.asarray(x)
-    if a.dtype.kind not in 'buif' or 0 in a.shape: raise TypeError(_no_image(a))
-    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool): return _from_values(a, in_chans, pixel_range)
-    if a.ndim == 3 and a.shape[2] not in (1, 3, 4): raise TypeError(_no_image(a))
-    return _flatten(Image.fromarray(np.ascontiguousarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)), in_chans)
-
 def preprocess(
     images: Any,               # An image or a list of images: path, Pillow, array `[H, W(, C)]`, tensor `[C, H, W]`
     size: int | Sequence[int], # Size of the result `(H, W)`

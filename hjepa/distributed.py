@@ -111,7 +111,7 @@ def _own_settings():
                              'and shard with training.sharding=full')
     found = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith('ACCELERATE_')}
     asks = [f'{k}={v}' for k, v in sorted(found.items()) if v.lower() not in _UNSET]
-    if asks: warnings.warn(f'without effect here: {", ".join(asks)}. A run is what its configuration says (training.*)')
+    if asks: warnings.warn(f'without effect here: {", ".join(asks)}. A run is what its configuration says (training.*)', stacklevel=3)
     try: yield
     finally: os.environ.update(found)
 
@@ -129,7 +129,9 @@ _READ_PREFIXES = ('ACCELERATE_', 'TORCH_', 'PYTORCH_', 'TORCHINDUCTOR_', 'NCCL_'
 
 def environment() -> dict[str, str]: # name → value, of those that are set
     "The variables of the environment that have, or could have, a part in what a run computes: its record."
-    return {k: v for k, v in sorted(os.environ.items()) if k in _READ or k.startswith(_READ_PREFIXES)}
+    places = ('_HOME', '_DIR', '_PATH', '_FILE')
+    read = lambda k: k in _READ or k.startswith(_READ_PREFIXES) and not k.endswith(places)
+    return {k: v for k, v in sorted(os.environ.items()) if read(k)}
 
 # %% ../nbs/07_distributed.ipynb #9c9d6b27
 def batch_place(

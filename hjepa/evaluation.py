@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import ImageDataset
+from .data import ImageDataset, as_images
 from .encodings import (Readouts, TimmFeatures, check_features, collect_readouts, labelled,
                              pixel_features, random_like, readout_names, whiten)
 from .hierarchy import HJEPA
@@ -435,6 +435,7 @@ def compare(
     opts, start, rows, rights = dict(locals()), time.monotonic(), [], []
     if not models: raise ValueError('models: no network was given')
     check_groups(groups)
+    train_set, test_set = as_images(train_set), as_images(test_set)
     train_set, test_set, lost = _both_labelled(train_set, test_set, max_train, max_test, seed)
     last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
@@ -508,7 +509,7 @@ def format_table(
     cell = lambda score, more='': f"{score['accuracy']:6.1%}  {say(score['readout']) + more:<20}"
     many, width = not isinstance(results['k'], int), max(26, 9 + max(len(r['name']) for r in results['rows']))
     lines = [f"{'features':<{width}}  {'linear probe':<28}k-NN" + (f" (k = {results['k']})" if not many else '')]
-    for row in results['rows']: lines.append(f"{row['name']:<{width}}{cell(row['linear'])}{cell(row['knn'], f', k = ' + str(row['knn']['k']) if many else '')}".rstrip())
+    for row in results['rows']: lines.append(f"{row['name']:<{width}}{cell(row['linear'])}{cell(row['knn'], ', k = ' + str(row['knn']['k']) if many else '')}".rstrip())
     diff = lambda d: f"{d['points']:+5.1f} ± {d['stderr']:.1f}"
     if 'majority' in results:
         share = f"{results['majority']:6.1%}"

@@ -19,12 +19,13 @@ from typing import Any, Callable, Sequence
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoder import _prefix_tokens
 from .encodings import Encodings, blocks_needed, parse_readout, readout
-from .hierarchy import HJEPA, write_atomic
+from .core.files import check_target, expand, save_tensors, write_atomic
+from .hierarchy import HJEPA
 
 # %% ../nbs/09_interop_export.ipynb #ba4aeaa6
 def cubic_weights(
@@ -81,6 +82,8 @@ class FeatureGraph(nn.Module):
         encoder: str = 'target', # 'target' or 'context'
     ):
         super().__init__()
+        if (kind := next(model.parameters()).dtype) != torch.float32:
+            raise ValueError(f'the weights are {kind}; files are made of float32 ones: model.float()')
         n = self.num_levels = model.num_levels
         self.levels = list(dict.fromkeys(levels)) if levels is not None else [] if readouts else list(range(n))
         self.readouts, self.last, self.how = list(dict.fromkeys(readouts)), blocks_needed(readouts), dict(fpn=fpn, encoder=encoder)
@@ -89,7 +92,8 @@ class FeatureGraph(nn.Module):
         self.names = [f'level{l}' for l in self.levels] + [re.sub(r'\W', '_', f'readout_{r}') for r in self.readouts]
         self.encoder = model.context_encoder if encoder == 'context' else model.target_encoder.encoder
         self.fpn = model.fpn if fpn else None
-        for name, v in zip(('mean', 'std'), model.pixel_stats): self.register_buffer(name, torch.tensor(v, device=next(model.parameters()).device).view(-1, 1, 1))
+        for name, v in zip(('pixel_mean', 'pixel_std'), model.pixel_stats):
+            self.register_buffer(name, torch.tensor(v, device=next(model.parameters()).device).view(-1, 1, 1))
         self.reference(model, torch.zeros(1, self.encoder.in_chans, *model.img_size, dtype=torch.uint8))       # raises for what is not there
 
     @torch.no_grad()
@@ -98,7 +102,7 @@ class FeatureGraph(nn.Module):
         images: Tensor, # uint8 [B, C, H, W]
     ) -> list[Tensor]: # what `forward` must give
         "The same features by the model itself."
-        e = model.encode((images.to(self.mean.device).float() / 255 - self.mean) / self.std, self.last, **self.how)
+        e = model.encode((images.to(self.pixel_mean.device).float() / 255 - self.pixel_mean) / self.pixel_std, self.last, **self.how)
         return [e.levels[l] for l in self.levels] + [readout(e, r) for r in self.readouts]
 
 # %% ../nbs/09_interop_export.ipynb #17e0b44c
@@ -109,7 +113,7 @@ def forward(self: FeatureGraph,
     "Features in the order of `names`."
     enc, (ph, pw), p = self.encoder, self.encoder.patch_size, self.encoder.num_prefix_tokens
     gh, gw = images.shape[2] // ph, images.shape[3] // pw
-    x = self._embed((images.float() / 255 - self.mean) / self.std, gh, gw)
+    x = self._embed((images.float() / 255 - self.pixel_mean) / self.pixel_std, gh, gw)
     blocks = [enc.final_norm(t) for t in list(enc._each_block(x, None, None, (gh, gw)))[-self.last:]]          # [B, P + N, D]
     maps = [t[:, p:].reshape(t.shape[0], gh, gw, t.shape[-1]) for t in blocks]
     levels = [_pooled(maps[-1], l) for l in range(self.num_levels)]
@@ -175,11 +179,11 @@ def free_place(
     suffix: str, # that its name must have
     overwrite: bool = False, # whether a file there may be replaced
 ) -> Path:
-    "The path, if something may be written there. Raises FileExistsError or ValueError."
-    file = Path(file).expanduser()
+    "The path, if something can be written there and may. Raises OSError (FileExistsError, …) or ValueError."
+    file = expand(file)
     if file.suffix != suffix: raise ValueError(f'{file}: expected a name that ends in {suffix}')
     if file.exists() and not overwrite: raise FileExistsError(f'{file} exists; choose another name, or say overwrite=True (on the command line --overwrite)')
-    return file
+    return check_target(file)
 
 def write_checked(
     file: Path, # where the file shall be
@@ -222,8 +226,9 @@ def export_program(
     if size is None and rope not in SIZE_FREE: raise ValueError(f'the positions of this encoder ({rope}) can be recorded for one size of image only: give size=(H, W), on the command line --size H W')
     (ph, pw), n = enc.patch_size, 4 * 2 ** graph.num_levels
     gh, gw = (n - 1, n - 3) if size is None else enc.grid_of(size)                  # the example's coarse levels are no single cells
-    images = torch.zeros(2, enc.in_chans, ph * gh, pw * gw, dtype=torch.uint8, device=graph.mean.device)
-    shapes = {0: dim('batch')} | ({2: ph * dim('gh', max=4096), 3: pw * dim('gw', max=4096)} if size is None else {})
+    images = torch.zeros(2, enc.in_chans, ph * gh, pw * gw, dtype=torch.uint8, device=graph.pixel_mean.device)
+    shapes = {0: dim('batch', max=2 ** 31)}             # torch 2.6 asks for an end
+    if size is None: shapes |= {2: ph * dim('gh', max=4096), 3: pw * dim('gw', max=4096)}
     with torch.no_grad(): return torch.export.export(graph.eval(), (images,), dynamic_shapes=(shapes,), strict=False)
 
 def guards_off() -> dict[str, bool]: # arguments of `ExportedProgram.module`
@@ -334,7 +339,7 @@ def export_timm(
         vit = timm.create_model(name, **kwargs).eval()
         vit.load_state_dict(load_file(p))
         @torch.no_grad()
-        def play(images): return [vit((images.float() / 255 - graph.mean) / graph.std)]
+        def play(images): return [vit((images.float() / 255 - graph.pixel_mean) / graph.pixel_std)]
         return play
-    write = lambda p: save_file(state, p, metadata=dict(format='pt', architecture=name, arguments=json.dumps(kwargs)))
+    write = lambda p: save_tensors(p, state, dict(architecture=name, arguments=json.dumps(kwargs)))
     return write_checked(file, write, load, lambda images: graph.reference(model, images), example_images(model))

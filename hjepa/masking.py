@@ -331,6 +331,7 @@ class MultiCropMaskGenerator:
         if masking_strategy not in STRATEGIES: raise ValueError(f'masking_strategy={masking_strategy!r} is unknown: use one of {", ".join(map(repr, STRATEGIES))}')
         if not 0 < local_keep <= 1: raise ValueError(f'local_keep={local_keep!r} should be a share above 0, at most 1')
         self.masking_strategy, self.exclude_overlap, self.local_keep = masking_strategy, exclude_overlap, local_keep
+        self._told = set()                                      # what has been warned of
         self.num_global_crops, self.num_local_crops = _check_int('num_global_crops', num_global_crops, 1), _check_int('num_local_crops', num_local_crops, 0)
         self.least_context, self.local_grid = _check_int('least_context', least_context, 1), tuple(local_grid)
         self.base = build_mask_generator(kind, global_grid, num_hierarchies, num_target_masks, **kwargs)
@@ -420,14 +421,18 @@ def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -
         asked[i] = ((seen[0] & ~more).sum(-1) >= self.least_context).all(0)                # [B]
         dropped = torch.where(asked[i][:, None], more, dropped)
     masks.asked = asked
-    _say_if_little_is_left(1 - asked.float().mean(), 'hidden crops are not asked for')
+    self._say_if_little_is_left(1 - asked.float().mean(), 'hidden crops are not asked for')
     masks.globals = Masks((seen[0] & ~dropped).flatten(0, 1), masks.globals.target, masks.globals.grid, target_index=masks.globals.target_index)
     if len(seen) > 1: _keep_local(masks, seen[1], seen[1] & ~(touch[1] & asked.T[..., None]).any(2))
     return masks
 
-def _say_if_little_is_left(lost: Tensor, what: str):
-    "Warn (Python says it once) when exclusion takes more than half of what the strategy works with."
-    if lost > .5: warnings.warn(f'exclude_overlap: most {what} ({lost:.0%} in the first such batch). Smaller local crops (local_crop_scale) or fewer target blocks leave more')
+@patch
+def _say_if_little_is_left(self: MultiCropMaskGenerator, lost: Tensor, what: str):
+    "Warn once when exclusion takes more than half of what the strategy works with."
+    if lost <= .5 or what in self._told: return
+    self._told.add(what)
+    warnings.warn(f'exclude_overlap: most {what} ({lost:.0%} in the first such batch). '
+                  'Smaller local crops (local_crop_scale) or fewer target blocks leave more')
 
 def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
     "Index form of the local tokens [v, B, N] that stay; a crop that loses all keeps one for the encoder, which nobody may use."
@@ -447,6 +452,7 @@ def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, 
     touch = (y @ target @ x.mT > 0).any(1).flatten(-2)                                     # [v, B, N]
     masks.overlap = (touch & seen[1]).sum().item() / seen[1].sum().item()
     if self.exclude_overlap:
-        _say_if_little_is_left((touch & seen[1]).sum() / seen[1].sum(), 'tokens of local crops are dropped')
+        lost = (touch & seen[1]).sum() / seen[1].sum()
+        self._say_if_little_is_left(lost, 'tokens of local crops are dropped')
         _keep_local(masks, seen[1], seen[1] & ~touch)
     return masks

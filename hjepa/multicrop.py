@@ -11,6 +11,8 @@ __all__ = ['LUMA', 'STRATEGIES', 'Crops', 'jitter_factors', 'color_map', 'apply_
 
 # %% ../nbs/05_multicrop.ipynb #4a937f54
 import contextlib, copy, math, warnings
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 import torch
@@ -19,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .data import (BadImages, EpochBatchSampler, ImageDataset, _one_thread, _read_next, _to_pil, build_dataset,
-                        _exact, center_boxes, crop_boxes, crop_resize, cut, keyed_uniform, to_chans, to_hw)
+from .data import (POLL, BadImages, EpochBatchSampler, ImageDataset, PatientLoader, _collate_shared, _exact, _one_thread,
+                        _planes, _read_next, _ready, _to_pil, _turn_of, build_dataset, center_boxes, channels_of, check_chans, collate,
+                        crop_boxes, crop_resize, cut, keyed_uniform, size_of, to_chans, to_hw, to_send, why)
 
 # %% ../nbs/05_multicrop.ipynb #67cc7f30
 class Crops:
@@ -138,6 +141,15 @@ def picture(self: Crops,
     if self.batch_size is None: raise ValueError('these are the crops of one image already; picture(b) takes one image out of a batch')
     return Crops.from_stacks([s[:, b] for s in self.stacks], self.boxes[:, b], self.flips[:, b], self.sizes[b])
 
+@patch
+def wrapped(self: Crops,
+    f: Callable[[Tensor], Any] # What becomes of each tensor
+) -> Crops:                    # Not to be used before it has been sent
+    "With every tensor wrapped, for the journey from a worker (see `hjepa.data.to_send`)."
+    new = copy.copy(self)
+    new.stacks, new.boxes, new.flips, new.sizes = [f(s) for s in self.stacks], f(self.boxes), f(self.flips), f(self.sizes)
+    return new
+
 # %% ../nbs/05_multicrop.ipynb #7675c7c4
 def _collate(
     items: Sequence[Crops] # Crops of one image each
@@ -146,7 +158,7 @@ def _collate(
     shapes = [tuple(tuple(s.shape) for s in c.stacks) for c in items]
     if odd := next((s for s in shapes if s != shapes[0]), None):
         raise ValueError(f'one batch holds crops of the shapes {shapes[0]} and {odd}. The number of crops must not change within an epoch (call set_epoch '
-                         'between epochs), nor may pictures have different numbers of channels (give the transform in_chans=1 or 3)')
+                         'between epochs), nor may pictures have different numbers of channels (give the transform in_chans)')
     stacks = [torch.stack(s, 1) for s in zip(*(c.stacks for c in items))]
     return Crops.from_stacks(stacks, torch.stack([c.boxes for c in items], 1), torch.stack([c.flips for c in items], 1), torch.stack([c.sizes for c in items]))
 
@@ -171,30 +183,24 @@ def _snap(
     return (torch.cat([lo, hi.maximum(lo + 1).minimum(end)], -1) * step).float()
 
 # %% ../nbs/05_multicrop.ipynb #739aec85
-def _channels(
-    x: Any   # A picture as in `hjepa.data.preprocess`
-) -> int:    # 1 or 3
-    "How many channels a picture has by itself."
-    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
-    shape = getattr(x, 'shape', ())
-    return 1 if len(shape) == 2 or (len(shape) == 3 and shape[0 if isinstance(x, Tensor) else 2] == 1) else 3
-
 def _pixels(
-    x: Any,                            # A picture: Pillow, path, uint8 array `[H, W(, C)]`, uint8 tensor `[C, H, W]`
-    in_chans: int | None,              # 1, 3, or None for what it has
+    x: Any,                            # An image: Pillow, path, array `[H, W(, C)]`, tensor `[C, H, W]`
+    in_chans: int | None,              # Channels wanted, or None for those that it has
     factor: Callable[[int, int], int]  # `(H, W)` to the reduction
 ) -> tuple[Tensor, tuple[int, int]]:   # uint8 `[C, ceil(H/f), ceil(W/f)]` and the full `(H, W)`
-    c = _channels(x) if in_chans is None else in_chans
-    plain = isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 3 and x.shape[0] in (1, 3)
-    H, W = x.shape[1:] if plain else (x := _to_pil(x, c)).size[::-1]
-    if min(H, W) < 1: raise ValueError(f'the picture has {H}×{W} pixels; there is nothing to cut from')
+    if 0 in tuple(getattr(x, 'shape', getattr(x, 'size', ()))):
+        raise ValueError(f'the picture has the size {tuple(getattr(x, "shape", x.size))}; there is nothing to cut from')
+    c = channels_of(x) if in_chans is None else in_chans
+    plain = isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 3 and x.shape[0] in (1, 3, c)
+    H, W = size_of(x if plain else (x := _to_pil(x, c)))
     if plain and factor(H, W) == 1: return to_chans(x[None], c)[0], (H, W)
     return _bytes(_to_pil(x, c), factor(H, W)), (H, W)
 
 def _bytes(
-    im: Image.Image, # Mode L or RGB
-    f: int           # Reduction still to be done
-) -> Tensor:         # uint8 `[C, h, w]`, in the memory order of the picture (quicker to cut from)
+    im: Image.Image | Tensor, # Mode L or RGB, or uint8 `[C, H, W]`
+    f: int                    # Reduction still to be done
+) -> Tensor:         # uint8 `[C, h, w]`, in the memory order of the image (quicker to cut from)
+    if isinstance(im, Tensor): return torch.cat([_bytes(c, f) for c in _planes(im)]) if f > 1 else im
     a = np.array(im.reduce(f) if f > 1 else im)
     return torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
 
@@ -282,13 +288,13 @@ class MultiCropTransform:
         horizontal_flip_prob: float = 0.5,                      # Probability of mirroring a crop
         ratio: tuple[float, float] = (3/4, 4/3),                # Width / height of the box
         hue: str = 'yiq',                                       # `yiq`: fast; `hsv`: exact
-        in_chans: int | None = None,                            # 1, 3, or None: what the picture has
+        in_chans: int | None = None,                            # Channels, or None: what the image has
         global_transform: Callable[[Tensor], Tensor] | None = None, # Replaces the colour of large crops: called with each, uint8 `[C, h, w]`, gives the same shape in any type
         local_transform: Callable[[Tensor], Tensor] | None = None   # The same for small crops
     ):
         if num_global_crops < 1 or num_local_crops < 0: raise ValueError(f'num_global_crops={num_global_crops}, num_local_crops={num_local_crops}; expected at least 1 and 0')
         if not 0 <= horizontal_flip_prob <= 1: raise ValueError(f'horizontal_flip_prob is {horizontal_flip_prob}; expected a probability')
-        if in_chans not in (None, 1, 3): raise ValueError(f'in_chans is {in_chans!r}; expected 1 (grey), 3 (colour) or None (what the picture has)')
+        if in_chans is not None: check_chans(in_chans)
         if hue not in ('yiq', 'hsv'): raise ValueError(f'hue is {hue!r}; expected yiq (fast) or hsv (exact)')
         self.num_global_crops, self._num_local = num_global_crops, num_local_crops
         self.crop_sizes, self.scales = (to_hw(global_crop_size), to_hw(local_crop_size)), (tuple(global_crop_scale), tuple(local_crop_scale))
@@ -296,7 +302,7 @@ class MultiCropTransform:
         self.flip, self.ratio, self.hue, self.in_chans = horizontal_flip_prob, tuple(ratio), hue, in_chans
         for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)       # impossible values are an error here, not later in a worker
         for j in self.jitters: jitter_factors(torch.zeros(1, 4), j)
-        self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()                  # epoch, and how often it was set
+        self._clock = torch.zeros(3, dtype=torch.int64).share_memory_()                  # epoch, how often it was set, what was said
 
 # %% ../nbs/05_multicrop.ipynb #3257895d
 @patch
@@ -322,7 +328,7 @@ def set_epoch(self: MultiCropTransform,
 ):
     "Tell the transform, in this process and in all workers that have it, which epoch it is."
     if not hasattr(epoch, '__index__') or epoch < 0: raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
-    self._clock += torch.tensor([int(epoch) - self.epoch, 1])
+    self._clock += torch.tensor([int(epoch) - self.epoch, 1, 0])
 
 @patch
 def __setstate__(self: MultiCropTransform, state: dict):
@@ -381,10 +387,19 @@ def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: boo
     return torch.stack(out, 1)
 
 @patch
+def _has_colour(self: MultiCropTransform, chans: int) -> bool:
+    "Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said once."
+    if chans in (1, 3): return True
+    if any(j and not t for j, t in zip(self.jitters, self.transforms)) and not self._clock[2]:
+        self._clock[2] = 1
+        warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are (color_jitter is for 1 and 3 channels)')
+    return False
+
+@patch
 def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
     "Colour of the crops `[n, B, C, h, w]` of one type, from `[B, n, 4]` uniform numbers."
     if self.transforms[kind]: return self._own(self.transforms[kind], x, u, keyed)
-    if not self.jitters[kind]: return x
+    if not self.jitters[kind] or not self._has_colour(x.shape[2]): return x
     flat, factors = x.flatten(0, 1), jitter_factors(u.transpose(0, 1).flatten(0, 1), self.jitters[kind]).to(device=x.device, dtype=_exact(x))
     step = max(1, (400_000 if x.device.type == 'cpu' else 2**27) // flat[0].numel()) # as many as the processor's cache holds
     for a, f in zip(flat.split(step), factors.split(step)): a.copy_(color_jitter(a, f, self.hue))
@@ -401,7 +416,7 @@ def make(self: MultiCropTransform,
 ) -> Crops:                     # Batched
     "The crops that these numbers mean."
     boxes, flips = self.geometry(place, sizes)
-    if len(chans := {len(x) for x in pictures}) > 1: raise ValueError(f'pictures with {sorted(chans)} channels in one batch; give in_chans=1 or 3')
+    if len(chans := {len(x) for x in pictures}) > 1: raise ValueError(f'pictures with {sorted(chans)} channels in one batch; give in_chans')
     g, n, B = self.num_global_crops, len(boxes), len(pictures)
     out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8) for k, hw in zip((g, n - g), self.crop_sizes) if k]
     cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()       # in pixels of the reduced pictures
@@ -483,7 +498,7 @@ class MultiCropEvalTransform(MultiCropTransform):
         global_crop_size: int | Sequence[int] = 224,  # Pixels of the global crop
         local_crop_size: int | Sequence[int] = 96,    # Pixels of the local crops
         local_grid: int | Sequence[int] = 0,          # Rows and columns of local crops, one number for a square grid; 0 for none
-        in_chans: int | None = None                   # 1, 3, or None: what the picture has
+        in_chans: int | None = None                   # Channels, or None: what the image has
     ):
         self.local_grid = (0, 0) if local_grid == 0 else to_hw(local_grid)
         super().__init__(1, math.prod(self.local_grid), global_crop_size, local_crop_size, global_color_jitter=0, local_color_jitter=0, horizontal_flip_prob=0, in_chans=in_chans)
@@ -519,12 +534,13 @@ class _Source:
     def __init__(self,
         dataset: Any,                  # `ImageDataset`, or anything whose items are `(picture, label)`
         transform: MultiCropTransform, # Says how far a picture can be reduced
-        in_chans: int | None = None    # 1, 3, or None: as the transform says, or the data set
+        in_chans: int | None = None,   # Channels, or None: as the transform says, or the data set
+        pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured
     ):
         if not isinstance(transform, MultiCropTransform): raise TypeError(f'transform is a {type(transform).__name__}; expected MultiCropTransform or one of its kinds')
         if len(dataset) == 0: raise ValueError(f'the data set {getattr(dataset, "name", dataset)!r} is empty')
-        self.dataset, self.transform = dataset, transform
-        self.in_chans = in_chans or transform.in_chans or getattr(dataset, 'in_chans', None)
+        self.in_chans, self.transform = in_chans or transform.in_chans or getattr(dataset, 'in_chans', None), transform
+        self.dataset = _ready(dataset, self.in_chans, pixel_range) if isinstance(dataset, ImageDataset) else dataset
     def __len__(self) -> int: return len(self.dataset)
     @property
     def paths(self) -> list[str]:
@@ -552,19 +568,19 @@ def _pair(
 
 def _decode(
     load: Callable,                   # Takes the function to be called before decoding, gives a Pillow picture
-    in_chans: int,                    # 1 or 3
+    in_chans: int,                    # Channels of the result
     factor: Callable[[int, int], int] # `(H, W)` to the reduction
 ) -> tuple[Tensor, tuple[int, int]]:  # uint8 `[C, h, w]` and the full `(H, W)`
     "A picture file, reduced; a JPEG is not even decoded at its full size."
     full = []
     def draft(im: Image.Image):
         if im.format not in ('JPEG', 'MPO'): return
-        turn, (W, H) = 1, im.size
-        with contextlib.suppress(Exception): turn = im.getexif().get(0x0112, 1)
+        turn, (W, H) = _turn_of(im), im.size
         size = (W, H) if turn in (5, 6, 7, 8) else (H, W)                         # upright
         if (f := factor(*size)) > 1 and (turn == 1 or W % f == H % f == 0): full.append(size); im.draft(None, (W // f, H // f))
     im, mode = load(draft), 'L' if in_chans == 1 else 'RGB'
-    size = full[0] if full else im.size[::-1]
+    if isinstance(im, Tensor): return _bytes(im, factor(*size_of(im))), size_of(im)
+    size = full[0] if full else size_of(im)
     done = max(1, round(size[1] / im.width))                                      # what the decoder took over
     return _bytes(im if im.mode == mode else im.convert(mode), factor(*size) // done), size
 
@@ -574,13 +590,16 @@ class MultiCropView(Dataset):
     def __init__(self,
         dataset: Any,                  # `ImageDataset`, or a map-style data set of `(picture, label)`
         transform: MultiCropTransform, # What crops
-        in_chans: int | None = None,   # Channels of the crops, 1 or 3; None: as the transform says, or the data set
+        in_chans: int | None = None,   # Channels of the crops; None: as the transform says, or the data set
         seed: int = 0,                 # The run's seed
-        on_device: bool = False        # Leave colours, and the cutting of pictures in memory, to `finish` on the device that trains
+        on_device: bool = False,       # Leave colours, and the cutting of images in memory, to `finish` on the device that trains
+        pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured
     ):
-        if in_chans not in (None, 1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
-        if in_chans and getattr(transform, 'in_chans', None) not in (None, in_chans): raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give it once')
-        self.source, self.dataset, self.transform, self.seed = _Source(dataset, transform, in_chans), dataset, transform, seed
+        if in_chans is not None: check_chans(in_chans)
+        if in_chans and getattr(transform, 'in_chans', None) not in (None, in_chans):
+            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give it once')
+        self.source, self.transform, self.seed = _Source(dataset, transform, in_chans, pixel_range), transform, seed
+        self.dataset = dataset = self.source.dataset
         self.in_chans, images = self.source.in_chans, getattr(dataset, 'images', None)
         self.on_device = on_device and not any(transform.transforms)                        # a pipeline of the user's stays in the workers
         self.cut_later = self.on_device and images is not None and transform.factor(*images.shape[-2:]) == 1
@@ -634,7 +653,7 @@ def finish(self: MultiCropView,
 @patch
 def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:
     "One sample: the batch of one, without the batch axis."
-    b = self.__getitems__([key])
+    b = self.finish(self.__getitems__([key]))
     return dict(crops=b['crops'].picture(0), label=b['label'][0], index=b['index'][0], bad=b['bad'])
 
 # %% ../nbs/05_multicrop.ipynb #b0c1b606
@@ -665,8 +684,10 @@ def _note(
     seen: BadImages,   # What was bad before
     bad: Sequence[str] # What is now
 ):
-    "Keep the names of pictures that could not be read, and say so once."
-    if bad and not len(seen): warnings.warn(f'{bad[0]} cannot be read; the next picture that can takes its place. This is said once; `.bad.names` has all of them', stacklevel=3)
+    "Keep the names of images that could not be read, and say so once."
+    if bad and not len(seen):
+        warnings.warn(f'cannot be read: {why(bad[0])}; the next image that can takes its place. '
+                      'This is said once; `.bad.names` has all of them', stacklevel=3)
     seen.update(bad)
 
 # %% ../nbs/05_multicrop.ipynb #b5fea4fd
@@ -690,7 +711,7 @@ class MultiCropDatasetRaw(MultiCropDataset):
         d = self.dataset
         if isinstance(d, ImageDataset): return d.load(i)
         x = _pair(d[i])[0]
-        return _to_pil(x, _channels(x))
+        return _to_pil(x, channels_of(x))
 
 # %% ../nbs/05_multicrop.ipynb #c6c1af24
 def multicrop_collate_fn(
@@ -698,7 +719,7 @@ def multicrop_collate_fn(
 ) -> tuple[Crops, Tensor]:               # Batched crops, labels int64 `[B]`
     "A batch for a `DataLoader` of one's own."
     crops, labels = zip(*samples)
-    return Crops.collate(crops), torch.tensor([int(k) for k in labels])
+    return to_send((Crops.collate(crops), torch.tensor([int(k) for k in labels])))
 
 # %% ../nbs/05_multicrop.ipynb #44e935ab
 class MultiCropSampler:
@@ -734,14 +755,15 @@ class MultiCropSampler:
             for b in range(self.total): yield [(epoch, i) for i in range(b*size, min((b + 1)*size, n))]
 
 # %% ../nbs/05_multicrop.ipynb #b850f0b9
-class MultiCropLoader(DataLoader):
+class MultiCropLoader(PatientLoader):
     "Gives `(Crops, labels)`; `bad` counts and names the pictures that could not be read."
     def __init__(self,
         view: MultiCropView,       # The crops
         sampler: MultiCropSampler, # Which of them
         **kwargs                   # As for `DataLoader`
     ):
-        super().__init__(view, batch_sampler=sampler, collate_fn=_keep, generator=torch.Generator(), **kwargs)
+        workers = dict(collate_fn=_collate_shared, timeout=POLL) if kwargs.get('num_workers') else dict(collate_fn=collate)
+        super().__init__(view, batch_sampler=sampler, generator=torch.Generator(), **workers | kwargs)
         self.__dict__.update(sampler=sampler, bad=BadImages())      # `loader.sampler.set_epoch` is what many training loops say
     def set_epoch(self,
         epoch: int # The next iteration's epoch
@@ -753,8 +775,6 @@ class MultiCropLoader(DataLoader):
         for b in batches:
             _note(self.bad, b['bad'])
             yield b['crops'], b['label']
-
-def _keep(batch: Any) -> Any: return batch                          # a view's batches are ready; a lambda could not be sent to a worker
 
 # %% ../nbs/05_multicrop.ipynb #64c4410b
 def build_multicrop_transform(
@@ -770,7 +790,7 @@ def build_multicrop_dataset(
     dataset_name: str,                           # One of `hjepa.data.DATASETS`; `images` is a folder of one's own
     data_path: str | None = None,                # Where its files are or shall go
     split: str = 'train',                        # Usually `train`, and `test` or `val`
-    in_chans: int | None = None,                 # 1, 3, or None: what the data set has
+    in_chans: int | None = None,                 # Channels, or None: what the data set has
     download: bool = True,                       # Fetch what is missing, where that is possible
     transform: MultiCropTransform | None = None, # What crops; None: made from the rest
     **kwargs                                     # As for `build_multicrop_transform`
@@ -795,7 +815,8 @@ def build_multicrop_dataloader(
     "A loader whose batches do not depend on the number of workers; each iteration is an epoch."
     if not isinstance(dataset, MultiCropDataset): raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps any data set of (picture, label)')
     view = MultiCropView(dataset.dataset, dataset.transform, None, seed)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=_one_thread) if num_workers else {}
+    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
+    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin) if num_workers else {}
     sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size)
     return MultiCropLoader(view, sampler, num_workers=num_workers, pin_memory=pin_memory, **more)
 
@@ -807,11 +828,11 @@ from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_target
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
-@dataclass
-class MultiCropMasks:
-    """What is seen and what is predicted of a batch of crops. `masks['global_masks']` and `masks['local_masks']` are lists with one entry per crop.
+@dataclass(eq=False)
+class MultiCropMasks(Mapping):
+    """What is seen and what is predicted of a batch of crops, also as a dictionary of its fields and two lists.
 
-    Local crops `0 … num_visible-1` go through the context encoder, the rest are hidden and predicted."""
+    `masks['global_masks']` and `masks['local_masks']` have one entry per crop, see `__getitem__`. Local crops `0 … num_visible-1` go through the context encoder, the rest are hidden and predicted."""
     strategy: str # one of `STRATEGIES`
     globals: Masks # of all global crops: crop 0 of every image, then crop 1, …
     batch_size: int # B images
@@ -822,6 +843,15 @@ class MultiCropMasks:
     local_grid: tuple[int, int] | None = None # (gh, gw) patches of a local crop, needed with `local`
     asked: Tensor | None = None # [h, B] bool: which hidden crops are predicted; None: all
     overlap: float | None = None # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
+
+    __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
+    def __iter__(self) -> Iterator[str]: return iter(('global_masks', 'local_masks', *self.__dataclass_fields__))
+    def __len__(self) -> int: return 2 + len(self.__dataclass_fields__)
+    def __getitem__(self,
+        key: str, # 'global_masks', 'local_masks', or the name of a field
+    ) -> Any:
+        "See `_masks_by_name`. Raises KeyError for other names."
+        return _masks_by_name(self, key)
 
     @property
     def num_global(self) -> int: return len(self.globals) // self.batch_size
@@ -843,18 +873,17 @@ def seen_of_local(self: MultiCropMasks, n: int) -> Tensor: # [v, B, n] bool
     index = self.local if self.local_seen is None else self.local.where(self.local_seen, -1)
     return index_to_mask(index, n).unflatten(0, (-1, self.batch_size))
 
-@patch
-def __getitem__(self: MultiCropMasks,
-    key: str, # 'global_masks', 'local_masks', or the name of a field
-) -> Any:
-    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B, n]`, True = not seen by the encoder; None if
-    all of them are seen whole. Other keys: the field of that name. Raises KeyError for others."""
-    if key == 'local_masks': return None if self.local is None else [~s for s in self.seen_of_local(math.prod(self.local_grid))]
-    if key in self.__dataclass_fields__: return getattr(self, key)
-    if key != 'global_masks': raise KeyError(f'{key!r}: expected global_masks, local_masks, or one of {", ".join(self.__dataclass_fields__)}')
-    b, g = self.batch_size, self.globals
-    return [Masks(*(t[i * b:(i + 1) * b] for t in (g.context, g.target)), g.grid,
-                  *(t[i * b:(i + 1) * b] for t in (g.context_index, g.target_index))) for i in range(self.num_global)]
+def _masks_by_name(masks: MultiCropMasks, key: str) -> Any:
+    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B, n]`, True = not
+    seen by the encoder; None if all of them are seen whole. Other names: the field."""
+    if key == 'local_masks':
+        if masks.local is None: return None
+        return [~s for s in masks.seen_of_local(math.prod(masks.local_grid))]
+    if key in masks.__dataclass_fields__: return getattr(masks, key)
+    if key != 'global_masks': raise KeyError(f'{key!r}: expected {", ".join(masks)}')
+    b, g = masks.batch_size, masks.globals
+    parts = [slice(i * b, (i + 1) * b) for i in range(masks.num_global)]
+    return [Masks(g.context[p], g.target[p], g.grid, g.context_index[p], g.target_index[p]) for p in parts]
 
 # %% ../nbs/05_multicrop.ipynb #b0fa7cdc
 def patch_edges(

@@ -8,6 +8,7 @@ __all__ = ['frequencies', 'sincos_position', 'grid_positions', 'predictor_width'
 
 # %% ../nbs/02_predictor.ipynb #d7bde6af
 import math
+import re
 from functools import lru_cache
 
 import torch
@@ -18,7 +19,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import Masks, attention_mask, gather_tokens, last_block, mask_to_index, run_block
+from .encoder import Masks, as_weights, attention_mask, check_index, gather_tokens, last_block, mask_to_index, run_block
 
 # %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(
@@ -84,9 +85,10 @@ class Predictor(nn.Module):
         drop_path_rate: float = 0., # stochastic depth of the last block, rising linearly from 0
         use_gradient_checkpointing: bool = False, # recompute blocks in the backward pass
         crops: bool = False, # learn what mirrored crops look like, for `place`
+        num_prefix_tokens: int | None = None, # P, tokens before the patches; None: what comes before the context
     ):
         super().__init__()
-        self.embed_dim = embed_dim or predictor_width(encoder_dim, num_heads)
+        self.embed_dim, self.num_prefix_tokens = embed_dim or predictor_width(encoder_dim, num_heads), num_prefix_tokens
         self.use_gradient_checkpointing = use_gradient_checkpointing
         self.embed = nn.Linear(encoder_dim, self.embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
@@ -124,7 +126,8 @@ def forward(self: Predictor,
     p = tokens.shape[1] - context.shape[1]                                             # prefix tokens
     attn_mask = attention_mask(torch.cat([context, target], 1), p)
     context, target = (i.to(tokens.device, non_blocking=True) for i in (context, target))
-    pos = grid_positions(tuple(grid), self.embed_dim, tokens.device).expand(len(tokens), -1, -1)  # [B, N, W]
+    pos = as_weights(grid_positions(tuple(grid), self.embed_dim, tokens.device), self.embed)
+    pos = pos.expand(len(tokens), -1, -1)                                              # [B, N, W]
     x = self.embed(tokens)                                                             # [B, P + K, W]
     x = torch.cat([x[:, :p], x[:, p:] + gather_tokens(pos, context)], 1)
     x = self.answer(x, gather_tokens(pos, target), attn_mask)                          # [B, M, D]
@@ -159,9 +162,36 @@ def _indices(self: Predictor, tokens, grid, mask, context, target) -> tuple[Tens
     if mask is not None:
         masks = Masks.from_binary(mask, grid)
         context, target = masks.context_index, masks.target_index
-    if tokens.shape[1] < context.shape[1]:
-        raise ValueError(f'{tokens.shape[1]} tokens per image cannot hold the {context.shape[1]} context patches that the mask leaves visible')
+    n, k, p = tokens.shape[1], context.shape[1], self.num_prefix_tokens
+    if n < k: raise ValueError(f'{n} tokens per image cannot hold the {k} context patches that the mask leaves visible')
+    if p not in (None, n - k):
+        raise ValueError(f'{n} tokens per image are not {p} prefix tokens and the {k} listed context patches; are the lists '
+                         'of context and target swapped?')
+    for name, index in [('context', context), ('target', target)]:
+        if index.device.type == 'cpu': check_index(index, grid[0] * grid[1], name, len(tokens))
     return context, target
+
+# %% ../nbs/02_predictor.ipynb #75958aa1
+@patch
+def load_ijepa(self: Predictor,
+    tensors: dict[str, Tensor], # of the part `predictor` of a checkpoint, see `hjepa.encoder.weights_part`
+    where: str, # the file, for messages
+):
+    "Load all weights of a predictor of I-JEPA. ValueError names what does not fit, and the settings that do."
+    state = {re.sub('^predictor_', '', k): v for k, v in tensors.items()}
+    pos = state.pop('pos_embed', None)
+    own = {k: v for k, v in self.state_dict().items() if k != 'flip_token'}
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    if wrong:
+        width = state['mask_token'].shape[-1] if 'mask_token' in state else 'unknown'
+        depth = len({k.split('.')[1] for k in state if k.startswith('blocks.')})
+        raise ValueError(f'{where}: its predictor (width {width}, {depth} blocks) is not this one (width {self.embed_dim}, '
+                         f'{len(self.blocks)} blocks), first at {wrong[0]!r}: set predictor.embed_dim={width} and '
+                         f'predictor.depth={depth}, or leave the predictor out of the file')
+    side = 0 if pos is None else math.isqrt(pos.shape[1])                   # their grids are square
+    if side and (pos - grid_positions((side, side), self.embed_dim)).abs().max() > 1e-3:
+        raise ValueError(f'{where}: the positions of its predictor are not the sin-cos ones of I-JEPA')
+    self.load_state_dict(state | {k: v for k, v in self.state_dict().items() if k == 'flip_token'})
 
 # %% ../nbs/02_predictor.ipynb #bfc15cb1
 def crop_axes(
@@ -216,7 +246,7 @@ def flipped(self: Predictor,
 ) -> Tensor: # [n, K, W]
     "Add the learned flip embedding to the positions of mirrored crops. Raises ValueError for a predictor made without `crops`."
     if self.flip_token is None: raise ValueError('this predictor was made for single images; make it with crops=True (in a configuration: model.crops.enabled=true)')
-    return positions + self.flip_token * flips[..., None]
+    return as_weights(positions, self.embed) + self.flip_token * flips[..., None]
 
 @patch
 def place(self: Predictor,

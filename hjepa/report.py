@@ -14,7 +14,7 @@ import io
 import json
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -24,9 +24,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .collapse import Finding, HealthLimits, Verdict, _values, diagnose, run_verdict
-from .hierarchy import read_json, write_atomic
+from .core.files import check_target, expand, read_json, write_text
+from .evaluation import hold_out_words
 from .training import RunConfig, load_run
-from .visualization import (LEVEL_COLOURS, OKABE_ITO, Picture, _add_total, _draw_levels, _draw_schedules, history_series, plot_history, read_history, smooth, to_pixels)
+from .visualization import (LEVEL_COLOURS, OKABE_ITO, Picture, _add_total, _draw_levels, _draw_schedules,
+                                 history_series, plain_text, plot_history, read_history, smooth, to_pixels)
 
 # %% ../nbs/09_report.ipynb #3288a50e
 def kept_neighbours(
@@ -136,8 +138,9 @@ def show_embedding(
     ax.tick_params(labelsize=8); ax.set_aspect('equal', 'datalim' if images is None else 'box')
     if styles:
         look = lambda i, m: dict(linestyle='', marker=m, markersize=6) if images is None else dict(linestyle=_frame(i), linewidth=2.5)
-        handles = [Line2D([], [], color=c, label=name, **look(i, m)) for i, (name, c, m) in enumerate(styles.values())]
-        fig.legend(handles=handles, loc='outside lower center', ncols=5, fontsize=8, frameon=False)
+        handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
+        names = [name for name, *_ in styles.values()]
+        plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))
     return fig
 
 # %% ../nbs/09_report.ipynb #e21518bf
@@ -162,7 +165,7 @@ def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squar
     pixels = to_pixels(images[which]).numpy()
     h, w = pixels.shape[1:3]
     reach = np.array([w, h]) / max(h, w) * side * (.43 if styles else .48)
-    for i, (x, y), p in zip(which, centre, pixels):
+    for i, (x, y), p in zip(which, centre, pixels):                                # i: which image
         ax.imshow(p, extent=(x - reach[0], x + reach[0], y - reach[1], y + reach[1]), interpolation='antialiased', aspect='auto')
         if not styles: continue
         c = int(labels[i]) if int(labels[i]) in styles else -1
@@ -232,7 +235,9 @@ def headline(
 ) -> str:
     "The verdict in one line."
     n = len(verdict.findings)
-    if verdict.state in ('healthy', 'unknown'): said = str(Verdict(verdict.state, step=verdict.step)); return said[0].upper() + said[1:]
+    if verdict.state in ('healthy', 'unknown'):
+        said = str(replace(verdict, findings=[], remarks=[]))
+        return said[0].upper() + said[1:]
     return f'{verdict.state.capitalize()}: {n} finding{"s"[:n > 1]}, ' + (f'since step {s:,}' if (s := min(f.since for f in verdict.findings)) else 'from the very beginning')
 
 def plot_verdict(
@@ -328,8 +333,12 @@ def results_html(
     score = lambda s: (f'{s["accuracy"]:.1%}' + (f' (k = {s["k"]})' if 'k' in s and not isinstance(results['k'], int) else ''), s['accuracy'])
     rows = [[r['name'], score(r['linear']), score(r['knn'])] for r in results['rows']]
     gain = lambda d: f'{d["points"]:+.1f} ± {d["stderr"]:.1f} points'
+    if (largest := results.get('majority')) is not None:
+        rows.append(['always the largest class', *[(f'{largest:.1%}', largest)] * 2])
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in results.get('differences', [])]
-    text = f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings of both were chosen on {results["n_val"]:,} held-back training images.' + (' ' + results['note'] if 'note' in results else '')
+    text = ' '.join([f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and '
+                     f'settings of both were chosen on {results["n_val"]:,} held-back training images.',
+                     *hold_out_words(results), *([results['note']] if 'note' in results else [])])
     return table_html(['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if isinstance(results['k'], int) else 'k-NN'], rows, 'Share of test images whose class is read off correctly') + f'<p class="small">{html.escape(text)}</p>'
 
 _HEALTH = dict(effective_rank='effective rank (directions in use)', image_similarity='cosine between images (1: all alike)', token_similarity='cosine between places (1: all alike)',
@@ -378,7 +387,10 @@ def run_tiles(
     tiles = [('epochs', f'{1 + max((r["epoch"] for r in epochs), default=-1)} of {run.config.training.epochs}'), ('steps', f'{max(get("step"), default=0):,}'), ('images seen', f'{max(get("images_seen"), default=0):,}'),
              ('training', duration(seconds)), ('encoder', m.encoder_type), ('image', '×'.join(map(str, size)) + ' px'), ('levels', str(m.num_hierarchies)), ('data', run.config.data.dataset)]
     mine = next((r for r in (run.results or {}).get('rows', []) if r['name'] == 'this run'), None)
-    return tiles if mine is None else [('linear probe', f'{mine["linear"]["accuracy"]:.1%}'), *tiles]
+    if mine is None: return tiles
+    largest = run.results.get('majority')
+    beside = '' if largest is None else f' (largest class {largest:.1%})'
+    return [('linear probe', f'{mine["linear"]["accuracy"]:.1%}{beside}'), *tiles]
 
 def duration(
     seconds: float,
@@ -392,7 +404,9 @@ def verdict_html(
     verdict: Verdict,
 ) -> str:
     "The verdict: a sign, a line, what was found, and what to try."
-    kind, sign = dict(healthy=('mind', '!') if verdict.remarks else ('good', '✓'), unknown=('mind', '?')).get(verdict.state, ('bad', '⚠'))
+    good = verdict.better and not verdict.remarks
+    kinds = dict(healthy=('good', '✓') if good else ('mind', '!'), unknown=('mind', '?'))
+    kind, sign = kinds.get(verdict.state, ('bad', '⚠'))
     items = lambda tag, texts: f'<{tag}>' + ''.join(f'<li>{html.escape(t)}</li>' for t in texts) + f'</{tag}>' if texts else ''
     remarks = ''.join(f'<p>{html.escape(t[0].upper() + t[1:])}.</p>' for t in verdict.remarks)
     advice = '<p>What to try, most promising first:</p>' + items('ul', verdict.advice) if verdict.advice else ''
@@ -462,16 +476,18 @@ def _pictures_html(run: RunFolder) -> list[str]:
 def _use_html(run: RunFolder) -> list[str]:
     "How to use the features, and all settings."
     code = f"from hjepa import HJEPA\nmodel = HJEPA.from_pretrained({str(run.path)!r})\nfeatures = model.extract_features(model.preprocess(['picture.jpg']), level=0)"
+    settings = (run.path/'config.yaml').read_text(encoding='utf-8', errors='replace')
+    settings = f'<pre><code>{html.escape(settings)}</code></pre>'
     facts = {k: v for k, v in (run.results or {}).items() if k in ('seed', 'threads', 'hjepa', 'torch')}
     versions = ', '.join(f'{k} {v}' for k, v in facts.items())
     return ['<h2>Use it</h2>', f'<pre><code>{html.escape(code)}</code></pre>', '<h2>How it was made</h2>', f'<p class="small">{html.escape(versions)}</p>' if versions else '',
-            f'<details><summary>All settings</summary><pre><code>{html.escape((run.path/"config.yaml").read_text(encoding="utf-8", errors="replace"))}</code></pre></details>']
+            f'<details><summary>All settings</summary>{settings}</details>']
 
 def write_report(
     run: str | Path, # a run's folder
     output: str | Path | None = None, # the file; None: report.html in the run's folder
 ) -> Path: # the file
     "Write a run's report, completely or not at all. Raises what `read_run` raises."
-    page, output = run_page(read_run(run)), Path(run).expanduser()/'report.html' if output is None else Path(output).expanduser()
-    write_atomic(output, lambda p: p.write_text(page, encoding='utf-8'))
+    output = check_target(expand(run)/'report.html' if output is None else output)
+    write_text(output, run_page(read_run(run)))
     return output

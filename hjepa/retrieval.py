@@ -10,7 +10,7 @@ import warnings
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -186,7 +186,9 @@ def show_neighbours(
     g, (q, k) = found.gallery, found.index.shape
     fig, axes = image_grid(q, k + 1, 1., .25 * q)
     y = g.dataset.labels if labels else None
-    name = lambda i: '' if y is None or y[i] < 0 else '\n' + (g.dataset.classes[y[i]] if g.dataset.classes else f'class {y[i]}')       # −1: not labelled
+    def name(i: int) -> str:
+        if y is None or y[i] < 0: return ''                                                 # −1: not labelled
+        return '\n' + (str(g.dataset.classes[y[i]]) if g.dataset.classes else f'class {y[i]}')
     for row, query, cosines, index in zip(axes, found.queries, found.cosines.tolist(), found.index.tolist()):
         _thumbnail(row[0], g.picture(query), size, 'query' + (name(query) if isinstance(query, Integral) else ''))
         row[0].spines[:].set(visible=True, color=OKABE_ITO['vermilion'], linewidth=2.5)
@@ -194,6 +196,7 @@ def show_neighbours(
     return fig
 
 def _thumbnail(ax, picture: Image.Image, size: int, title: str):
+    from hjepa.visualization import plain_text
     picture.thumbnail((size, size))
     ax.imshow(picture, cmap='gray' if picture.mode == 'L' else None, vmin=0, vmax=255)
-    ax.set_title(title, fontsize=8)
+    plain_text(ax.set_title(title, fontsize=8))

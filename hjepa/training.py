@@ -7,11 +7,12 @@ __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTE
            'FAILED', 'ALSO_AVERAGED', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig',
            'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'warn_run', 'check_levels',
            'training_checks', 'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
-           'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'build_masks', 'local_size',
+           'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size',
            'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
-           'read_state', 'sync_folder', 'checkpoints', 'left_over', 'read_tensors', 'CheckpointCallback', 'step_of',
-           'finite_json', 'HistoryCallback', 'ProgressCallback', 'epoch_line', 'new_run', 'load_run', 'PlainLoader',
-           'choose_precision', 'flatten', 'list_configs', 'read_config', 'require']
+           'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
+           'CheckpointCallback', 'step_of', 'finite_json', 'HistoryCallback', 'ProgressCallback', 'epoch_line',
+           'new_run', 'write_new', 'load_run', 'PlainLoader', 'choose_precision', 'flatten', 'list_configs',
+           'read_config', 'require']
 
 # %% ../nbs/07_training.ipynb #e11e0c1c
 import hashlib
@@ -27,7 +28,8 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
@@ -40,11 +42,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core.config import (ConfigError, PlainLoader, build_config, check_settings, config_yaml, flatten, from_values,
-                               list_configs, read_config, require, setting, warn_idle)
-from .data import DECODERS, BadImages, EpochBatchSampler, ImageDataset, TrainView, build_dataset, build_loader, keyed_uniform, normalize
-from .distributed import (SHARDING, LostProcess, Team, batch_place, choose_precision, clip_gradients, cut_like, gather_weights, is_lost, lost_message,
-                               make_accelerator, shard, split_batch, sync_gradients, whole)
+from .core.config import (ConfigError, PlainLoader, build_config, check_settings, config_sha256, config_yaml, flatten,
+                               from_values, list_configs, read_config, require, setting, warn_idle)
+from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
+                              naming, temporary_name, tensors_sha256, write_text)
+from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
+                        build_loader, keyed_uniform, normalize, settle_range)
+from .distributed import (SHARDING, LostProcess, Team, batch_place, choose_precision, clip_gradients, cut_like, environment,
+                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard, split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
                              create_hjepa_from_config, file_sha256, printable, read_json, saved_config, write_atomic)
 from .masking import MultiCropMaskGenerator, build_mask_generator
@@ -77,6 +82,9 @@ class DataConfig:
     lanes: int = setting(8, low=1)
     shuffle_buffer: int = setting(4096, low=1) # shards: images (as files) that a process holds to mix them
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
+    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on 256 images
+    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
+    max_megapixels: float | None = setting(None, above=0) # largest size of an image; null: Pillow's limit, 179
 
 # %% ../nbs/07_training.ipynb #a8f5bbdb
 @dataclass
@@ -157,6 +165,9 @@ class EvaluationConfig:
     # neighbours: a number, or several to choose from
     knn_k: int | list[int] = setting([5, 10, 20, 50], low=1, length=(1, math.inf))
     max_train: int = setting(20_000, low=1) # at most this many training images for the probes
+    # what is held back together: stem, folder, a file of NAME,GROUP, or position (nothing); null: stems where
+    # names tell, see the notebook on hold-outs
+    groups: str | None = None
 
 @dataclass
 class RunConfig:
@@ -336,14 +347,14 @@ def build_optimizer(
 # %% ../nbs/07_training.ipynb #609e10a0
 class Callback:
     "Something that happens during training. Override what you need."
-    order, everywhere = 0, False
+    order, everywhere, writes = 0, False, False
     def before_fit(self, trainer): "Before the first step."
     def before_epoch(self, trainer): "Before each epoch."
     def after_step(self, trainer): "After each optimiser step; `trainer.outputs` is the model's last output."
     def after_skip(self, trainer): "After a step that was skipped; `trainer.skip_logs` says why, and with which pictures. `after_step` follows."
     def after_epoch(self, trainer): "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
-    def on_error(self, trainer): "When the loop ends with an exception."
+    def on_error(self, trainer): "When the loop ends with an exception (`trainer.error`), in whatever state: `before_fit` may not have come. What it raises is printed, and hides nothing."
 
 # %% ../nbs/07_training.ipynb #ba45f1a5
 class Trainer:
@@ -351,6 +362,7 @@ class Trainer:
 
     `fit()` starts or goes on; after `resume()` it continues from the newest checkpoint in the folder."""
     kind, model_schema, check = 'hjepa', ModelConfig, staticmethod(check_run_config)
+    safe_keys: tuple[str, ...] | None = None # keys that a run may change on its way; None: `SAFE_KEYS`
     def __init__(self,
         config: RunConfig, # what to do
         run_dir: str | Path, # the run's folder
@@ -362,8 +374,10 @@ class Trainer:
         self.accelerator = make_accelerator(t.precision, t.timeout_minutes)
         self.device, self.rank, self.world_size = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.team, self._hosting, self._spare, self._kept, self._agreed, self._known_bad, self._open = Team(self.accelerator), False, None, None, False, set(), None
+        self.error, self._alone, self._moving, self._buffers, self._unwritten = None, False, False, [], []
         with self.team.main_first():                                      # one process downloads, the others find it
             self.dataset = dataset if dataset is not None else self._make_dataset()
+        self.listing = listing_sha256(self.dataset)
         self._check_alike()
         with torch.random.fork_rng():
             torch.manual_seed(t.seed)
@@ -375,6 +389,7 @@ class Trainer:
         self.seconds, self.bad, self.logs, self.outputs, self.stopping = 0., BadImages(config.data.max_bad_share), {}, {}, None
         self.lr, self.grad_norm = t.lr, 0.
         self._clear_sums()
+        self._asked = json.loads(json.dumps(asdict(config)))              # as given: resuming may divide steps otherwise
 
     @property
     def model(self) -> nn.Module:
@@ -413,7 +428,42 @@ def _check_alike(self: Trainer):
     "Processes must do the same: each of them reads configuration and data by itself."
     if self.world_size == 1: return
     free = ('data.path', 'data.num_workers', 'data.download')
-    self.team.same({k: v for k, v in flatten(asdict(self.config)).items() if k not in free} | dict(images=len(self.dataset)))
+    facts = {k: v for k, v in flatten(asdict(self.config)).items() if k not in free}
+    self.team.same(facts | {'images': len(self.dataset), 'the digest of their names and sizes': self.listing[:16]})
+
+# %% ../nbs/07_training.ipynb #3580cca9
+def listing_sha256(
+    dataset, # an `ImageDataset`, a `BoxDataset`, features of either, or any other with a length
+) -> str: # 64 hexadecimal digits
+    "A digest of which images a data set holds, in which order."
+    return json_sha256(_facts(dataset))
+
+def _facts(data) -> list:
+    "What tells a data set from another one, as plain JSON."
+    files = getattr(data, 'files', None) or getattr(data, 'paths', None)
+    known = [len(data)]
+    if hasattr(data, 'counts') and hasattr(data, 'names'): known += [list(data.names), [int(n) for n in data.counts]]    # shards
+    elif isinstance(files, (list, tuple)): known += _names_and_sizes([str(f) for f in files])
+    elif isinstance(images := getattr(data, 'images', None), Tensor): known += _few(images)
+    if (pictures := getattr(data, 'pictures', None)) is not None: known += _facts(pictures)
+    for name in ('boxes', 'labels', 'ignore') if hasattr(data, 'boxes') else ():
+        known += _few(torch.cat([torch.as_tensor(t).flatten() for t in getattr(data, name)] or [torch.zeros(0)]))
+    return known
+
+def _names_and_sizes(paths: list[str]) -> list: # sizes are −1 where there is no file
+    "Of files: names below the folder that they share, and sizes in bytes."
+    top = os.path.dirname(os.path.commonprefix([min(paths), max(paths)])) if paths else ''
+    def size(path):
+        try: return os.stat(path).st_size
+        except (OSError, ValueError): return -1
+    parts = [paths[i:i + 1000] for i in range(0, len(paths), 1000)]
+    with ThreadPoolExecutor(16) as pool: sizes = list(pool.map(lambda part: list(map(size, part)), parts))   # a disk in a network takes its time
+    return [[p[len(top):].lstrip('/\\') for p in paths], sum(sizes, [])]
+
+def _few(t: Tensor, most: int = 1 << 28) -> list: # shape and digest
+    "A digest of a tensor, of some of its rows if it has more than 256 MB."
+    some = t[::max(1, t.numel() * t.element_size() // most)] if t.ndim else t
+    return [list(t.shape), tensors_sha256(dict(t=some))]
 
 # %% ../nbs/07_training.ipynb #b337ed66
 def build_masks(config: RunConfig, model: HJEPA):
@@ -464,12 +514,20 @@ def build_view(
 def _make_dataset(self: Trainer):
     "The pictures that the configuration names."
     d = self.config.data
-    return build_dataset(d.dataset, d.path, d.split, self.config.model.in_chans, d.download)
+    return build_dataset(d.dataset, d.path, d.split, self.config.model.in_chans, d.download, max_megapixels=d.max_megapixels)
+
+@patch
+def _settle_pixels(self: Trainer) -> list[float] | None: # the pixel range, for the model's configuration
+    "Of deep images the pixel range: what the configuration says, else what is measured, and printed, once."
+    wish = self.config.data.pixel_range or self.config.model.pixel_range
+    self.dataset = settle_range(self.dataset, wish, self.say)
+    return wish if self.dataset.pixel_range is None else list(self.dataset.pixel_range)
 
 @patch
 def _make_model(self: Trainer) -> nn.Module: # has `save_pretrained` and `pixel_stats`
     "The model, and beside it what masks its images."
-    model = create_hjepa_from_config(asdict(self.config.model))
+    pixels = self._settle_pixels()
+    model = create_hjepa_from_config(asdict(self.config.model) | dict(pixel_range=pixels))
     self.mask_generator = (build_crop_masks if self.config.multicrop.strategy else build_masks)(self.config, model)
     return compile_blocks(model) if self.config.training.compile else model
 
@@ -510,7 +568,10 @@ def _build_loader(self: Trainer):
     self.view = view = self._make_view()
     if hasattr(self.dataset, 'stream'): self.view, self.sampler = self.dataset.stream(view, t.batch_size, self.rank, self.world_size, d.lanes, d.shuffle_buffer)
     else: self.sampler = EpochBatchSampler(len(view), t.batch_size, t.seed, rank=self.rank, world_size=self.world_size)
-    self.loader = build_loader(self.view, t.batch_size, d.num_workers, self.sampler, pin_memory=self.device.type == 'cuda')
+    self.loader = build_loader(self.view, t.batch_size, d.num_workers, self.sampler, pin_memory=self.device.type == 'cuda',
+                               patience=60 * t.timeout_minutes)
+    self.loader.give_up = lambda: self.stopping is not None
+    self.loader.grace = 0. if self.world_size == 1 else 20.                # alone, it may stop between any two steps
     self.steps_per_epoch = max(1, self.sampler.total // t.grad_accumulation)
     self.accumulation = min(t.grad_accumulation, self.sampler.total)
     self.total_steps = t.epochs * self.steps_per_epoch
@@ -528,7 +589,9 @@ def say(self: Trainer, text: str):
     "Print on the main process without breaking a progress bar; control characters (of file names) are spelled out."
     if self.is_main:
         from tqdm import tqdm
-        with suppress(OSError): tqdm.write(printable(text), file=sys.stderr)        # a terminal may be gone
+        with suppress(OSError, ValueError, AttributeError):                 # a terminal may be gone, or never have been
+            try: tqdm.write(printable(text), file=sys.stderr)
+            except UnicodeEncodeError: tqdm.write(ascii(printable(text))[1:-1].replace('\\n', '\n'), file=sys.stderr)
 
 @patch
 def _call(self: Trainer, event: str):
@@ -538,12 +601,20 @@ def _call(self: Trainer, event: str):
     for everywhere, some in groupby(self.callbacks, key=lambda c: c.everywhere):
         if everywhere or alone:
             for c in some:
-                if self.is_main or everywhere: getattr(c, event, lambda trainer: None)(self)
+                if self.is_main or everywhere: self._do(c, event)
         else:
             if self.is_main: self._host(event, some)
             else: self._stand_by()
             met = True
     if not met: self._meet()
+
+@patch
+def _do(self: Trainer, callback: Callback, event: str):
+    "Run one event of one callback. A clean-up that fails must hide neither the error nor the other clean-ups."
+    try: getattr(callback, event, lambda trainer: None)(self)
+    except Exception as e:
+        if event != 'on_error': raise
+        self.say(f'{type(callback).__name__}: its clean-up failed, too ({type(e).__name__}: {e})')
 
 # %% ../nbs/07_training.ipynb #86887c93
 GO_ON, WEIGHTS, MOMENTS, FAILED = range(4)                                                 # orders of the main process
@@ -566,7 +637,7 @@ def _host(self: Trainer, event: str, callbacks):
     "On the main process: run callbacks while the others stand by."
     self._hosting, self._fresh = self.sharded, False
     try:
-        for c in callbacks: getattr(c, event, lambda trainer: None)(self)
+        for c in callbacks: self._do(c, event)
     except BaseException:
         try: self._meet(FAILED)
         except RuntimeError: pass                                                          # they know already
@@ -643,7 +714,6 @@ def _note_measures(self: Trainer, part: int):
 def _share_measures(self: Trainer, parts: int):
     "Replace measures in `outputs` by their means over the step's forward passes and over processes."
     if self.accumulation * self.world_size > 1: self.outputs = self.outputs | self.team.mean({k: v / parts for k, v in self._noted.items()})
-    self._open = None
 
 ALSO_AVERAGED = ('pixel_loss', 'regularizer_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap', 'visible_losses', 'cross_losses')
 
@@ -662,6 +732,8 @@ def _one_step(self: Trainer, batches: list[dict]):
     "One optimiser step on `accumulation` batches."
     if not self.model.training: self.model.train()
     self._set_schedules()
+    self._keep_buffers()
+    plain_gradients(self.accelerator)
     before, losses = self._counters(), []
     for i, batch in enumerate(batches):
         last = i == len(batches) - 1
@@ -671,14 +743,39 @@ def _one_step(self: Trainer, batches: list[dict]):
             self.accelerator.backward(loss * (1 + 0 * losses[-1]) / len(batches))       # times exactly 1, unless the loss is not finite
     self._share_measures(len(batches))                                             # with DDP the last thing that is sent: the rest of a step needs no other process
     self.grad_norm = clip_gradients(self.accelerator, self.parameters, self.config.training.clip_grad or math.inf)
-    finite = math.isfinite(self.grad_norm)
+    finite, self._moving, self._open = math.isfinite(self.grad_norm), True, None
     if finite or self.accelerator.scaler is not None: self.optimizer.step()        # a gradient scaler skips by itself, and must know
     if finite: self._on_update()
+    else: self._put_buffers_back()
     self.optimizer.zero_grad()
     if not finite and not self._bad_in_a_row: self._before_bad = before
     self._count(finite)
+    self._moving = False
     if not finite: self._skip(batches, losses)
     self.bad.check(self.images_seen // self.world_size)
+
+# %% ../nbs/07_training.ipynb #7919bda7
+@patch
+def _keep_buffers(self: Trainer):
+    "Copy the model's buffers, before a step."
+    now = list(self._model.buffers())
+    if [b.shape for b in now] != [b.shape for b in self._buffers]: self._buffers = [b.detach().clone() for b in now]
+    elif now: torch._foreach_copy_(self._buffers, now)
+
+@patch
+def _put_buffers_back(self: Trainer):
+    "As they were before the step."
+    with torch.no_grad():
+        for b, before in zip(self._model.buffers(), self._buffers): b.copy_(before)
+
+@patch
+def _undo_step(self: Trainer) -> bool: # whether the state is that after the last whole step
+    "After an error in the middle of a step: forget what it had begun, if no weight has moved yet."
+    if self._moving: return False
+    if self._open is not None:
+        self.images_seen, self._open = self._open, None
+        self._put_buffers_back()
+    return True
 
 # %% ../nbs/07_training.ipynb #cbbfe9d5
 _COUNTERS = ('step', 'epoch', 'step_in_epoch', 'images_seen', 'skipped', '_summed')
@@ -741,7 +838,7 @@ def _one_epoch(self: Trainer):
     self._call('before_epoch')
     self.sampler.set_epoch(self.epoch, self.step_in_epoch * self.accumulation)
     batches = []
-    for batch in self.loader:
+    for batch in self._batches():
         batches.append(batch)
         if len(batches) < self.accumulation: continue
         self._one_step(batches)
@@ -756,11 +853,21 @@ def _one_epoch(self: Trainer):
     self._next_epoch()
     self._call('after_epoch')
 
+@patch
+def _batches(self: Trainer):
+    "The batches of the rest of the epoch; none after a stop was asked for while one did not come."
+    try: yield from self.loader
+    except NoBatch:
+        if not self.stopping or self.world_size > 1: raise
+
 # %% ../nbs/07_training.ipynb #3b68519a
 @patch
 def _count_bad(self: Trainer) -> int:
     "How many pictures could not be read by any process up to now."
+    first = not self._known_bad
     self._known_bad |= {name for names in self.team.gather(sorted(self.bad.names)) for name in names}
+    if first and self.bad.names: self.say(f'images that cannot be read: {self.bad.count} in this epoch. {self.bad.words()}')
+    if self.epoch == 0 and (r := getattr(self.dataset, 'pixel_range', None)) and r.words(): self.say(r.words())
     return len(self._known_bad)
 
 @patch
@@ -793,7 +900,8 @@ def stop_on_signal(
         with suppress(RuntimeError):                        # it may have come while something was being printed
             trainer.say(f'\n{trainer.stopping}: finishing this step and writing a checkpoint (once more to stop at once)')
     before = {s: signal.getsignal(s) or signal.SIG_DFL for s in (getattr(signal, n, None) for n in ('SIGINT', 'SIGTERM', 'SIGHUP')) if s is not None}
-    before = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
+    outer = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
+    before = {s: signal.SIG_DFL if getattr(handler, 'interrupts', False) else handler for s, handler in outer.items()}   # of the commands: it needs Python to be alive
     for s in before: signal.signal(s, ask)
     try: yield
     except LostProcess:
@@ -801,7 +909,7 @@ def stop_on_signal(
             before[signal.SIGTERM] = lambda number, frame: signal.signal(number, usual)     # torchrun's is on its way; the message comes first
         raise
     finally:
-        for s, handler in before.items(): signal.signal(s, handler)
+        for s, handler in before.items(): signal.signal(s, outer[s] if handler == signal.SIG_DFL else handler)
 
 def _leave_terminal():
     "Where the terminal is gone, print into nothing: writing to it would be an error."
@@ -818,19 +926,33 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
     "Train until the last epoch, or until asked to stop. The global random state is left as it was."
     begin, before = time.monotonic(), self.seconds           # clocks of the wall can be set back
     self.elapsed = lambda: before + time.monotonic() - begin
-    self._kept, self._agreed = None, False
-    with torch.random.fork_rng(), stop_on_signal(self), self._rescue(), self.team.watch(f'go on with --resume {self.run_dir}'):
+    self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
+    with torch.random.fork_rng(), stop_on_signal(self), self._rescue(), self.team.watch(f'go on with --resume {self.run_dir}'), self.alone():
         try:
             self._call('before_fit')
             while self.epoch < self.config.training.epochs and not self._must_stop(): self._one_epoch()
+            self.seconds = self.elapsed()
+            self._call('after_fit')
         except BaseException as e:
+            self.seconds, self.error = self.elapsed(), e
             self._call('on_error')
-            if isinstance(e, RuntimeError) and 'DataLoader worker' in str(e): raise self._lost_worker(e) from e
+            if isinstance(e, LostWorker) or str(e).startswith('DataLoader worker (pid'): raise self._lost_worker(e) from e
             raise
-        finally: self.seconds = self.elapsed()
-        self._call('after_fit')
         if self.sharded: self._keep_whole()
     return self.epoch >= self.config.training.epochs
+
+@patch
+@contextmanager
+def alone(self: Trainer):
+    """Within the block, no other process trains in this run's folder, or `LockedError` says which one does. Blocks may be nested.
+
+    A run none of whose callbacks has `writes` set needs neither folder nor lock."""
+    if self._alone or not any(getattr(c, 'writes', False) for c in self.callbacks): yield; return
+    with ExitStack() as stack:
+        self.team.on_main(lambda: stack.enter_context(lock_folder(self.run_dir, 'run')))
+        self._alone = True
+        try: yield
+        finally: self._alone = False
 
 # %% ../nbs/07_training.ipynb #262634db
 @patch
@@ -853,11 +975,13 @@ def _rescue(self: Trainer):
         raise LostProcess(lost_message(self.team, f'go on with --resume {self.run_dir} (from step {last[0]})' if last else 'there is no checkpoint yet: start again')) from e
 
 @patch
-def _lost_worker(self: Trainer, error: RuntimeError) -> ChildProcessError:
-    "What to say when a process that loads pictures was killed: that may be noticed in the middle of a step, so nothing is saved now."
+def _lost_worker(self: Trainer, error: Exception) -> ChildProcessError:
+    "What to say when a process that loads images was killed; that may be noticed in the middle of a step."
     last = [int(p.name[5:]) for p in checkpoints(self.run_dir)[-1:]]
-    return ChildProcessError(f'a process that loads pictures has ended at step {self.step} ({str(error).splitlines()[0]}); was the memory full? '
-        + (f'The newest checkpoint is of step {last[0]}: go on' if last else 'Start again') + f' with --resume {self.run_dir}, perhaps with fewer data.num_workers (now {self.config.data.num_workers})')
+    go_on = f'The newest checkpoint is of step {last[0]}: go on' if last else 'Start again'
+    return ChildProcessError(f'a process that loads images has ended at step {self.step} ({str(error).splitlines()[0]}); '
+                             f'was the memory full? {go_on} with --resume {self.run_dir}, perhaps with fewer '
+                             f'data.num_workers (now {self.config.data.num_workers})')
 
 # %% ../nbs/07_training.ipynb #ff763421
 FORMAT = 1
@@ -877,27 +1001,33 @@ def _optimizer_tensors(self: Trainer) -> dict[str, Tensor]:
 @patch
 def state(self: Trainer) -> dict[str, Any]:
     "How far the run has come, as plain JSON."
-    scaler = self.accelerator.scaler
-    return dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch, images_seen=self.images_seen,
-                seconds=self.elapsed(), skipped=self.skipped, bad_images=sorted({*self.bad.names} | self._known_bad), threads=torch.get_num_threads(),
-                world_size=self.world_size, batch_size=self.config.training.batch_size, grad_accumulation=self.config.training.grad_accumulation, images=len(self.dataset), sums={k: v.tolist() for k, v in self._sums.items()}, summed=self._summed, scaler=scaler.state_dict() if scaler is not None else None)
+    scaler, t = self.accelerator.scaler, self.config.training
+    far = dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch, images_seen=self.images_seen,
+               seconds=self.elapsed(), skipped=self.skipped, sums={k: v.tolist() for k, v in self._sums.items()}, summed=self._summed,
+               bad_images=sorted({*map(str, self.bad.names)} | self._known_bad))
+    how = dict(threads=torch.get_num_threads(), world_size=self.world_size, batch_size=t.batch_size, grad_accumulation=t.grad_accumulation,
+               images=len(self.dataset), listing=self.listing, config=self._asked, config_sha256=config_sha256(self._asked),
+               environment=environment(), scaler=scaler.state_dict() if scaler is not None else None)
+    return far | how | dict(unwritten=[l for c in self.callbacks for l in getattr(c, 'unwritten', ())])
 
 @patch
 def save_checkpoint(self: Trainer) -> Path: # the checkpoint's folder
     "Write a checkpoint completely or not at all, then delete old ones. OSError (disk full, …) leaves earlier ones untouched."
     root = self.run_dir/'checkpoints'
-    final, tmp = root/f'step_{self.step:08d}', root/f'.step_{self.step:08d}.{os.getpid()}.tmp'
+    final = root/f'step_{self.step:08d}'
+    tmp = temporary_name(final)
     if final.is_dir(): return final
     if self.sharded and not self._hosting: raise RuntimeError('a sharded model is written by a callback of the main process, while the others stand by; this was called from elsewhere')
     self._check_finite()
     try:
-        tmp.mkdir(parents=True)
-        self.model.save_pretrained(tmp)
-        write_atomic(tmp/'optimizer.safetensors', lambda p: save_file(self._optimizer_tensors(), p))
-        write_state(tmp, self.state())
-        sync_folder(tmp)
-        os.replace(tmp, final)
-        sync_folder(root)
+        with naming(final):
+            tmp.mkdir(parents=True)
+            self.model.save_pretrained(tmp)
+            write_atomic(tmp/'optimizer.safetensors', lambda p: save_file(self._optimizer_tensors(), p))
+            write_state(tmp, self.state())
+            sync_folder(tmp)
+            os.replace(tmp, final)
+            sync_folder(root)
     finally: shutil.rmtree(tmp, ignore_errors=True)
     prune(self.run_dir, self.config.training.keep_checkpoints)
     return final
@@ -927,8 +1057,7 @@ def prune(
 ):
     "Delete all but the newest checkpoints. Each is renamed first: what is left of one that is half deleted is no checkpoint."
     for old in checkpoints(run_dir)[:-keep]:
-        gone = old.with_name(f'.{old.name}.{os.getpid()}.tmp')
-        with suppress(OSError): shutil.rmtree(old.rename(gone))
+        with suppress(OSError): shutil.rmtree(old.rename(temporary_name(old)))
 
 # %% ../nbs/07_training.ipynb #50a23588
 def _digest(state: dict) -> str: return hashlib.sha256(json.dumps({k: v for k, v in state.items() if k != 'sha256'}, sort_keys=True).encode()).hexdigest()
@@ -938,9 +1067,9 @@ def write_state(
     state: dict[str, Any], # how far the run has come
 ):
     "Write `state.json`, the last file of a checkpoint, with the SHA-256 of all files (of itself: of its other keys, sorted)."
-    state = json.loads(json.dumps(state))
+    state = json.loads(json.dumps(state))                             # as it will be read
     sums = {f.name: file_sha256(f) for f in sorted(folder.iterdir())} | {'state.json': _digest(state)}
-    write_atomic(folder/'state.json', lambda p: p.write_text(json.dumps(state | dict(sha256=sums), indent=1)))
+    write_text(folder/'state.json', json.dumps(state | dict(sha256=sums), indent=1))
 
 def read_state(
     folder: Path, # a checkpoint
@@ -954,7 +1083,10 @@ def read_state(
         if (_digest(state) if name == 'state.json' else file_sha256(folder/name)) != sums[name]: raise ValueError(f'{folder/name} is not as it was written (its SHA-256 differs)')
     counts = ('step', 'epoch', 'step_in_epoch', 'images_seen', 'skipped', 'summed', 'images', 'world_size', 'threads')
     odd = [k for k in counts if type(state.get(k)) is not int or state[k] < 0]
-    odd += [k for k, kind in dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None))).items() if not isinstance(state.get(k), kind)]
+    kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
+    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)      # not in older files
+    odd += [k for k, kind in kinds.items() if not isinstance(state.get(k), kind)]
+    odd += [k for k, kind in newer.items() if k in state and not isinstance(state[k], kind)]
     if odd: raise ValueError(f'{folder}/state.json: {odd[0]} is {str(state.get(odd[0]))[:40]!r}')
     return state
 
@@ -967,6 +1099,18 @@ def sync_folder(path: Path):
     except OSError: pass
     finally: os.close(fd)
 
+def newest_state(
+    run_dir: str | Path, # a run's folder; the run may be going on
+) -> dict[str, Any]: # of its newest checkpoint, unchecked
+    "How far a run has come. Raises FileNotFoundError before the first checkpoint, or ValueError for a damaged file."
+    for _ in range(20):
+        found = checkpoints(run_dir)
+        if not found: break
+        try: return read_json(found[-1]/'state.json')
+        except OSError:                                       # deleted meanwhile: there is a newer one
+            if (found[-1]/'state.json').exists(): raise
+    raise FileNotFoundError(f'{run_dir}: there is no checkpoint yet')
+
 def checkpoints(
     run_dir: str | Path, # a run's folder
 ) -> list[Path]: # oldest first
@@ -976,21 +1120,30 @@ def checkpoints(
 def left_over(
     run_dir: str | Path, # a run's folder
 ) -> list[Path]:
-    "Files and folders with temporary names: what a process that was killed has left."
-    run_dir = Path(run_dir)
-    return [p for folder in (run_dir, run_dir/'checkpoints', run_dir/'pictures') for p in folder.glob('.*.tmp') if re.fullmatch(r'\..+\.\d+\.tmp', p.name)]
+    "Files and folders with temporary names, in it and in the folders in it: what a process that was killed has left."
+    return [p for folder in _folders(run_dir) for p in folder.glob('.*') if is_temporary(p.name)]
+
+def _folders(run_dir) -> list[Path]: return [p for p in (Path(run_dir), *Path(run_dir).glob('[!.]*')) if p.is_dir()]
 
 # %% ../nbs/07_training.ipynb #132f5b95
 @patch
-def resume(self: Trainer) -> int: # the step at which training goes on
-    "Load the newest readable checkpoint of the run folder."
+def resume(self: Trainer,
+    allow: tuple[str, ...] = (), # what may have changed by hand: 'config' (config.yaml), 'data' (the images)
+) -> int: # the step at which training goes on
+    """Load the newest readable checkpoint of the run folder.
+
+    Raises `ConfigError` if configuration or images are not as they were, `LockedError` if the run is going on elsewhere."""
+    with self.alone(): return self._resume(tuple(allow))
+
+@patch
+def _resume(self: Trainer, allow: tuple[str, ...]) -> int:
     found, trouble = checkpoints(self.run_dir), None
     odd = [p for pattern in ('step_*', '.damaged_*') for p in self.run_dir.glob(f'checkpoints/{pattern}') if p not in found]
     if not found and not odd and (self.run_dir/'config.yaml').is_file(): return self.step
     if not found: raise FileNotFoundError(f'{self.run_dir}: no checkpoint to go on from (looked for checkpoints/step_*/state.json)' + ''.join(f'; {p.name} is damaged' for p in odd[:1]))
     for path in reversed(found):
         step = None
-        try: step = self._load(path)
+        try: step = self._load(path, allow)
         except ConfigError: raise
         except (OSError, ValueError, KeyError, TypeError) as e: trouble = f'{type(e).__name__}: {e}'
         if self._all(step is not None):
@@ -1017,11 +1170,12 @@ def _set_aside(self: Trainer, path: Path, why: str):
 
 # %% ../nbs/07_training.ipynb #de43c286
 @patch
-def _load(self: Trainer, path: Path) -> int:
+def _load(self: Trainer, path: Path, allow: tuple[str, ...] = ()) -> int:
     "Put a checkpoint's weights, moments and counters in place."
     state = read_state(path)
     self._check_same_model(path)
-    self._check_same_work(path, state)
+    self._check_same_work(path, state, 'data' in allow)
+    self._check_same_config(path, state, 'config' in allow)
     self._share_out(path, state)
     weights, moments = (read_tensors(path/f'{n}.safetensors') for n in ('model', 'optimizer'))
     self._check_tensors(path, weights, moments)
@@ -1035,7 +1189,7 @@ def _load(self: Trainer, path: Path) -> int:
         if per_param[n]: raw.state[p] = {k: _placed(v, p, raw) for k, v in per_param[n].items()}
     for k in ('step', 'epoch', 'step_in_epoch', 'images_seen', 'seconds', 'skipped'): setattr(self, k, state[k])
     self.bad.update(state['bad_images'][self.rank::self.world_size])                        # each process counts its own
-    self._known_bad = set(state['bad_images'])
+    self._known_bad, self._unwritten = set(state['bad_images']), list(state.get('unwritten', ()))
     self._sums, self._summed = {k: torch.tensor(v, device=self.device) for k, v in state['sums'].items()}, state['summed']
     self.lr = learning_rate(max(0, self.step - 1), self.total_steps, self.warmup_steps, self.config.training.lr, self.config.training.lr_min)
     if state['scaler'] and self.accelerator.scaler is not None: self.accelerator.scaler.load_state_dict(state['scaler'])
@@ -1074,14 +1228,43 @@ def _check_same_model(self: Trainer, path: Path):
         if theirs.get(key) != ours.get(key) and key != 'pretrained':
             raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, now it is {ours.get(key)!r}')
 
+# %% ../nbs/07_training.ipynb #0527f3f7
+SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',
+             'data.max_megapixels',
+             'training.log_steps', 'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
+             'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision',
+             'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts',
+             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+
 @patch
-def _check_same_work(self: Trainer, path: Path, state: dict):
-    "Epochs mean the same only with as many images as before; other thread counts sum in another order."
+def _check_same_work(self: Trainer, path: Path, state: dict, allowed: bool):
+    "Epochs mean the same only with the same images as before; other thread counts sum in another order."
     if state['images'] != len(self.dataset):
-        raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: epochs and schedules would not be the same. '
-                          'Restore what was there, or start a new run (model.pretrained takes the weights of the old encoder)')
+        raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: epochs and schedules would '
+                          'not be the same. Restore what was there, or start a new run (model.pretrained takes the weights of the old encoder)')
+    if 'listing' not in state: self.say(f'{path.name} is from an older version: whether the images are still the same is not checked')
+    elif state['listing'] != self.listing:
+        said = f'{path}: {len(self.dataset)} images as before, but with other names or sizes (digest {state["listing"][:8]}, now {self.listing[:8]})'
+        if not allowed: raise ConfigError(f'{said}. Restore what was there, or resume with --allow data')
+        self.say(f'{said}: allowed, the run resumes with them')
     if state['threads'] != torch.get_num_threads():
         self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but not bit for bit as it would have')
+
+@patch
+def _check_same_config(self: Trainer, path: Path, state: dict, allowed: bool):
+    "`ConfigError`, with both values, if the configuration was changed in a way that no override may."
+    if 'config' not in state: return self.say(f'{path.name} is from an older version: whether config.yaml is as it was is not checked')
+    if state.get('config_sha256') == config_sha256(self._asked): return
+    now, before = flatten(self._asked), flatten(state['config'])
+    usual = flatten(json.loads(json.dumps(asdict(type(self.config)()))))          # of keys that are newer than the checkpoint
+    free = ('model.pretrained', 'training.start', *(self.safe_keys or SAFE_KEYS))           # the first two matter at the start only
+    was = {k: before.get(k, usual.get(k)) for k in now}
+    differ = [k for k in now if was[k] != now[k] and k not in free]
+    if not differ: return
+    said = '; '.join(f'{k} was {was[k]!r}, now it is {now[k]!r}' for k in differ[:5]) + (f'; and {len(differ) - 5} more keys' if len(differ) > 5 else '')
+    if not allowed: raise ConfigError(f'{self.run_dir}/config.yaml is not as it was when {path.name} was written: {said}. '
+                                      'Put it back, or resume with --allow config')
+    self.say(f'config.yaml was changed ({said}): allowed, the run resumes with what it says now')
 
 # %% ../nbs/07_training.ipynb #bb681dc4
 @patch
@@ -1103,13 +1286,12 @@ def _share_out(self: Trainer, path: Path, state: dict):
 
 # %% ../nbs/07_training.ipynb #88435be5
 class CheckpointCallback(Callback):
-    "Writes checkpoints at intervals, when stopped, and at the end."
-    order = 90
+    "Writes checkpoints at intervals, when stopped, at the end, and when something else than a step has failed."
+    order, last_step, writes = 90, None, True
     def before_fit(self, trainer):
         self.last_time, self.last_step = time.monotonic(), trainer.step
         trainer.run_dir.mkdir(parents=True, exist_ok=True)
-        for left in left_over(trainer.run_dir):
-            with suppress(OSError): shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for folder in _folders(trainer.run_dir): clear_temporaries(folder)
         prune(trainer.run_dir, trainer.config.training.keep_checkpoints)
         if not checkpoints(trainer.run_dir): trainer.save_checkpoint()      # finds an unwritable folder or a full disk now
     def after_step(self, trainer):
@@ -1121,10 +1303,15 @@ class CheckpointCallback(Callback):
         self.last_time, self.last_step = time.monotonic(), trainer.step
     def after_fit(self, trainer): trainer.save_checkpoint()
     def on_error(self, trainer):
-        if trainer._bad_in_a_row < trainer.config.training.max_bad_steps: return
-        for k, v in trainer._before_bad.items(): setattr(trainer, k, v)
+        if trainer._bad_in_a_row >= trainer.config.training.max_bad_steps:
+            for k, v in trainer._before_bad.items(): setattr(trainer, k, v)
+            self.rescue(trainer, 'no checkpoint from before the first of these steps')
+        elif self.last_step is not None and isinstance(trainer.error, Exception) and not trainer.sharded and not trainer._bad_in_a_row:
+            if trainer._undo_step(): self.rescue(trainer, f'no checkpoint of step {trainer.step}')
+    def rescue(self, trainer, without: str):
+        "Save what there is; an error of its own is said only."
         try: trainer.save_checkpoint()
-        except (OSError, FloatingPointError) as e: trainer.say(f'no checkpoint from before the first of these steps: {e}')
+        except (OSError, FloatingPointError) as e: trainer.say(f'{without}: {e}')
 
 # %% ../nbs/07_training.ipynb #fdd26030
 def step_of(
@@ -1145,16 +1332,18 @@ def finite_json(
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 class HistoryCallback(Callback):
-    "Appends to `history.jsonl` in the run folder."
-    order = 80
-    def __init__(self): self.pending, self.torn = [], False
+    """Appends to `history.jsonl` in the run folder, each line whole or not at all.
+
+    Lines that find no room wait in memory and in checkpoints, in order, until there is some."""
+    order, file, writes = 80, None, True
+    def __init__(self): self.unwritten = []
     def before_fit(self, trainer):
         self.file, self.mark = trainer.run_dir/'history.jsonl', (time.monotonic(), trainer.images_seen)
-        if self.file.exists():
-            again = trainer.step_in_epoch == trainer.steps_per_epoch                                 # this epoch is closed once more
-            keep = lambda l: trainer.step and (step_of(l) < trainer.step or step_of(l) == trainer.step and not (again and '"kind": "epoch"' in l))
-            lines = list(filter(keep, self.file.read_text(errors='replace').splitlines()))           # a torn line has no step; before the first step all is written again
-            write_atomic(self.file, lambda p: p.write_text(''.join(l + '\n' for l in lines)))
+        old = self.file.read_text(encoding='utf-8', errors='replace').splitlines() if self.file.exists() else []
+        known = [*old, *trainer._unwritten, *self.unwritten]
+        lines = list(dict.fromkeys(l for l in known if _is_past(l, trainer)))         # older versions wrote some twice
+        self.said, self.unwritten, trainer._unwritten = False, [], []
+        if lines != old: write_text(self.file, ''.join(l + '\n' for l in lines))
     def after_step(self, trainer):
         if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return             # a skipped step has a line of its own
         now, seen = time.monotonic(), trainer.images_seen
@@ -1162,32 +1351,58 @@ class HistoryCallback(Callback):
         self.mark = (now, seen)
     def after_skip(self, trainer): self.write(trainer, trainer.skip_logs)
     def after_epoch(self, trainer): self.write(trainer, trainer.logs)
-    def write(self, trainer, line: dict):
-        "One line; a full disk is reported once, and the lines wait until there is room."
-        self.pending.append(json.dumps(finite_json(line)))
-        try:
-            with open(self.file, 'a') as f: f.write(('\n' if self.torn else '') + '\n'.join(self.pending) + '\n')
-            self.pending, self.torn = [], False
-        except OSError as e:
-            self.torn = True
-            if len(self.pending) == 1: trainer.say(f'step {trainer.step}: cannot write {self.file} ({e}); will try again')
+    def after_fit(self, trainer): self.flush(trainer)
+    def on_error(self, trainer): self.flush(trainer)
+
+# %% ../nbs/07_training.ipynb #66c4edfe
+@patch
+def write(self: HistoryCallback, trainer, line: dict):
+    "One line, with its step; a full disk is reported once, and the lines wait until there is room."
+    self.unwritten.append(json.dumps(finite_json(line if 'step' in line else line | dict(step=trainer.step))))
+    self.flush(trainer)
+
+@patch
+def flush(self: HistoryCallback, trainer):
+    "Write what waits. An error is said once, until a line was written again."
+    if not self.unwritten or self.file is None: return
+    try: append_text(self.file, ''.join(l + '\n' for l in self.unwritten))
+    except OSError as e:
+        if not self.said: trainer.say(f'step {trainer.step}: cannot write the history ({e}); will try again')
+        self.said = True
+    else: self.unwritten, self.said = [], False
+
+def _is_past(line: str, trainer) -> bool:
+    "Whether a line is of what a run has done already: not torn, not of a step that will be done again."
+    step = step_of(line)
+    closing = trainer.step_in_epoch == trainer.steps_per_epoch and '"kind": "epoch"' in line       # this epoch is closed once more
+    return bool(trainer.step) and (step < trainer.step or step == trainer.step and not closing)
 
 # %% ../nbs/07_training.ipynb #15351c07
 class ProgressCallback(Callback):
-    "A progress bar over the whole run (loss, images/s, time left) and a line per epoch."
-    order = 70
+    "A progress bar over the whole run (loss, images/s, time left) and a line per epoch. Where nothing can be printed, none."
+    order, bar = 70, None
     def before_fit(self, trainer):
         from tqdm import tqdm
+        self.close()
         per_step = trainer.config.training.batch_size * trainer.accumulation * trainer.world_size
         self.per_step = min(per_step, len(trainer.dataset))
-        self.bar = tqdm(total=trainer.total_steps * self.per_step, initial=trainer.step * self.per_step, unit='img', desc='training',
-                        smoothing=.05, dynamic_ncols=True, mininterval=.5)
+        if sys.stderr is None: return
+        with suppress(OSError, ValueError):
+            self.bar = tqdm(total=trainer.total_steps * self.per_step, initial=trainer.step * self.per_step, unit='img', desc='training',
+                            smoothing=.05, dynamic_ncols=True, mininterval=.5)
     def after_step(self, trainer):
-        self.bar.update(self.per_step)
-        if trainer.step % trainer.config.training.log_steps == 0: self.bar.set_postfix_str(trainer.progress(), refresh=False)
+        text = trainer.progress() if trainer.step % trainer.config.training.log_steps == 0 else None
+        if self.bar is None: return
+        with suppress(OSError, ValueError):                     # a dead pipe, a log on a full disk
+            if text is not None: self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(self.per_step)
     def after_epoch(self, trainer): trainer.say(trainer.summary())
-    def after_fit(self, trainer): self.bar.close()
-    def on_error(self, trainer): self.bar.close()
+    def after_fit(self, trainer): self.close()
+    def on_error(self, trainer): self.close()
+    def close(self):
+        "The bar stays as it is."
+        bar, self.bar = self.bar, None
+        with suppress(OSError, ValueError): bar is None or bar.close()
 
 def epoch_line(
     logs: dict, # an epoch's line of history
@@ -1214,14 +1429,32 @@ def new_run(
     config: RunConfig, # what will be run
 ) -> Path: # the folder
     "Make a run's folder and write its configuration. Errors say why a folder cannot be used."
-    run_dir = Path(run_dir).expanduser()
+    run_dir = expand(run_dir)
+    taken = FileExistsError(f'{run_dir} exists and is not an empty folder; choose another one, '
+                            f'or continue that run with --resume {run_dir}')
+    if run_dir.exists() and not run_dir.is_dir(): raise taken
     try:
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise FileExistsError(f'{run_dir} exists and is not an empty folder; choose another one, or continue that run with --resume {run_dir}')
-        write_atomic(run_dir/'config.yaml', lambda p: p.write_text(config_yaml(config), encoding='utf-8'))
-    except FileExistsError: raise
+        with lock_folder(run_dir, 'run'):
+            clear_temporaries(run_dir)                          # of a start that was killed here
+            if any(p.name != '.lock' for p in run_dir.iterdir()): raise taken
+            write_new(run_dir/'config.yaml', config_yaml(config))
+    except (FileExistsError, LockedError): raise
     except OSError as e: raise OSError(e.errno, f'cannot write to the run folder {run_dir}: {e.strerror}') from e
     return run_dir
+
+def write_new(
+    path: Path, # must not exist
+    text: str, # written as UTF-8
+):
+    "Write a file that was not there, completely or not at all. `FileExistsError` if somebody else was faster, even where there are no locks."
+    whole = path.with_name(f'.{path.name}.{os.getpid()}0.tmp')
+    write_text(whole, text)
+    try: os.link(whole, path)
+    except FileExistsError: raise
+    except OSError:                                             # this file system knows no links
+        if path.exists(): raise FileExistsError(f'{path} exists') from None
+        os.replace(whole, path)
+    finally: whole.unlink(missing_ok=True)
 
 def load_run(
     run_dir: str | Path, # a run's folder
@@ -1230,11 +1463,11 @@ def load_run(
     safe_keys: tuple[str, ...] | None = None, # those keys; None: `SAFE_KEYS`
 ) -> RunConfig: # or what `load` gives
     "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run (those that help past steps that are not finite are allowed)."
-    file = Path(run_dir).expanduser()/'config.yaml'
-    if not file.is_file(): raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it')
+    file, keys = expand(run_dir)/'config.yaml', safe_keys or SAFE_KEYS
+    if not file.is_file():
+        raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it (a start that was stopped '
+                                f'before it had one is started again, with --run-dir {run_dir})')
     for o in overrides:
-        if o.split('=')[0] not in (safe_keys or SAFE_KEYS): raise ConfigError(f'{o}: a run that goes on cannot change this; allowed are {", ".join(safe_keys or SAFE_KEYS)}')
+        if o.split('=')[0] not in keys:
+            raise ConfigError(f'{o}: a run that resumes cannot change this; allowed are {", ".join(keys)}')
     return load(file, overrides)
-
-SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share', 'training.log_steps', 'training.checkpoint_minutes',
-             'training.checkpoint_steps', 'training.keep_checkpoints', 'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train')
