@@ -73,18 +73,23 @@ class DataConfig:
     crop_ratio: list[float] = setting([0.75, 4 / 3], **RATIOS) # width over height of the random crop
     flip: float = setting(0.5, **CHANCE) # of a horizontal flip
     num_workers: int = setting(0, low=0) # processes that load images
-    # JPEG: auto (torchvision.io, large ones at reduced size), torchvision, or pillow (whole images, fractional boxes)
+    # JPEG: auto (torchvision.io, large ones at reduced size), torchvision, or pillow (whole images,
+    # fractional boxes)
     decoder: str = setting('auto', choices=DECODERS)
-    # on the device, in batches: crops of images in memory, colours of several crops; the same numbers, worth it
+    # on the device, in batches: crops of images in memory, colours of several crops; the same numbers, worth
+    # it
     # where a GPU waits for the loader
     augment_on_device: bool = False
     # shards: streams per process, each with shards of its own; a multiple of num_workers is fastest
     lanes: int = setting(8, low=1)
     shuffle_buffer: int = setting(4096, low=1) # shards: images (as files) that a process holds to mix them
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
-    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on 256 images
-    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
-    max_megapixels: float | None = setting(None, above=0) # largest size of an image; null: Pillow's limit, 179
+    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on
+    # 256 images
+    pixel_range: list[float] | None = setting(None, length=2, rising=True,
+                                              expected='two numbers, smaller first')
+    # largest size of an image; null: Pillow's limit, 179
+    max_megapixels: float | None = setting(None, above=0)
 
 # %% ../nbs/07_training.ipynb #a8f5bbdb
 @dataclass
@@ -94,7 +99,8 @@ class MaskingConfig:
     num_target_masks: int = setting(4, low=1) # blocks per image; not of random masks
     masks_per_image: int = setting(1, low=1) # maskings of an image that share one pass of the target encoder
     target_scale: list[float] | None = setting(None, **PARTS) # area of a block, as a share of the grid
-    target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True) # height over width of a block
+    # height over width of a block
+    target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True)
     context_scale: list[float] | None = setting(None, **PARTS) # multiblock: area of the context block
     min_context: int | None = setting(None, low=1) # multiblock: fewest context patches
     target_share: list[float] | None = setting(None, **PARTS) # hierarchical: bounds of the hidden share
@@ -123,7 +129,8 @@ class TrainingConfig:
     compile: bool = False # compile the transformer blocks when they first run (pretraining only)
     # none (DDP), or full: weights, gradients and moments are split over all processes (FSDP2)
     sharding: str = setting('none', choices=SHARDING)
-    timeout_minutes: float = setting(10.0, **MINUTES) # how long a step waits for another process before the run ends
+    # how long a step waits for another process before the run ends
+    timeout_minutes: float = setting(10.0, **MINUTES)
     seed: int = 0
     log_steps: int = setting(10, low=1) # steps between lines of history
     checkpoint_minutes: float = setting(10.0, **MINUTES) # at most this long between checkpoints
@@ -136,17 +143,20 @@ class TrainingConfig:
 @dataclass
 class MultiCropConfig:
     "Several crops of each image."
-    strategy: str | None = setting(None, choices=STRATEGIES) # how they learn from each other; null: one crop per image
+    # how they learn from each other; null: one crop per image
+    strategy: str | None = setting(None, choices=STRATEGIES)
     num_global_crops: int = setting(2, low=1)
     num_local_crops: int = setting(6, low=0)
     min_local_crops: int | None = setting(None, low=0) # begin with so many local crops …
     # … and reach num_local_crops after so many epochs (with min_local_crops)
     warmup_epochs: int = setting(30, low=0)
     # pixels; null: 3/7 of the model's image size, in whole patches
-    local_crop_size: int | list[int] | None = setting(None, **SIZE | dict(expected='null, or ' + SIZE['expected']))
+    local_crop_size: int | list[int] | None = setting(None, **SIZE
+                                                      | dict(expected='null, or ' + SIZE['expected']))
     global_crop_scale: list[float] = setting([0.4, 1.0], **SHARES) # area, as a share of the image
     local_crop_scale: list[float] = setting([0.05, 0.4], **SHARES)
-    global_color_jitter: float = setting(0.4, low=0, high=1) # brightness, contrast, saturation ±40 %, hue ±0.1 turn
+    # brightness, contrast, saturation ±40 %, hue ±0.1 turn
+    global_color_jitter: float = setting(0.4, low=0, high=1)
     local_color_jitter: float = setting(0.4, low=0, high=1)
     hue: str = setting('yiq', choices=('yiq', 'hsv')) # how hue is turned: yiq (fast) or hsv (exact)
     # share of a local crop's patches that the encoder sees, chosen at random; 1: all
@@ -188,7 +198,8 @@ def check_run_config(
     check_model_config(cfg.model)
     c = cfg.multicrop
     require(training_checks(cfg.training) + _crop_checks(cfg))
-    if c.strategy is not None: cfg.model.crops.enabled = True                  # the model gets what crops need
+    # the model gets what crops need
+    if c.strategy is not None: cfg.model.crops.enabled = True
     check_levels(cfg.evaluation.readouts or (), cfg.model.num_hierarchies)
     return cfg
 
@@ -211,7 +222,8 @@ def check_levels(
         except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e
         for part, _ in parts:
             there = not part.startswith('level') or int(part[5:]) < num_levels
-            require([(there, 'evaluation.readouts', name, f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
+            require([(there, 'evaluation.readouts', name,
+                      f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
 
 def training_checks(
     t: TrainingConfig,
@@ -228,7 +240,8 @@ def warn_batch(
     asked = t.batch_size * t.grad_accumulation * processes
     if asked <= images: return
     warnings.warn(f'training.batch_size={t.batch_size}: a step would take {asked} images (grad_accumulation='
-                  f'{t.grad_accumulation}, {processes} processes), but there are {images}; it takes those', stacklevel=2)
+                  f'{t.grad_accumulation}, {processes} processes), but there are {images}; it takes those',
+                  stacklevel=2)
 
 def warn_training(
     t: TrainingConfig,
@@ -244,8 +257,10 @@ def _crop_checks(cfg: RunConfig) -> list[tuple]:
     c, n = cfg.multicrop, cfg.masking.masks_per_image
     fewer = c.min_local_crops is None or c.min_local_crops <= c.num_local_crops
     return [(n == 1 or c.strategy is None, 'masking.masks_per_image', n,
-             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an image more than once'),
-        (fewer, 'multicrop.min_local_crops', c.min_local_crops, f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
+             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an image '
+             'more than once'),
+        (fewer, 'multicrop.min_local_crops', c.min_local_crops,
+         f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
 
 def warn_schedules(
     cfg: RunConfig,
@@ -253,31 +268,35 @@ def warn_schedules(
     "Warn of schedules that end before the run does, or after it."
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
     if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
-        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the target encoder '
-                      'freezes there. Set it to null to let the schedule span the run', stacklevel=2)
+        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
+                      'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
     if c.strategy is not None and c.min_local_crops is not None and c.warmup_epochs >= t.epochs:
         warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={t.epochs}: '
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)
     warn_training(t)
 
 _CROP_KEYS = ' '.join(f'multicrop.{f.name}' for f in fields(MultiCropConfig) if f.name != 'strategy')
-_LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale', 'local_color_jitter', 'local_keep'))
+_LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale',
+                                                  'local_color_jitter', 'local_keep'))
 _PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name != 'probe')
 
 # %% ../nbs/07_training.ipynb #d927752c
 def _crops(c: RunConfig) -> bool: return c.multicrop.strategy is not None
 def _no_local(c: RunConfig) -> bool: return _crops(c) and c.multicrop.num_local_crops == 0
 def _no_colour(c: RunConfig) -> bool:
-    return _crops(c) and (c.model.in_chans == 1 or not c.multicrop.global_color_jitter + c.multicrop.local_color_jitter)
+    return _crops(c) and (c.model.in_chans == 1 or not c.multicrop.global_color_jitter
+                          + c.multicrop.local_color_jitter)
 
 RUN_IDLE = [
     (_CROP_KEYS, lambda c: not _crops(c), 'as multicrop.strategy is null: one crop per image'),
-    ('data.crop_scale data.decoder', _crops, 'as with multicrop.strategy crops have scales and a decoder of their own'),
+    ('data.crop_scale data.decoder', _crops,
+     'as with multicrop.strategy crops have scales and a decoder of their own'),
     ('multicrop.exclude_overlap', lambda c: c.multicrop.strategy == 'global_only',
      'as with global_only no crop helps to predict another'),
     ('multicrop.warmup_epochs', lambda c: _crops(c) and c.multicrop.min_local_crops is None,
      'as multicrop.min_local_crops is null'),
-    (f'{_LOCAL_KEYS} model.crops.local_weight model.crops.min_overlap', _no_local, 'as multicrop.num_local_crops is 0'),
+    (f'{_LOCAL_KEYS} model.crops.local_weight model.crops.min_overlap', _no_local,
+     'as multicrop.num_local_crops is 0'),
     ('multicrop.hue', _no_colour, 'as there are no colours to turn'),
     ('model.crops.cross_weight', lambda c: _crops(c) and c.multicrop.strategy != 'cross_crop_prediction',
      'as multicrop.strategy is not cross_crop_prediction'),
@@ -288,7 +307,8 @@ RUN_IDLE = [
     (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
 
 # %% ../nbs/07_training.ipynb #d30cc1ac
-_all_ = ['PlainLoader', 'choose_precision', 'flatten', 'list_configs', 'read_config', 'require'] # still found here
+# still found here
+_all_ = ['PlainLoader', 'choose_precision', 'flatten', 'list_configs', 'read_config', 'require']
 
 def load_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
