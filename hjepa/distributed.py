@@ -43,8 +43,8 @@ def choose_precision(
     kind = torch.device(device or usual).type
     if wish == 'auto': return 'bf16' if computes_bf16(kind) else 'fp16' if kind == 'cuda' else 'fp32'
     if wish == 'bf16' and kind in ('cpu', 'cuda') and not computes_bf16(kind):
-        warnings.warn('precision bf16: this processor has no instructions for it and takes several times as long '
-                      'as for fp32; fp32 and auto are faster here', stacklevel=2)
+        warnings.warn('precision bf16: this processor has no instructions for it and takes several times as '
+                      'long as for fp32; fp32 and auto are faster here', stacklevel=2)
     return wish
 
 def computes_bf16(

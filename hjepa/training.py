@@ -257,8 +257,8 @@ def _crop_checks(cfg: RunConfig) -> list[tuple]:
     c, n = cfg.multicrop, cfg.masking.masks_per_image
     fewer = c.min_local_crops is None or c.min_local_crops <= c.num_local_crops
     return [(n == 1 or c.strategy is None, 'masking.masks_per_image', n,
-             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an image '
-             'more than once'),
+             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an '
+             'image more than once'),
         (fewer, 'multicrop.min_local_crops', c.min_local_crops,
          f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
 
@@ -269,7 +269,8 @@ def warn_schedules(
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
     if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
-                      'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
+                      'target encoder freezes there. Set it to null to let the schedule span the run',
+                      stacklevel=2)
     if c.strategy is not None and c.min_local_crops is not None and c.warmup_epochs >= t.epochs:
         warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={t.epochs}: '
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)

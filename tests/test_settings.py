@@ -34,7 +34,7 @@ from hjepa.detection import (DetectionConfig, DetectionTrainer, MeanAPCallback, 
 from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
 from hjepa.shards import write_shards
 from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
-                            load_config, new_run)
+                            list_configs, load_config, new_run)
 
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -150,7 +150,7 @@ PRETRAINING = {
     'data.augment_on_device': Row(why=SAME + 'nbs/00_data.ipynb'),
     'data.lanes': Row('1', pack='shards'),
     'data.shuffle_buffer': Row('1', pack='shards'),
-    'data.pixel_range': Row('[0, 1000]', pack='deep'),
+    'data.pixel_range': Row('[0, 1000]', given='data.path={tmp}/deep', ends=('null', '[0, 1000]')),
     'data.max_megapixels': Row(why='of images that are too large: nbs/00_data.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', other='0.9',
@@ -185,8 +185,7 @@ PRETRAINING = {
         '[level1]', sees='results', pack='measured', ends=('null', '[mean, level0|white]')),
     'evaluation.whiten': Row('false', sees='results', pack='measured', given='evaluation.readouts=null'),
     'evaluation.groups': Row(
-        why='of hold-outs, where there is no test split: tests of hold-outs', pack='measured',
-        ends=('null', 'stem')),
+        why='where there is no test split: nbs/09_holdouts.ipynb', pack='measured', ends=('null', 'stem')),
     'evaluation.knn_k': Row('1', sees='results', pack='measured'),
     'evaluation.max_train': Row('5', sees='results', pack='measured'),
 }
@@ -355,7 +354,8 @@ def base(*settings: str) -> str: return ' & '.join(settings)
 
 
 NET = base('model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=24',
-           'model.encoder_kwargs.num_heads=2', 'model.predictor.depth=1', 'model.predictor.num_heads=2', 'model.predictor.embed_dim=16')
+           'model.encoder_kwargs.num_heads=2', 'model.predictor.depth=1', 'model.predictor.num_heads=2',
+           'model.predictor.embed_dim=16')
 SHORT = 'training.epochs=1 & training.batch_size=4 & training.warmup_epochs=0 & training.precision=fp32'
 COLOUR = 'model.in_chans=3 & model.pixel_mean=null & model.pixel_std=null'
 CROPS = 'multicrop.num_local_crops=3 & multicrop.strategy='
@@ -367,7 +367,7 @@ PACKS = dict(
         blocks='masking.kind=multiblock & model.patch_size=4',
         cells='masking.kind=hierarchical & model.patch_size=4',
         crops=CROPS + 'global_only', cross=CROPS + 'cross_crop_prediction',
-        shards='data.dataset=shards & data.path={tmp}/shards', deep='data.path={tmp}/deep',
+        shards='data.dataset=shards & data.path={tmp}/shards',
         measured='data.dataset=imagefolder & data.path={tmp}/classes & evaluation.readouts=[mean]'),
     detection=dict(
         plain='', heads='model.head_convs=null', anchors='model.head_convs=null & model.head=retinanet',
@@ -398,7 +398,8 @@ JOBS = dict(
         detection_callbacks, DETECTION_BASE),
     codec=Job(
         CodecRun, TRAINING | CODEC | TRAINING_ONLY, PACKS['codec'],
-        functools.partial(load_codec_config, 'small'), codec_trainer, codec_results, lambda cfg: codec_callbacks(cfg, looked_at(cfg)), CODEC_BASE))
+        functools.partial(load_codec_config, 'small'), codec_trainer, codec_results,
+        lambda cfg: codec_callbacks(cfg, looked_at(cfg)), CODEC_BASE))
 
 
 @pytest.fixture(scope='module')
@@ -569,6 +570,14 @@ def test_all_values(i, tmp, tmp_path):
     assert not half.fit() and half.step == 1
     again = job.trainer(job.load(overrides), tmp_path/'half', [CheckpointCallback(), *job.callbacks(cfg)])
     assert again.resume() == 1 and again.fit() and digest(again.model) == digest(trainer.model)
+
+
+@pytest.mark.filterwarnings('error')
+def test_shipped_configurations():
+    "They load, and all that they set has an effect."
+    for kind, load in dict(detection=load_detection_config, compression=load_codec_config).items():
+        assert [load(name) for name in list_configs(kind)]
+    assert [load_config(name) for name in list_configs()]
 
 
 def test_few_runs(): assert len(RUNS) <= 60
