@@ -229,7 +229,7 @@ DETECTION = {
     'data.seed': Row('1', ends=('0', f'{LARGEST - 1}')),
     'data.flip': Row('1'),
     'data.crop': Row('1'),
-    'data.zoom': Row('[0.3, 0.4]', ends=('[0.05, 0.05]', '[1, 1]')),
+    'data.zoom': Row('[0.3, 0.4]', ends=('[0.2, 0.2]', '[1, 1]')),
     'data.jitter': Row('1'),
     'data.num_workers': Row(why=SAME + 'tests/test_detection.py', ends=('0', '1')),
     'data.max_bad_share': Row(
