@@ -1413,11 +1413,18 @@ def new_run(
     try:
         with lock_folder(run_dir, 'run'):
             clear_temporaries(run_dir)                          # of a start that was killed here
-            if any(p.name != '.lock' for p in run_dir.iterdir()): raise taken
-            write_new(run_dir/'config.yaml', config_yaml(config))
+            if not _begun(run_dir, text := config_yaml(config)):
+                if any(p.name != '.lock' for p in run_dir.iterdir()): raise taken
+                write_new(run_dir/'config.yaml', text)
     except (FileExistsError, LockedError): raise
     except OSError as e: raise OSError(e.errno, f'cannot write to the run folder {run_dir}: {e.strerror}') from e
     return run_dir
+
+def _begun(run_dir: Path, text: str) -> bool:
+    "Whether this very run was begun here, and ended before its first checkpoint: it may begin again."
+    file, made = run_dir/'config.yaml', {p.name for p in run_dir.iterdir()}
+    if not file.is_file() or not made <= {'.lock', 'config.yaml', 'checkpoints', 'problems.txt'}: return False
+    return not any(run_dir.glob('checkpoints/[!.]*')) and file.read_bytes() == text.encode()
 
 def write_new(
     path: Path, # must not exist

@@ -5,7 +5,7 @@
     sweep(work, check, tmp_path)              # one forked process for every moment
 
 A *moment* is before, within or after a call that changes files: `os.replace`, `rename`, `fsync`, `mkdir`, `chmod`, `unlink`,
-`rmdir`, `write` (to files), `Path.write_text`, safetensors' `save_file`. Processes are forked from the one that runs the tests,
+`rmdir`, `write` (to files), `Path.write_text` and `write_bytes`, `append_text`, safetensors' `save_file`. Processes are forked from the one that runs the tests,
 which has imported everything and computes nothing itself: a life costs a fraction of a second. Needs fork and signals."""
 import os
 import re
@@ -41,11 +41,14 @@ class Life:
         try: os.killpg(self.pid, number)
         except ProcessLookupError: os.kill(self.pid, number)    # it has not become a leader yet
 
+    def wait_once(self) -> int | None: # exit code, or minus the signal that ended it; None: it lives
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
     def wait(self, seconds: float = 60) -> int: # exit code, or minus the signal that ended it
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid: return os.waitstatus_to_exitcode(status)
+            if (code := self.wait_once()) is not None: return code
             time.sleep(.005)
         self.kill()
         os.waitpid(self.pid, 0)
@@ -107,6 +110,15 @@ class Shim:
             return out
         return call
 
+    def appender(self, f):
+        def append(path, text):
+            if self.tick('before', 'append_text', path): self.act()
+            if self.tick('within', 'append_text', path):
+                if self.tear: f(path, text[:len(text) // 2])
+                self.act()
+            f(path, text)
+        return append
+
     def os_write(self, f):
         def write(fd, data):
             if not stat.S_ISREG(os.fstat(fd).st_mode): return f(fd, data)
@@ -119,16 +131,19 @@ class Shim:
 
     def start(self):
         import safetensors.torch
-        self.kept, save = [], safetensors.torch.save_file
+
+        from hjepa.core import files
+        self.kept, save, append = [], safetensors.torch.save_file, files.append_text
         def put(owner, name, new):
             self.kept.append((owner, name, getattr(owner, name)))
             setattr(owner, name, new)
         for n in CALLS: put(os, n, self.around(getattr(os, n), n))
         put(os, 'write', self.os_write(os.write))
-        put(Path, 'write_text', self.writer(Path.write_text, 'write_text', 0))
-        torn = self.writer(save, 'save_file', 1)
-        for m in list(sys.modules.values()):                    # wherever it was imported to by name
-            if getattr(m, '__dict__', {}).get('save_file') is save: put(m, 'save_file', torn)
+        for n in ('write_text', 'write_bytes'): put(Path, n, self.writer(getattr(Path, n), n, 0))
+        by_name = dict(save_file=(save, self.writer(save, 'save_file', 1)), append_text=(append, self.appender(append)))
+        for m in list(sys.modules.values()):                    # wherever they were imported to by name
+            for n, (old, new) in by_name.items():
+                if getattr(m, '__dict__', {}).get(n) is old: put(m, n, new)
 
     def stop(self):
         for o, n, f in self.kept: setattr(o, n, f)
