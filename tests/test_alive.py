@@ -441,7 +441,7 @@ def test_two_resume_one_run(pictures, tmp_path, go_on):
     os.kill(first.pid, signal.SIGKILL)                          # the workers live on for some seconds
     assert first.wait() == -signal.SIGKILL
     go_on(run, 'data.num_workers=0')
-    first.kill()
+    with suppress(ProcessLookupError): first.kill()
 
 
 # --- changed between two lives
@@ -491,7 +491,8 @@ def test_ascii_terminal(pictures, tmp_path):
     "A terminal that knows no ü and no √, and a folder with ü in its name: nothing is lost, and the run can be resumed."
     run = tmp_path/'müller'/'läuft'
     shutil.copytree(pictures, tmp_path/'bilder√')
-    def before(): sys.stdout, sys.stderr = (open(fd, 'w', encoding='ascii', buffering=1, closefd=False) for fd in (1, 2))
+    def before():
+        for stream in (sys.stdout, sys.stderr): stream.reconfigure(encoding='ascii')
     out = finish(train(*TWO, f'data.path={tmp_path}/bilder√', '--run-dir', run, report=True, before=before), tmp_path/'log')
     assert r'm\xfcller' in out and 'Verdict' in out and (run/'results.json').is_file()
     assert r'l\xe4uft at step 2 of 2' in finish(train('--resume', run, before=before), tmp_path/'log')
