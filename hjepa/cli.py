@@ -356,10 +356,10 @@ def draw(
 ) -> dict: # name → path
     "The run's pictures, from a few images that readers can recognise across runs."
     import torch
-    from hjepa.data import EvalView, collate, normalize
+    from hjepa.data import collate, model_view, normalize
     from hjepa.training import build_masks
     from hjepa.visualization import read_history, save_pictures
-    view = EvalView(dataset, model.img_size, cfg.model.in_chans)
+    view = model_view(model, dataset)
     batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
     some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
     images = normalize(some, *model.pixel_stats).to(next(model.parameters()).device)

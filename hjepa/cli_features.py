@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['neighbours', 'find_neighbours', 'load_run_model', 'run_images', 'evenly', 'neighbour_rows', 'format_neighbours',
-           'draw_neighbours', 'store', 'store_folder', 'stopped_store', 'shot', 'lowshot', 'measure_lowshot',
-           'check_finetune', 'labelled_images', 'finetune_all', 'format_lowshot']
+           'neighbours_file', 'draw_neighbours', 'store', 'store_folder', 'stopped_store', 'shot', 'lowshot',
+           'measure_lowshot', 'lowshot_inputs', 'tune_lowshot', 'check_finetune', 'labelled_images', 'finetune_all',
+           'format_lowshot']
 
 # %% ../nbs/12_cli_features.ipynb #a9ce9ffc
 import argparse
@@ -14,7 +15,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from .cli import best_device, check_kind, friendly_errors, parser, positive, probe_sets, warn_arguments
+from .cli import (best_device, check_kind, friendly_errors, parser, positive, probe_sets, say_unreadable,
+                       warn_arguments)
 
 # %% ../nbs/12_cli_features.ipynb #34abd9f6
 _neighbours_examples = '''examples:
@@ -41,19 +43,27 @@ def neighbours(
     p.add_argument('--num-workers', type=int, default=0, help='processes that load pictures')
     args = p.parse_intermixed_args(argv)
     with friendly_errors('hjepa_neighbours'):
+        from hjepa.core.files import check_target, say
+        file = check_target(neighbours_file(args))
+        if args.store: check_target(args.store, folder=True)
         gallery, found = find_neighbours(args)
-        for path in gallery.bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
-        if gallery.lost: print(f'left out, in the store but not in the folder any more: {len(gallery.lost):,} (first {gallery.lost[0]})', file=sys.stderr)
-        file, rows = draw_neighbours(found, args), neighbour_rows(found)
-        print(json.dumps(rows, indent=1) if args.json else format_neighbours(rows, gallery.readout) + f'\n\n{file}')
+        say_unreadable(gallery.bad)
+        if gallery.lost:
+            say('left out, in the store but not in the folder any more: '
+                f'{len(gallery.lost):,} (first {gallery.lost[0]})', sys.stderr)
+        rows = neighbour_rows(found)
+        say(json.dumps(rows, indent=1) if args.json else format_neighbours(rows, gallery.readout))
+        draw_neighbours(found, file)
+        if not args.json: say(f'\n{file}')
     return 0
 
 # %% ../nbs/12_cli_features.ipynb #037b84be
 def find_neighbours(args: argparse.Namespace) -> tuple: # a Gallery, and its Neighbours
     "Load the model, look at the folder, search."
     model = load_run_model(args.run)
+    from hjepa.core.files import expand
     from hjepa.retrieval import Gallery
-    pictures = [Path(p).expanduser() for p in args.pictures]
+    pictures = [expand(p) for p in args.pictures]
     if missing := [p for p in pictures if not p.is_file()]: raise FileNotFoundError(f'{missing[0]}: no such picture' + (' (a folder to look in is given with --images)' if missing[0].is_dir() else ''))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'pictures of the store are gone')                   # said below in a line of its own
@@ -79,7 +89,9 @@ def run_images(
     "The images of a folder, or those that a run was trained on."
     from hjepa.data import build_dataset
     from hjepa.training import load_run
-    if args.images: return build_dataset('images', Path(args.images).expanduser().resolve(), in_chans=model.config.in_chans)
+    from hjepa.core.files import expand
+    chans = model.config.in_chans
+    if args.images: return build_dataset('images', expand(args.images).resolve(), in_chans=chans)
     try: d = load_run(args.run).data
     except FileNotFoundError as e: raise FileNotFoundError(f'{e}, so it does not say which images it was trained on; give a folder with --images') from e
     return build_dataset(d.dataset, d.path, split or d.split, model.config.in_chans, d.download)
@@ -109,20 +121,30 @@ def format_neighbours(
     readout: str, # what was compared
 ) -> str:
     "The same as a table for people."
-    say = lambda r: (r['path'] if 'path' in r else f'picture {r["index"]}') + (f'  ({r["label"]})' if 'label' in r else '')
+    def name(r: dict) -> str:
+        text = r['path'] if 'path' in r else f'picture {r["index"]}'
+        return (text + (f'  ({r["label"]})' if 'label' in r else '')).replace('\n', '\\n')
     lines = [f'cosine of features ({readout})']
-    for row in rows: lines += [say(row['query'])] + [f'  {n["cosine"]:6.3f}  {say(n)}' for n in row['neighbours']]
+    for row in rows:
+        lines += [name(row['query'])] + [f'  {n["cosine"]:6.3f}  {name(n)}' for n in row['neighbours']]
     return '\n'.join(lines)
 
-def draw_neighbours(found, args: argparse.Namespace) -> Path: # the picture grid's file
+def neighbours_file(args: argparse.Namespace) -> Path:
+    "Where the grid is written."
+    from hjepa.core.files import expand
+    run = expand(args.run)
+    home = run/'pictures' if run.is_dir() else Path()
+    file = expand(args.output) if args.output else home/'neighbours.png'
+    return file if file.suffix else file.with_suffix('.png')
+
+def draw_neighbours(
+    found, # Neighbours
+    file: Path, # of a format that matplotlib knows
+):
     "Write the picture grid, completely or not at all."
-    from hjepa.hierarchy import write_atomic
+    from hjepa.core.files import write_atomic
     from hjepa.retrieval import show_neighbours
-    run = Path(args.run).expanduser()
-    file = Path(args.output).expanduser() if args.output else (run/'pictures' if run.is_dir() else Path())/'neighbours.png'
-    if not file.suffix: file = file.with_suffix('.png')
     write_atomic(file, lambda tmp: show_neighbours(found).savefig(tmp, format=file.suffix[1:]))
-    return file
 
 # %% ../nbs/12_cli_features.ipynb #17bffbd9
 _store_examples = '''examples:
@@ -142,33 +164,43 @@ def store(
     p.add_argument('--dtype', choices=['float16', 'float32'], help='of the numbers on disk (default: float16)')
     p.add_argument('--precision', choices=['auto', 'fp32', 'bf16', 'fp16'], help='of the encoder (default: auto, half precision where the device is fast at it)')
     p.add_argument('--shard', type=positive, default=1024, help='pictures per file, and the most that an interruption costs (default: 1024)')
+    p.add_argument('--verify', action='store_true',
+                   help='first compare all files there with their digests; make damaged ones again')
     p.add_argument('--encoder', choices=['target', 'context'], default='target')
     p.add_argument('--no-fpn', action='store_true', help='pooled encoder features even if the model has a feature pyramid')
     p.add_argument('--batch-size', type=positive, default=64)
     p.add_argument('--num-workers', type=int, default=0, help='processes that load pictures')
     args = p.parse_args(argv)
     with friendly_errors('hjepa_store'):
+        from hjepa.core.files import say
         try: kept = store_folder(args)
         except KeyboardInterrupt: return stopped_store(args.output)
-        for path in kept.bad: print(f'left out, cannot be read: {path}', file=sys.stderr)
+        say_unreadable(kept.bad)
         size = sum(f.stat().st_size for f in kept.folder.glob('*.safetensors'))
-        print(f'{args.output}: {len(kept):,} pictures, ' + ', '.join(f'{n} ({w:,} numbers)' for n, w in kept.widths.items()) + f'; {len(kept.shards)} files, {size / 1e6:,.1f} MB')
+        what = ', '.join(f'{n} ({w:,} numbers)' for n, w in kept.widths.items())
+        say(f'{args.output}: {len(kept):,} pictures, {what}; {len(kept.shards)} files, {size / 1e6:,.1f} MB')
     return 0
 
 def store_folder(args: argparse.Namespace): # a FeatureStore
     "Extract what is missing."
+    from hjepa.core.files import check_target
+    check_target(args.output, folder=True)
     model = load_run_model(args.run)
     from hjepa.feature_store import extract_to_disk
     from hjepa.retrieval import search_readout
     names = args.readout or [search_readout(model, fpn=not args.no_fpn).partition('|')[0]]
-    return extract_to_disk(model, run_images(args, model), args.output, names, args.batch_size, args.shard, args.dtype, args.encoder, not args.no_fpn, args.precision, args.num_workers, progress=True)
+    how = dict(batch_size=args.batch_size, shard=args.shard, dtype=args.dtype, encoder=args.encoder)
+    how |= dict(fpn=not args.no_fpn, precision=args.precision, num_workers=args.num_workers)
+    images = run_images(args, model)
+    return extract_to_disk(model, images, args.output, names, progress=True, verify=args.verify, **how)
 
 def stopped_store(folder: str | Path) -> int: # 130, the exit code of Ctrl-C
     "Say what is there."
+    from hjepa.core.files import say
     from hjepa.feature_store import FeatureStore
     try: words = f'{len(FeatureStore(folder, partial=True)):,} pictures are in {folder}; '
     except (OSError, ValueError): words = ''
-    print(f'hjepa_store: stopped; {words}the same command goes on', file=sys.stderr)
+    say(f'hjepa_store: stopped; {words}the same command resumes', sys.stderr)
     return 130
 
 # %% ../nbs/12_cli_features.ipynb #cae54ca7
@@ -193,6 +225,8 @@ def lowshot(
     p.add_argument('--shots', nargs='+', type=shot, metavar='N', help='images per class, or shares of them such as 1%% (default: 1 5 10 1%% 10%%)')
     p.add_argument('--seeds', type=positive, default=5, help='draws of labelled images (default: 5)')
     p.add_argument('--readout', nargs='+', metavar='NAME', help='choose among these (default: all usual ones)')
+    p.add_argument('--groups', metavar='HOW', help='what belongs together: stem, folder, position (nothing), '
+                   'or a file of NAME,GROUP (default: as in the run)')
     p.add_argument('--finetune', action='store_true', help='fine-tune run and random weights on all labelled images, too')
     p.add_argument('--epochs', type=positive, default=20, help='of fine-tuning (default: 20)')
     p.add_argument('--lr', type=float, help='of fine-tuning (default: 1e-3, less for networks wider than 192)')
@@ -200,23 +234,54 @@ def lowshot(
     p.add_argument('--num-workers', type=int, default=0, help='processes that load pictures')
     args = p.parse_args(argv)
     with friendly_errors('hjepa_lowshot'):
-        check_finetune(args)
+        from hjepa.core.files import say
         warn_arguments(p, args, [('lr epochs', lambda a: not a.finetune, 'as --finetune is not given')])
-        results = measure_lowshot(args)
-        print(json.dumps(results, indent=1) if args.json else format_lowshot(results))
+        check_finetune(args)
+        inputs = lowshot_inputs(args)
+        results = measure_lowshot(args, inputs)
+        if not args.json: say(format_lowshot(results))              # before hours of fine-tuning
+        if args.finetune: results |= dict(finetune=tune_lowshot(args, inputs))
+        if args.json: say(json.dumps(results, indent=1))
     return 0
 
 # %% ../nbs/12_cli_features.ipynb #ff61f478
-def measure_lowshot(args: argparse.Namespace) -> dict: # of `compare_low_shot`; with --finetune, `finetune` has a result per network
-    "Low-shot accuracy of pixels, random weights and the run; then fine-tuning."
-    model = load_run_model(args.run)
-    from hjepa.encodings import random_like
+def measure_lowshot(
+    args: argparse.Namespace,
+    inputs: tuple, # of `lowshot_inputs`
+) -> dict: # of `compare_low_shot`
+    "Low-shot accuracy of pixels, random weights and the run."
     from hjepa.lowshot import compare_low_shot
-    models = {'random weights': random_like(model), 'this run': model}
-    train_set, test_set, note = labelled_images(args, model)
+    models, train_set, test_set, note = inputs
     device = 'cpu' if best_device() == 'mps' else best_device()                     # decompositions need float64
-    results = compare_low_shot(models, train_set, test_set, args.shots, args.seeds, names=args.readout, num_workers=args.num_workers, device=device, progress=True)
-    return results | note | (dict(finetune=finetune_all(models, train_set, test_set, args)) if args.finetune else {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*have a near-duplicate')                # said below the table
+        how = dict(names=args.readout, num_workers=args.num_workers, groups=args.groups, device=device)
+        found = compare_low_shot(models, train_set, test_set, args.shots, args.seeds, progress=True, **how)
+    return found | note
+
+def lowshot_inputs(args: argparse.Namespace) -> tuple: # networks by name, training and test images, notes
+    "What `hjepa_lowshot` measures; `args.groups` becomes the run's where none is given."
+    from hjepa.encodings import random_like
+    from hjepa.holdouts import check_groups
+    from hjepa.training import load_run
+    check_groups(args.groups)
+    model = load_run_model(args.run)
+    if args.groups is None and not args.images: args.groups = load_run(args.run).evaluation.groups
+    return {'random weights': random_like(model), 'this run': model}, *labelled_images(args, model)
+
+def tune_lowshot(
+    args: argparse.Namespace,
+    inputs: tuple, # of `lowshot_inputs`
+) -> list[dict]: # a result per network
+    "Fine-tune run and random weights; the table is printed unless JSON was asked for."
+    from hjepa.core.files import say
+    from hjepa.lowshot import format_fine_tuning
+    models, train_set, test_set, _ = inputs
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', '.*have a near-duplicate')
+        tuned = finetune_all(models, train_set, test_set, args)
+    if not args.json: say('\n' + format_fine_tuning(tuned))
+    return tuned
 
 def check_finetune(args: argparse.Namespace):
     "ValueError if --readout is not what --finetune can read: a single one, not whitened."
@@ -230,22 +295,25 @@ def labelled_images(args: argparse.Namespace, model) -> tuple: # two ImageDatase
     make = lambda name, path, split: build_dataset(name, path, split, model.config.in_chans)
     if args.images: return *(make('imagefolder', args.images, s) for s in ('train', 'test')), {}
     cfg = load_run(args.run)
+    cfg.evaluation.groups = args.groups
     if cfg.data.dataset == 'images': raise ValueError(f'{args.run} was trained on images without labels; give labelled ones with --images FOLDER (train/ and val/ in it, each with one folder per class)')
     return probe_sets(cfg, make(cfg.data.dataset, cfg.data.path, cfg.data.split))
 
 def finetune_all(models: dict, train_set, test_set, args: argparse.Namespace) -> list[dict]:
     "Fine-tune each network; a line per epoch goes to the error stream."
+    from hjepa.core.files import say
     from hjepa.lowshot import fine_tune
     out = []
     for name, m in models.items():
-        say = lambda text: print(f'{name}: {text}', file=sys.stderr)
-        out.append(dict(name=name, **fine_tune(m, train_set, test_set, (args.readout or ['mean'])[0], num_workers=args.num_workers, say=say, epochs=args.epochs, lr=args.lr)[0]))
+        tell = lambda text, name=name: say(f'{name}: {text}', sys.stderr)
+        how = dict(num_workers=args.num_workers, say=tell, epochs=args.epochs, lr=args.lr, groups=args.groups)
+        found = fine_tune(m, train_set, test_set, (args.readout or ['mean'])[0], **how)[0]
+        out.append(dict(name=name, **found))
     return out
 
 def format_lowshot(
     results: dict, # of `measure_lowshot`
 ) -> str:
-    "The tables for people."
-    from hjepa.lowshot import format_fine_tuning, format_low_shot
-    parts = [format_low_shot(results), *([format_fine_tuning(results['finetune'])] if 'finetune' in results else []), *([results['note']] if 'note' in results else [])]
-    return '\n\n'.join(parts)
+    "The table for people."
+    from hjepa.lowshot import format_low_shot
+    return '\n\n'.join([format_low_shot(results), *([results['note']] if 'note' in results else [])])

@@ -25,9 +25,10 @@ def report_run(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_report'):
         check_kind(args.run, 'hjepa')
+        from hjepa.core.files import say
         from hjepa.report import write_report
         file = write_report(args.run, args.output)
-        print(f'{file}: {file.stat().st_size / 1e3:,.0f} kB')
+        say(f'{file}: {file.stat().st_size / 1e3:,.0f} kB')
     return 0
 
 # %% ../nbs/12_cli_show.ipynb #9d50b98d
@@ -77,7 +78,8 @@ def show(
     p.add_argument('-o', '--output', metavar='DIR', help='where to write (default: pictures/ in the folder of the run)')
     args = p.parse_intermixed_args(argv)
     with friendly_errors('hjepa_show'):
-        for file in show_run(args).values(): print(file)
+        from hjepa.core.files import say
+        for file in show_run(args).values(): say(file)
     return 0
 
 # %% ../nbs/12_cli_show.ipynb #4284f12b
@@ -85,19 +87,21 @@ def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     "Draw what `hjepa_show` was asked for; each file is written completely or not at all."
     choose_pictures(args.pictures, list(PICTURES))                                 # a mistyped name is known before anything is loaded
     check_kind(args.run, 'hjepa')
-    from hjepa.hierarchy import write_atomic
+    from hjepa.core.files import check_target, expand, say, write_atomic
     draw = picture_makers(args)
     from hjepa.data import DataError
-    folder, saved, out = Path(args.output or Path(args.run)/'pictures').expanduser(), {}, {}
+    folder, saved, out = check_target(args.output or expand(args.run)/'pictures', folder=True), {}, {}
     for name in choose_pictures(args.pictures, list(draw)):
         try: figure = draw[name]()
         except (ValueError, ImportError, OSError, DataError) as e:
             if args.pictures: raise
             out.setdefault(str(e), []).append(name)
-        else: write_atomic(file := folder/f'{name}.png', lambda tmp: figure.savefig(tmp, format='png')); saved[name] = file
+        else:
+            saved[name] = folder/f'{name}.png'
+            write_atomic(saved[name], lambda tmp, figure=figure: figure.savefig(tmp, format='png'))
     lines = [f'{", ".join(names)}: left out, {why}' for why, names in out.items()]
     if lines and not saved: raise ValueError('no picture can be drawn; ' + '; '.join(lines))
-    for line in lines: print(line, file=sys.stderr)
+    for line in lines: say(line, sys.stderr)
     return saved
 
 # %% ../nbs/12_cli_show.ipynb #2cd703e2
@@ -156,8 +160,8 @@ class Look:
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
         "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
-        from hjepa.data import DataError, EvalView, collate
-        images = collate(EvalView(dataset, size or self.model.img_size, self.model.config.in_chans).__getitems__(index))['image']
+        from hjepa.data import DataError, collate, model_view
+        images = collate(model_view(self.model, dataset, size).__getitems__(index))['image']
         if not len(images): raise DataError(f'none of {len(index)} pictures of {dataset.name!r} could be read')
         return images
     def others(self):
@@ -186,14 +190,15 @@ def own_images(
     in_chans: int, # channels of the model
 ): # an `ImageDataset`; None without a path
     "What `--images` names. Raises FileNotFoundError if it is not there."
+    from hjepa.core.files import expand
     from hjepa.data import ImageDataset, build_dataset
     if path is None: return None
-    path = Path(path).expanduser()
+    path = expand(path)
     return ImageDataset(path.name, paths=[path], in_chans=in_chans) if path.is_file() else build_dataset('images', path, in_chans=in_chans)
 
 def _best_readout(run: Path) -> str:
     "The read-out that was best for neighbours in this run, if it is known and not too wide; else the mean."
-    from hjepa.hierarchy import read_json
+    from hjepa.core.files import read_json
     try: rows = [r for r in read_json(run/'results.json')['rows'] if isinstance(r, dict)]
     except (OSError, ValueError, KeyError, TypeError): return 'mean'
     name = next((r['knn']['readout'] for r in rows if r['name'] == 'this run'), 'mean')

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .core.files import read_json
-from .data import EvalView, ImageDataset, collate, normalize
+from .data import ImageDataset, collate, model_view, normalize
 from .encoder import Masks
 from .hierarchy import HJEPA, level_loss
 from .training import Callback, HistoryCallback, load_run
@@ -423,7 +423,7 @@ def read_images(self: HealthCallback, trainer):
     "Read the images once; they stay in memory as bytes."
     data = trainer.dataset if self.dataset is None else self.dataset
     index = torch.linspace(0, len(data) - 1, min(self.n, len(data))).long().unique().tolist()
-    batch = collate(EvalView(data, trainer.model.img_size, trainer.model.config.in_chans).__getitems__(index))
+    batch = collate(model_view(trainer.model, data).__getitems__(index))
     self.images = batch['image']                                                            # what cannot be read is left out
     if len(self.images) < 2: raise ValueError(f'{len(self.images)} of {len(index)} pictures of {data.name!r} could be read; at least 2 are needed to see whether features differ')
 

@@ -25,7 +25,8 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .data import BadImages, EvalView, ImageDataset, build_loader, keyed_permutation, normalize, preprocess, to_hw
+from .data import (BadImages, EvalView, ImageDataset, build_loader, keyed_permutation, model_view, normalize,
+                        preprocess, to_hw)
 from .hierarchy import HJEPA, pool_levels
 from .multicrop import _seeded
 from .training import choose_precision
@@ -93,7 +94,7 @@ def autocast_for(
 
 def extract_dataset(
     model: HJEPA,
-    dataset: ImageDataset, # its images are resized and normalised as the model wants them
+    dataset: ImageDataset, # or what `as_images` takes; resized and normalised as the model wants it
     batch_size: int = 256, # images per pass
     levels: list[int] | None = None, # which levels; None: all
     encoder: str = 'target', # 'target' or 'context'
@@ -112,8 +113,8 @@ def extract_dataset(
         with torch.no_grad(), autocast_for(device, precision):
             out = model.extract_levels(normalize(images.to(device), *model.pixel_stats), levels, fpn, encoder)
             return out if reduce is None else reduce(out)
-    view = EvalView(dataset, model.img_size, model.config.in_chans)
-    return _collect(view, encode, batch_size, num_workers, f'features of {dataset.name}' if progress is True else progress or None, max_bad_share)
+    view = model_view(model, dataset)
+    return _collect(view, encode, batch_size, num_workers, f'features of {view.dataset.name}' if progress is True else progress or None, max_bad_share)
 
 # %% ../nbs/09_encodings.ipynb #74b1dfee
 @dataclass
@@ -420,8 +421,8 @@ def collect_readouts(
         with torch.no_grad(), evaluating(model), autocast_for(device, precision):
             e = model.encode(normalize(images.to(device), *model.pixel_stats), last, fpn, encoder)
             return [readout(e, n) for n in names]
-    view = EvalView(dataset, model.img_size, model.config.in_chans)
-    words = f'features of {dataset.name}' if progress is True else progress or None
+    view = model_view(model, dataset)
+    words = f'features of {view.dataset.name}' if progress is True else progress or None
     f = _collect(view, go, batch_size, num_workers, words, thumbs=thumbs)
     return Readouts(dict(zip(names, f.levels)), f.labels, f.index, f.bad, f.thumbs)
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .data import ImageDataset
+from .data import ImageDataset, as_images
 from .encodings import (Readouts, TimmFeatures, check_features, collect_readouts, labelled,
                              pixel_features, random_like, readout_names, whiten)
 from .hierarchy import HJEPA
@@ -435,6 +435,7 @@ def compare(
     opts, start, rows, rights = dict(locals()), time.monotonic(), [], []
     if not models: raise ValueError('models: no network was given')
     check_groups(groups)
+    train_set, test_set = as_images(train_set), as_images(test_set)
     train_set, test_set, lost = _both_labelled(train_set, test_set, max_train, max_test, seed)
     last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):

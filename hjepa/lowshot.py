@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .data import EvalView, ImageDataset, TrainView, build_loader, normalize
+from .data import ImageDataset, TrainView, build_loader, model_view, normalize
 from .encodings import (Readouts, TimmFeatures, _collect, autocast_for, blocks_needed, collect_readouts,
                              evaluating, labelled, parse_readout, readout, thumbnails, whiten)
 from .evaluation import (RidgeProbe, _both_labelled, _model_source, _pixel_source, _with_labels,
@@ -363,7 +363,7 @@ def _right(model: Classifier, dataset: ImageDataset, batch_size: int, num_worker
     "Which images are classified rightly; unreadable files are left out."
     net, device, right = model.net, model.head.weight.device, []
     with torch.no_grad(), evaluating(model):
-        for b in build_loader(EvalView(dataset, net.img_size, net.config.in_chans), batch_size, num_workers):
+        for b in build_loader(model_view(net, dataset), batch_size, num_workers):
             if not len(b['index']): continue
             with autocast_for(device, precision): logits = model(normalize(b['image'].to(device), *net.pixel_stats))
             right.append(model.classes[logits.argmax(1)].cpu() == b['label'])
@@ -414,7 +414,9 @@ def _tune(
 ) -> dict[str, Any]: # best_epoch (0: none is better than the probe), val_accuracies [epochs + 1], losses [epochs]
     "Train, and leave the model as it was after its best epoch."
     net, right = model.net, lambda: _right(model, held, 256, num_workers, precision).double()
-    loader = build_loader(TrainView(fit, net.img_size, net.config.in_chans, how.seed, how.crop_scale, flip=how.flip), how.batch_size, num_workers)
+    view = TrainView(fit, net.img_size, net.config.in_chans, how.seed, how.crop_scale, flip=how.flip,
+                     pixel_range=getattr(net.config, 'pixel_range', None))
+    loader = build_loader(view, how.batch_size, num_workers)
     steps, lr = how.epochs * len(loader), how.lr or 1e-3 * min(1., 192 / model.body.num_features)
     rates = iter([learning_rate(i, steps, steps // 10, lr) for i in range(steps)])
     optimizer = torch.optim.AdamW(finetune_groups(model, how.weight_decay, how.layer_decay), lr=lr)
@@ -500,7 +502,7 @@ def _facts_of_tuning(
     num_workers: int,
 ) -> dict[str, Any]:
     "`hold_out_facts` for test images that are not encoded here."
-    view = EvalView(test_set, model.img_size, model.config.in_chans)
+    view = model_view(model, test_set)
     test = _collect(view, lambda x: [thumbnails(x)], 256, num_workers, thumbs=True)
     parts = stratified_split(train.labels, how.val_share, how.seed, groups)
     return hold_out_facts(train, test, parts, by, groups)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'RUN_IDLE', 'GO_ON', 'WEIGHTS', 'MOMENTS',
            'FAILED', 'ALSO_AVERAGED', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig',
-           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'check_levels', 'training_checks',
-           'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
+           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'warn_run', 'check_levels',
+           'training_checks', 'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
            'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size',
            'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
            'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
@@ -47,7 +47,7 @@ from .core.config import (ConfigError, PlainLoader, build_config, check_settings
 from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
                               naming, temporary_name, tensors_sha256, write_text)
 from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
-                        build_loader, keyed_uniform, normalize)
+                        build_loader, keyed_uniform, normalize, settle_range)
 from .distributed import (SHARDING, LostProcess, Team, batch_place, choose_precision, clip_gradients, cut_like, environment,
                                gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard, split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
@@ -82,6 +82,9 @@ class DataConfig:
     lanes: int = setting(8, low=1)
     shuffle_buffer: int = setting(4096, low=1) # shards: images (as files) that a process holds to mix them
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
+    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on 256 images
+    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
+    max_megapixels: float | None = setting(None, above=0) # largest size of an image; null: Pillow's limit, 179
 
 # %% ../nbs/07_training.ipynb #a8f5bbdb
 @dataclass
@@ -180,17 +183,22 @@ class RunConfig:
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
-    "Raise `ConfigError` for impossible values; warn of settings without effect."
+    "Raise `ConfigError` for impossible values."
     check_settings(cfg)
     check_model_config(cfg.model)
     c = cfg.multicrop
     require(training_checks(cfg.training) + _crop_checks(cfg))
     if c.strategy is not None: cfg.model.crops.enabled = True                  # the model gets what crops need
     check_levels(cfg.evaluation.readouts or (), cfg.model.num_hierarchies)
+    return cfg
+
+def warn_run(
+    cfg: RunConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, RUN_IDLE)
     warn_idle(cfg.model, MODEL_IDLE, 'model.')
     warn_schedules(cfg)
-    return cfg
 
 def check_levels(
     names: Sequence[str], # of read-outs
@@ -288,9 +296,12 @@ def load_config(
     schema: type = RunConfig, # other jobs have other sections
     check=check_run_config, # raises for impossible values, returns the configuration
     job: str = '', # where shipped names are looked for, see `list_configs`
+    warn=warn_run, # says what has no effect in a checked configuration
 ) -> Any: # a checked instance of the schema
     "A run's configuration: defaults, then the file, then the overrides."
-    return check(build_config(schema, source, overrides, job))
+    cfg = check(build_config(schema, source, overrides, job))
+    warn(cfg)
+    return cfg
 
 # %% ../nbs/07_training.ipynb #b584456c
 def cosine(
@@ -503,12 +514,20 @@ def build_view(
 def _make_dataset(self: Trainer):
     "The pictures that the configuration names."
     d = self.config.data
-    return build_dataset(d.dataset, d.path, d.split, self.config.model.in_chans, d.download)
+    return build_dataset(d.dataset, d.path, d.split, self.config.model.in_chans, d.download, max_megapixels=d.max_megapixels)
+
+@patch
+def _settle_pixels(self: Trainer) -> list[float] | None: # the pixel range, for the model's configuration
+    "Of deep images the pixel range: what the configuration says, else what is measured, and printed, once."
+    wish = self.config.data.pixel_range or self.config.model.pixel_range
+    self.dataset = settle_range(self.dataset, wish, self.say)
+    return wish if self.dataset.pixel_range is None else list(self.dataset.pixel_range)
 
 @patch
 def _make_model(self: Trainer) -> nn.Module: # has `save_pretrained` and `pixel_stats`
     "The model, and beside it what masks its images."
-    model = create_hjepa_from_config(asdict(self.config.model))
+    pixels = self._settle_pixels()
+    model = create_hjepa_from_config(asdict(self.config.model) | dict(pixel_range=pixels))
     self.mask_generator = (build_crop_masks if self.config.multicrop.strategy else build_masks)(self.config, model)
     return compile_blocks(model) if self.config.training.compile else model
 
@@ -845,7 +864,10 @@ def _batches(self: Trainer):
 @patch
 def _count_bad(self: Trainer) -> int:
     "How many pictures could not be read by any process up to now."
+    first = not self._known_bad
     self._known_bad |= {name for names in self.team.gather(sorted(self.bad.names)) for name in names}
+    if first and self.bad.names: self.say(f'images that cannot be read: {self.bad.count} in this epoch. {self.bad.words()}')
+    if self.epoch == 0 and (r := getattr(self.dataset, 'pixel_range', None)) and r.words(): self.say(r.words())
     return len(self._known_bad)
 
 @patch
@@ -1208,6 +1230,7 @@ def _check_same_model(self: Trainer, path: Path):
 
 # %% ../nbs/07_training.ipynb #0527f3f7
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',
+             'data.max_megapixels',
              'training.log_steps', 'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision',
              'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts',
