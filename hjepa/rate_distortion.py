@@ -384,7 +384,7 @@ def _feature_batches(detector: FPNDetector, dataset: BoxDataset, batch_size: int
     loader = build_loader(BoxEvalView(dataset, size or detector.img_size, detector.config.in_chans), batch_size, num_workers)
     if progress:
         from tqdm import tqdm
-        loader = tqdm(loader, desc='measuring', leave=False)
+        loader = tqdm(loader, desc='measuring', leave=False, disable=None)
     device = next(detector.parameters()).device
     for batch in loader:
         if not len(batch['index']): yield None, [], batch['bad']; continue
