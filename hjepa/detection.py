@@ -696,12 +696,12 @@ def show_precision_recall(
 ): # a matplotlib figure
     "Precision over recall at an overlap of 0.5, per class, with each class's AP@.5 in the legend."
     import matplotlib.pyplot as plt
-    from hjepa.visualization import Picture
+    from hjepa.visualization import Picture, plain_text
     curves = {c: np.array(v) for c, v in results['curves'].items() if min(v) >= 0}             # -1: a class without objects
     fig = Picture(figsize=(5.5, 4), layout='constrained')
     ax = fig.subplots()
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_title(title, parse_math=False)
+    plain_text(ax.set_title(title))
     if not curves: return fig
     mean = np.mean(list(curves.values()), 0)
     recall = np.linspace(0, 1, len(mean))
@@ -709,9 +709,8 @@ def show_precision_recall(
     ax.plot(recall, mean, 'k', lw=2.5, label=f'mean {mean.mean():.2f}')
     if len(curves) > 20: return fig
     lines = ax.get_lines()                                                # a name may begin with _
-    names = ax.legend(lines, [l.get_label() for l in lines], fontsize=7, loc='lower left', title='AP@.5',
-                      title_fontsize=7)
-    for text in names.get_texts(): text.set_parse_math(False)
+    look = dict(fontsize=7, loc='lower left', title='AP@.5', title_fontsize=7)
+    plain_text(ax.legend(lines, [l.get_label() for l in lines], **look))
     return fig
 
 # %% ../nbs/10_detection.ipynb #fb77e757

@@ -841,7 +841,7 @@ def show_rate_distortion(
     title: str = '', # of the figure
 ): # a matplotlib figure
     "Rate against distortion, and rate against average precision. Dotted and open: pictures without their file's header."
-    from hjepa.visualization import Picture
+    from hjepa.visualization import Picture, plain_text
     fig = Picture(figsize=(7, 3.6), dpi=100, layout='constrained')
     measured, curves = any(r[quality] is not None for r in results['rows']), families(results)
     panels = [('mse', 'MSE (1: only the means arrived)'), (quality, _WORDS.get(quality, quality))][:1 + measured]
@@ -858,8 +858,9 @@ def show_rate_distortion(
     for ax, (_, words) in zip(axes, panels): _rate_axis(ax); ax.set(ylabel=words)
     axes[0].set(yscale='log')
     if measured: axes[1].set(ylim=(0, None))
-    fig.legend(*axes[-1].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
-    if title: fig.suptitle(title, fontsize=10)
+    look = dict(loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
+    plain_text(fig.legend(*axes[-1].get_legend_handles_labels(), **look))
+    if title: plain_text(fig.suptitle(title, fontsize=10))
     return fig
 
 # %% ../nbs/11_rate_distortion.ipynb #3fc218d8
