@@ -232,18 +232,16 @@ def _colours(
 
 def _draw_box(ax: Any, box: Sequence[float], text: str, colour: str):
     "One box and what is written on it."
-    from hjepa.visualization import plain_text
     from matplotlib.patches import Rectangle
     x0, y0, x1, y1 = box
     ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.5))
-    look = dict(fontsize=7, va='bottom', color='black', clip_on=True)
-    box = dict(facecolor=colour, edgecolor='none', alpha=.8, pad=.8)
-    if text: plain_text(ax.text(x0, y0, text, bbox=box, **look))
+    if text: ax.text(x0, y0, text, fontsize=7, va='bottom', color='black', clip_on=True, parse_math=False,
+                     bbox=dict(facecolor=colour, edgecolor='none', alpha=.8, pad=.8))
 
 def _level_legend(ax: Any, colour: dict[Any, str]):
     "Which colour is which level."
-    from hjepa.visualization import plain_text
     from matplotlib.patches import Patch
+    from hjepa.visualization import plain_text
     handles = [Patch(color=c, label=str(g)) for g, c in colour.items()]
     plain_text(ax.legend(handles=handles, fontsize=7, loc='lower right'))
 

@@ -17,6 +17,7 @@ import signal
 import threading
 import warnings
 import zlib
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Sequence
@@ -423,3 +424,30 @@ def _remove_damaged(folder: Path):
     for s, what in damaged_shards(folder).items():
         warnings.warn(f'{what}; it is made again', stacklevel=3)
         _shard_file(folder, s).unlink()
+
+# %% ../nbs/09_feature_store.ipynb #77fe3d00
+@patch
+def __iter__(self: FeatureStore) -> Iterator[str]: return iter(self.names)
+@patch
+def __contains__(self: FeatureStore, name: Any) -> bool: return name in self.names
+@patch
+def keys(self: FeatureStore) -> list[str]:
+    "Names of the read-outs: a store is read like a dictionary of them, though its `len` counts images."
+    return list(self.names)
+@patch
+def values(self: FeatureStore) -> Iterator[Tensor]:
+    "The read-outs, one after the other in memory."
+    return (self[n] for n in self.names)
+@patch
+def items(self: FeatureStore) -> Iterator[tuple[str, Tensor]]:
+    "Names and read-outs, one after the other in memory."
+    return ((n, self[n]) for n in self.names)
+@patch
+def get(self: FeatureStore,
+    name: str, # of a read-out
+    default: Any = None, # if it is not there
+) -> Any:
+    "A read-out, or `default`."
+    return self[name] if name in self else default
+
+Mapping.register(FeatureStore)

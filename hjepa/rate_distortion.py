@@ -384,7 +384,7 @@ def _feature_batches(detector: FPNDetector, dataset: BoxDataset, batch_size: int
     loader = build_loader(BoxEvalView(dataset, size or detector.img_size, detector.config.in_chans), batch_size, num_workers)
     if progress:
         from tqdm import tqdm
-        loader = tqdm(loader, desc='measuring', leave=False)
+        loader = tqdm(loader, desc='measuring', leave=False, disable=None)
     device = next(detector.parameters()).device
     for batch in loader:
         if not len(batch['index']): yield None, [], batch['bad']; continue
@@ -869,7 +869,7 @@ def show_level_bits(
     family: str | None = None, # which curve; None: the first that knows its levels
 ): # a matplotlib figure
     "Share of each level in the streams, header and coder's rounding apart, and the error of each level over the rate. Raises ValueError without such a curve."
-    from hjepa.visualization import OKABE_ITO, Picture
+    from hjepa.visualization import OKABE_ITO, Picture, plain_text
     curves = {n: rows for n, rows in families(results).items() if rows[0]['level_bpp']}
     if not curves or family not in (None, *curves): raise ValueError(f'family={family!r}: expected one that knows the bits of its levels; there is {", ".join(curves) or "none"}')
     rows = curves[family or next(iter(curves))]
@@ -881,7 +881,9 @@ def show_level_bits(
         share = 100 * np.array([r['level_bpp'][k] if k in names else r['bpp'] - sum(r['level_bpp'].values()) for r in rows]) / [r['bpp'] for r in rows]
         left.barh(range(len(rows)), share, left=start, color=colours.get(k, '#bbbbbb'), edgecolor='white', lw=.5, label=k, hatch=None if k in names else '///')
         start += share
-    left.set(yticks=range(len(rows)), xlabel='share of the stream in percent', xlim=(0, 100)); left.set_yticklabels([f'{r["name"]}\n{r["bpp"]:.3f} bits/px' for r in rows], fontsize=7)
+    left.set(yticks=range(len(rows)), xlabel='share of the stream in percent', xlim=(0, 100))
+    names = [f'{r["name"]}\n{r["bpp"]:.3f} bits/px' for r in rows]
+    for label in left.set_yticklabels(names, fontsize=7): plain_text(label)
     for i, k in enumerate(rows[0]['level_mse']):
         right.plot([r['bpp'] for r in rows], [r['level_mse'][k] for r in rows], marker=_MARKS[i % len(_MARKS)], color=colours.get(k), ms=4, lw=1.5)
     right.set(ylabel='MSE of the level', ylim=(0, None)); _rate_axis(right)

@@ -417,7 +417,9 @@ def list_files(
     wanted, out, seen = frozenset(suffixes), Listing([]), set()
     root = expand(root)
     if not os.path.lexists(root): raise FileNotFoundError(errno.ENOENT, 'no such file or folder', str(root))
-    if not root.is_dir(): _list_one(str(root), wanted, out)
+    if not root.is_dir():
+        _list_one(str(root), wanted, out)
+        return out
     blocked = lambda e: out.left_out.add(f'unreadable folder ({e.strerror})', e.filename)
     for folder, folders, names in os.walk(root, followlinks=True, onerror=blocked):
         real = os.path.realpath(folder)
