@@ -25,7 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from .encoder import ContextEncoder, _check_names, _weights_file
+from .core.files import load_tensors
+from .encoder import ContextEncoder, check_loaded, hub_or_cache, loading_reports, weights_path
 from .fpn import EXTRA_LEVELS, FPN, DepthPyramid, FPNBlock, Pyramid, SimplePyramid, TokenFPN, TokenPyramid, init_convs
 from .hierarchy import HJEPA, create_hjepa_from_config, find_weights, level_grid, pool_levels, saved_config
 
@@ -98,14 +99,21 @@ def create_net(
     pretrained: bool | str | Path = False, # True: timm's weights from the hub; a path: the same from a .safetensors file
     **kwargs, # passed to timm.create_model
 ) -> nn.Module: # without classifier
-    "A timm network. Raises ValueError where timm cannot build it so."
-    kwargs = dict(in_chans=in_chans, num_classes=0) | kwargs
+    "A timm network. Raises ValueError where timm cannot build it so, or not all of its weights are there."
+    kwargs, where = dict(in_chans=in_chans, num_classes=0) | kwargs, f'the weights of {name}'
+    if isinstance(pretrained, (str, Path)):
+        where = str(weights_path(pretrained))
+        load_tensors(where)                                     # raises if it is damaged
+        kwargs['pretrained_cfg_overlay'] = dict(file=where, source='file', custom_load=False)
     try:
-        if isinstance(pretrained, (str, Path)):
-            _check_names(_weights_file(pretrained), timm.create_model(name, **kwargs))
-            kwargs['pretrained_cfg_overlay'] = dict(file=str(_weights_file(pretrained)), source='file', custom_load=False)
-        return timm.create_model(name, pretrained=bool(pretrained), **kwargs)
-    except (TypeError, AssertionError, RuntimeError) as e: raise ValueError(f'timm cannot build {name!r} with {kwargs}: {e or type(e).__name__}') from e
+        with hub_or_cache(pretrained is True), loading_reports() as found:
+            net = timm.create_model(name, pretrained=bool(pretrained), **kwargs)
+    except (TypeError, AssertionError, RuntimeError) as e:
+        what = f'timm cannot build {name!r} with {kwargs}'
+        if 'loading state_dict' in str(e): what = f'{where} does not hold the weights of {name}'
+        raise ValueError(f'{what}: {" ".join(str(e).split()) or type(e).__name__}') from e
+    for report in found: check_loaded(net, report, where)
+    return net
 
 # %% ../nbs/10_backbones.ipynb #30bdb0cf
 class StageBody(nn.Module):

@@ -241,9 +241,9 @@ def _draw_box(ax: Any, box: Sequence[float], text: str, colour: str):
 def _level_legend(ax: Any, colour: dict[Any, str]):
     "Which colour is which level."
     from matplotlib.patches import Patch
-    names = ax.legend(handles=[Patch(color=c, label=str(g)) for g, c in colour.items()], fontsize=7,
-                      loc='lower right')
-    for text in names.get_texts(): text.set_parse_math(False)
+    from hjepa.visualization import plain_text
+    handles = [Patch(color=c, label=str(g)) for g, c in colour.items()]
+    plain_text(ax.legend(handles=handles, fontsize=7, loc='lower right'))
 
 # %% ../nbs/10_boxes.ipynb #9dcd6b00
 def _grow(

@@ -111,7 +111,8 @@ def check_options(kind: str, args: argparse.Namespace):
 
 def export_hub(args: argparse.Namespace, output: Path):
     "Write the folder, and upload it."
-    from hjepa.interop import push_to_hub, save_for_hub
+    from hjepa.interop import need_hub, push_to_hub, save_for_hub
+    if args.push: need_hub(args.push)                                               # before anything is written
     save_for_hub(args.run, output, args.push, args.license, args.overwrite)
     print(f'{output}: README.md, config.json and model.safetensors' + ('' if args.license else '; no licence chosen (--license)'))
     if not args.push: print(f"to upload it:\n  from hjepa import push_to_hub\n  push_to_hub({str(output)!r}, 'owner/name')")

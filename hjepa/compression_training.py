@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAP_FILES', 'CODEC_IDLE', 'CODEC_SAFE_KEYS', 'PictureFeatures', 'read_maps', 'FileFeatures', 'CodecData',
-           'CodecTraining', 'CodecEvaluation', 'CodecRun', 'check_codec_run', 'load_codec_config', 'load_codec_run',
-           'codec_detection', 'feature_source', 'weights_digest', 'fill_from_features', 'codec_groups', 'start_codec',
-           'CodecTrainer', 'codec_signs', 'CodecWatch', 'analyse_features', 'format_analysis', 'show_analysis',
-           'AnalysisCallback', 'real_bits', 'TablesCallback', 'write_tables', 'codec_callbacks', 'sweep_plan',
-           'is_complete', 'codec_runs', 'train_sweep']
+           'CodecTraining', 'CodecEvaluation', 'CodecRun', 'check_codec_run', 'warn_codec', 'load_codec_config',
+           'load_codec_run', 'codec_detection', 'feature_source', 'weights_digest', 'fill_from_features',
+           'codec_groups', 'start_codec', 'CodecTrainer', 'codec_signs', 'CodecWatch', 'analyse_features',
+           'format_analysis', 'show_analysis', 'AnalysisCallback', 'real_bits', 'TablesCallback', 'write_tables',
+           'codec_callbacks', 'sweep_plan', 'is_complete', 'codec_runs', 'train_sweep']
 
 # %% ../nbs/11_compression_training.ipynb #5352517b
 import hashlib
@@ -288,7 +288,7 @@ class CodecRun:
 def check_codec_run(
     cfg: CodecRun,
 ) -> CodecRun: # the same
-    "Raise `ConfigError` for impossible values; number of levels and channels may still be null. Warn of settings without effect."
+    "Raise `ConfigError` for impossible values; number of levels and channels may still be null."
     check_settings(cfg)
     check_codec_config(cfg.model)
     d, lams = cfg.data, cfg.training.lambda_values
@@ -296,9 +296,14 @@ def check_codec_run(
     require(training_checks(cfg.training) + only_pretraining(cfg.training) + [
         (apart, 'training.lambda_values', lams, _LAMBDAS),
         (not (d.features and (d.detector or d.dataset)), 'data.features', d.features, _FILES)])
+    return cfg
+
+def warn_codec(
+    cfg: CodecRun, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, CODEC_IDLE)
     warn_training(cfg.training)
-    return cfg
 
 _PICTURE_KEYS = ' '.join(f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'split', 'test_split', 'n', 'test_n',
                                                'download', 'resize', 'flip', 'cache_gb', 'max_bad_share'))
@@ -316,7 +321,7 @@ def load_codec_config(
     overrides: list[str] = (), # ['model.lambda_value=0.5', 'data.detector=runs/scenes-…', …]
 ) -> CodecRun: # checked
     "A codec run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, CodecRun, check_codec_run, 'compression')
+    return load_config(source, overrides, CodecRun, check_codec_run, 'compression', warn_codec)
 
 CODEC_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations', 'test_split', 'test_n',

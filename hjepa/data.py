@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageError', 'DataError',
            'Unreadable', 'why', 'unreadable', 'PixelRange', 'type_range', 'check_chans', 'pixel_limit',
-           'allow_megapixels', 'load_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
+           'allow_megapixels', 'load_image', 'check_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
            'center_boxes', 'crop_resize', 'crop_resize_pil', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures',
            'ImageDataset', 'read_idx', 'stratified_subset', 'build_dataset', 'find_images', 'class_folders',
            'measure_range', 'settle_range', 'channels_of', 'OwnDataset', 'as_images', 'TrainView', 'EvalView',
@@ -264,10 +264,9 @@ def _read_npy(
     _check_pixels(a.shape[0] * a.shape[1])
     return a
 
-def _read_tiff(
-    file: Any,    # A path, or a binary file in memory
-    in_chans: int # Tells which axis is that of the channels
-) -> tuple[np.ndarray, bool]: # Numbers, and whether the last channel is transparency
+def _tiff_values(
+    file: Any # A path, or a binary file in memory
+) -> tuple[np.ndarray, bool]: # Numbers, and whether transparency is among the channels
     "The first image of a TIFF, with all its channels and bits."
     try: import tifffile
     except ImportError as e:
@@ -275,8 +274,16 @@ def _read_tiff(
     with tifffile.TiffFile(file) as tif:
         s, page = tif.series[0], tif.pages[0]
         _check_pixels(page.imagelength * page.imagewidth)
-        a = _fits((page if s.ndim > 3 else s).asarray(), in_chans)                       # of a stack of images the first
-        return a, a.shape[2] in (2, 4) and any(int(e) in (1, 2) for e in page.extrasamples)
+        return (page if s.ndim > 3 else s).asarray(), any(int(e) in (1, 2) for e in page.extrasamples)
+
+def _read_tiff(
+    file: Any,    # A path, or a binary file in memory
+    in_chans: int # Tells which axis is that of the channels
+) -> tuple[np.ndarray, bool]: # `[H, W, C]`, and whether the last channel is transparency
+    "The same, with the channels last."
+    a, alpha = _tiff_values(file)
+    a = _fits(a, in_chans)
+    return a, alpha and a.shape[2] in (2, 4)
 
 # %% ../nbs/00_data.ipynb #163eb75e
 def _reason(
@@ -373,6 +380,28 @@ def _opened(path: str | Path, data: bytes | None) -> Any:
     except FileNotFoundError: raise FileNotFoundError(f'there is no picture at {path}') from None
     except OSError as e: raise ImageError(path, e.strerror) from e
     return path
+
+# %% ../nbs/00_data.ipynb #b2c73608
+def check_image(
+    name: str,  # What the file is called; its suffix counts for .npy and .tif
+    data: bytes # What stands in it
+):
+    "`ImageError` if it cannot be decoded, whatever its channels; a JPEG is decoded at an eighth of its size."
+    file, suffix = io.BytesIO(data), os.path.splitext(name)[1].lower()
+    try:
+        if suffix == '.npy': _check_shape(np.lib.format.read_array(file, allow_pickle=False).shape); return
+        try:
+            with Image.open(file) as im:
+                im.draft(None, (max(1, im.width // 8), max(1, im.height // 8)))
+                im.load()
+        except Image.UnidentifiedImageError:
+            if suffix not in ('.tif', '.tiff'): raise
+            file.seek(0)
+            _check_shape(_tiff_values(file)[0].shape)
+    except Exception as e: raise ImageError(name, _reason(e, data[:64])) from e
+
+def _check_shape(shape: tuple[int, ...]):
+    if len(shape) not in (2, 3): raise ValueError(f'its pixels have the shape {shape}; expected [H, W] and perhaps an axis of channels')
 
 # %% ../nbs/00_data.ipynb #a0d33b10
 def _signed(
@@ -1147,9 +1176,9 @@ def _fit_range(
 
 # %% ../nbs/00_data.ipynb #aed53d10
 @patch
-def _spread(self: ImageDataset, n: int) -> Iterator[int]:
-    "The numbers of n images that stand for all, evenly spaced."
-    return (i * len(self) // n for i in range(n)) if len(self) > n else iter(range(len(self)))
+def _samples(self: ImageDataset, n: int) -> Iterator[Callable]:
+    "Functions that load n images which stand for all, evenly spaced."
+    return (partial(self.load, i) for i in (range(len(self)) if len(self) <= n else (k * len(self) // n for k in range(n))))
 
 def measure_range(
     dataset: ImageDataset, # Images on disk
@@ -1158,8 +1187,8 @@ def measure_range(
     "Measure the pixel range of a data set. `DataError` if its deep images are of different kinds."
     look, sampler = copy.copy(dataset), _Sampler()
     look.pixel_range = sampler
-    for i in dataset._spread(n):
-        with contextlib.suppress(OSError): look.load(i, _pass_shallow)
+    for load in look._samples(n):
+        with contextlib.suppress(OSError): load(before=_pass_shallow)
     if not sampler.values: return None
     if len(sampler.kinds) > 1:
         found = ' and '.join(f'{k} of {what}' for what, k in sampler.kinds.most_common())

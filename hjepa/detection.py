@@ -8,9 +8,9 @@ __all__ = ['HEADS', 'MOST_SCALE', 'DETECTION_IDLE', 'DETECTION_SAFE_KEYS', 'Leve
            'region_pooling', 'DetectorConfig', 'FPNDetector', 'check_detector_config', 'FPNFeatures', 'check_scales',
            'as_pixels', 'load_detection_model', 'MeanAP', 'evaluate_detector', 'show_detections',
            'show_precision_recall', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation', 'DetectionConfig',
-           'check_detection_config', 'only_pretraining', 'load_detection_config', 'load_detection_run',
-           'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback', 'need_extra',
-           'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
+           'check_detection_config', 'warn_detection', 'only_pretraining', 'load_detection_config',
+           'load_detection_run', 'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback',
+           'need_extra', 'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
            'show_detection_losses', 'detector_cost']
 
 # %% ../nbs/10_detection.ipynb #9a51ca6e
@@ -18,6 +18,7 @@ import math
 import time
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -530,16 +531,27 @@ def save_pretrained(self: FPNDetector,
     return save_model(self, path, 'detector')
 
 def load_detection_model(
-    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, or the folder of a run of `hjepa_train_detection`
+    path: str | Path, # a .safetensors file, a folder with one, or a run of `hjepa_train_detection`
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNDetector: # in evaluation mode
-    "Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is not one."
+    "Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is damaged or not one."
     def load(file):
         config = from_values(DetectorConfig, saved_config(file, 'detector') | dict(pretrained=False), 'model')
         if config.hjepa_config is None and not timm.is_model(config.backbone):
-            raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other files are not read for it')
+            raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other '
+                             'files are not read for it')
         return model_from_file(file, FPNDetector, config)
-    return read_newest(path, load).eval().to(device)
+    def checked(file):
+        with _naming_file(file): return load(file)
+    return read_newest(path, checked).eval().to(device)
+
+@contextmanager
+def _naming_file(file: Path):
+    "Within the block, a `ConfigError` is the file's: its header may be what is damaged."
+    try: yield
+    except ConfigError as e:
+        load_tensors(file)                                    # says so if it is
+        raise ConfigError(f'{file}: {e}') from e
 
 @patch
 def load_weights(self: FPNDetector,
@@ -547,11 +559,11 @@ def load_weights(self: FPNDetector,
 ):
     "Take the weights of another detector of the same design. Raises `ConfigError` naming the first difference in design."
     file = find_weights(path)
-    theirs, ours = from_values(DetectorConfig, saved_config(file, 'detector'), 'model'), self.config
+    with _naming_file(file): theirs = from_values(DetectorConfig, saved_config(file, 'detector'), 'model')
+    ours, (state, _) = self.config, load_tensors(file)
     for key in ('head', 'classes', 'levels', 'channels', 'pyramid', 'pyramid_options', 'in_chans', 'head_convs', 'anchor_scale'):
         if getattr(theirs, key) != getattr(ours, key):
             raise ConfigError(f'{file} holds a detector with model.{key}={getattr(theirs, key)!r}; this one has {getattr(ours, key)!r}, so its weights do not fit')
-    state, _ = load_tensors(file)
     own = self.state_dict()
     wrong = [k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong: raise ConfigError(f'{file} does not fit this detector, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors): the backbones differ')
@@ -696,12 +708,12 @@ def show_precision_recall(
 ): # a matplotlib figure
     "Precision over recall at an overlap of 0.5, per class, with each class's AP@.5 in the legend."
     import matplotlib.pyplot as plt
-    from hjepa.visualization import Picture
+    from hjepa.visualization import Picture, plain_text
     curves = {c: np.array(v) for c, v in results['curves'].items() if min(v) >= 0}             # -1: a class without objects
     fig = Picture(figsize=(5.5, 4), layout='constrained')
     ax = fig.subplots()
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_title(title, parse_math=False)
+    plain_text(ax.set_title(title))
     if not curves: return fig
     mean = np.mean(list(curves.values()), 0)
     recall = np.linspace(0, 1, len(mean))
@@ -709,9 +721,8 @@ def show_precision_recall(
     ax.plot(recall, mean, 'k', lw=2.5, label=f'mean {mean.mean():.2f}')
     if len(curves) > 20: return fig
     lines = ax.get_lines()                                                # a name may begin with _
-    names = ax.legend(lines, [l.get_label() for l in lines], fontsize=7, loc='lower left', title='AP@.5',
-                      title_fontsize=7)
-    for text in names.get_texts(): text.set_parse_math(False)
+    plain_text(ax.legend(lines, [l.get_label() for l in lines], fontsize=7, loc='lower left', title='AP@.5',
+                         title_fontsize=7))
     return fig
 
 # %% ../nbs/10_detection.ipynb #fb77e757
@@ -786,13 +797,18 @@ class DetectionConfig:
 def check_detection_config(
     cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
-    "Raise `ConfigError` for impossible values; `model.classes` may still be null. Warn of settings without effect."
+    "Raise `ConfigError` for impossible values; `model.classes` may still be null."
     check_settings(cfg)
     check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
     require(training_checks(cfg.training) + only_pretraining(cfg.training))
+    return cfg
+
+def warn_detection(
+    cfg: DetectionConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, DETECTION_IDLE)
     warn_training(cfg.training)
-    return cfg
 
 def only_pretraining(
     t: TrainingConfig, # of another job
@@ -813,7 +829,7 @@ def load_detection_config(
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
     "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection')
+    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection', warn_detection)
 
 DETECTION_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share')]

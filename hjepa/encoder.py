@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['IDLE', 'SPARE', 'HUB_SECONDS', 'LARGE_SCORES', 'SLICE_TOKENS', 'mask_to_index', 'index_to_mask', 'check_index',
-           'gather_tokens', 'Masks', 'idle_arguments', 'create_vit', 'weights_path', 'weights_part', 'load_vit',
-           'hub_answers', 'hub_or_cache', 'ContextEncoder', 'as_weights', 'attention_mask', 'gather_rope', 'cpu_flags',
-           'written_out_attention', 'PlainAttention', 'run_block', 'can_pick', 'last_block', 'check_float32',
-           'TargetEncoder', 'ema_momentum']
+           'gather_tokens', 'Masks', 'idle_arguments', 'create_vit', 'weights_path', 'weights_part', 'loading_reports',
+           'check_loaded', 'load_vit', 'hub_answers', 'hub_or_cache', 'ContextEncoder', 'as_weights', 'attention_mask',
+           'gather_rope', 'cpu_flags', 'written_out_attention', 'PlainAttention', 'run_block', 'can_pick', 'last_block',
+           'check_float32', 'TargetEncoder', 'ema_momentum']
 
 # %% ../nbs/01_encoder.ipynb #4ca1cfc2
 import math
@@ -212,7 +212,7 @@ def create_vit(
     file = weights_path(pretrained) if isinstance(pretrained, (str, Path)) else None
     hub = bool(pretrained) and file is None
     try:
-        with hub_or_cache(hub), _reports() as found: vit = timm.create_model(encoder_type, pretrained=hub, **kwargs)
+        with hub_or_cache(hub), loading_reports() as found: vit = timm.create_model(encoder_type, pretrained=hub, **kwargs)
     except (TypeError, AssertionError, RuntimeError) as e:
         raise ValueError(f'timm cannot build encoder_type={encoder_type!r} with {kwargs}: {e}. Only VisionTransformer and '
                          'Eva models are supported, with arguments that timm knows') from e
@@ -221,7 +221,7 @@ def create_vit(
                                 f'({str(e).strip().splitlines()[0]}); is the network there? A file: pretrained=PATH') from e
     _check_vit(vit, encoder_type)
     if file is not None: load_vit(vit, load_tensors(file)[0], str(file))
-    for report in found: _check_loaded(vit, report, f'pretrained=True, the weights of {encoder_type}')
+    for report in found: check_loaded(vit, report, f'pretrained=True, the weights of {encoder_type}')
     return vit
 
 # %% ../nbs/01_encoder.ipynb #7654c9e7
@@ -256,6 +256,33 @@ def weights_part(
             found = {n.removeprefix(prefix): t for n, t in found.items()}
     return found
 
+# %% ../nbs/01_encoder.ipynb #d87fdb39
+@contextmanager
+def loading_reports() -> Iterator[list]:
+    "What `load_state_dict` reports within the block, whatever is loaded."
+    found, plain = [], nn.Module.load_state_dict
+    def load(self, *args, **kwargs):
+        found.append(plain(self, *args, **kwargs))
+        return found[-1]
+    nn.Module.load_state_dict = load
+    try: yield found
+    finally: nn.Module.load_state_dict = plain
+
+def check_loaded(
+    net: nn.Module, # a timm model
+    report, # `missing_keys` and `unexpected_keys`, as of `load_state_dict`
+    where: str, # the weights come from, for the message
+):
+    "ValueError for weights that were not in a file, or had no place in the model, but for `SPARE` and computed tables."
+    tables = {n for n, _ in net.named_buffers() if not n.endswith(('running_mean', 'running_var'))}
+    spare = (*SPARE, 'norm.' if isinstance(getattr(net, 'norm', None), nn.Identity) else 'fc_norm.')
+    missing, over = ([n for n in names if not n.startswith(spare) and n not in tables]
+                     for names in (report.missing_keys, report.unexpected_keys))
+    if not missing and not over: return
+    say = lambda names: f'{len(names)} ({", ".join(names[:5])}{", …" * (len(names) > 5)})' if names else 'none'
+    raise ValueError(f'{where} does not hold the weights of this model: of its {len(net.state_dict())} tensors missing: '
+                     f'{say(missing)}; tensors without a place in it: {say(over)}. Do architecture, depth, class_token agree?')
+
 # %% ../nbs/01_encoder.ipynb #155db2d5
 def load_vit(
     vit: VisionTransformer | Eva, # loaded in place
@@ -273,37 +300,14 @@ def load_vit(
     tidy = partial(own, interpolation='bilinear', antialias=False) if 'flexi' in name else own     # as timm has it
     cfg = dict(vit.pretrained_cfg) | dict(state_dict=state, source='', custom_load=False)
     try:
-        with _reports() as found:
+        with loading_reports() as found:
             load_pretrained(vit, cfg, num_classes=0, in_chans=vit.patch_embed.proj.in_channels, filter_fn=tidy)
     except (RuntimeError, KeyError, AssertionError) as e:
         own = vit.state_dict()
         names = SimpleNamespace(missing_keys=[k for k in own if k not in state], unexpected_keys=[k for k in state if k not in own])
-        if not isinstance(e, RuntimeError) or 'state_dict' not in str(e): _check_loaded(vit, names, where)      # timm stumbles
+        if not isinstance(e, RuntimeError) or 'state_dict' not in str(e): check_loaded(vit, names, where)      # timm stumbles
         raise ValueError(f'{where} does not hold the weights of this model: {" ".join(str(e).split())}') from e
-    for report in found: _check_loaded(vit, report, where)
-
-@contextmanager
-def _reports() -> Iterator[list]:
-    "What `load_state_dict` of a ViT reports within the block."
-    found, plain = [], nn.Module.load_state_dict
-    def load(self, *args, **kwargs):
-        found.append(plain(self, *args, **kwargs))
-        return found[-1]
-    for kind in (VisionTransformer, Eva): kind.load_state_dict = load
-    try: yield found
-    finally:
-        for kind in (VisionTransformer, Eva): del kind.load_state_dict
-
-def _check_loaded(vit: nn.Module, report, where: str):
-    "ValueError for weights that were not in a file, or had no place in the model, but for `SPARE`."
-    tables = {n for n, _ in vit.named_buffers()}                    # computed, not learned
-    spare = (*SPARE, 'norm.' if isinstance(vit.norm, nn.Identity) else 'fc_norm.')
-    missing, over = ([n for n in names if not n.startswith(spare) and n not in tables]
-                     for names in (report.missing_keys, report.unexpected_keys))
-    if not missing and not over: return
-    say = lambda names: f'{len(names)} ({", ".join(names[:5])}{", …" * (len(names) > 5)})' if names else 'none'
-    raise ValueError(f'{where} does not hold the weights of this model: of its {len(vit.state_dict())} tensors missing: '
-                     f'{say(missing)}; tensors without a place in it: {say(over)}. Do encoder_type, depth, class_token agree?')
+    for report in found: check_loaded(vit, report, where)
 
 # %% ../nbs/01_encoder.ipynb #1cac25d1
 HUB_SECONDS = 4.            # the hub has so long to answer

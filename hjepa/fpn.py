@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from .encoder import gather_tokens
+from .encoder import as_weights, gather_tokens
 
 # %% ../nbs/03_fpn.ipynb #64be2d64
 def upsample_nearest(
@@ -166,7 +166,7 @@ def forward(self: TokenFPN,
 ) -> list[Tensor]: # L tensors [B, C_l, d_l]; zeros in absent cells
     "Lateral maps, the top-down path, and the bottom-up path if there is one (which needs the whole finest level: ValueError with `listed`)."
     if listed is not None and self.bottom_up is not None: raise ValueError('listed: the bottom-up path needs all cells of the finest level')
-    out = [lateral(x) for lateral, x in zip(self.lateral, levels)]
+    out = [lateral(as_weights(x, lateral)) for lateral, x in zip(self.lateral, levels)]
     has = lambda l: None if present is None else present[l]
     for l in reversed(range(len(out) - 1)):
         out[l] = self.fuse[l](out[l], self._from_above(l, out[l + 1], grids[l], has(l + 1), None if l else listed))

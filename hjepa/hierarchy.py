@@ -8,8 +8,8 @@ __all__ = ['TARGET_NORMS', 'SIZE', 'MODEL_IDLE', 'EVERY', 'level_grid', 'cell_of
            'target_spread', 'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig', 'CropsConfig',
            'ModelConfig', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'check_target_blocks', 'visible_cells',
            'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath', 'compile_blocks', 'save_model',
-           'hub_name', 'hub_file', 'find_weights', 'read_newest', 'model_from_file', 'check_sha256', 'WrongKind',
-           'saved_config', 'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
+           'hub_name', 'hub_file', 'find_weights', 'read_newest', 'model_from_file', 'check_sha256', 'ijepa_config',
+           'WrongKind', 'saved_config', 'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
 import json
@@ -28,13 +28,15 @@ from einops import rearrange
 from fastcore.basics import patch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .core.config import (ConfigError, check_keys, check_plain, check_settings, from_values, require,
                                setting)
-from .core.files import file_sha256, printable, read_json, write_atomic
-from .encoder import ContextEncoder, Masks, TargetEncoder, ema_momentum, gather_tokens, mask_to_index
+from .core.files import (expand, file_sha256, load_tensors, printable, read_json, read_meta, save_tensors,
+                              write_atomic)
+from .encoder import (ContextEncoder, Masks, TargetEncoder, as_weights, check_float32, ema_momentum,
+                           gather_tokens, hub_or_cache, idle_arguments, load_vit, mask_to_index, weights_part,
+                           weights_path)
 from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths, upsample_nearest
 from .predictor import Predictor, predictor_width
 from .regularizers import REGULARIZERS, Projector, regularize
@@ -309,6 +311,8 @@ def _blame(key: str):
 
 def _build_encoder(c: ModelConfig) -> ContextEncoder:
     "The context encoder of a configuration; contradictions between its keys are `ConfigError`s."
+    for k, why in idle_arguments(c.encoder_kwargs).items():
+        raise ConfigError(f'model.encoder_kwargs.{k}={c.encoder_kwargs[k]!r} has no effect on an encoder: {why}; leave it out')
     kwargs = dict(c.encoder_kwargs) | ({} if c.patch_size is None else dict(patch_size=c.patch_size))
     if c.drop_path_rate: kwargs['drop_path_rate'] = c.drop_path_rate
     size = tuple(c.img_size) * (2 // len(c.img_size)) if isinstance(c.img_size, (list, tuple)) else (c.img_size, c.img_size)
@@ -336,7 +340,8 @@ class HJEPA(nn.Module):
         D, heads = self.context_encoder.embed_dim, c.predictor.num_heads or self.context_encoder.num_heads
         with _blame(f'model.predictor.num_heads={heads}'):
             self.predictor = Predictor(D, c.predictor.depth, heads, c.predictor.embed_dim, c.predictor.mlp_ratio,
-                                       c.drop_path_rate, c.use_gradient_checkpointing, c.crops.enabled)
+                                       c.drop_path_rate, c.use_gradient_checkpointing, c.crops.enabled,
+                                       self.context_encoder.num_prefix_tokens)
         widths = [D] * self.num_levels
         if c.fpn.use_fpn:
             with _blame('model.fpn.feature_dim'): widths = level_widths(c.fpn.feature_dim, D, self.num_levels)
@@ -349,6 +354,7 @@ class HJEPA(nn.Module):
         self.crop_head = nn.Linear(D, D) if c.crops.enabled else None     # reads a local crop's answer, see the notebook on multi-crop
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         self.target_encoder = TargetEncoder(self.context_encoder)         # last: an exact copy of the finished encoder
+        if isinstance(c.pretrained, (str, Path)): self._load_ijepa(weights_path(c.pretrained))
 
 # %% ../nbs/04_hierarchy.ipynb #56dde95d
 @patch
@@ -363,6 +369,7 @@ def forward(self: HJEPA,
         raise TypeError(f'images are a {type(images).__name__}, expected a tensor [B, C, H, W], or Crops: a list of crops does not know where they lie (Crops.to and Crops.map keep it)')
     if not isinstance(mask, (Tensor, Masks)): raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')
     grid = self.context_encoder._check_images(images)
+    self._check_learning(len(images))
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
     if masks.grid != grid or len(masks) != len(images) * masks.per_image:
         raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
@@ -375,6 +382,12 @@ def forward(self: HJEPA,
     return out if return_all_levels else self._finest(out)
 
 # %% ../nbs/04_hierarchy.ipynb #1be84b8d
+@patch
+def _check_learning(self: HJEPA, n: int):
+    "Raise a ValueError where nothing could be learned: from no image, or by a model whose weights were cast."
+    if n == 0: raise ValueError('the batch is empty: a loss is a mean over images')
+    if self.training and torch.is_grad_enabled(): check_float32(self, 'the weights of the model')
+
 @patch
 def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     "Encodings without prefix tokens."
@@ -474,7 +487,7 @@ def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: l
 @patch
 def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
     "The level's head on [B, M, d]; zeros in padded slots."
-    return self.heads[l](x).float().masked_fill_((cells < 0)[..., None], 0)
+    return self.heads[l](as_weights(x, self.heads[l])).float().masked_fill_((cells < 0)[..., None], 0)
 
 # %% ../nbs/04_hierarchy.ipynb #e26dc8f4
 EVERY = 4                       # visible cells carry a loss in one in so many cells of the coarsest level
@@ -702,12 +715,11 @@ def save_model(
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
     kind: str, # which kind of model it is, see `saved_config`
 ) -> Path: # the file
-    "Write a model's weights and configuration to one file, completely or not at all."
-    path = Path(path)
+    "Write a model's weights and configuration to one file, completely or not at all, with a digest of both."
+    path = expand(path)
     if path.suffix != '.safetensors': path = path/'model.safetensors'
-    meta = dict(format='pt', hjepa_format='1', kind=kind, config=json.dumps(asdict(model.config)))
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    write_atomic(path, lambda tmp: save_file(state, tmp, metadata=meta))
+    meta = dict(hjepa_format='1', kind=kind, config=json.dumps(asdict(model.config)))
+    save_tensors(path, model.state_dict(), meta)
     return path
 
 # %% ../nbs/04_hierarchy.ipynb #09d6e5b7
@@ -730,11 +742,17 @@ def hub_file(
     "Fetch a model's weights from the Hugging Face hub. Raises FileNotFoundError if they are not there, ValueError for an impossible name."
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
-    repo, revision = hub_name(name) or (name, None)
-    try: return Path(hf_hub_download(repo, 'model.safetensors', **(dict(revision=revision) | kwargs)))
-    except (HfHubHTTPError, FileNotFoundError, ConnectionError) as e:
-        raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from the hub ({str(e).strip().splitlines()[0]}); '
-                                'is the name right, the network there, and a token set if the model is private (hf auth login)?') from e
+    (repo, revision), there = hub_name(name) or (name, None), True
+    ask = not kwargs.get('local_files_only') and not kwargs.get('endpoint')
+    try:
+        with hub_or_cache(ask) as there:
+            more = dict(revision=revision) | kwargs | ({} if there else dict(local_files_only=True))
+            return Path(hf_hub_download(repo, 'model.safetensors', **more))
+    except (HfHubHTTPError, OSError) as e:
+        why = str(e).strip().splitlines()[0] if there else 'it does not answer'
+        raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from the hub ({why}); '
+                                'is the name right, the network there, and a token set if the model is private '
+                                '(hf auth login)?') from e
 
 # %% ../nbs/04_hierarchy.ipynb #4c09e0fc
 def find_weights(
@@ -742,7 +760,7 @@ def find_weights(
     **hub, # of `hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
 ) -> Path: # the .safetensors file
     "Where a model's weights are. Raises FileNotFoundError with what was looked for."
-    name, path = path, Path(path).expanduser()
+    name, path = path, expand(path)
     if path.is_file(): return path
     if (path/'model.safetensors').is_file(): return path/'model.safetensors'
     found = sorted(path.glob('checkpoints/step_*/model.safetensors'))
@@ -771,9 +789,17 @@ def from_pretrained(cls: HJEPA,
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     def load(file):
-        config = from_values(ModelConfig, saved_config(file) | dict(pretrained=False), 'model')
-        return model_from_file(file, HJEPA, config)
+        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)     # says how to convert it
+        if 'config' not in read_meta(file) and (found := ijepa_config(file)): return _of_ijepa(found)
+        config = _without_idle(saved_config(file), file) | dict(pretrained=False)
+        return model_from_file(file, HJEPA, from_values(ModelConfig, config, 'model'))
     return read_newest(path, load, **hub).eval().to(device)
+
+def _without_idle(config: dict, file: Path) -> dict:
+    "A saved configuration without arguments of timm that never had an effect; newer versions refuse them."
+    idle = idle_arguments(kwargs := config.get('encoder_kwargs') or {})
+    if idle: warnings.warn(f'{file}: encoder_kwargs.{", ".join(idle)} had no effect and is left out', stacklevel=4)
+    return config | dict(encoder_kwargs={k: v for k, v in kwargs.items() if k not in idle})
 
 # %% ../nbs/04_hierarchy.ipynb #ca349e7e
 _REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')       # keys that say how often something is built
@@ -783,7 +809,10 @@ def model_from_file(
     build, # makes a model of a configuration
     config: Any, # a dataclass, made of the file's header
 ) -> nn.Module:
-    "A model with the weights of a file. ValueError, before any memory is taken, if its tensors are not those that the configuration asks for, or not those that a checkpoint's `state.json` vouches for."
+    """A model with the weights of a file.
+
+    ValueError, before any memory is taken, if its tensors are not those that the configuration asks for; and if they are
+    not those that were written: by the digest beside them, and by a checkpoint's `state.json`."""
     try:
         with safe_open(file, 'pt') as f: shapes = {k: list(f.get_slice(k).get_shape()) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
@@ -799,7 +828,7 @@ def model_from_file(
     if (size := sum(b.numel() * b.element_size() for b in plan.buffers())) > 4 * file.stat().st_size + 1e9:
         raise ValueError(f'{file}: its configuration asks for tables of {size / 1e9:.0f} GB')
     check_sha256(file)
-    with safe_open(file, 'pt', device='cpu') as f: state = {k: f.get_tensor(k) for k in f.keys()}
+    state = load_tensors(file)[0]
     model = build(config)
     model.load_state_dict(state)
     return model
@@ -818,6 +847,50 @@ def check_sha256(
     sums = read_json(file.parent/'state.json').get('sha256')
     if isinstance(sums, dict) and sums.get(file.name, digest := file_sha256(file)) != digest:
         raise ValueError(f'{file} is not as it was written (its SHA-256 differs from that in state.json); take another checkpoint')
+
+# %% ../nbs/04_hierarchy.ipynb #b1a99305
+_IJEPA_ENCODERS = {192: 'vit_tiny_patch16_224', 384: 'vit_small_patch16_224', 768: 'vit_base_patch16_224',
+                   1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224', 1408: 'vit_giant_patch14_224'}
+
+def ijepa_config(
+    file: Path, # a .safetensors file without configuration
+) -> ModelConfig | None: # with `pretrained` set to the file; None if it is no checkpoint of I-JEPA
+    "The configuration of a model with the encoder and predictor of a file. ValueError for a width that I-JEPA does not have."
+    with safe_open(file, 'pt') as f: shapes = {k: f.get_slice(k).get_shape() for k in f.keys()}
+    enc = weights_part(shapes) or weights_part(shapes, 'target_encoder')
+    pred = weights_part(shapes, 'predictor')
+    if enc.keys().isdisjoint(shapes) and {'pos_embed', 'patch_embed.proj.weight'} <= enc.keys(): pass
+    else: return None
+    width, chans, ph, pw = enc['patch_embed.proj.weight']
+    if width not in _IJEPA_ENCODERS:
+        raise ValueError(f'{file}: an encoder of width {width}; I-JEPA has {", ".join(map(str, _IJEPA_ENCODERS))}. Others load '
+                         'with create_hjepa(encoder_type, pretrained=file, encoder_kwargs=…)')
+    blocks = lambda names, at: len({n.split('.')[1] for n in names if n.startswith(at)})
+    kwargs = dict(depth=blocks(enc, 'blocks.'), class_token=False, global_pool='avg', fc_norm=False)
+    side = math.isqrt(enc['pos_embed'][1])                                     # their grids are square
+    found = ModelConfig(_IJEPA_ENCODERS[width], [side * ph, side * pw], chans, ph, pretrained=str(file), encoder_kwargs=kwargs)
+    if pred: found.predictor = PredictorConfig(blocks(pred, 'predictor_blocks.'), embed_dim=pred['mask_token'][-1])
+    return found
+
+def _of_ijepa(config: ModelConfig) -> HJEPA:
+    "The model of `ijepa_config`; saved, it is one like any other."
+    model = HJEPA(config)
+    model.config.pretrained = False
+    return model
+
+@patch
+def _load_ijepa(self: HJEPA, file: Path):
+    "What a checkpoint of I-JEPA holds besides the encoder: its target encoder, and its predictor."
+    with safe_open(file, 'pt') as f: parts = {k.partition('.')[0] for k in f.keys()} & {'target_encoder', 'predictor'}
+    if not parts: return
+    with _blame('model.pretrained'):
+        tensors = load_tensors(file)[0]
+        if 'target_encoder' in parts: load_vit(self.target_encoder.encoder.vit, tensors, str(file), 'target_encoder')
+        if 'predictor' not in parts: return
+        self.predictor.load_ijepa(weights_part(tensors, 'predictor'), str(file))
+    for head in self.heads if self.fpn is None else ():                        # an I-JEPA has none
+        nn.init.eye_(head.weight)
+        nn.init.zeros_(head.bias)
 
 # %% ../nbs/04_hierarchy.ipynb #725a6185
 class WrongKind(ValueError):

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['HUB_FILES', 'weights_file', 'cached_model', 'is_pictures', 'as_bytes', 'as_dataset', 'plan_readout', 'read_parts',
            'HJEPAFeatures', 'run_record', 'describe_model', 'describe_training', 'describe_results', 'model_card',
-           'save_for_hub', 'push_to_hub']
+           'save_for_hub', 'push_to_hub', 'need_hub']
 
 # %% ../nbs/09_interop.ipynb #907cab30
 import json
 import re
 import shutil
 import tempfile
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Iterable, Sequence
@@ -28,7 +29,9 @@ from torch import Tensor
 from .collapse import health_words, run_verdict
 from .data import ImageDataset, ImageError, model_view, normalize, preprocess
 from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
-from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_json, read_newest, saved_config, write_atomic
+from .core.files import check_target, expand, load_tensors, read_json, save_tensors, write_json, write_text
+from .encoder import hub_answers
+from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_newest, saved_config
 from .training import load_run
 
 # %% ../nbs/09_interop.ipynb #824b1765
@@ -389,17 +392,33 @@ def save_for_hub(
 ) -> Path: # the folder
     "Write weights, config.json and README.md: what `push_to_hub` uploads, and `HJEPA.from_pretrained` loads."
     from hjepa import __version__
-    file, folder = weights_file(run), Path(folder).expanduser()
+    file, folder = weights_file(run), expand(folder)
     if folder.is_file(): raise FileExistsError(f'{folder} is a file; expected a folder')
     if (folder/'config.yaml').exists(): raise FileExistsError(f'{folder} is the folder of a run, whose checkpoints a model.safetensors would hide; choose another folder')
     if file.resolve().parent == folder.resolve(): raise FileExistsError(f'{folder} is where these weights are; choose another folder')
     there = [n for n in HUB_FILES if (folder/n).exists()]
     if there and not overwrite: raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say overwrite=True (on the command line --overwrite)')
-    card, config = model_card(run, repo_id, license), dict(library_name='hjepa', hjepa_version=__version__, model=saved_config(file))
-    write_atomic(folder/'config.json', lambda p: p.write_text(json.dumps(config, indent=1)))
-    write_atomic(folder/'README.md', lambda p: p.write_text(card))
-    write_atomic(folder/'model.safetensors', lambda p: shutil.copyfile(file, p))
+    tensors, meta = load_tensors(file)
+    config = dict(library_name='hjepa', hjepa_version=__version__, model=saved_config(file))
+    files = {'model.safetensors': lambda p: save_tensors(p, tensors, {k: v for k, v in meta.items() if k != 'sha256'}),
+             'config.json': lambda p: write_json(p, config),
+             'README.md': lambda p, card=model_card(run, repo_id, license): write_text(p, card)}
+    check_target(folder, folder=True, room=file.stat().st_size)
+    _write_all(folder, files, there)
     return folder
+
+def _write_all(folder: Path, files: dict[str, Any], there: list[str]):
+    "Write files into a folder; if one cannot be written, take away those that were not `there` before."
+    done = []
+    try:
+        for name, write in files.items():
+            write(folder/name)
+            done.append(name)
+    except OSError:
+        for name in done:
+            if name not in there: (folder/name).unlink(missing_ok=True)
+        with suppress(OSError): folder.rmdir()                                      # only if it is empty
+        raise
 
 # %% ../nbs/09_interop.ipynb #12c5c915
 class _Upload(ModelHubMixin):
@@ -424,7 +443,25 @@ def push_to_hub(
     license: str | None = None, # see `model_card`
     **kwargs, # of `huggingface_hub.ModelHubMixin.push_to_hub`: commit_message, private, token, branch, create_pr, allow_patterns, ignore_patterns, delete_patterns
 ) -> str: # address of the commit
-    "Upload weights, configuration and card to the Hugging Face hub."
-    with tempfile.TemporaryDirectory() as d: return str(_Upload(run.save_pretrained(d) if isinstance(run, HJEPA) else run, license).push_to_hub(repo_id, **kwargs))
+    "Upload weights, configuration and card to the Hugging Face hub. OSError in one line if it cannot be reached, or refuses."
+    need_hub(repo_id)
+    with tempfile.TemporaryDirectory() as d, _one_line(repo_id):
+        upload = _Upload(run.save_pretrained(d) if isinstance(run, HJEPA) else run, license)
+        return str(upload.push_to_hub(repo_id, **kwargs))
+
+def need_hub(
+    repo_id: str, # what shall go there
+):
+    "Raise a ConnectionError, within seconds, if the hub does not answer."
+    if hub_answers(): return
+    raise ConnectionError(f'{repo_id}: the Hugging Face hub does not answer; is the network there (and HF_HUB_OFFLINE not set)?')
+
+@contextmanager
+def _one_line(repo_id: str):
+    "What the hub's client and the network raise, as an OSError that names the repository."
+    try: yield
+    except Exception as e:
+        if type(e).__module__.partition('.')[0] not in ('huggingface_hub', 'httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'): raise
+        raise OSError(f'{repo_id}: not uploaded: {" ".join(str(e).split()) or type(e).__name__}') from e
 
 HJEPA.push_to_hub = push_to_hub      # a method as well, once this module is imported

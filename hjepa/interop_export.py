@@ -19,12 +19,13 @@ from typing import Any, Callable, Sequence
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .encoder import _prefix_tokens
 from .encodings import Encodings, blocks_needed, parse_readout, readout
-from .hierarchy import HJEPA, write_atomic
+from .core.files import check_target, expand, save_tensors, write_atomic
+from .hierarchy import HJEPA
 
 # %% ../nbs/09_interop_export.ipynb #ba4aeaa6
 def cubic_weights(
@@ -81,6 +82,8 @@ class FeatureGraph(nn.Module):
         encoder: str = 'target', # 'target' or 'context'
     ):
         super().__init__()
+        if (kind := next(model.parameters()).dtype) != torch.float32:
+            raise ValueError(f'the weights are {kind}; files are made of float32 ones: model.float()')
         n = self.num_levels = model.num_levels
         self.levels = list(dict.fromkeys(levels)) if levels is not None else [] if readouts else list(range(n))
         self.readouts, self.last, self.how = list(dict.fromkeys(readouts)), blocks_needed(readouts), dict(fpn=fpn, encoder=encoder)
@@ -176,11 +179,11 @@ def free_place(
     suffix: str, # that its name must have
     overwrite: bool = False, # whether a file there may be replaced
 ) -> Path:
-    "The path, if something may be written there. Raises FileExistsError or ValueError."
-    file = Path(file).expanduser()
+    "The path, if something can be written there and may. Raises OSError (FileExistsError, …) or ValueError."
+    file = expand(file)
     if file.suffix != suffix: raise ValueError(f'{file}: expected a name that ends in {suffix}')
     if file.exists() and not overwrite: raise FileExistsError(f'{file} exists; choose another name, or say overwrite=True (on the command line --overwrite)')
-    return file
+    return check_target(file)
 
 def write_checked(
     file: Path, # where the file shall be
@@ -338,5 +341,5 @@ def export_timm(
         @torch.no_grad()
         def play(images): return [vit((images.float() / 255 - graph.pixel_mean) / graph.pixel_std)]
         return play
-    write = lambda p: save_file(state, p, metadata=dict(format='pt', architecture=name, arguments=json.dumps(kwargs)))
+    write = lambda p: save_tensors(p, state, dict(architecture=name, arguments=json.dumps(kwargs)))
     return write_checked(file, write, load, lambda images: graph.reference(model, images), example_images(model))

@@ -11,6 +11,7 @@ __all__ = ['LUMA', 'STRATEGIES', 'Crops', 'jitter_factors', 'color_map', 'apply_
 
 # %% ../nbs/05_multicrop.ipynb #4a937f54
 import contextlib, copy, math, warnings
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Callable, Iterator, Sequence
 import numpy as np
@@ -827,11 +828,11 @@ from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_target
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
-@dataclass
-class MultiCropMasks:
-    """What is seen and what is predicted of a batch of crops. `masks['global_masks']` and `masks['local_masks']` are lists with one entry per crop.
+@dataclass(eq=False)
+class MultiCropMasks(Mapping):
+    """What is seen and what is predicted of a batch of crops, also as a dictionary of its fields and two lists.
 
-    Local crops `0 … num_visible-1` go through the context encoder, the rest are hidden and predicted."""
+    `masks['global_masks']` and `masks['local_masks']` have one entry per crop, see `__getitem__`. Local crops `0 … num_visible-1` go through the context encoder, the rest are hidden and predicted."""
     strategy: str # one of `STRATEGIES`
     globals: Masks # of all global crops: crop 0 of every image, then crop 1, …
     batch_size: int # B images
@@ -842,6 +843,15 @@ class MultiCropMasks:
     local_grid: tuple[int, int] | None = None # (gh, gw) patches of a local crop, needed with `local`
     asked: Tensor | None = None # [h, B] bool: which hidden crops are predicted; None: all
     overlap: float | None = None # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
+
+    __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
+    def __iter__(self) -> Iterator[str]: return iter(('global_masks', 'local_masks', *self.__dataclass_fields__))
+    def __len__(self) -> int: return 2 + len(self.__dataclass_fields__)
+    def __getitem__(self,
+        key: str, # 'global_masks', 'local_masks', or the name of a field
+    ) -> Any:
+        "See `_masks_by_name`. Raises KeyError for other names."
+        return _masks_by_name(self, key)
 
     @property
     def num_global(self) -> int: return len(self.globals) // self.batch_size
@@ -863,18 +873,17 @@ def seen_of_local(self: MultiCropMasks, n: int) -> Tensor: # [v, B, n] bool
     index = self.local if self.local_seen is None else self.local.where(self.local_seen, -1)
     return index_to_mask(index, n).unflatten(0, (-1, self.batch_size))
 
-@patch
-def __getitem__(self: MultiCropMasks,
-    key: str, # 'global_masks', 'local_masks', or the name of a field
-) -> Any:
-    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B, n]`, True = not seen by the encoder; None if
-    all of them are seen whole. Other keys: the field of that name. Raises KeyError for others."""
-    if key == 'local_masks': return None if self.local is None else [~s for s in self.seen_of_local(math.prod(self.local_grid))]
-    if key in self.__dataclass_fields__: return getattr(self, key)
-    if key != 'global_masks': raise KeyError(f'{key!r}: expected global_masks, local_masks, or one of {", ".join(self.__dataclass_fields__)}')
-    b, g = self.batch_size, self.globals
-    return [Masks(*(t[i * b:(i + 1) * b] for t in (g.context, g.target)), g.grid,
-                  *(t[i * b:(i + 1) * b] for t in (g.context_index, g.target_index))) for i in range(self.num_global)]
+def _masks_by_name(masks: MultiCropMasks, key: str) -> Any:
+    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B, n]`, True = not
+    seen by the encoder; None if all of them are seen whole. Other names: the field."""
+    if key == 'local_masks':
+        if masks.local is None: return None
+        return [~s for s in masks.seen_of_local(math.prod(masks.local_grid))]
+    if key in masks.__dataclass_fields__: return getattr(masks, key)
+    if key != 'global_masks': raise KeyError(f'{key!r}: expected {", ".join(masks)}')
+    b, g = masks.batch_size, masks.globals
+    parts = [slice(i * b, (i + 1) * b) for i in range(masks.num_global)]
+    return [Masks(g.context[p], g.target[p], g.grid, g.context_index[p], g.target_index[p]) for p in parts]
 
 # %% ../nbs/05_multicrop.ipynb #b0fa7cdc
 def patch_edges(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'RUN_IDLE', 'GO_ON', 'WEIGHTS', 'MOMENTS',
            'FAILED', 'ALSO_AVERAGED', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig',
-           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'check_levels', 'training_checks',
-           'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
+           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'warn_run', 'check_levels',
+           'training_checks', 'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
            'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size',
            'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
            'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
@@ -183,17 +183,22 @@ class RunConfig:
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
-    "Raise `ConfigError` for impossible values; warn of settings without effect."
+    "Raise `ConfigError` for impossible values."
     check_settings(cfg)
     check_model_config(cfg.model)
     c = cfg.multicrop
     require(training_checks(cfg.training) + _crop_checks(cfg))
     if c.strategy is not None: cfg.model.crops.enabled = True                  # the model gets what crops need
     check_levels(cfg.evaluation.readouts or (), cfg.model.num_hierarchies)
+    return cfg
+
+def warn_run(
+    cfg: RunConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, RUN_IDLE)
     warn_idle(cfg.model, MODEL_IDLE, 'model.')
     warn_schedules(cfg)
-    return cfg
 
 def check_levels(
     names: Sequence[str], # of read-outs
@@ -291,9 +296,12 @@ def load_config(
     schema: type = RunConfig, # other jobs have other sections
     check=check_run_config, # raises for impossible values, returns the configuration
     job: str = '', # where shipped names are looked for, see `list_configs`
+    warn=warn_run, # says what has no effect in a checked configuration
 ) -> Any: # a checked instance of the schema
     "A run's configuration: defaults, then the file, then the overrides."
-    return check(build_config(schema, source, overrides, job))
+    cfg = check(build_config(schema, source, overrides, job))
+    warn(cfg)
+    return cfg
 
 # %% ../nbs/07_training.ipynb #b584456c
 def cosine(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST', 'MAX_YAML', 'ConfigError', 'flatten', 'config_sha256', 'Rule', 'setting', 'rule_of', 'kinds_of', 'in_words',
            'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of',
-           'read_value', 'shown', 'from_values', 'check_settings', 'require', 'list_configs', 'read_config',
-           'build_config', 'PlainDumper', 'config_yaml', 'value_at', 'warn_idle']
+           'read_value', 'shown', 'all_settings', 'from_values', 'check_settings', 'require', 'list_configs',
+           'read_config', 'build_config', 'PlainDumper', 'config_yaml', 'value_at', 'warn_idle']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
@@ -329,6 +329,17 @@ def shown(
     return text if len(text) <= 80 else text[:79] + '…'
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0026
+def all_settings(
+    schema: type, # a dataclass of sections
+    where: str = '', # name of the section
+) -> dict[str, tuple[Any, Rule]]: # dotted key → (annotation, rule), in order
+    "All keys of a configuration, and what they may be."
+    out = {}
+    for f in fields(schema):
+        hint, key = hints_of(schema)[f.name], f'{where}.{f.name}' if where else f.name
+        out |= all_settings(hint, key) if is_dataclass(hint) else {key: (hint, rule_of(f))}
+    return out
+
 def from_values(
     schema: type, # a dataclass
     values: dict | None, # nested values, from YAML or keywords; None: all defaults
