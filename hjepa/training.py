@@ -1262,11 +1262,14 @@ def _check_tensors(self: Trainer, path: Path, weights: dict[str, Tensor], moment
 @patch
 def _check_same_model(self: Trainer, path: Path):
     "Raise `ConfigError` naming the first key in which a checkpoint's model differs from this one."
-    theirs = flatten(asdict(from_values(self.model_schema, saved_config(path/'model.safetensors', self.kind), 'model')))     # keys that are newer than the file: defaults
-    ours = flatten(asdict(self.config.model))
-    for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key) and key != 'pretrained':
-            raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, now it is {ours.get(key)!r}')
+    saved = saved_config(path/'model.safetensors', self.kind)     # newer keys: defaults
+    theirs = flatten(asdict(from_values(self.model_schema, saved, 'model')))
+    ours = flatten(asdict(self._model.config))                                  # with what the data has filled in
+    free = ('pretrained', 'pixel_range') if theirs.get('pixel_range') is None else ('pretrained',)
+    for key in sorted((theirs.keys() | ours.keys()) - {*free}):
+        if theirs.get(key) != ours.get(key):
+            raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, '
+                              f'now it is {ours.get(key)!r}')
 
 # %% ../nbs/07_training.ipynb #0527f3f7
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',

@@ -150,7 +150,7 @@ PRETRAINING = {
     'data.augment_on_device': Row(why=SAME + 'nbs/00_data.ipynb'),
     'data.lanes': Row('1', pack='shards'),
     'data.shuffle_buffer': Row('1', pack='shards'),
-    'data.pixel_range': Row('[0, 1000]', given='data.path={tmp}/deep', ends=('null', '[0, 1000]')),
+    'data.pixel_range': Row('[0, 1000]', pack='deep', ends=('null',)),
     'data.max_megapixels': Row(why='of images that are too large: nbs/00_data.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', other='0.9',
@@ -279,7 +279,7 @@ CODEC = {
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
     'training.prior_lr': Row('1'),
     'training.aux_lr': Row('1'),
-    'training.lambda_values': Row('[1, 3]', pack='sweep', ends=('[1e-3]', '[1, 3]')),
+    'training.lambda_values': Row('[1, 3]', pack='sweep', ends=('[1e-3, 3]',)),
     'training.base_epochs': Row('1', pack='sweep'),
     'training.log_steps': Row('2', sees='files'),
     'training.start': Row('{tmp}/codec', pack='started', ends=('{tmp}/codec',)),
@@ -367,7 +367,7 @@ PACKS = dict(
         blocks='masking.kind=multiblock & model.patch_size=4',
         cells='masking.kind=hierarchical & model.patch_size=4',
         crops=CROPS + 'global_only', cross=CROPS + 'cross_crop_prediction',
-        shards='data.dataset=shards & data.path={tmp}/shards',
+        shards='data.dataset=shards & data.path={tmp}/shards', deep='data.path={tmp}/deep',
         measured='data.dataset=imagefolder & data.path={tmp}/classes & evaluation.readouts=[mean]'),
     detection=dict(
         plain='', heads='model.head_convs=null', anchors='model.head_convs=null & model.head=retinanet',
