@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import hjepa.cli
 import hjepa.collapse
-import hjepa.encodings
+import hjepa.encodings  # noqa: F401  (before processes are forked)
 import hjepa.hierarchy
 import hjepa.training
 from hjepa.training import Callback, Trainer, checkpoints, left_over, load_run, read_state
@@ -604,7 +604,7 @@ def test_loader_worker_killed(pictures, tmp_path, go_on):
     process = subprocess.Popen([sys.executable, '-c', 'import sys; from hjepa.cli import train; sys.exit(train())', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
-    workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()]
+    workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(encoding='utf-8').split()]
     os.kill(workers[0], signal.SIGKILL)
     out = process.communicate(timeout=30)[0]
     assert process.returncode == 2 and 'Traceback' not in out, out
@@ -666,7 +666,7 @@ def test_processes_agree_to_skip(pictures, tmp_path):
     class Note(Callback):
         everywhere = True
         def after_step(self, t):
-            with open(tmp_path/f'steps{t.rank}', 'a') as f: f.write(f'{t.step} {t._bad_in_a_row} {sum(p.double().sum().item() for p in t.model.parameters())!r}\n')
+            with open(tmp_path/f'steps{t.rank}', 'a', encoding='utf-8') as f: f.write(f'{t.step} {t._bad_in_a_row} {sum(p.double().sum().item() for p in t.model.parameters())!r}\n')
     def work(rank):
         from accelerate.state import AcceleratorState
         AcceleratorState._reset_state(True)
@@ -780,7 +780,7 @@ def test_no_call_that_unpickles():
 def within_memory(gigabytes: float):
     "Limit what this process may ask for beyond what it has."
     import resource
-    has = int(re.search(r'VmSize:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) * 1024
+    has = int(re.search(r'VmSize:\s+(\d+) kB', Path('/proc/self/status').read_text(encoding='utf-8'))[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (has + int(gigabytes * 1e9),) * 2)
 
 
@@ -877,7 +877,6 @@ def test_random_damage(whole, tmp_path):
     from hjepa.compression import CodecConfig, FPNCodec
     from hjepa.feature_store import FeatureStore, extract_to_disk
     from hjepa.data import build_dataset
-    from hjepa.report import read_run
     from hjepa.visualization import read_history
     dice, run = random.Random(11), copy_of(whole, tmp_path/'run')
     store = tmp_path/'store'
