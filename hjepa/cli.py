@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,7 @@ def friendly_errors(
     from hjepa.core.files import say, tolerant_streams
     tolerant_streams()
     try:
-        with interruptible(): yield
+        with interruptible(), _warnings_as_lines(command): yield
     except KeyboardInterrupt as e:
         say(f'{command}: stopped{f" ({e})" if str(e) else ""}', sys.stderr)
         sys.exit(130)
@@ -45,6 +46,14 @@ def friendly_errors(
         say(f'{command}: error: {e}', sys.stderr)
         sys.exit(2)
     finally: _settle_streams()
+
+@contextmanager
+def _warnings_as_lines(command: str):
+    "Within the block, a warning is one line for a user, without the place in the code."
+    from hjepa.core.files import say
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f'{command}: {message}', sys.stderr)
+        yield
 
 @contextmanager
 def interruptible():

@@ -63,6 +63,7 @@ def ends(hint: Any, rule: Rule) -> list[str]:
 
 SAME = 'the same numbers, only sooner or with less memory: '
 ALONE = 'for several processes: tests/test_distributed.py'
+DEEP = 'of images with more than 8 bits, and of very large ones: tests/test_data.py'
 TRAINING = {
     'training.epochs': Row('2'), 'training.batch_size': Row('2'), 'training.grad_accumulation': Row('2'),
     'training.lr': Row('1e-2'), 'training.lr_min': Row('1e-4', ends=('0',)), 'training.warmup_epochs': Row('0.5'),
@@ -87,6 +88,7 @@ PRETRAINING = {
     'model.pretrained': Row('{tmp}/vit.safetensors', pack='weights', ends=('false', '{tmp}/vit.safetensors')),
     'model.pixel_mean': Row('[0.5, 0.1, 0.9]', ends=('null', '[0, 0, 0]', '[1, 1, 1]')),
     'model.pixel_std': Row('[0.5, 0.1, 0.9]', ends=('null', '[1e-3, 1e-3, 1e-3]', '[1, 1, 1]')),
+    'model.pixel_range': Row(why=DEEP, ends=('null', '[-1e6, 1e6]')),
     'model.encoder_kwargs': Row('{{mlp_ratio: 2}}', pack='weights'),
     'model.predictor.depth': Row('2'), 'model.predictor.num_heads': Row('4'), 'model.predictor.mlp_ratio': Row('2'),
     'model.predictor.embed_dim': Row('24', ends=('null & model.predictor.num_heads=null', '16')),
@@ -107,6 +109,7 @@ PRETRAINING = {
     'data.shuffle_buffer': Row('1', pack='shards'),
     'data.max_bad_share': Row('0', sees='end', other='0.9',
                               given='data.path={tmp}/broken & training.epochs=14 & training.batch_size=8'),
+    'data.pixel_range': Row(why=DEEP, ends=('null', '[-1e6, 1e6]')), 'data.max_megapixels': Row(why=DEEP, ends=('null', '1e6')),
     'masking.kind': Row('hierarchical', given='masking.num_target_masks=4'), 'masking.num_target_masks': Row('1', pack='blocks'),
     'masking.masks_per_image': Row('2'), 'masking.target_scale': Row('[0.4, 0.5]', pack='blocks'),
     'masking.target_aspect': Row('[0.3, 0.4]', pack='blocks'), 'masking.context_scale': Row('[0.3, 0.4]', pack='blocks', ends=('null', '[0.2, 0.2]', '[1, 1]')),
