@@ -31,7 +31,18 @@ from .data import (DataError, ImageDataset, PICTURES, _choose_split, _data_root,
 # %% ../nbs/10_boxes.ipynb #90fd2b61
 class Ragged(list):
     "A list of tensors that differ in length only; pickled as one tensor and the lengths."
-    def __reduce__(self): return (_ragged, (torch.cat(self), torch.tensor([len(t) for t in self]))) if self else (Ragged, ())
+    def __reduce__(self): return self.wrapped(lambda t: t).__reduce__()
+    def wrapped(self,
+        wrap: Callable[[Tensor], Any] # See `hjepa.data.to_send`
+    ):                                # Pickled as the two tensors that it made of ours
+        "What a worker sends."
+        if not self: return _Parcel(Ragged)
+        return _Parcel(_ragged, wrap(torch.cat(self)), wrap(torch.tensor([len(t) for t in self])))
+
+class _Parcel:
+    "A function and what it is called with on arrival."
+    def __init__(self, make: Callable, *args: Any): self.parts = make, args
+    def __reduce__(self): return self.parts
 
 def _ragged(flat: Tensor, lengths: Tensor) -> Ragged: return Ragged(flat.split(lengths.tolist()))
 
