@@ -485,9 +485,9 @@ def _clip_box(
     "Raises `ValueError` with the reason if there is no box in the image."
     # what is compared is what is stored
     with np.errstate(over='ignore'): box = np.float32(box).tolist()
-    h, w = size
+    (h, w), (x0, y0, x1, y1) = size, box
+    if 0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h and max(x1, y1) > 1: return box, ''      # as most are
     text, beside = f'the box {", ".join(f"{v:g}" for v in box)}', f'the image of width {w} and height {h}'
-    x0, y0, x1, y1 = box
     if not all(map(math.isfinite, box)): raise _Wrong(f'{text} is not finite', 'not finite')
     if x1 < x0 or y1 < y0: raise _Wrong(f'{text} is inverted: x0 > x1 or y0 > y1', 'inverted')
     if x1 == x0 or y1 == y0: raise _Wrong(f'{text} is empty', 'empty')
