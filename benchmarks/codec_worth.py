@@ -42,14 +42,14 @@ def train(args):
         raise SystemExit('stopped')
 
 
-def compare(case: str, detector_run: Path, sweep: Path, images: BoxDataset, n: int | None, **facts) -> dict:
-    "Every codec of a sweep, and images at some qualities."
+def compare(case: str, detector_run: Path, sweep: Path, images: BoxDataset, n: int, canvas=None, **facts) -> dict:
+    "Every codec of a sweep, and images at some qualities; `canvas`: another one than the detector was trained with."
     detector = load_detection_model(detector_run)
     codecs = {f'λ {lam:g}': load_compression_model(folder) for lam, folder in codec_runs(sweep).items()}
-    scales = image_scales(images, detector.img_size)
+    scales = image_scales(images, canvas or detector.img_size)
     sent = baseline_codecs(next(iter(codecs.values())), zlib=(), zstd=(), **QUALITIES, scales=scales)
     below = load_detection_run(detector_run).evaluation.small_below
-    found = measure_codecs(codecs | sent, detector, images, small_below=below, max_images=n, progress=True)
+    found = measure_codecs(codecs | sent, detector, images, small_below=below, max_images=n, size=canvas)
     rows = [{k: r[k] for k in KEEP} for r in found['rows']]
     return facts | dict(case=case, rows=rows, reference=found['reference'], images=found['images'],
                         canvas=found['canvas'], machine=machine(), torch=torch.__version__)
@@ -65,6 +65,8 @@ def cases(args):
         run = args.out/'bccd'/'detector'
         cells = detection_dataset(load_detection_run(run, [f'data.path={args.bccd}']), 'test')
         yield 'blood cells', run, args.out/'bccd'/'sweep', cells, dict(size=[480, 640])
+        larger = dict(size=[480, 640], canvas=(240, 320))
+        yield 'blood cells, larger canvas', run, args.out/'bccd'/'sweep', cells.subset(range(40)), larger
 
 
 def measure(args):
