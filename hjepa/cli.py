@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,7 @@ def friendly_errors(
     from hjepa.core.files import say, tolerant_streams
     tolerant_streams()
     try:
-        with interruptible(): yield
+        with interruptible(), _warnings_as_lines(command): yield
     except KeyboardInterrupt as e:
         say(f'{command}: stopped{f" ({e})" if str(e) else ""}', sys.stderr)
         sys.exit(130)
@@ -45,6 +46,14 @@ def friendly_errors(
         say(f'{command}: error: {e}', sys.stderr)
         sys.exit(2)
     finally: _settle_streams()
+
+@contextmanager
+def _warnings_as_lines(command: str):
+    "Within the block, a warning is one line for a user, without the place in the code."
+    from hjepa.core.files import say
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f'{command}: {message}', sys.stderr)
+        yield
 
 @contextmanager
 def interruptible():
@@ -205,8 +214,11 @@ def run_loop(
 ) -> bool: # whether the run is complete
     "Make or find the run's folder, lock it, train, and leave the other processes behind."
     from hjepa.core.files import expand
+    from hjepa.training import checkpoints
     trainer.run_dir = expand(resume) if resume else _make_run(trainer, run_dir or _run_name(config))
     with trainer.alone():
+        if not resume and checkpoints(trainer.run_dir):
+            raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; choose another folder')
         if resume: trainer.say(f'resuming {trainer.run_dir} at step {trainer.resume(allow)} of {trainer.total_steps}')
         describe(trainer)
         complete = trainer.fit()

@@ -128,7 +128,8 @@ class CodecConfig:
     table_size: int = setting(256, low=2, high=4096, expected='from 2 to 4096 entries')
     # of each level's MSE: a list; null: 1 each; halving: each half of the finer level's
     level_weights: list[float] | str | None = setting(None, low=0, choices=('halving',), expected=_WEIGHTS)
-    lambda_value: float = setting(0.3, above=0) # λ in MSE + λ · (bits per pixel of the image); larger: fewer bits
+    # λ in MSE + λ · (bits per pixel of the image); larger: fewer bits
+    lambda_value: float = setting(0.3, above=0)
     # training: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
     noise: str = setting('noise', choices=('noise', 'mixed'), expected='noise or mixed')
     # pixels per cell of the finest level, to count pixels where features do not say it themselves
@@ -146,12 +147,15 @@ def check_codec_config(
     channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
     each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
     fits = lambda values: values in (None, 'halving') or L in (None, len(values))
-    require([(c is None or fits(channels), 'model.fpn_channels_per_level', c, f'null, a whole number from 1, or one {each}'),
+    require([(c is None or fits(channels), 'model.fpn_channels_per_level', c,
+              f'null, a whole number from 1, or one {each}'),
         (not cfg.shared or len(set(channels)) == 1, 'model.fpn_channels_per_level', c,
          'the same number for all levels with shared: true'),
-        (fits(names) and len(names or []) == len(set(names or [])), 'model.levels', names, f'null, or one name {each}, each once'),
+        (fits(names) and len(names or []) == len(set(names or [])), 'model.levels', names,
+         f'null, or one name {each}, each once'),
         (cfg.subsample != 3, 'model.subsample', cfg.subsample, '1, 2 or 4'),
-        (fits(w) and sum(weights) > 0, 'model.level_weights', w, f'null, halving, or one number from 0 {each}, not all 0')])
+        (fits(w) and sum(weights) > 0, 'model.level_weights', w,
+         f'null, halving, or one number from 0 {each}, not all 0')])
     return cfg
 
 # %% ../nbs/11_compression.ipynb #749c0b7d

@@ -243,7 +243,8 @@ class CodecData:
     download: bool | None = None # fetch it if it can be fetched
     # [height, width] in pixels that images are fitted into
     resize: list[int] | None = setting(None, low=1, length=2, expected='null, or [height, width] in pixels')
-    flip: float = setting(0.0, **CHANCE) # probability of a horizontal flip; above 0 features are made anew each time
+    # probability of a horizontal flip; above 0 features are made anew each time
+    flip: float = setting(0.0, **CHANCE)
     cache_gb: float = setting(2.0, low=0) # features are kept in memory if they need less than this
     num_workers: int = setting(0, low=0) # processes that load images
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
@@ -276,7 +277,8 @@ class CodecTraining(TrainingConfig):
 @dataclass
 class CodecEvaluation:
     "What is measured."
-    every: int | None = setting(1, low=1) # epochs between analyses of features and latents; null: only at the end
+    # epochs between analyses of features and latents; null: only at the end
+    every: int | None = setting(1, low=1)
     pictures: int = setting(64, low=1) # images that they look at
     batch_size: int = setting(16, low=1) # images at once
     small_below: float = setting(32.0, above=0) # see `hjepa.detection.DetectionEvaluation`
@@ -309,12 +311,14 @@ def warn_codec(
     warn_idle(cfg, CODEC_IDLE)
     warn_training(cfg.training)
 
-_PICTURE_KEYS = ' '.join(f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'split', 'test_split', 'n', 'test_n',
+_PICTURE_KEYS = ' '.join(f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'split',
+                                               'test_split', 'n', 'test_n',
                                                'download', 'resize', 'flip', 'cache_gb', 'max_bad_share'))
 CODEC_IDLE = [
     (_PICTURE_KEYS, lambda c: c.data.features is not None, 'as features come from files (data.features)'),
     ('data.test_features', lambda c: c.data.features is None, 'as data.features is null'),
-    ('model.lambda_value', lambda c: c.training.lambda_values is not None, 'as training.lambda_values is a sweep'),
+    ('model.lambda_value', lambda c: c.training.lambda_values is not None,
+     'as training.lambda_values is a sweep'),
     ('training.base_epochs', lambda c: c.training.lambda_values is None, 'as training.lambda_values is null'),
     ('training.fit_pictures training.first_step', lambda c: c.training.start is not None,
      'as training.start gives the weights')] # see `warn_idle`

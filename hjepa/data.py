@@ -128,7 +128,7 @@ def _note(self: PixelRange, counts: np.ndarray):
 def words(self: PixelRange) -> str: # '' if all fitted
     "What did not fit, in words."
     n = self.counts
-    parts = [f'{n[k] / n["seen"]:.2%} {text}' for k, text in
+    parts = [f'{n[k]:,} {text}' for k, text in
              (('no_number', 'were no numbers (taken as 0)'), ('outside', f'were outside of {self}')) if n[k]]
     return f'of {n["seen"]:,} deep pixels {" and ".join(parts)}' if parts else ''
 
@@ -1220,7 +1220,7 @@ def settle_range(
 def _told(dataset: ImageDataset, r: PixelRange) -> str:
     "A measured range, in words."
     n, (seen, lost, outside) = r.found
-    odd = [f'{k / seen:.2%} of the pixels {what}' for k, what in ((outside, 'lie outside'), (lost, 'are no numbers')) if k]
+    odd = [f'{k:,} of {seen:,} pixels {what}' for k, what in ((outside, 'lie outside'), (lost, 'are no numbers')) if k]
     return (f'{dataset.name}: pixels from {r} become 0 … 255, as measured on {n:,} deep images'
             f'{" (" + ", ".join(odd) + ")" if odd else ""}; data.pixel_range=[{r.low:.6g},{r.high:.6g}] sets it')
 

@@ -844,7 +844,7 @@ def show_rate_distortion(
     title: str = '', # of the figure
 ): # a matplotlib figure
     "Rate against distortion, and rate against average precision. Dotted and open: pictures without their file's header."
-    from hjepa.visualization import Picture
+    from hjepa.visualization import Picture, plain_text
     fig = Picture(figsize=(7, 3.6), dpi=100, layout='constrained')
     measured, curves = any(r[quality] is not None for r in results['rows']), families(results)
     panels = [('mse', 'MSE (1: only the means arrived)'), (quality, _WORDS.get(quality, quality))][:1 + measured]
@@ -861,8 +861,9 @@ def show_rate_distortion(
     for ax, (_, words) in zip(axes, panels): _rate_axis(ax); ax.set(ylabel=words)
     axes[0].set(yscale='log')
     if measured: axes[1].set(ylim=(0, None))
-    fig.legend(*axes[-1].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
-    if title: fig.suptitle(title, fontsize=10)
+    look = dict(loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
+    plain_text(fig.legend(*axes[-1].get_legend_handles_labels(), **look))
+    if title: plain_text(fig.suptitle(title, fontsize=10))
     return fig
 
 # %% ../nbs/11_rate_distortion.ipynb #3fc218d8
@@ -871,7 +872,7 @@ def show_level_bits(
     family: str | None = None, # which curve; None: the first that knows its levels
 ): # a matplotlib figure
     "Share of each level in the streams, header and coder's rounding apart, and the error of each level over the rate. Raises ValueError without such a curve."
-    from hjepa.visualization import OKABE_ITO, Picture
+    from hjepa.visualization import OKABE_ITO, Picture, plain_text
     curves = {n: rows for n, rows in families(results).items() if rows[0]['level_bpp']}
     if not curves or family not in (None, *curves): raise ValueError(f'family={family!r}: expected one that knows the bits of its levels; there is {", ".join(curves) or "none"}')
     rows = curves[family or next(iter(curves))]
@@ -883,7 +884,9 @@ def show_level_bits(
         share = 100 * np.array([r['level_bpp'][k] if k in names else r['bpp'] - sum(r['level_bpp'].values()) for r in rows]) / [r['bpp'] for r in rows]
         left.barh(range(len(rows)), share, left=start, color=colours.get(k, '#bbbbbb'), edgecolor='white', lw=.5, label=k, hatch=None if k in names else '///')
         start += share
-    left.set(yticks=range(len(rows)), xlabel='share of the stream in percent', xlim=(0, 100)); left.set_yticklabels([f'{r["name"]}\n{r["bpp"]:.3f} bits/px' for r in rows], fontsize=7)
+    left.set(yticks=range(len(rows)), xlabel='share of the stream in percent', xlim=(0, 100))
+    names = [f'{r["name"]}\n{r["bpp"]:.3f} bits/px' for r in rows]
+    for label in left.set_yticklabels(names, fontsize=7): plain_text(label)
     for i, k in enumerate(rows[0]['level_mse']):
         right.plot([r['bpp'] for r in rows], [r['level_mse'][k] for r in rows], marker=_MARKS[i % len(_MARKS)], color=colours.get(k), ms=4, lw=1.5)
     right.set(ylabel='MSE of the level', ylim=(0, None)); _rate_axis(right)
