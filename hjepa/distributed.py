@@ -9,11 +9,9 @@ __all__ = ['PATIENCE', 'SHARDING', 'choose_precision', 'computes_bf16', 'cpu_has
            'LostProcess', 'is_lost', 'lost_message']
 
 # %% ../nbs/07_distributed.ipynb #d6b5c41d
-import copy
 import os
 import sys
 import threading
-import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta

@@ -42,14 +42,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core.config import (ConfigError, PlainLoader, build_config, check_settings, config_sha256, config_yaml, flatten,
-                               from_values, list_configs, read_config, require, setting, warn_idle)
+from .core.config import PlainLoader, read_config  # noqa: F401 (still found here)
+from .core.config import (ConfigError, build_config, check_settings, config_sha256, config_yaml, flatten,
+                               from_values, list_configs, require, setting, warn_idle)
 from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
                               naming, temporary_name, tensors_sha256, write_text)
 from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
                         build_loader, keyed_uniform, normalize, settle_range)
-from .distributed import (SHARDING, LostProcess, Team, batch_place, choose_precision, clip_gradients, cut_like, environment,
-                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard, split_batch, sync_gradients, whole)
+from .distributed import choose_precision  # noqa: F401 (still found here)
+from .distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like, environment,
+                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard,
+                               split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
                              create_hjepa_from_config, file_sha256, printable, read_json, saved_config, write_atomic)
 from .masking import MultiCropMaskGenerator, build_mask_generator
