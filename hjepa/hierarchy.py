@@ -787,7 +787,7 @@ def read_newest(
     read, # called with the .safetensors file
     **hub, # of `hub_file`
 ) -> Any: # what it gives
-    "Read a model's weights. A run that goes on may delete that checkpoint meanwhile: then the next newest is read."
+    "Read a model's weights. If a run that goes on deletes that checkpoint meanwhile, the next newest is read."
     for left in reversed(range(20)):
         file = find_weights(path, **hub)
         try: return read(file)
@@ -802,7 +802,7 @@ def from_pretrained(cls: HJEPA,
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     def load(file):
-        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)     # says how to convert it
+        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)  # says how to convert it
         if 'config' not in read_meta(file) and (found := ijepa_config(file)): return _of_ijepa(found)
         config = _without_idle(saved_config(file), file) | dict(pretrained=False)
         return model_from_file(file, HJEPA, from_values(ModelConfig, config, 'model'))

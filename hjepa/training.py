@@ -50,9 +50,9 @@ from .core.files import (LockedError, append_text, clear_temporaries, expand, is
 from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
                         build_loader, keyed_uniform, normalize, settle_range)
 from .distributed import choose_precision  # noqa: F401 (still found here)
-from .distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like, environment,
-                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard,
-                               split_batch, sync_gradients, whole)
+from .distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like,
+                               environment, gather_weights, is_lost, lost_message, make_accelerator,
+                               plain_gradients, shard, split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
                              create_hjepa_from_config, file_sha256, printable, read_json, saved_config, write_atomic)
 from .masking import MultiCropMaskGenerator, build_mask_generator
@@ -379,7 +379,7 @@ class Callback:
     def after_epoch(self, trainer): "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer):
-        """When the loop ends with an exception (`trainer.error`), in any state: `before_fit` may not have come.
+        """When the loop ends with an exception (`trainer.error`), even before `before_fit` has come.
 
         What it raises is printed, and hides nothing."""
 
@@ -402,7 +402,7 @@ class Trainer:
         self.device, self.rank, self.world_size = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.team, self._hosting, self._spare, self._kept, self._agreed, self._known_bad, self._open = Team(self.accelerator), False, None, None, False, set(), None
         self.error, self._alone, self._moving, self._buffers, self._unwritten = None, False, False, [], []
-        with self.team.main_first():                                      # one process downloads, the others find it
+        with self.team.main_first():  # one process downloads, the others find it
             self.dataset = dataset if dataset is not None else self._make_dataset()
         self.listing = listing_sha256(self.dataset)
         self._check_alike()
@@ -416,7 +416,7 @@ class Trainer:
         self.seconds, self.bad, self.logs, self.outputs, self.stopping = 0., BadImages(config.data.max_bad_share), {}, {}, None
         self.lr, self.grad_norm = t.lr, 0.
         self._clear_sums()
-        self._asked = json.loads(json.dumps(asdict(config)))        # as given: resuming may divide steps otherwise
+        self._asked = json.loads(json.dumps(asdict(config)))  # as given: resuming may divide steps otherwise
 
     @property
     def model(self) -> nn.Module:
@@ -442,12 +442,12 @@ def _prepare(self: Trainer):
         return
     if self.kind != 'hjepa': raise ConfigError(f'training.sharding=full: only pretraining can be sharded, this is a {self.kind}; use none')
     if self.config.training.compile: raise ConfigError('training.compile=true: blocks that are sharded cannot be compiled in one piece; use training.sharding=none, or compile=false')
-    self._spare = deepcopy(self.model).cpu() if self.is_main else None                     # what callbacks see
+    self._spare = deepcopy(self.model).cpu() if self.is_main else None  # what callbacks see
     shard(self.model, self.device, self.accelerator.mixed_precision)
     self.say(f'every tensor is split over {self.world_size} processes')
     self.optimizer = self._make_optimizer()
     self.parameters = self._clipped()
-    self.wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)         # no DDP around it, only lower precision
+    self.wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)  # no DDP around it, only lower precision
     self.optimizer = self.accelerator.prepare(self.optimizer)
 
 @patch
@@ -487,7 +487,7 @@ def _names_and_sizes(paths: list[str]) -> list: # sizes are −1 where there is 
         try: return os.stat(path).st_size
         except (OSError, ValueError): return -1
     parts = [paths[i:i + 1000] for i in range(0, len(paths), 1000)]
-    with ThreadPoolExecutor(16) as pool:                                         # a disk in a network takes its time
+    with ThreadPoolExecutor(16) as pool:  # a disk in a network takes its time
         sizes = list(pool.map(lambda part: list(map(size, part)), parts))
     return [[p[len(top):].lstrip('/\\') for p in paths], sum(sizes, [])]
 
@@ -600,7 +600,8 @@ def _build_loader(self: Trainer):
     if hasattr(self.dataset, 'stream'): self.view, self.sampler = self.dataset.stream(view, t.batch_size, self.rank, self.world_size, d.lanes, d.shuffle_buffer)
     else: self.sampler = EpochBatchSampler(len(view), t.batch_size, t.seed, rank=self.rank, world_size=self.world_size)
     pin = self.device.type == 'cuda'
-    self.loader = build_loader(self.view, t.batch_size, d.num_workers, self.sampler, pin, patience=60 * t.timeout_minutes)
+    patience = 60 * t.timeout_minutes
+    self.loader = build_loader(self.view, t.batch_size, d.num_workers, self.sampler, pin, patience=patience)
     self.loader.give_up = lambda: self.stopping is not None
     self.loader.grace = 0. if self.world_size == 1 else 20.     # alone, it may stop between any two steps
     self.steps_per_epoch = max(1, self.sampler.total // t.grad_accumulation)
@@ -623,12 +624,13 @@ def say(self: Trainer, text: str):
         text = printable(text)
         with suppress(OSError, ValueError, AttributeError):     # a terminal may be gone, or never have been
             try: tqdm.write(text, file=sys.stderr)
-            except UnicodeEncodeError: tqdm.write(text.encode('ascii', 'backslashreplace').decode(), file=sys.stderr)
+            except UnicodeEncodeError:
+                tqdm.write(text.encode('ascii', 'backslashreplace').decode(), file=sys.stderr)
 
 @patch
 def _call(self: Trainer, event: str):
     "Run one event of every callback; the other processes stand by while the main one is busy."
-    alone = self.world_size == 1 or event == 'on_error' and not self._too_many_bad()       # after an error there may be nobody to meet
+    alone = self.world_size == 1 or event == 'on_error' and not self._too_many_bad()  # after an error there may be nobody to meet
     met = alone
     for everywhere, some in groupby(self.callbacks, key=lambda c: c.everywhere):
         if everywhere or alone:
@@ -930,7 +932,7 @@ def stop_on_signal(
             return signal.raise_signal(number)
         if since < math.inf: return
         since, trainer.stopping = time.monotonic(), signal.Signals(number).name
-        with suppress(RuntimeError):                        # it may have come while something was being printed
+        with suppress(RuntimeError):  # it may have come while something was being printed
             trainer.say(f'\n{trainer.stopping}: finishing this step and writing a checkpoint (once more to stop at once)')
     before = {s: signal.getsignal(s) or signal.SIG_DFL for s in (getattr(signal, n, None) for n in ('SIGINT', 'SIGTERM', 'SIGHUP')) if s is not None}
     outer = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
@@ -941,7 +943,7 @@ def stop_on_signal(
     try: yield
     except LostProcess:
         if (usual := before.get(signal.SIGTERM)) is not None:
-            before[signal.SIGTERM] = lambda number, frame: signal.signal(number, usual)     # torchrun's is on its way; the message comes first
+            before[signal.SIGTERM] = lambda number, frame: signal.signal(number, usual)  # torchrun's is on its way; the message comes first
         raise
     finally:
         for s, handler in before.items(): signal.signal(s, outer[s] if handler == signal.SIG_DFL else handler)
@@ -964,7 +966,8 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
     with ExitStack() as stack:
         watch = self.team.watch(f'go on with --resume {self.run_dir}')
-        for c in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()): stack.enter_context(c)
+        for block in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()):
+            stack.enter_context(block)
         try:
             self._call('before_fit')
             while self.epoch < self.config.training.epochs and not self._must_stop(): self._one_epoch()
@@ -1007,8 +1010,8 @@ def _rescue(self: Trainer):
     except BaseException as e:
         if self.world_size == 1 or isinstance(e, LostProcess) or not is_lost(e): raise
         if self.is_main and not self.sharded and not self._bad_in_a_row and any(isinstance(c, CheckpointCallback) for c in self.callbacks):
-            if self._open is not None: self.images_seen = self._open                      # the step that was not finished
-            with suppress(OSError, FloatingPointError): self.save_checkpoint()             # weights and moments are those after the last whole step
+            if self._open is not None: self.images_seen = self._open  # the step that was not finished
+            with suppress(OSError, FloatingPointError): self.save_checkpoint()  # weights and moments are those after the last whole step
         last = [int(p.name[5:]) for p in checkpoints(self.run_dir)[-1:]]
         raise LostProcess(lost_message(self.team, f'go on with --resume {self.run_dir} (from step {last[0]})' if last else 'there is no checkpoint yet: start again')) from e
 
@@ -1125,7 +1128,8 @@ def read_state(
     counts = ('step', 'epoch', 'step_in_epoch', 'images_seen', 'skipped', 'summed', 'images', 'world_size', 'threads')
     odd = [k for k in counts if type(state.get(k)) is not int or state[k] < 0]
     kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
-    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)   # not in older files
+    # not in older files
+    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)
     odd += [k for k, kind in kinds.items() if not isinstance(state.get(k), kind)]
     odd += [k for k, kind in newer.items() if k in state and not isinstance(state[k], kind)]
     if odd: raise ValueError(f'{folder}/state.json: {odd[0]} is {str(state.get(odd[0]))[:40]!r}')
@@ -1143,7 +1147,7 @@ def sync_folder(path: Path):
 def newest_state(
     run_dir: str | Path, # a run's folder; the run may be going on
 ) -> dict[str, Any]: # of its newest checkpoint, unchecked
-    "How far a run has come. Raises FileNotFoundError before the first checkpoint, ValueError for a damaged file."
+    "How far a run has come. FileNotFoundError before the first checkpoint, ValueError for a damaged file."
     for _ in range(20):
         found = checkpoints(run_dir)
         if not found: break
@@ -1290,9 +1294,9 @@ def _check_same_work(self: Trainer, path: Path, state: dict, allowed: bool):
     "Epochs mean the same only with the same images as before; other thread counts sum in another order."
     if state['images'] != len(self.dataset):
         raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: '
-                          'epochs and schedules would not be the same. Restore what was there, or start a new run '
+                          'epochs and schedules would not be the same. Restore what was there, or start anew '
                           '(model.pretrained takes the weights of the old encoder)')
-    if 'listing' not in state: self.say(f'{path.name} {_OLDER}: whether the images are still the same is not checked')
+    if 'listing' not in state: self.say(f'{path.name} {_OLDER}: whether the images are the same is not checked')
     elif state['listing'] != self.listing:
         digests = f'digest {state["listing"][:8]}, now {self.listing[:8]}'
         said = f'{path}: {len(self.dataset)} images as before, but with other names or sizes ({digests})'
@@ -1304,11 +1308,11 @@ def _check_same_work(self: Trainer, path: Path, state: dict, allowed: bool):
 @patch
 def _check_same_config(self: Trainer, path: Path, state: dict, allowed: bool):
     "`ConfigError`, with both values, if the configuration was changed in a way that no override may."
-    if 'config' not in state: return self.say(f'{path.name} {_OLDER}: whether config.yaml is as it was is not checked')
+    if 'config' not in state: return self.say(f'{path.name} {_OLDER}: config.yaml is not checked')
     if state.get('config_sha256') == config_sha256(self._asked): return
     now, before = flatten(self._asked), flatten(state['config'])
-    usual = flatten(json.loads(json.dumps(asdict(type(self.config)()))))    # of keys newer than the checkpoint
-    free = ('model.pretrained', 'training.start', *(self.safe_keys or SAFE_KEYS))     # two matter at the start only
+    usual = flatten(json.loads(json.dumps(asdict(type(self.config)()))))  # of keys newer than the checkpoint
+    free = ('model.pretrained', 'training.start', *(self.safe_keys or SAFE_KEYS))    # two are for the start
     was = {k: before.get(k, usual.get(k)) for k in now}
     differ = [k for k in now if was[k] != now[k] and k not in free]
     if not differ: return
@@ -1397,11 +1401,11 @@ class HistoryCallback(Callback):
         old = []
         if self.file.exists(): old = self.file.read_text(encoding='utf-8', errors='replace').splitlines()
         known = [*old, *trainer._unwritten, *self.unwritten]
-        lines = list(dict.fromkeys(l for l in known if _is_past(l, trainer)))      # older versions wrote some twice
+        lines = list(dict.fromkeys(l for l in known if _is_past(l, trainer)))  # older versions wrote some twice
         self.said, self.unwritten, trainer._unwritten = False, [], []
         if lines != old: write_text(self.file, ''.join(l + '\n' for l in lines))
     def after_step(self, trainer):
-        if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return             # a skipped step has a line of its own
+        if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return  # a skipped step has a line of its own
         now, seen = time.monotonic(), trainer.images_seen
         self.write(trainer, trainer.step_logs() | dict(images_per_s=round((seen - self.mark[1]) / max(1e-9, now - self.mark[0]), 1)))
         self.mark = (now, seen)
@@ -1445,8 +1449,8 @@ class ProgressCallback(Callback):
         self.per_step = min(per_step, len(trainer.dataset))
         if sys.stderr is None: return
         with suppress(OSError, ValueError):
-            self.bar = tqdm(total=trainer.total_steps * self.per_step, initial=trainer.step * self.per_step, unit='img',
-                            desc='training', smoothing=.05, dynamic_ncols=True, mininterval=.5)
+            self.bar = tqdm(total=trainer.total_steps * self.per_step, initial=trainer.step * self.per_step,
+                            unit='img', desc='training', smoothing=.05, dynamic_ncols=True, mininterval=.5)
     def after_step(self, trainer):
         text = trainer.progress() if trainer.step % trainer.config.training.log_steps == 0 else None
         if self.bar is None: return
@@ -1530,7 +1534,7 @@ def load_run(
     file, keys = expand(run_dir)/'config.yaml', safe_keys or SAFE_KEYS
     if not file.is_file():
         raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it '
-                                f'(a start that was stopped before is started again, with --run-dir {run_dir})')
+                                f'(a start that was stopped before is repeated with --run-dir {run_dir})')
     for o in overrides:
         if o.split('=')[0] not in keys:
             raise ConfigError(f'{o}: a run that resumes cannot change this; allowed are {", ".join(keys)}')
