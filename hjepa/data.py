@@ -1810,7 +1810,7 @@ def build_loader(
         if hasattr(view, 'seed'): sampler = EpochBatchSampler(len(view), batch_size, view.seed)
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
-        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers')
+        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
     begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
     more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin,
                 timeout=POLL) if num_workers else {}
