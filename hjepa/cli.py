@@ -214,8 +214,11 @@ def run_loop(
 ) -> bool: # whether the run is complete
     "Make or find the run's folder, lock it, train, and leave the other processes behind."
     from hjepa.core.files import expand
+    from hjepa.training import checkpoints
     trainer.run_dir = expand(resume) if resume else _make_run(trainer, run_dir or _run_name(config))
     with trainer.alone():
+        if not resume and checkpoints(trainer.run_dir):
+            raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; choose another folder')
         if resume: trainer.say(f'resuming {trainer.run_dir} at step {trainer.resume(allow)} of {trainer.total_steps}')
         describe(trainer)
         complete = trainer.fit()

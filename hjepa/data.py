@@ -14,7 +14,7 @@ __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN
 
 # %% ../nbs/00_data.ipynb #33732ddb
 import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues
-import os, re, shutil, signal, sys, time, warnings
+import os, re, shutil, signal, sys, threading, time, warnings
 from collections import Counter
 from functools import partial
 from importlib.resources import files
@@ -1787,11 +1787,17 @@ def _cannot_send(error, batch):
     say(f'a process that loads images cannot send a batch: {type(error).__name__}: {error}', sys.stderr)
     os._exit(1)
 
+def _end_with(parent: int):
+    "End this process with its parent: its batches may wait in a pipe that nobody empties any more."
+    while os.getppid() == parent: time.sleep(1)
+    os._exit(1)
+
 def _one_thread(worker: int, max_pixels: int | None = Image.MAX_IMAGE_PIXELS):
     "What a worker does first. `max_pixels` is the main process's limit (Pillow's, half of what is an error)."
     torch.set_num_threads(1)
     Image.MAX_IMAGE_PIXELS = max_pixels
     sys.excepthook = _report
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
     if hasattr(os, 'setpgid'): os.setpgid(0, 0)              # so is what torchrun or a scheduler sends to the whole group

@@ -206,7 +206,8 @@ class DetectorConfig:
     head_convs: int | None = setting(None, low=0, expected=_CONVS)
     # smallest anchor in strides; null: 4 (retinanet), 8 (faster_rcnn)
     anchor_scale: float | None = setting(None, above=0)
-    level_weights: list[float] | None = setting(None, low=0, length=(1, 16)) # weight of each level's loss; null: 1
+    # weight of each level's loss; null: 1
+    level_weights: list[float] | None = setting(None, low=0, length=(1, 16))
     img_size: int | list[int] = setting(640, **_CANVAS) # the canvas in pixels; images are fitted into it
     in_chans: int = setting(3, low=1, high=3, expected='1 or 3') # 3 colour, 1 grey
     classes: list[str] | None = setting(None, **_NAMES) # names; null: those of the training data
@@ -757,8 +758,10 @@ class DetectionData:
     flip: float = setting(0.5, **CHANCE) # probability of a horizontal flip
     crop: float = setting(0.0, **CHANCE) # probability of a crop that keeps objects (SSD's)
     # size of the image, as a share of the largest that fits the canvas
-    zoom: list[float] = setting([1.0, 1.0], **SHARES | dict(expected='two shares of the canvas, smaller first'))
-    jitter: float = setting(0.0, **SHARE) # brightness, contrast, saturation ± this share, hue ± a quarter of it
+    zoom: list[float] = setting([1.0, 1.0],
+                                **SHARES | dict(expected='two shares of the canvas, smaller first'))
+    # brightness, contrast, saturation ± this share, hue ± a quarter of it
+    jitter: float = setting(0.0, **SHARE)
     num_workers: int = setting(0, low=0) # processes that load images
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images or boxes is unusable
     download: bool = False # fetch it if it can be fetched (kitti, voc)
@@ -779,7 +782,8 @@ class DetectionTraining(TrainingConfig):
 @dataclass
 class DetectionEvaluation:
     "What is measured."
-    every: int | None = setting(None, low=1) # epochs between measurements during training; null: only at the end
+    # epochs between measurements during training; null: only at the end
+    every: int | None = setting(None, low=1)
     batch_size: int = setting(16, low=1)
     # objects whose box has less than this many pixels squared are small, from three times that side large
     # (COCO's are 32 and 96)
@@ -818,10 +822,12 @@ def only_pretraining(
             (t.sharding == 'none', 'training.sharding', t.sharding, 'none: only pretraining can be sharded')]
 
 DETECTION_IDLE = [
-    ('data.annotations data.test_annotations', lambda c: c.data.dataset != 'coco', 'as data.dataset is not coco'),
+    ('data.annotations data.test_annotations', lambda c: c.data.dataset != 'coco',
+     'as data.dataset is not coco'),
     ('data.download data.max_bad_share', lambda c: c.data.dataset == 'scenes', 'as scenes are drawn'),
     ('data.seed', lambda c: c.data.dataset != 'scenes', 'as data.dataset is not scenes'),
-    ('model.encoder', lambda c: timm.is_model(c.model.backbone), 'as model.backbone is no H-JEPA')] # see `warn_idle`
+    # see `warn_idle`
+    ('model.encoder', lambda c: timm.is_model(c.model.backbone), 'as model.backbone is no H-JEPA')]
 
 # %% ../nbs/10_detection.ipynb #d57843ed
 def load_detection_config(
@@ -829,7 +835,8 @@ def load_detection_config(
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
     "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection', warn_detection)
+    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection',
+                       warn_detection)
 
 DETECTION_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share')]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from .data import (BadImages, EvalView, ImageDataset, build_loader, keyed_permutation, model_view, normalize,
                         preprocess, to_hw)
+from .encoder import check_loaded, hub_or_cache, loading_reports
 from .hierarchy import HJEPA, pool_levels
 from .multicrop import _seeded
 from .training import choose_precision
@@ -177,20 +178,35 @@ class TimmFeatures(nn.Module):
         self.net, self.max_levels = net.eval(), num_levels
         own = getattr(getattr(net, 'patch_embed', None), 'img_size', None) or cfg['input_size'][1:]
         self.img_size = to_hw(own if img_size is None else img_size)
-        chans = next((m.in_channels for m in net.modules() if isinstance(m, nn.Conv2d)), cfg['input_size'][0])      # the stem's
+        chans = in_chans if self.recipe else _in_chans(net, cfg['input_size'][0])
         stats = [list(cfg[k]) for k in ('mean', 'std')]
         self.pixel_stats = tuple(s if len(s) == chans else [sum(s) / len(s)] * chans for s in stats)
         self.config = SimpleNamespace(in_chans=chans, encoder_type=self.recipe['net'] if self.recipe else type(net).__name__)
-        some = next(net.parameters())
-        with torch.no_grad(): self.grid = self._maps(torch.zeros(1, chans, *self.img_size, dtype=some.dtype, device=some.device), 1)[0][-1].shape[-2:]
+        blank = torch.zeros(1, chans, *self.img_size, device=next(net.parameters()).device)
+        with torch.no_grad(): self.grid = self._maps(blank, 1)[0][-1].shape[-2:]
+
+def _in_chans(net: nn.Module, default: int) -> int:
+    "Channels of the images that a network reads: what it says itself, or its first convolution on pixels."
+    names = (getattr(net, 'pretrained_cfg', None) or {}).get('first_conv')
+    if names == [] or names == (): return getattr(net, 'in_chans', default)         # its stem is no convolution
+    stem = net.get_submodule(names if isinstance(names, str) else names[0]) if names else net
+    return next((m.in_channels for m in stem.modules() if isinstance(m, nn.Conv2d)), default)
 
 def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) -> nn.Module:
     "A timm model without head; the image size is told to those that want to know it."
     if not timm.is_model(name): raise ValueError(f'{name!r} is not a timm model; near it: {", ".join(timm.list_models("*" + name.split("_")[0] + "*")[:5]) or "nothing"}')
     make = lambda **more: timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **kwargs, **more)
-    if img_size is None: return make()
-    try: return make(img_size=to_hw(img_size))
-    except TypeError: return make()                                     # a convolutional network takes any size
+    try:
+        with hub_or_cache(pretrained), loading_reports() as found:
+            if img_size is None: net = make()
+            else:
+                try: net = make(img_size=to_hw(img_size))
+                except TypeError: net = make()                          # a convolutional network takes any size
+    except OSError as e:
+        raise FileNotFoundError(f'pretrained=True: the weights of {name} cannot be fetched from the hub '
+                                f'({str(e).strip().splitlines()[0]}); is the network there?') from e
+    for r in found: check_loaded(net, SimpleNamespace(missing_keys=r.missing_keys, unexpected_keys=[]), f'the weights of {name}')
+    return net
 
 # %% ../nbs/09_encodings.ipynb #d4728e82
 @patch
@@ -201,14 +217,28 @@ def _maps(self: TimmFeatures,
     "Feature maps after the last blocks, finest first where the network has stages."
     knows, cls = inspect.signature(self.net.forward_intermediates).parameters, getattr(self.net, 'cls_token', None) is not None
     options = dict(indices=last, norm=True, output_fmt='NCHW', return_prefix_tokens=cls)
-    try: final, maps = self.net.forward_intermediates(images, **{k: v for k, v in options.items() if k in knows})
-    except (IndexError, AssertionError) as e: raise ValueError(f'last={last}: {self.config.encoder_type} does not have so many blocks or stages ({e})') from e
+    options = {k: v for k, v in options.items() if k in knows}
+    images = images.to(next(self.net.parameters()).dtype)
+    try: final, maps = self._intermediates(images, options)
+    except (IndexError, AssertionError) as e:
+        why = f'does not have so many blocks or stages ({e})' if 'range' in str(e) else f'gives no feature maps ({e})'
+        raise ValueError(f'last={last}: {self.config.encoder_type} {why}') from e
     prefix = cls and 'return_prefix_tokens' in knows
     maps, cls = ([m for m, _ in maps], [p[:, 0] for _, p in maps]) if prefix else (list(maps), [])
     late = getattr(self.net, 'fc_norm', None)
     if isinstance(getattr(self.net, 'norm', None), nn.Identity) and isinstance(late, nn.LayerNorm):        # a ViT that pools before its norm: as in an HJEPA, tokens are normed
         maps, cls = [late(m.movedim(1, -1)).movedim(-1, 1) for m in maps], [late(c) for c in cls]
     return maps, cls, final
+
+@patch
+def _intermediates(self: TimmFeatures, images: Tensor, options: dict):
+    "timm's intermediates, with the final norm where the network can apply it to maps (Hiera has one after pooling only)."
+    try: return self.net.forward_intermediates(images, **options)
+    except AssertionError as e:
+        if not options.get('norm') or 'norm' not in str(e): raise
+    except NotImplementedError as e:                                    # an operation that torch lacks for the type of the weights
+        raise ValueError(f'{self.config.encoder_type} does not run with weights of {images.dtype} here ({e}); take net.float()') from e
+    return self.net.forward_intermediates(images, **options | dict(norm=False))
 
 @patch(as_prop=True)
 def num_levels(self: TimmFeatures) -> int:
@@ -320,7 +350,8 @@ def check_readouts(
     for name in names:
         for part, last in parse_readout(name)[0]:
             if part not in known: raise ValueError(f'read-out {name!r}: this model has {", ".join(known)}')
-            if (last or 1) > len(vit.blocks): raise ValueError(f'read-out {name!r}: this model has {len(vit.blocks)} blocks')
+            if (last or 1) > len(vit.blocks):
+                raise ValueError(f'read-out {name!r}: this model has {len(vit.blocks)} blocks')
 
 # %% ../nbs/09_encodings.ipynb #1684987b
 def readout(

@@ -205,5 +205,7 @@ def duplicate_words(
     "A warning in words."
     if share < MANY_ALIKE: return ''
     return (f'{share:.0%} of the {what} images have a near-duplicate among the training images: '
-            'such accuracies measure memory. '
-            'Say which images belong together (evaluation.groups)')
+            'such accuracies measure memory. ' + _ADVICE.get(what, _ADVICE['held-back']))
+
+_ADVICE = {'held-back': 'Say which images belong together (evaluation.groups)',
+           'test': 'Test on images of other objects, scenes or patients'}

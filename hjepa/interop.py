@@ -461,7 +461,8 @@ def _one_line(repo_id: str):
     "What the hub's client and the network raise, as an OSError that names the repository."
     try: yield
     except Exception as e:
-        if type(e).__module__.partition('.')[0] not in ('huggingface_hub', 'httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'): raise
+        theirs = 'huggingface_hub', 'httpx', 'httpx2', 'httpcore', 'requests', 'urllib3'
+        if isinstance(e, ValueError) or type(e).__module__.partition('.')[0] not in theirs: raise
         raise OSError(f'{repo_id}: not uploaded: {" ".join(str(e).split()) or type(e).__name__}') from e
 
 HJEPA.push_to_hub = push_to_hub      # a method as well, once this module is imported

@@ -838,7 +838,7 @@ def build_multicrop_dataloader(
 # %% ../nbs/05_multicrop.ipynb #864e6e95
 from dataclasses import dataclass
 from functools import cached_property
-from .encoder import Masks, gather_tokens, index_to_mask, mask_to_index
+from .encoder import Masks, check_index, gather_tokens, index_to_mask, mask_to_index
 from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, scatter_tokens, target_cells, visible_cells
 from .predictor import crop_axes, crop_positions, place_embedding
 
@@ -877,7 +877,10 @@ class MultiCropMasks(Mapping):
         if self.strategy not in STRATEGIES: raise ValueError(f'strategy={self.strategy!r}: expected one of {", ".join(STRATEGIES)}')
         if len(self.globals) % self.batch_size: raise ValueError(f'masks of {len(self.globals)} global crops do not belong to batch_size={self.batch_size} images: expected a multiple')
         if not 0 <= self.num_hidden <= self.num_local: raise ValueError(f'num_hidden={self.num_hidden}: expected from 0 to num_local={self.num_local}')
-        if self.local is not None and self.local_grid is None: raise ValueError('local lists patches of local crops; local_grid must say of how many')
+        if self.local is not None and self.local_grid is None:
+            raise ValueError('local lists patches of local crops; local_grid must say of how many')
+        if self.local is not None:
+            check_index(self.local, math.prod(self.local_grid), 'local', self.num_visible * self.batch_size)
 
 STRATEGIES = ('global_only', 'global_with_local_context', 'cross_crop_prediction')
 

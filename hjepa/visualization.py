@@ -591,7 +591,7 @@ def save_pictures(
     for name, make in draw.items():
         file = Path(folder)/f'{name}.png'
         try:
-            write_atomic(file, lambda tmp: make().savefig(tmp, format='png'))
+            write_atomic(file, lambda tmp, make=make: make().savefig(tmp, format='png'))
             saved[name] = file
         except Exception as e: warnings.warn(f'{file} was not written: {type(e).__name__}: {e}', stacklevel=2)
     return saved

@@ -1,6 +1,7 @@
 "Features on disk from the outside: killed, interrupted, gone on with, and used by the commands."
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -186,6 +187,19 @@ def test_one_store_at_a_time(model, garments, uninterrupted, tmp_path, capsys):
     assert alive and stopped.value.code == 2 and f'in use by process {process.pid} on' in said, said
     assert process.returncode == 0, words
     check_same(out, uninterrupted)
+
+
+def test_a_terminal_that_knows_only_ascii(model, garments, tmp_path):
+    "Names and signs that cannot be printed are spelled out; the work is not lost."
+    for i, name in enumerate(('müller −√.png', 'a.png', 'b.png')):
+        (tmp_path/name).write_bytes((garments/f'{i:04d}.png').read_bytes())
+    code = 'import sys; from hjepa.cli_features import neighbours; sys.exit(neighbours())'
+    args = [model, tmp_path/'a.png', '--images', tmp_path, '-k', '2', '-o', tmp_path/'out'/'n.png']
+    env = os.environ | dict(PYTHONIOENCODING='ascii:strict', PYTHONUTF8='0', LC_ALL='C')
+    done = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and done.stdout.isascii(), done.stdout + done.stderr
+    assert re.search(r'/m(\\xfc|\\udc..\\udc..)ller ', done.stdout), done.stdout
+    assert (tmp_path/'out'/'n.png').is_file()
 
 
 def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys):

@@ -126,6 +126,41 @@ print(len(configs))
     assert int(python(code, tmp_path, installed)[0]) >= 12
 
 
+@pytest.fixture(scope='session')
+def floor(root):
+    "tools/floor.py, which installs the lowest versions and runs the commands."
+    from importlib.util import module_from_spec, spec_from_file_location
+    module = module_from_spec(spec := spec_from_file_location('floor', root/'tools'/'floor.py'))
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_lowest_versions(floor, tmp_path):
+    "One lowest version for every package, the same for users and developers; a constraints file that pip can read."
+    from packaging.requirements import Requirement
+    cfg = floor.settings()
+    lowest = {Requirement(line).name: Requirement(line).specifier for line in floor.floor(cfg)}
+    for extra in floor.EXTRAS:
+        for text in cfg[f'{extra}_requirements'].split():
+            assert Requirement(text).name in lowest
+            assert text in cfg['dev_requirements'].split(), f'{text}: developers need what users of {extra} have'
+    assert {Requirement(r).name for r in cfg['requirements'].split()} <= set(lowest)
+    for bad, words in [({'export_requirements': 'onnx==1.17'}, 'expected NAME>=VERSION'), ({'export_requirements': 'numpy>=1.27'}, 'two lowest')]:
+        with pytest.raises(ValueError, match=words): floor.floor(cfg | bad)
+    done = subprocess.run([sys.executable, floor.__file__, '--write', str(tmp_path/'floor.txt')], capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path/'floor.txt').read_text(encoding='utf-8').splitlines() == floor.floor(cfg), done.stderr
+
+
+def test_every_command_runs_with_the_lowest_versions(floor, monkeypatch, tmp_path):
+    "The list in tools/floor.py leaves no command out."
+    (tmp_path/'images'/'0').mkdir(parents=True)
+    (tmp_path/'images'/'0'/'000.png').touch()
+    called = []
+    monkeypatch.setattr(floor, 'run', lambda *command, cwd: called.append(Path(command[0]).name))
+    floor.commands(Path('bin'), tmp_path)
+    assert {s.partition('=')[0] for s in floor.settings()['console_scripts'].split()} <= set(called)
+
+
 @pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli', 'hjepa.cli_codec', 'hjepa.cli_data', 'hjepa.cli_export', 'hjepa.cli_features', 'hjepa.cli_show'])
 def test_import_is_light(root, tmp_path, module):
     "`hjepa_train --help` must not wait for torch."
