@@ -1460,9 +1460,8 @@ def _ready(
     `ValueError` names what does not fit."""
     if in_chans != dataset.in_chans and {in_chans, dataset.in_chans} != {1, 3}:
         raise ValueError(f'the data set {dataset.name!r} gives {dataset.in_chans} channels, and {in_chans} '
-                         'are wanted '
-                         '(model.in_chans, in_chans of build_dataset)')
-    dataset.labels  # an `OwnDataset` may have to read them: here, not in each worker
+                         'are wanted (model.in_chans, in_chans of build_dataset)')
+    assert dataset.labels is None or len(dataset.labels)  # an `OwnDataset` may read them: here, not in each worker
     return settle_range(dataset, pixel_range)
 
 # %% ../nbs/00_data.ipynb #30e7196d
