@@ -1460,9 +1460,8 @@ def _ready(
     `ValueError` names what does not fit."""
     if in_chans != dataset.in_chans and {in_chans, dataset.in_chans} != {1, 3}:
         raise ValueError(f'the data set {dataset.name!r} gives {dataset.in_chans} channels, and {in_chans} '
-                         'are wanted '
-                         '(model.in_chans, in_chans of build_dataset)')
-    dataset.labels  # an `OwnDataset` may have to read them: here, not in each worker
+                         'are wanted (model.in_chans, in_chans of build_dataset)')
+    assert dataset.labels is None or len(dataset.labels)  # an `OwnDataset` may read them: here, not in each worker
     return settle_range(dataset, pixel_range)
 
 # %% ../nbs/00_data.ipynb #30e7196d
@@ -1816,7 +1815,7 @@ def build_loader(
         if hasattr(view, 'seed'): sampler = EpochBatchSampler(len(view), batch_size, view.seed)
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
-        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers')
+        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
     begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
     more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin,
                 timeout=POLL) if num_workers else {}

@@ -152,7 +152,7 @@ def _finish(wds, ds: ImageDataset, out: Path, plan: dict, done: dict[int, dict],
     (out/_OPEN).unlink()
     if lost:
         warnings.warn(f'{len(lost):,} of {n:,} images cannot be read and are left out; the first ones: '
-                      f'{named}')
+                      f'{named}', stacklevel=2)
     return index
 
 # %% ../nbs/00_shards.ipynb #1177d2a4
@@ -317,7 +317,7 @@ def _tar_files(folder: Path) -> list[str]:
     for reason, names in found.left_out.names.items():
         for n in names:
             if _TAR.search(n) and Path(n).parent == folder: odd.add(reason, n)
-    if odd: warnings.warn(f'{printable(str(folder))}: {odd.words()}')
+    if odd: warnings.warn(f'{printable(str(folder))}: {odd.words()}', stacklevel=2)
     return [p for p in found.files if _TAR.search(p) and Path(p).parent == folder]
 
 def index_shards(
@@ -343,7 +343,7 @@ def index_shards(
     index = dict(format=FORMAT, shards=shards, classes=None)
     if left_out:
         warnings.warn(f'{printable(path)}: {left_out.words()}; images of shards are called NAME.SUFFIX, '
-                      'with no other dot before a letter')
+                      'with no other dot before a letter', stacklevel=2)
     _write_index(file, index)
     return index
 
@@ -449,7 +449,7 @@ def _check_files(self: ShardDataset, index: dict):
     local = [(u, s) for u, s in zip(self.urls, index['shards']) if _scheme(u) is None]
     if gone := [u for u, _ in local if not Path(u).is_file()]: raise FileNotFoundError(f'{len(gone)} of {len(self.urls)} shards are missing: {", ".join(gone[:5])}')
     odd = [f'{s["name"]} ({Path(u).stat().st_size:,} bytes instead of {s["bytes"]:,})' for u, s in local if s.get('bytes') not in (None, Path(u).stat().st_size)]
-    if odd: warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that are missing will be counted as unreadable; fetch the shards again, or count again with hjepa_shards --index')
+    if odd: warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that are missing will be counted as unreadable; fetch the shards again, or count again with hjepa_shards --index', stacklevel=2)
 
 @patch
 def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
