@@ -68,14 +68,16 @@ def check_index(
     name: str, # of the list, for messages
     rows: int | None = None, # B, if it is known
 ):
-    "Raise a ValueError for a list that cannot be one of patches: its shape, its type, or a number beyond the grid."
+    """Raise a ValueError for a list that cannot be one of patches: its shape, its type, or a number
+    beyond the grid."""
     if index.ndim != 2 or index.dtype != torch.int64 or rows not in (None, len(index)):
         raise ValueError(f'{name} is {index.dtype} of shape {tuple(index.shape)}, expected int64 '
                          f'[{"B" if rows is None else rows}, K], padded with −1')
     if not index.numel(): return
     low, high = (int(v) for v in index.aminmax())
     if low < -1 or high >= n:
-        raise ValueError(f'{name} holds {low if low < -1 else high}, expected patches 0 to {n - 1}, or −1 where padded')
+        raise ValueError(f'{name} holds {low if low < -1 else high}, expected patches 0 to {n - 1}, or −1 '
+                         'where padded')
 
 # %% ../nbs/01_encoder.ipynb #ee4a9511
 def gather_tokens(
@@ -95,28 +97,32 @@ class Masks:
     context: Tensor # [B, N] bool, patches that the encoder sees
     target: Tensor # [B, N] bool, patches to be predicted
     grid: tuple[int, int] # (gh, gw)
-    context_index: Tensor | None = None # [B, K] int64, derived if not given; given in any order, kept in ascending order
+    context_index: Tensor | None = None # [B, K] int64, derived if not given; kept in ascending order
     target_index: Tensor | None = None # [B, M] int64, as `context_index`
-    per_image: int = 1 # sets per image: B is that many times the number of images, row i is about image i mod their number
+    per_image: int = 1 # sets per image: row i is about image i mod the number of images
 
     def __post_init__(self):
         self.context, self.target, self.grid = self.context.bool(), self.target.bool(), tuple(self.grid)
         self._check()
         if self.per_image < 1 or len(self.context) % self.per_image:
-            raise ValueError(f'per_image={self.per_image} does not divide the {len(self.context)} rows of the masks')
+            raise ValueError(f'per_image={self.per_image} does not divide the {len(self.context)} rows of '
+                             'the masks')
         self.context_index = _index_of('context', self.context, self.context_index)
         self.target_index = _index_of('target', self.target, self.target_index)
 
     def __len__(self) -> int: return len(self.context)
 
-def _index_of(name: str, mask: Tensor, index: Tensor | None) -> Tensor: # [B, K] int64, ascending, −1 at the end
-    "The index form of a set [B, N]: the list that was given, checked and put in order, or the one that is derived."
+def _index_of(name: str, mask: Tensor,
+              index: Tensor | None) -> Tensor: # [B, K] int64, ascending, −1 at the end
+    """The index form of a set [B, N]: the list that was given, checked and put in order, or the one
+    that is derived."""
     if index is None: return mask_to_index(mask)
     n = mask.shape[1]
     check_index(index, n, f'{name}_index', len(mask))
     odd = (index_to_mask(index, n) != mask).any(1) | ((index >= 0).sum(1) != mask.sum(1))
     if odd.any():
-        raise ValueError(f'{name}_index of image {int(odd.nonzero()[0])} does not list the patches of its {name}, each '
+        raise ValueError(f'{name}_index of image {int(odd.nonzero()[0])} does not list the patches of its '
+                         f'{name}, each '
                          'once (are the two lists swapped?); left out, the lists are derived')
     ordered = index.where(index >= 0, n).sort(1).values
     return ordered.where(ordered < n, -1)
@@ -141,8 +147,9 @@ def _not_empty(name: str, mask: Tensor):
     "Raise a ValueError that names the first image whose set of patches is empty."
     empty = (~mask.any(1)).nonzero().flatten().tolist()
     kind = 'visible patch (a 0 in its mask)' if name == 'context' else 'hidden patch (a 1 in its mask)'
-    if empty: raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of {len(mask)} '
-                               f'images): every image needs at least one {kind}')
+    if empty:
+        raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of {len(mask)} '
+                         f'images): every image needs at least one {kind}')
 
 @patch(cls_method=True)
 def from_binary(
@@ -183,7 +190,8 @@ IDLE = dict(
     attn_pool_mlp_ratio=(None, 'it pools no tokens'),
     dynamic_img_size=(True, 'it takes images of any size that its patches divide'),
     dynamic_img_pad=(False, 'image sizes are multiples of the patch size'),
-    out_indices=(None, '`ContextEncoder.intermediate` says which blocks are read')) # argument of timm → harmless value, why
+    # argument of timm → harmless value, why
+    out_indices=(None, '`ContextEncoder.intermediate` says which blocks are read'))
 
 def idle_arguments(
     timm_kwargs: dict, # meant for `timm.create_model`
@@ -196,13 +204,13 @@ def create_vit(
     encoder_type: str = 'vit_base_patch16_224', # name of a timm model
     img_size: int | tuple[int, int] = 224, # pixels, (H, W) or one number
     in_chans: int = 3, # channels of the images
-    pretrained: bool | str | Path = False, # True: timm's weights from the hub; a path: a .safetensors file of an encoder
+    pretrained: bool | str | Path = False, # True: timm's weights from the hub; a path: those of a .safetensors file
     **timm_kwargs, # passed to timm.create_model as they are (depth=6, patch_size=7, reg_tokens=4, …)
 ) -> VisionTransformer | Eva:
     """A timm ViT without head.
 
-    Raises ValueError for unknown names, architectures that cannot drop tokens, arguments without effect, and weights
-    that are not all those of the model."""
+    Raises ValueError for unknown names, architectures that cannot drop tokens, arguments without effect, and
+    weights that are not all those of the model."""
     if not timm.is_model(encoder_type):
         near = timm.list_models(f'*{encoder_type.split("_")[0]}*')[:5] or ['vit_base_patch16_224']
         raise ValueError(f'encoder_type={encoder_type!r} is not a timm model; try for example {near}')
@@ -212,13 +220,17 @@ def create_vit(
     file = weights_path(pretrained) if isinstance(pretrained, (str, Path)) else None
     hub = bool(pretrained) and file is None
     try:
-        with hub_or_cache(hub), loading_reports() as found: vit = timm.create_model(encoder_type, pretrained=hub, **kwargs)
+        with hub_or_cache(hub), loading_reports() as found:
+            vit = timm.create_model(encoder_type, pretrained=hub, **kwargs)
     except (TypeError, AssertionError, RuntimeError) as e:
-        raise ValueError(f'timm cannot build encoder_type={encoder_type!r} with {kwargs}: {e}. Only VisionTransformer and '
+        raise ValueError(f'timm cannot build encoder_type={encoder_type!r} with {kwargs}: {e}. Only '
+                         'VisionTransformer and '
                          'Eva models are supported, with arguments that timm knows') from e
     except OSError as e:
-        raise FileNotFoundError(f'pretrained=True: the weights of {encoder_type} cannot be fetched from the hub '
-                                f'({str(e).strip().splitlines()[0]}); is the network there? A file: pretrained=PATH') from e
+        raise FileNotFoundError(f'pretrained=True: the weights of {encoder_type} cannot be fetched from the '
+                                'hub '
+                                f'({str(e).strip().splitlines()[0]}); is the network there? A file: '
+                                'pretrained=PATH') from e
     _check_vit(vit, encoder_type)
     if file is not None: load_vit(vit, load_tensors(file)[0], str(file))
     for report in found: check_loaded(vit, report, f'pretrained=True, the weights of {encoder_type}')
@@ -229,13 +241,17 @@ SPARE = ('head.', 'head_dist.', 'attn_pool.', 'pre_logits.', 'mask_token')      
 
 _CONVERT = ("import torch; from safetensors.torch import save_file; "
             "d = torch.load({old!r}, map_location='cpu', weights_only=True); "
-            "d = {{f'{{p}}.{{k}}': v for p, q in d.items() if isinstance(q, dict) for k, v in q.items()}} | d; "
-            "save_file({{k: v.clone().contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}}, {new!r})")
+            "d = {{f'{{p}}.{{k}}': v for p, q in d.items() if isinstance(q, dict) "
+            "for k, v in q.items()}} | d; "
+            "save_file({{k: v.clone().contiguous() for k, v in d.items() if isinstance(v, torch.Tensor)}}, "
+            "{new!r})")
 
 def weights_path(
     path: str | Path, # of weights
 ) -> Path: # an existing .safetensors file
-    "Raises FileNotFoundError, or ValueError for pickled formats: opening one can run code. It says how to convert."
+    """Raises FileNotFoundError, or ValueError for pickled formats: opening one can run code.
+
+    It says how to convert."""
     path = expand(path)
     if not path.is_file(): raise FileNotFoundError(f'{path}: no such file')
     if path.suffix == '.safetensors': return path
@@ -273,15 +289,18 @@ def check_loaded(
     report, # `missing_keys` and `unexpected_keys`, as of `load_state_dict`
     where: str, # the weights come from, for the message
 ):
-    "ValueError for weights that were not in a file, or had no place in the model, but for `SPARE` and computed tables."
+    """ValueError for weights that were not in a file, or had no place in the model, but for `SPARE`
+    and computed tables."""
     tables = {n for n, _ in net.named_buffers() if not n.endswith(('running_mean', 'running_var'))}
     spare = (*SPARE, 'norm.' if isinstance(getattr(net, 'norm', None), nn.Identity) else 'fc_norm.')
     missing, over = ([n for n in names if not n.startswith(spare) and n not in tables]
                      for names in (report.missing_keys, report.unexpected_keys))
     if not missing and not over: return
-    say = lambda names: f'{len(names)} ({", ".join(names[:5])}{", …" * (len(names) > 5)})' if names else 'none'
-    raise ValueError(f'{where} does not hold the weights of this model: of its {len(net.state_dict())} tensors missing: '
-                     f'{say(missing)}; tensors without a place in it: {say(over)}. Do architecture, depth, class_token agree?')
+    def say(names): return f'{len(names)} ({", ".join(names[:5])}{", …" * (len(names) > 5)})' if names else 'none'
+    raise ValueError(f'{where} does not hold the weights of this model: of its {len(net.state_dict())} '
+                     'tensors missing: '
+                     f'{say(missing)}; tensors without a place in it: {say(over)}. Do architecture, depth, '
+                     'class_token agree?')
 
 # %% ../nbs/01_encoder.ipynb #155db2d5
 def load_vit(
@@ -290,23 +309,32 @@ def load_vit(
     where: str, # the file, for messages
     part: str = 'encoder', # of an I-JEPA checkpoint: 'encoder' or 'target_encoder'
 ):
-    "Load all weights of an encoder. ValueError names tensors that are missing, left over or of another shape."
+    """Load all weights of an encoder.
+
+    ValueError names tensors that are missing, left over or of another shape."""
     if any(n.startswith('context_encoder.') for n in tensors):
         raise ValueError(f'{where}: it was written by hjepa: load it with HJEPA.from_pretrained')
     state = weights_part(tensors, part) or weights_part(tensors, 'target_encoder')
     one, other = ('norm', 'fc_norm') if isinstance(vit.norm, nn.Identity) else ('fc_norm', 'norm')
-    if f'{other}.weight' not in state: state = {re.sub(f'^{one}\\.', f'{other}.', k): v for k, v in state.items()}
-    own, name = sys.modules[type(vit).__module__].checkpoint_filter_fn, vit.pretrained_cfg.get('architecture') or ''
-    tidy = partial(own, interpolation='bilinear', antialias=False) if 'flexi' in name else own     # as timm has it
+    if f'{other}.weight' not in state:
+        state = {re.sub(f'^{one}\\.', f'{other}.', k): v for k, v in state.items()}
+    own = sys.modules[type(vit).__module__].checkpoint_filter_fn
+    name = vit.pretrained_cfg.get('architecture') or ''
+    # as timm has it
+    tidy = partial(own, interpolation='bilinear', antialias=False) if 'flexi' in name else own
     cfg = dict(vit.pretrained_cfg) | dict(state_dict=state, source='', custom_load=False)
     try:
         with loading_reports() as found:
-            load_pretrained(vit, cfg, num_classes=0, in_chans=vit.patch_embed.proj.in_channels, filter_fn=tidy)
+            load_pretrained(vit, cfg, num_classes=0, in_chans=vit.patch_embed.proj.in_channels,
+                            filter_fn=tidy)
     except (RuntimeError, KeyError, AssertionError) as e:
         own = vit.state_dict()
-        names = SimpleNamespace(missing_keys=[k for k in own if k not in state], unexpected_keys=[k for k in state if k not in own])
-        if not isinstance(e, RuntimeError) or 'state_dict' not in str(e): check_loaded(vit, names, where)      # timm stumbles
-        raise ValueError(f'{where} does not hold the weights of this model: {" ".join(str(e).split())}') from e
+        names = SimpleNamespace(missing_keys=[k for k in own if k not in state],
+                                unexpected_keys=[k for k in state if k not in own])
+        # timm stumbles
+        if not isinstance(e, RuntimeError) or 'state_dict' not in str(e): check_loaded(vit, names, where)
+        why = ' '.join(str(e).split())
+        raise ValueError(f'{where} does not hold the weights of this model: {why}') from e
     for report in found: check_loaded(vit, report, where)
 
 # %% ../nbs/01_encoder.ipynb #1cac25d1
@@ -315,18 +343,21 @@ HUB_SECONDS = 4.            # the hub has so long to answer
 def hub_answers(
     seconds: float = HUB_SECONDS, # wait so long at most
 ) -> bool: # False at once where HF_HUB_OFFLINE is set
-    "Whether the Hugging Face hub (or what `HF_ENDPOINT` names) can be reached. Any answer counts, an error too."
+    """Whether the Hugging Face hub (or what `HF_ENDPOINT` names) can be reached.
+
+    Any answer counts, an error too."""
     from huggingface_hub import constants
     if constants.HF_HUB_OFFLINE: return False
     request, answer = urllib.request.Request(constants.ENDPOINT, method='HEAD'), Queue()
     def ask():
         try: urllib.request.urlopen(request, timeout=seconds).close()
         except OSError as e:
-            why = getattr(e, 'reason', e)                           # an HTTP error is an answer; so is a certificate
-            answer.put(isinstance(e, urllib.error.HTTPError) or isinstance(why, ssl.SSLError) and not isinstance(why, TimeoutError))
+            why = getattr(e, 'reason', e)  # an HTTP error is an answer; so is a certificate
+            answer.put(isinstance(e, urllib.error.HTTPError) or isinstance(why, ssl.SSLError)
+                       and not isinstance(why, TimeoutError))
         except Exception: answer.put(True)                          # whatever it was, it came from there
         else: answer.put(True)
-    Thread(target=ask, daemon=True).start()                         # a name server may take longer than any time limit
+    Thread(target=ask, daemon=True).start()  # a name server may take longer than any time limit
     try: return answer.get(timeout=seconds + .5)
     except Empty: return False
 
@@ -560,19 +591,22 @@ def _slices(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask: T
     return few if few < len(images) else 0
 
 @patch
-def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask, context) -> Tensor | None: # [k·B, K]
+def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask,
+             context) -> Tensor | None: # [k·B, K]
     "The visible patches in index form, checked against the images; None: all of every image."
     n = grid[0] * grid[1]
     if mask is None and context is None: return None
     if mask is not None and context is not None: raise ValueError('give `mask` or `context`, not both')
     if mask is None:
         if len(context) % max(1, len(images)) or not len(images) <= len(context):
-            raise ValueError(f'context lists patches of {len(context)} images, expected a multiple of {len(images)}')
-        if context.device.type == 'cpu': check_index(context, n, 'context')             # elsewhere, looking would wait
+            raise ValueError(f'context lists patches of {len(context)} images, expected a multiple of '
+                             f'{len(images)}')
+        if context.device.type == 'cpu': check_index(context, n, 'context')  # elsewhere, looking would wait
         return context
     hidden = _binary(mask)
     if hidden.shape != (len(images), n):
-        raise ValueError(f'mask has shape {tuple(mask.shape)}, expected [{len(images)}, {n}] for the patch grid '
+        raise ValueError(f'mask has shape {tuple(mask.shape)}, expected [{len(images)}, {n}] for the patch '
+                         'grid '
                          f'{grid[0]}×{grid[1]} (one entry per patch, in raster order)')
     _not_empty('context', ~hidden)
     return mask_to_index(~hidden) if hidden.any() else None
@@ -667,11 +701,14 @@ def check_float32(
     module: nn.Module,
     what: str, # is checked, for the message
 ):
-    "Raise a ValueError for a model that was cast and is to be trained: the steps of an optimiser would be rounded away."
+    """Raise a ValueError for a model that was cast and is to be trained: the steps of an optimiser
+    would be rounded away."""
     kinds = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
     for kind in kinds:
-        raise ValueError(f'{what} are {kind}: training keeps weights in float32. Undo the cast (model.float()) and set '
-                         f'training.precision={_PRECISIONS.get(kind, "fp32")} (in a loop of your own: torch.autocast)')
+        raise ValueError(f'{what} are {kind}: training keeps weights in float32. Undo the cast '
+                         '(model.float()) and set '
+                         f'training.precision={_PRECISIONS.get(kind, "fp32")} (in a loop of your own: '
+                         'torch.autocast)')
 
 class TargetEncoder(nn.Module):
     "An exponential moving average of a `ContextEncoder`: sees whole images, gives targets, takes no gradient (Grill et al. 2020)."

@@ -188,7 +188,7 @@ class TimmFeatures(nn.Module):
 def _in_chans(net: nn.Module, default: int) -> int:
     "Channels of the images that a network reads: what it says itself, or its first convolution on pixels."
     names = (getattr(net, 'pretrained_cfg', None) or {}).get('first_conv')
-    if names == [] or names == (): return getattr(net, 'in_chans', default)         # its stem is no convolution
+    if names == [] or names == (): return getattr(net, 'in_chans', default)  # its stem is no convolution
     stem = net.get_submodule(names if isinstance(names, str) else names[0]) if names else net
     return next((m.in_channels for m in stem.modules() if isinstance(m, nn.Conv2d)), default)
 
@@ -201,11 +201,13 @@ def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) 
             if img_size is None: net = make()
             else:
                 try: net = make(img_size=to_hw(img_size))
-                except TypeError: net = make()                          # a convolutional network takes any size
+                except TypeError: net = make()  # a convolutional network takes any size
     except OSError as e:
         raise FileNotFoundError(f'pretrained=True: the weights of {name} cannot be fetched from the hub '
                                 f'({str(e).strip().splitlines()[0]}); is the network there?') from e
-    for r in found: check_loaded(net, SimpleNamespace(missing_keys=r.missing_keys, unexpected_keys=[]), f'the weights of {name}')
+    for r in found:
+        check_loaded(net, SimpleNamespace(missing_keys=r.missing_keys, unexpected_keys=[]),
+                     f'the weights of {name}')
     return net
 
 # %% ../nbs/09_encodings.ipynb #d4728e82
@@ -221,8 +223,8 @@ def _maps(self: TimmFeatures,
     images = images.to(next(self.net.parameters()).dtype)
     try: final, maps = self._intermediates(images, options)
     except (IndexError, AssertionError) as e:
-        why = f'does not have so many blocks or stages ({e})' if 'range' in str(e) else f'gives no feature maps ({e})'
-        raise ValueError(f'last={last}: {self.config.encoder_type} {why}') from e
+        why = 'does not have so many blocks or stages' if 'range' in str(e) else 'gives no feature maps'
+        raise ValueError(f'last={last}: {self.config.encoder_type} {why} ({e})') from e
     prefix = cls and 'return_prefix_tokens' in knows
     maps, cls = ([m for m, _ in maps], [p[:, 0] for _, p in maps]) if prefix else (list(maps), [])
     late = getattr(self.net, 'fc_norm', None)
@@ -232,12 +234,14 @@ def _maps(self: TimmFeatures,
 
 @patch
 def _intermediates(self: TimmFeatures, images: Tensor, options: dict):
-    "timm's intermediates, with the final norm where the network can apply it to maps (Hiera has one after pooling only)."
+    """timm's intermediates, with the final norm where the network can apply it to maps (Hiera has one
+    after pooling only)."""
     try: return self.net.forward_intermediates(images, **options)
     except AssertionError as e:
         if not options.get('norm') or 'norm' not in str(e): raise
-    except NotImplementedError as e:                                    # an operation that torch lacks for the type of the weights
-        raise ValueError(f'{self.config.encoder_type} does not run with weights of {images.dtype} here ({e}); take net.float()') from e
+    except NotImplementedError as e:  # an operation that torch lacks for the type of the weights
+        raise ValueError(f'{self.config.encoder_type} does not run with weights of {images.dtype} here '
+                         f'({e}); take net.float()') from e
     return self.net.forward_intermediates(images, **options | dict(norm=False))
 
 @patch(as_prop=True)

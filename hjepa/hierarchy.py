@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from .core.config import (ConfigError, check_keys, check_plain, check_settings, from_values, require,
                                setting)
-from .core.files import (expand, file_sha256, load_tensors, printable, read_json, read_meta, save_tensors,
+from .core.files import (expand, file_sha256, load_tensors, printable, read_json, read_meta,
+                              save_tensors,
                               write_atomic)
 from .encoder import (ContextEncoder, Masks, TargetEncoder, as_weights, check_float32, ema_momentum,
                            gather_tokens, hub_or_cache, idle_arguments, load_vit, mask_to_index, weights_part,
@@ -323,7 +324,8 @@ def _blame(key: str):
 def _build_encoder(c: ModelConfig) -> ContextEncoder:
     "The context encoder of a configuration; contradictions between its keys are `ConfigError`s."
     for k, why in idle_arguments(c.encoder_kwargs).items():
-        raise ConfigError(f'model.encoder_kwargs.{k}={c.encoder_kwargs[k]!r} has no effect on an encoder: {why}; leave it out')
+        raise ConfigError(f'model.encoder_kwargs.{k}={c.encoder_kwargs[k]!r} has no effect on an encoder: '
+                          f'{why}; leave it out')
     kwargs = dict(c.encoder_kwargs) | ({} if c.patch_size is None else dict(patch_size=c.patch_size))
     if c.drop_path_rate: kwargs['drop_path_rate'] = c.drop_path_rate
     size = tuple(c.img_size) * (2 // len(c.img_size)) if isinstance(c.img_size, (list, tuple)) else (c.img_size, c.img_size)
@@ -375,7 +377,7 @@ def forward(self: HJEPA,
     return_all_levels: bool = True, # False: keep only the finest level's tensors in the lists (the loss is the same)
 ) -> dict[str, Any]: # see the table below
     "Predict the hidden part of images at every level and compare with the target encoder."
-    if hasattr(images, 'boxes'):                                                                   # several crops of each image
+    if hasattr(images, 'boxes'):  # several crops of each image
         self._check_learning(len(images.sizes))
         return self.forward_crops(images, mask, return_all_levels)
     if not isinstance(images, Tensor):
@@ -763,8 +765,10 @@ def hub_file(
             return Path(hf_hub_download(repo, 'model.safetensors', **more))
     except (HfHubHTTPError, OSError) as e:
         why = str(e).strip().splitlines()[0] if there else 'it does not answer'
-        raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from the hub ({why}); '
-                                'is the name right, the network there, and a token set if the model is private '
+        raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from '
+                                f'the hub ({why}); '
+                                'is the name right, the network there, and a token set if the model is '
+                                'private '
                                 '(hf auth login)?') from e
 
 # %% ../nbs/04_hierarchy.ipynb #4c09e0fc
@@ -811,7 +815,8 @@ def from_pretrained(cls: HJEPA,
 def _without_idle(config: dict, file: Path) -> dict:
     "A saved configuration without arguments of timm that never had an effect; newer versions refuse them."
     idle = idle_arguments(kwargs := config.get('encoder_kwargs') or {})
-    if idle: warnings.warn(f'{file}: encoder_kwargs.{", ".join(idle)} had no effect and is left out', stacklevel=4)
+    if idle:
+        warnings.warn(f'{file}: encoder_kwargs.{", ".join(idle)} had no effect and is left out', stacklevel=4)
     return config | dict(encoder_kwargs={k: v for k, v in kwargs.items() if k not in idle})
 
 # %% ../nbs/04_hierarchy.ipynb #ca349e7e
@@ -868,7 +873,9 @@ _IJEPA_ENCODERS = {192: 'vit_tiny_patch16_224', 384: 'vit_small_patch16_224', 76
 def ijepa_config(
     file: Path, # a .safetensors file without configuration
 ) -> ModelConfig | None: # with `pretrained` set to the file; None if it is no checkpoint of I-JEPA
-    "The configuration of a model with the encoder and predictor of a file. ValueError for a width that I-JEPA does not have."
+    """The configuration of a model with the encoder and predictor of a file.
+
+    ValueError for a width that I-JEPA does not have."""
     with safe_open(file, 'pt') as f: shapes = {k: f.get_slice(k).get_shape() for k in f.keys()}
     enc = weights_part(shapes) or weights_part(shapes, 'target_encoder')
     pred = weights_part(shapes, 'predictor')
@@ -876,13 +883,16 @@ def ijepa_config(
     else: return None
     width, chans, ph, pw = enc['patch_embed.proj.weight']
     if width not in _IJEPA_ENCODERS:
-        raise ValueError(f'{file}: an encoder of width {width}; I-JEPA has {", ".join(map(str, _IJEPA_ENCODERS))}. Others load '
+        raise ValueError(f'{file}: an encoder of width {width}; I-JEPA has '
+                         f'{", ".join(map(str, _IJEPA_ENCODERS))}. Others load '
                          'with create_hjepa(encoder_type, pretrained=file, encoder_kwargs=…)')
     blocks = lambda names, at: len({n.split('.')[1] for n in names if n.startswith(at)})
     kwargs = dict(depth=blocks(enc, 'blocks.'), class_token=False, global_pool='avg', fc_norm=False)
     side = math.isqrt(enc['pos_embed'][1])                                     # their grids are square
-    found = ModelConfig(_IJEPA_ENCODERS[width], [side * ph, side * pw], chans, ph, pretrained=str(file), encoder_kwargs=kwargs)
-    if pred: found.predictor = PredictorConfig(blocks(pred, 'predictor_blocks.'), embed_dim=pred['mask_token'][-1])
+    found = ModelConfig(_IJEPA_ENCODERS[width], [side * ph, side * pw], chans, ph, pretrained=str(file),
+                        encoder_kwargs=kwargs)
+    if pred:
+        found.predictor = PredictorConfig(blocks(pred, 'predictor_blocks.'), embed_dim=pred['mask_token'][-1])
     return found
 
 def _of_ijepa(config: ModelConfig) -> HJEPA:
@@ -894,11 +904,13 @@ def _of_ijepa(config: ModelConfig) -> HJEPA:
 @patch
 def _load_ijepa(self: HJEPA, file: Path):
     "What a checkpoint of I-JEPA holds besides the encoder: its target encoder, and its predictor."
-    with safe_open(file, 'pt') as f: parts = {k.partition('.')[0] for k in f.keys()} & {'target_encoder', 'predictor'}
+    with safe_open(file, 'pt') as f:
+        parts = {k.partition('.')[0] for k in f.keys()} & {'target_encoder', 'predictor'}
     if not parts: return
     with _blame('model.pretrained'):
         tensors = load_tensors(file)[0]
-        if 'target_encoder' in parts: load_vit(self.target_encoder.encoder.vit, tensors, str(file), 'target_encoder')
+        if 'target_encoder' in parts:
+            load_vit(self.target_encoder.encoder.vit, tensors, str(file), 'target_encoder')
         if 'predictor' not in parts: return
         self.predictor.load_ijepa(weights_part(tensors, 'predictor'), str(file))
     for head in self.heads if self.fpn is None else ():                        # an I-JEPA has none

@@ -29,7 +29,8 @@ from torch import Tensor
 from .collapse import health_words, run_verdict
 from .data import ImageDataset, ImageError, model_view, normalize, preprocess
 from .encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
-from .core.files import check_target, expand, load_tensors, read_json, save_tensors, write_json, write_text
+from .core.files import (check_target, expand, load_tensors, read_json, save_tensors, write_json,
+                              write_text)
 from .encoder import hub_answers
 from .hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_newest, saved_config
 from .training import load_run
@@ -225,7 +226,8 @@ def _features(self: HJEPAFeatures,
     data = as_dataset(X, model) if is_pictures(X) else ImageDataset('rows', self._rows(X, model), in_chans=model.config.in_chans)
     device, last = next(model.parameters()).device, blocks_needed([p for p in parts if isinstance(p, str)])
     def go(images: Tensor) -> list[Tensor]: return [read_parts(model.encode(normalize(images.to(device), *model.pixel_stats), last, self.fpn, self.encoder), parts)]
-    got = _collect(model_view(model, data), go, self.batch_size, self.num_workers, 'features' if self.progress else None, 1.)
+    got = _collect(model_view(model, data), go, self.batch_size, self.num_workers,
+                   'features' if self.progress else None, 1.)
     if got.bad: raise ImageError(got.bad[0], f'{len(got.bad)} of {len(data)} pictures cannot be read ({", ".join(got.bad[:3])}{", …" * (len(got.bad) > 3)}); take them out of X and y')
     check_features(got.levels[0], None, 'these')
     return got.levels[0]
@@ -400,7 +402,8 @@ def save_for_hub(
     if there and not overwrite: raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say overwrite=True (on the command line --overwrite)')
     tensors, meta = load_tensors(file)
     config = dict(library_name='hjepa', hjepa_version=__version__, model=saved_config(file))
-    files = {'model.safetensors': lambda p: save_tensors(p, tensors, {k: v for k, v in meta.items() if k != 'sha256'}),
+    files = {'model.safetensors': lambda p: save_tensors(p, tensors,
+                                                         {k: v for k, v in meta.items() if k != 'sha256'}),
              'config.json': lambda p: write_json(p, config),
              'README.md': lambda p, card=model_card(run, repo_id, license): write_text(p, card)}
     check_target(folder, folder=True, room=file.stat().st_size)
@@ -443,7 +446,9 @@ def push_to_hub(
     license: str | None = None, # see `model_card`
     **kwargs, # of `huggingface_hub.ModelHubMixin.push_to_hub`: commit_message, private, token, branch, create_pr, allow_patterns, ignore_patterns, delete_patterns
 ) -> str: # address of the commit
-    "Upload weights, configuration and card to the Hugging Face hub. OSError in one line if it cannot be reached, or refuses."
+    """Upload weights, configuration and card to the Hugging Face hub.
+
+    OSError in one line if it cannot be reached, or refuses."""
     need_hub(repo_id)
     with tempfile.TemporaryDirectory() as d, _one_line(repo_id):
         upload = _Upload(run.save_pretrained(d) if isinstance(run, HJEPA) else run, license)
@@ -454,7 +459,8 @@ def need_hub(
 ):
     "Raise a ConnectionError, within seconds, if the hub does not answer."
     if hub_answers(): return
-    raise ConnectionError(f'{repo_id}: the Hugging Face hub does not answer; is the network there (and HF_HUB_OFFLINE not set)?')
+    raise ConnectionError(f'{repo_id}: the Hugging Face hub does not answer; is the network there (and '
+                          'HF_HUB_OFFLINE not set)?')
 
 @contextmanager
 def _one_line(repo_id: str):

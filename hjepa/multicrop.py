@@ -847,7 +847,8 @@ from .predictor import crop_axes, crop_positions, place_embedding
 class MultiCropMasks(Mapping):
     """What is seen and what is predicted of a batch of crops, also as a dictionary of its fields and two lists.
 
-    `masks['global_masks']` and `masks['local_masks']` have one entry per crop, see `__getitem__`. Local crops `0 … num_visible-1` go through the context encoder, the rest are hidden and predicted."""
+    `masks['global_masks']` and `masks['local_masks']` have one entry per crop. Local crops `0 … num_visible-1` go
+    through the context encoder, the rest are hidden and predicted."""
     strategy: str # one of `STRATEGIES`
     globals: Masks # of all global crops: crop 0 of every image, then crop 1, …
     batch_size: int # B images

@@ -19,7 +19,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import Masks, as_weights, attention_mask, check_index, gather_tokens, last_block, mask_to_index, run_block
+from .encoder import (Masks, as_weights, attention_mask, check_index, gather_tokens, last_block,
+                           mask_to_index, run_block)
 
 # %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(
@@ -85,10 +86,12 @@ class Predictor(nn.Module):
         drop_path_rate: float = 0., # stochastic depth of the last block, rising linearly from 0
         use_gradient_checkpointing: bool = False, # recompute blocks in the backward pass
         crops: bool = False, # learn what mirrored crops look like, for `place`
-        num_prefix_tokens: int | None = None, # P, tokens before the patches; None: what comes before the context
+        num_prefix_tokens: int | None = None,
+        # P, tokens before the patches; None: what comes before the context
     ):
         super().__init__()
-        self.embed_dim, self.num_prefix_tokens = embed_dim or predictor_width(encoder_dim, num_heads), num_prefix_tokens
+        self.embed_dim, self.num_prefix_tokens = embed_dim or predictor_width(encoder_dim,
+                                                                              num_heads), num_prefix_tokens
         self.use_gradient_checkpointing = use_gradient_checkpointing
         self.embed = nn.Linear(encoder_dim, self.embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
@@ -163,9 +166,12 @@ def _indices(self: Predictor, tokens, grid, mask, context, target) -> tuple[Tens
         masks = Masks.from_binary(mask, grid)
         context, target = masks.context_index, masks.target_index
     n, k, p = tokens.shape[1], context.shape[1], self.num_prefix_tokens
-    if n < k: raise ValueError(f'{n} tokens per image cannot hold the {k} context patches that the mask leaves visible')
+    if n < k:
+        raise ValueError(f'{n} tokens per image cannot hold the {k} context patches that the mask leaves '
+                         'visible')
     if p not in (None, n - k):
-        raise ValueError(f'{n} tokens per image are not {p} prefix tokens and the {k} listed context patches; are the lists '
+        raise ValueError(f'{n} tokens per image are not {p} prefix tokens and the {k} listed context '
+                         'patches; are the lists '
                          'of context and target swapped?')
     for name, index in [('context', context), ('target', target)]:
         if index.device.type == 'cpu': check_index(index, grid[0] * grid[1], name, len(tokens))
@@ -181,12 +187,15 @@ def load_ijepa(self: Predictor,
     state = {re.sub('^predictor_', '', k): v for k, v in tensors.items()}
     pos = state.pop('pos_embed', None)
     own = {k: v for k, v in self.state_dict().items() if k != 'flip_token'}
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state if k not in own]
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state
+                                                                                    if k not in own]
     if wrong:
         width = state['mask_token'].shape[-1] if 'mask_token' in state else 'unknown'
         depth = len({k.split('.')[1] for k in state if k.startswith('blocks.')})
-        raise ValueError(f'{where}: its predictor (width {width}, {depth} blocks) is not this one (width {self.embed_dim}, '
-                         f'{len(self.blocks)} blocks), first at {wrong[0]!r}: set predictor.embed_dim={width} and '
+        raise ValueError(f'{where}: its predictor (width {width}, {depth} blocks) is not this one (width '
+                         f'{self.embed_dim}, '
+                         f'{len(self.blocks)} blocks), first at {wrong[0]!r}: set '
+                         f'predictor.embed_dim={width} and '
                          f'predictor.depth={depth}, or leave the predictor out of the file')
     side = 0 if pos is None else math.isqrt(pos.shape[1])                   # their grids are square
     if side and (pos - grid_positions((side, side), self.embed_dim)).abs().max() > 1e-3:

@@ -1,11 +1,11 @@
-"""The lowest versions that settings.ini declares, as a constraints file, and a run of every command with exactly these.
+"""The lowest versions that settings.ini declares: a constraints file, and a run of every command with them.
 
     python tools/floor.py                      # print the constraints
     python tools/floor.py --write FILE         # write them to a file, for pip install -c FILE
-    python tools/floor.py --run FOLDER         # make a virtual environment there, install exactly them, run the commands once
+    python tools/floor.py --run FOLDER         # install them into a virtual environment there, run the commands
 
-The last takes several minutes and gigabytes (an old torch comes with its CUDA libraries): it runs in a workflow of its own, not in
-`.ci/run`. A folder that holds the environment already is used as it is."""
+The last takes several minutes and gigabytes (an old torch comes with its CUDA libraries): it runs in a
+workflow of its own, not in `.ci/run`. A folder that holds the environment already is used as it is."""
 import argparse
 import os
 import re
@@ -17,7 +17,8 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
 EXTRAS = 'detection', 'compression', 'export', 'webdataset'
-OWN = ['data.dataset=imagefolder', 'data.path=images', 'training.epochs=1', 'training.warmup_epochs=0', 'training.batch_size=8']
+ONCE = ['training.epochs=1', 'training.warmup_epochs=0']
+OWN = [*ONCE, 'data.dataset=imagefolder', 'data.path=images', 'training.batch_size=8']
 IMAGES = """
 import sys
 from pathlib import Path
@@ -48,7 +49,8 @@ def floor(
             match = re.fullmatch(r'([\w.-]+)>=([\d.]+)(,<[\d.]+)?', text)
             if not match: raise ValueError(f'settings.ini: {key}: {text!r}: expected NAME>=VERSION')
             if found.setdefault(match[1], match[2]) != match[2]:
-                raise ValueError(f'settings.ini: {match[1]} has two lowest versions, {found[match[1]]} and {match[2]}')
+                both = f'{found[match[1]]} and {match[2]}'
+                raise ValueError(f'settings.ini: {match[1]} has two lowest versions, {both}')
     return [f'{name}=={version}' for name, version in found.items()]
 
 
@@ -58,9 +60,12 @@ def run(
 ):
     "Run a command, and stop with its output if it fails."
     print('+', *(str(c).replace(str(cwd), '.') for c in command), flush=True)
-    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')} | dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'PYTHONHOME')}
+    env |= dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, text=True, capture_output=True)
-    if done.returncode: sys.exit(f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}\nFAILED ({done.returncode}): {" ".join(map(str, command))}')
+    if done.returncode:
+        words = ' '.join(map(str, command))
+        sys.exit(f'{done.stdout[-3000:]}\n{done.stderr[-6000:]}\nFAILED ({done.returncode}): {words}')
 
 
 def install(
@@ -71,7 +76,8 @@ def install(
     if not programs.is_dir(): run(sys.executable, '-m', 'venv', folder, cwd=root)
     (folder/'floor.txt').write_text('\n'.join(floor(settings())) + '\n', encoding='utf-8')
     with tempfile.TemporaryDirectory() as d:
-        run(programs/'python', '-m', 'pip', 'install', '-q', '-c', folder/'floor.txt', f'{root}[{",".join(EXTRAS)}]', cwd=Path(d))
+        what = '-c', folder/'floor.txt', f'{root}[{",".join(EXTRAS)}]'
+        run(programs/'python', '-m', 'pip', 'install', '-q', *what, cwd=Path(d))
     return programs
 
 
@@ -95,10 +101,11 @@ def commands(
     go('neighbours', 'run', one, '--images', 'images', '-k', '3')
     go('lowshot', 'run', '--shots', '2', '--seeds', '1')
     go('shards', 'images', 'shards')
-    go('train_detection', '--run-dir', 'detector', 'data.n=32', 'data.test_n=8', 'training.epochs=1', 'training.warmup_epochs=0')
+    go('train_detection', '--run-dir', 'detector', 'data.n=32', 'data.test_n=8', *ONCE)
     go('eval_detection', 'detector')
     go('detect', '--model', 'detector', 'images', '-o', 'found.json')
-    go('train_codec', '--run-dir', 'codec', 'data.detector=detector', 'training.lambda_values=null', 'training.epochs=1', 'model.lambda_value=0.3')
+    one_codec = 'training.lambda_values=null', 'model.lambda_value=0.3', 'training.epochs=1'
+    go('train_codec', '--run-dir', 'codec', 'data.detector=detector', *one_codec)
     go('eval_codec', 'codec')
     go('compress', '--codec', 'codec', '--detector', 'detector', one, '-o', 'streams')
     go('decompress', '--codec', 'codec', '--detector', 'detector', 'streams', '-o', 'maps')
@@ -108,7 +115,7 @@ def main() -> int:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = args.add_mutually_exclusive_group()
     what.add_argument('--write', metavar='FILE', type=Path, help='write the constraints there')
-    what.add_argument('--run', metavar='FOLDER', type=Path, help='install them there, and run the commands once')
+    what.add_argument('--run', metavar='FOLDER', type=Path, help='install them there, run the commands once')
     a = args.parse_args()
     text = '\n'.join(floor(settings())) + '\n'
     if a.write: a.write.write_text(text, encoding='utf-8')
