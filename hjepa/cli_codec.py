@@ -17,8 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
-from .cli import _make_run, _run_name, _train_args, best_device, check_kind, evaluation_folder, friendly_errors, newest_run
-from .cli import list_sources, parser, print_configs, run_loop, why
+from .cli import (_make_run, _run_name, _train_args, best_device, check_kind, evaluation_folder,
+                       friendly_errors, list_sources, newest_run, parser, print_configs, run_loop, why)
 
 # %% ../nbs/12_cli_codec.ipynb #712cc8ff
 def say(
@@ -79,7 +79,8 @@ def run_codec(
     else:
         team = Team(accelerator)
         fill_from_features(cfg.model, source)
-        folder = expand(resume) if resume else _make_run(SimpleNamespace(team=team, config=cfg), run_dir or _run_name(config))
+        maker = SimpleNamespace(team=team, config=cfg)
+        folder = expand(resume) if resume else _make_run(maker, run_dir or _run_name(config))
         with ExitStack() as held:
             team.on_main(lambda: held.enter_context(lock_folder(folder, 'sweep')))
             complete = train_sweep(cfg, folder, source, callbacks, describe_codec, allow)
@@ -87,7 +88,8 @@ def run_codec(
         accelerator.end_training()
         if not complete:
             if accelerator.is_main_process:
-                say(f'stopped; everything is saved. Go on with:\n  hjepa_train_codec --resume {folder}', sys.stderr)
+                how = f'hjepa_train_codec --resume {folder}'
+                say(f'stopped; everything is saved. Go on with:\n  {how}', sys.stderr)
             return 130
     if accelerator.is_main_process: report_codec(folder, cfg, source.detector)
     return 0
@@ -131,7 +133,7 @@ def report_codec(
     baselines: bool = False, # measure zlib, zstd, JPEG and WebP as well
     out: str | Path | None = None, # where results, table and figures are written; None: the run's folder
 ) -> dict: # the results
-    "Curves of all codecs of a run: bits against error, and against average precision. Printed first, then written."
+    "Curves of all codecs of a run: bits against error and average precision. Printed first, then written."
     from hjepa.compression import load_compression_model
     from hjepa.compression_training import codec_runs, feature_source
     from hjepa.detection import need_extra
@@ -163,14 +165,15 @@ def measure_run(
     if source.detector is None: return measure_features(codecs, source) | seed
     scales = image_scales(source.pictures, source.canvas)
     more = baseline_codecs(next(iter(codecs.values())), scales=scales) if baselines else {}
-    return measure_codecs(codecs | more, source.detector.to(best_device()), source.pictures, e.batch_size, e.small_below,
-                          cfg.data.num_workers, progress=True, size=source.canvas) | seed
+    detector, how = source.detector.to(best_device()), dict(progress=True, size=source.canvas)
+    return measure_codecs(codecs | more, detector, source.pictures, e.batch_size, e.small_below,
+                          cfg.data.num_workers, **how) | seed
 
 def write_results(
     results: dict, # of `measure_run`
     out: Path, # folder
 ):
-    "Print the table, then write `results.json`, `rate_distortion.csv` and `pictures/`, each completely or not at all."
+    "Print the table, then write `results.json`, `rate_distortion.csv` and `pictures/`, each whole or not at all."
     from hjepa.detection import without_nan
     from hjepa.core.files import write_json
     from hjepa.rate_distortion import draw_rate_distortion, format_rate_distortion, write_csv
@@ -252,8 +255,8 @@ def find_codec(
     if inside: raise ValueError(f'{path} is a sweep of {len(inside)} codecs: choose one of them, for example --codec {path/inside[len(inside) // 2]} (there are {", ".join(inside)})')
     check_kind(path, 'codec')
     if (path/'config.yaml').is_file() and (path/'checkpoints').is_dir() and not is_complete(path, load_codec_run(path).training.epochs):
-        raise ValueError(f'{path}: this codec is not trained to its end, or damaged, and what it writes now its later weights '
-                         'cannot read; go on with hjepa_train_codec --resume')
+        raise ValueError(f'{path}: this codec is not trained to its end, or damaged, and what it writes now its later '
+                         'weights cannot read; go on with hjepa_train_codec --resume')
     return load_compression_model(path, device)
 
 def detector_of(
@@ -278,13 +281,15 @@ def compress(
     argv: list[str] | None = None, # arguments; None: those of the process
 ) -> int: # exit code
     "Console command `hjepa_compress`."
-    p = parser('hjepa_compress', 'Features of images to streams (.hjc), one file per image; streams.json says which is whose. '
-               'What cannot be read is left out, and counted. Stopped and started again, it goes on.')
-    p.add_argument('sources', metavar='SOURCES', nargs='+', help='images, folders of images (searched through), or files of feature maps (.safetensors, .npz)')
+    p = parser('hjepa_compress', 'Features of images to streams (.hjc), one file per image; streams.json says which is '
+               'whose. What cannot be read is left out, and counted. Stopped and started again, it goes on.')
+    p.add_argument('sources', metavar='SOURCES', nargs='+',
+                   help='images, folders of images (searched through), or files of feature maps (.safetensors, .npz)')
     p.add_argument('--codec', metavar='RUN', help='folder or file of a codec (default: the newest under runs/)')
     p.add_argument('--detector', metavar='RUN', help='folder or file of the detector (default: the one that the codec was trained for)')
-    p.add_argument('-o', '--output', metavar='DIR', default='streams', help='where streams are written, a folder without others (default: streams)')
-    p.add_argument('--overwrite', action='store_true', help='begin anew, and replace streams that are already there')
+    p.add_argument('-o', '--output', metavar='DIR', default='streams',
+                   help='where streams are written, a folder without others (default: streams)')
+    p.add_argument('--overwrite', action='store_true', help='begin anew, and replace streams that are there')
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
@@ -296,7 +301,8 @@ def compress(
             rows = compress_files(codec, output, found, args)
             if found.left_out: say(found.left_out.words(), sys.stderr)
             bits, pixels = 8 * sum(r['bytes'] for r in rows), sum(r['pixels'] for r in rows)
-            say(f'{args.output}: {len(rows)} streams, {bits // 8:,} bytes, {bits / max(pixels, 1):.4f} bits per pixel')
+            rate = f'{bits // 8:,} bytes, {bits / max(pixels, 1):.4f} bits per pixel'
+            say(f'{args.output}: {len(rows)} streams, {rate}')
             finish_streams(output, rows)
     return 0
 
@@ -310,7 +316,8 @@ def compress_files(
     "Compress every source that an earlier call has not; each stream is written completely or not at all."
     from hjepa.core.files import append_text, write_atomic
     paths = list(map(Path, found.files))
-    detector = None if all(p.suffix.lower() in _MAPS for p in paths) else detector_of(codec, args.codec, args.detector)
+    plain = all(p.suffix.lower() in _MAPS for p in paths)
+    detector = None if plain else detector_of(codec, args.codec, args.detector)
     done, taken, rows = begin_streams(output, codec, detector, args.overwrite), set(), []
     taken |= {output/r['stream'] for r in done.values()}
     for path in bar(paths, 'compressing'):
@@ -347,14 +354,15 @@ def _features_of(path: Path, codec, detector):
     check_regular(path)
     if path.suffix.lower() in _MAPS:
         maps = read_maps(path)
-        if list(maps) != codec.levels: raise ValueError(f'has levels {", ".join(maps)}; this codec is for {", ".join(codec.levels)}')
+        if list(maps) != codec.levels:
+            raise ValueError(f'has levels {", ".join(maps)}; this codec is for {", ".join(codec.levels)}')
         return list(maps.values())
     image = load_image(path, detector.config.in_chans)
     return detector.get_fpn_features([image], codec.config.canvas and tuple(codec.config.canvas))
 
 def _free_name(folder: Path, stem: str, suffix: str, taken: set[Path]) -> Path:
-    "A file's name in a folder, UTF-8 and of at most 255 bytes; one that this command has already used gets a number."
-    n, end, stem = 1, suffix, os.fsencode(stem).decode('utf-8', 'replace')      # safetensors opens no other names
+    "A file's name in a folder, UTF-8 and of at most 255 bytes; one that is already used gets a number."
+    n, end, stem = 1, suffix, os.fsencode(stem).decode('utf-8', 'replace')   # safetensors opens no others
     while True:
         while len(os.fsencode(stem + end)) > 255: stem = stem[:-1]
         if (target := folder/f'{stem}{end}') not in taken: break
@@ -363,7 +371,7 @@ def _free_name(folder: Path, stem: str, suffix: str, taken: set[Path]) -> Path:
     return target
 
 # %% ../nbs/12_cli_codec.ipynb #a1e941f5
-_PART = 'streams.part.jsonl'                                    # who writes here, then a line per finished stream; gone at the end
+_PART = 'streams.part.jsonl'         # who writes here, then a line per finished stream; gone at the end
 
 def begin_streams(
     output: Path, # folder of streams, whose lock is held
@@ -371,18 +379,20 @@ def begin_streams(
     detector, # an FPNDetector; None: sources are feature maps
     overwrite: bool, # begin anew
 ) -> dict[str, dict]: # source → row of a stream that an earlier call has finished
-    "What is done already. Raises FileExistsError for a folder with finished streams, or with those of another codec."
+    "What is done already. FileExistsError for a folder with finished streams, or with those of another codec."
     from hjepa.core.files import clear_temporaries, write_text
     from hjepa.compression_training import weights_digest
     clear_temporaries(output)
     part, advice = output/_PART, 'choose another folder with -o DIR, or begin anew with --overwrite'
     me = dict(codec=bytes(codec.fingerprint.tolist()).hex(), detector=detector and weights_digest(detector))
     lines = [] if overwrite else read_lines(part)
-    if not lines and not overwrite and any(output.glob('*.hjc')): raise FileExistsError(f'{output} has streams in it; {advice}')
-    if lines and lines[0] != me: raise FileExistsError(f'{output} was begun with another codec or detector; {advice}')
+    if not lines and not overwrite and any(output.glob('*.hjc')):
+        raise FileExistsError(f'{output} has streams in it; {advice}')
+    if lines and lines[0] != me:
+        raise FileExistsError(f'{output} was begun with another codec or detector; {advice}')
     done = {r['source']: r for r in lines[1:] if is_stream_of(output, r, me['codec'])}
     write_text(part, ''.join(json.dumps(r) + '\n' for r in [me, *done.values()]))
-    if overwrite: (output/'streams.json').unlink(missing_ok=True)            # it would list streams that are being replaced
+    if overwrite: (output/'streams.json').unlink(missing_ok=True)   # it lists streams that are being replaced
     return done
 
 def read_lines(
@@ -458,7 +468,9 @@ def list_streams(
         for name in names:
             if name.lower().endswith('.hjc') or 'unreadable' in reason: left.add(reason, name)
     found.left_out = left
-    if not found.files: raise FileNotFoundError(f'{", ".join(sources)}: no streams (.hjc) in there; {left.words()}'.removesuffix('; '))
+    if not found.files:
+        where = f'{", ".join(sources)}: no streams (.hjc) in there'
+        raise FileNotFoundError(f'{where}; {left.words()}' if left else where)
     return found
 
 # %% ../nbs/12_cli_codec.ipynb #cc3fb0cc
@@ -498,7 +510,7 @@ def write_maps(
     features, # FPNFeatures of one image, or a list of maps [C, h, w]
     file: Path, # .safetensors; sizes of canvas and image go into its metadata
 ):
-    "One image's feature maps to a file that `hjepa_compress` and `read_maps` read; a digest of all is in its metadata."
+    "One image's feature maps to a file that `hjepa_compress` and `read_maps` read, with a digest of all in it."
     from hjepa.core.files import save_tensors
     named = isinstance(features, dict)
     maps = {k: v[0] for k, v in features.items()} if named else dict(zip(codec.levels, features))
@@ -515,8 +527,10 @@ def stream_row(
     from hjepa.cli import detection_row
     from hjepa.coding import StreamError
     if not isinstance(features, dict):
-        raise StreamError('made from plain feature maps, so it does not know the size of an image; boxes need a stream of a detector\'s features')
+        raise StreamError('made from plain feature maps, so it does not know the size of an image; boxes need a '
+                          'stream of a detector\'s features')
     (h, w), canvas = features.image_sizes[0], features.canvas
-    if min(h, w, *canvas) < 1: raise StreamError(f'has no boxes: its image is {h} × {w} pixels on a canvas of {canvas[0]} × {canvas[1]}')
+    if min(h, w, *canvas) < 1:
+        raise StreamError(f'has no boxes: its image is {h} × {w} pixels on a canvas of {canvas[0]} × {canvas[1]}')
     found = {k: v.cpu() for k, v in detector.detect_from_features(features)[0].items()}
     return detection_row(str(path), SimpleNamespace(height=h, width=w), found, detector)

@@ -32,14 +32,13 @@ from .boxes import BoxDataset, BoxEvalView, BoxView
 from .compression import MAX_NUMBERS, CodecConfig, FPNCodec, check_codec_config, load_compression_model
 from .core.config import ConfigError, check_settings, require, setting, warn_idle
 from .core.files import (check_regular, clear_temporaries, list_files, load_tensors, read_json,
-                              write_atomic,
-                              write_json, write_text)
+                              write_atomic, write_json, write_text)
 from .data import BadImages, DataError, build_loader, normalize, to_hw
 from .detection import (DetectionConfig, DetectionData, FPNDetector, FPNFeatures, detection_dataset,
                              load_detection_model, load_detection_run, only_pretraining)
 from .training import (CHANCE, SHARE, Callback, HistoryCallback, Trainer, TrainingConfig, checkpoints,
-                            load_config, load_run,
-                            new_run, read_state, training_checks, warn_training, write_state)
+                            load_config, load_run, new_run, read_state, training_checks, warn_training,
+                            write_state)
 
 # %% ../nbs/11_compression_training.ipynb #7de1badb
 class _Rows(Dataset):
@@ -95,7 +94,8 @@ def _keep(self: PictureFeatures, progress: bool):
     "Make all features once. Raises DataError if too many pictures cannot be read."
     from tqdm import tqdm
     bad, parts = BadImages(self.max_bad_share), {k: [] for k in self.levels}
-    with tqdm(total=len(self.pictures), desc='features', unit='img', disable=None if progress else True, leave=False) as bar:
+    shown = dict(desc='features', unit='img', disable=None if progress else True, leave=False)
+    with tqdm(total=len(self.pictures), **shown) as bar:
         for features, batch in self.batches():
             bad.update(batch)
             bar.update(len(batch['index']) + len(batch['bad']))
@@ -139,7 +139,7 @@ def sample(self: PictureFeatures,
 def read_maps(
     file: str | Path, # .safetensors or .npz
 ) -> dict[str, Tensor]: # level → [C, h, w] float32, fine → coarse
-    "An image's feature maps from a file. Raises ValueError for one that is damaged, has no maps, or numbers that are not finite."
+    "An image's feature maps. ValueError for a file that is damaged, has no maps, or NaN in them."
     file = Path(file)
     try:
         size = check_regular(file)
@@ -155,7 +155,8 @@ def read_maps(
 def _read_npz(file: Path, size: int) -> dict[str, Tensor]:
     "The arrays of a NumPy file, whose own sums (CRC-32) are checked on the way."
     with zipfile.ZipFile(file) as z: unpacked = sum(i.file_size for i in z.infolist())
-    if unpacked > max(1e9, 20 * size): raise ValueError(f'{unpacked / 1e9:.0f} GB in a file of {size / 1e6:.1f} MB')
+    if unpacked > max(1e9, 20 * size):
+        raise ValueError(f'{unpacked / 1e9:.0f} GB in a file of {size / 1e6:.1f} MB')
     with np.load(file, allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in z.files}
 
 MAP_FILES = frozenset(('.safetensors', '.npz')) # kinds of files that `read_maps` reads
@@ -169,9 +170,10 @@ class FileFeatures:
     ):
         found = list_files(folder, MAP_FILES)
         self.folder, self.stride, self.left_out = Path(folder).expanduser(), stride, found.left_out
-        self.files = sorted(map(Path, found))                                       # as paths, not as strings: the order of older runs
+        self.files = sorted(map(Path, found))            # as paths, not strings: the order of older runs
         why = f' ({self.left_out.words()})' if self.left_out else ''
-        if not self.files: raise FileNotFoundError(f'{folder}: no .safetensors or .npz files with feature maps in it{why}')
+        if not self.files:
+            raise FileNotFoundError(f'{folder}: no .safetensors or .npz files with feature maps in it{why}')
         first = read_maps(self.files[0])
         self.name, self.levels, self.channels = self.folder.name, list(first), [len(v) for v in first.values()]
     def __len__(self) -> int: return len(self.files)
@@ -637,13 +639,13 @@ def write_tables(
     checkpoint: Path, # the last one of a run
     trainer, # that has finished, its model with tables
 ):
-    "The finished model into a checkpoint. A kill leaves a whole checkpoint: while the model's file changes, nothing vouches for it."
+    "The finished model into a checkpoint, whole if killed: nothing vouches for the model meanwhile."
     clear_temporaries(checkpoint)
     state = read_json(checkpoint/'state.json')
     if isinstance(state.get('sha256'), dict) and state['sha256'].pop('model.safetensors', None):
         write_json(checkpoint/'state.json', state)
     trainer.model.save_pretrained(checkpoint)
-    write_state(checkpoint, trainer.state())                                        # the last file: now it is finished
+    write_state(checkpoint, trainer.state())                      # the last file: now it is finished
 
 def codec_callbacks(
     cfg: CodecRun,
@@ -668,14 +670,16 @@ def is_complete(
     run_dir: str | Path, # of one codec
     epochs: int, # of the whole run
 ) -> bool:
-    "Whether a run is at its last epoch and its newest checkpoint is undamaged, has tables, and was closed after them."
+    "Whether a run is at its last epoch, its newest checkpoint undamaged, with tables, and closed after them."
     found = checkpoints(run_dir)
     if not found: return False
+    weights = found[-1]/'model.safetensors'
     try:
         state, sums = read_state(found[-1]), read_json(found[-1]/'state.json').get('sha256')
-        with safe_open(found[-1]/'model.safetensors', 'pt') as f: tables = f.get_tensor('fingerprint').any().item()
+        with safe_open(weights, 'pt') as f: tables = f.get_tensor('fingerprint').any().item()
     except (OSError, ValueError, SafetensorError): return False
-    return state['epoch'] >= epochs and tables and (not sums or 'model.safetensors' in sums)       # older ones have no sums
+    closed = not sums or weights.name in sums                                       # older ones have no sums
+    return state['epoch'] >= epochs and tables and closed
 
 def codec_runs(
     run_dir: str | Path, # of a sweep, or of one codec
@@ -683,14 +687,17 @@ def codec_runs(
     "The finished codecs of a run. Raises FileNotFoundError if there are none."
     run_dir = Path(run_dir).expanduser()
     cfg = load_codec_run(run_dir)
-    if cfg.training.lambda_values is None: found, lost = {cfg.model.lambda_value: run_dir} if checkpoints(run_dir) else {}, []
+    if cfg.training.lambda_values is None:
+        found, lost = {cfg.model.lambda_value: run_dir} if checkpoints(run_dir) else {}, []
     else:
-        plan = {c.model.lambda_value: (folder, c.training.epochs) for folder, c in sweep_plan(cfg, run_dir)[1:]}
+        parts = sweep_plan(cfg, run_dir)[1:]
+        plan = {c.model.lambda_value: (folder, c.training.epochs) for folder, c in parts}
         found = {lam: folder for lam, (folder, epochs) in plan.items() if is_complete(folder, epochs)}
         lost = [folder.name for lam, (folder, _) in plan.items() if lam not in found]
     how = f'hjepa_train_codec --resume {run_dir} makes what is missing'
     if not found: raise FileNotFoundError(f'{run_dir}: no codec is finished yet; {how}')
-    if lost: warnings.warn(f'{run_dir}: {", ".join(lost)} not finished, or damaged, and left out; {how}', stacklevel=2)
+    what = f'{", ".join(lost)} not finished, or damaged, and left out'
+    if lost: warnings.warn(f'{run_dir}: {what}; {how}', stacklevel=2)
     return found
 
 # %% ../nbs/11_compression_training.ipynb #aeaf765f
@@ -702,7 +709,7 @@ def train_sweep(
     describe=lambda trainer: None, # called before each run
     allow: list[str] = (), # what may have changed since, see `Trainer.resume`
 ) -> bool: # True if complete, False if it was stopped
-    "Train, or go on with, all runs of a sweep. A run that is damaged goes on from its newest sound checkpoint."
+    "Train, or go on with, all runs of a sweep. A damaged one goes on from its newest sound checkpoint."
     for folder, one in sweep_plan(cfg, run_dir):
         if is_complete(folder, one.training.epochs): continue
         trainer = _begin_part(one, folder, source, make_callbacks, allow)
@@ -719,7 +726,7 @@ def _begin_part(one: CodecRun, folder: Path, source, make_callbacks, allow) -> C
     try: trainer.resume(allow)
     except ConfigError: raise
     except ValueError as e:
-        trainer.accelerator.wait_for_everyone()                                     # until they have other names
+        trainer.accelerator.wait_for_everyone()                       # until they have other names
         if checkpoints(folder): raise
         trainer.say(f'{e}; {folder.name} begins anew')
         return CodecTrainer(one, folder, source, make_callbacks(one))

@@ -311,7 +311,7 @@ class PictureCodec:
     def __init__(self,
         format: str = 'jpeg', # 'jpeg' or 'webp'
         quality: int = 75, # as Pillow understands it, 0 … 100
-        scale: float | str = 1., # side of what is sent over side of the image, which is enlarged again on arrival; 'canvas': as the network sees it
+        scale: float | str = 1., # side of what is sent over side of the image; 'canvas': as the network sees it
     ):
         if format not in self.FORMATS: raise ValueError(f'format={format!r}: expected {" or ".join(self.FORMATS)}')
         if not 0 <= quality <= 100: raise ValueError(f'quality={quality}: expected 0 to 100')
@@ -319,7 +319,7 @@ class PictureCodec:
             raise ValueError(f"scale={scale!r}: expected above 0 to 1, or 'canvas'")
         name, self.how, self.header_bytes = self.FORMATS[format]
         self.format, self.setting, self.scale = format, quality, scale
-        self.family = name if scale == 1 else f'{name} at canvas size' if scale == 'canvas' else f'{name} × {scale:g}'
+        self.family = {1: name, 'canvas': f'{name} at canvas size'}.get(scale) or f'{name} × {scale:g}'
 
     def encode(self,
         features: Any, # their `canvas` matters for scale='canvas', nothing else
@@ -334,7 +334,7 @@ class PictureCodec:
         return file.getvalue() + (b'' if self.scale == 1 else struct.pack('<HH', *picture.size))
 
     def _shrink(self, picture: Image.Image, canvas: tuple[int, int] | None) -> Image.Image:
-        "What is sent. At the canvas's size: the very pixels that the network would see, unless the image is smaller than these."
+        "What is sent. At the canvas's size: the pixels that the network would see, unless the image is smaller."
         if self.scale == 1: return picture
         if self.scale != 'canvas':
             small = tuple(max(1, round(n * self.scale)) for n in picture.size)
@@ -360,7 +360,8 @@ def decode(self: PictureCodec,
     if self.scale == 1: return [Image.open(io.BytesIO(s)).copy() for s in streams]         # a copy: Pillow reads files when it must, not when asked
     images = [Image.open(io.BytesIO(s[:-4])) for s in streams]
     if self.scale == 'canvas': return [im.copy() for im in images]
-    return [im.resize(struct.unpack('<HH', s[-4:]), Image.Resampling.BICUBIC) for im, s in zip(images, streams)]
+    sizes = [struct.unpack('<HH', s[-4:]) for s in streams]
+    return [im.resize(size, Image.Resampling.BICUBIC) for im, size in zip(images, sizes)]
 
 @patch
 def image_sizes(self: PictureCodec,
@@ -415,7 +416,7 @@ def image_scales(
     dataset: BoxDataset, # images to be sent
     canvas: int | tuple[int, int], # that they are fitted into
 ) -> tuple[float | str, ...]: # for `baseline_codecs`
-    "As they are, and at the canvas's size where some may be larger than it: who sends an image need not send more than is looked at."
+    "As they are, and at the canvas's size where some may be larger: nobody need send more than is looked at."
     native = dataset.native_size
     return (1.,) if native is not None and not is_shrunk(native, canvas) else (1., 'canvas')
 
@@ -488,9 +489,10 @@ class Tally:
         self.account.append(self.codec.account(streams))
         self.encode_ms.append(1e3 * (middle - start) / len(streams)); self.decode_ms.append(1e3 * (end - middle) / len(streams))
 
-    def _seen(self, detector: FPNDetector, images: list, features: FPNFeatures, streams: list[bytes]) -> FPNFeatures:
+    def _seen(self, detector: FPNDetector, images: list, features: FPNFeatures, streams: list) -> FPNFeatures:
         "What the detector makes of images that arrived; boxes will be in the pixels of the original ones."
-        maps, sizes = detector.get_fpn_features(images, features.canvas), getattr(self.codec, 'image_sizes', None)
+        maps = detector.get_fpn_features(images, features.canvas)
+        sizes = getattr(self.codec, 'image_sizes', None)
         return FPNFeatures(maps, sizes(streams), maps.canvas) if sizes else maps
 
 def _now(features: FPNFeatures) -> float:
@@ -811,7 +813,8 @@ _COLOURS = ['blue', 'vermilion', 'green', 'orange', 'purple', 'sky', 'black']
 
 def _style(name: str, names: list[str]) -> int:
     "The number of a curve's colour, mark and line: the usual ones always have the same."
-    usual = ['learned', 'uniform + zlib', 'uniform + zstd', 'JPEG', 'WebP', 'JPEG at canvas size', 'WebP at canvas size']
+    usual = ['learned', 'uniform + zlib', 'uniform + zstd', 'JPEG', 'WebP', 'JPEG at canvas size',
+             'WebP at canvas size']
     others = [n for n in names if n not in usual]
     return usual.index(name) if name in usual else len(usual) * bool({*names} & {*usual}) + others.index(name)
 
