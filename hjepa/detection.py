@@ -588,7 +588,7 @@ class MeanAP:
             max_detection_thresholds=[1, 10, max_detections],
             iou_thresholds=np.linspace(.5, .95, 10).tolist(), rec_thresholds=np.linspace(0, 1, 101).tolist(),
             sync_on_compute=False)                            # one process measures
-        self.metric.warn_on_many_detections = False
+        self.metric.warn_on_many_detections, self.images = False, 0
         _set_areas(self.metric, [all_sizes, [0., s], [s, 9 * s], [9 * s, 1e10]])
 
     def update(self,
@@ -596,6 +596,7 @@ class MeanAP:
         truth: list[dict], # per image: boxes, labels, and `ignore` [k] bool (neither a hit nor a miss)
     ):
         "Count a batch of images."
+        self.images += len(found)
         for labels in (t['labels'] for t in (*found, *truth)):
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 wrong = sorted({*labels.tolist()} - {*range(len(self.classes))})
@@ -608,9 +609,8 @@ class MeanAP:
         """The results; NaN where there was no object of a kind.
 
         `per_class` is {name: AP}, `curves` {name: precision at 101 recalls, IoU 0.5; -1 without objects}."""
+        if not self.images: return dict.fromkeys(_SIZES, math.nan) | dict(per_class={}, curves={})
         r = self.metric.compute()
-        if 'precision' not in r:                              # no image was counted
-            return dict.fromkeys(_SIZES, math.nan) | dict(per_class={}, curves={})
         p = r['precision'][..., -1]                           # [IoU, recall, class, size]
         names = [self.classes[c] for c in r['classes'].reshape(-1).tolist()]
         parts = (p[..., 0], p[0, :, :, 0], p[5, :, :, 0], *p[..., 1:].unbind(-1))
