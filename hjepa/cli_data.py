@@ -28,7 +28,8 @@ def shards(
     "Console command `hjepa_shards`."
     p = parser('hjepa_shards', 'Write pictures into tar files for streaming, or make the index of such files.', _shards_examples)
     p.add_argument('source', metavar='FOLDER', help='pictures, searched through; with --index: a folder of tar files, a pattern or a URL')
-    p.add_argument('out', metavar='OUT', nargs='?', help='folder for the shards: empty, not there yet, or one that was begun (the same command resumes)')
+    p.add_argument('out', metavar='OUT', nargs='?',
+                   help='folder for the shards: empty, not there yet, or one that was begun (the same command resumes)')
     p.add_argument('--images-per-shard', type=positive, default=5000, metavar='N', help='pictures in each tar file (default: 5000)')
     p.add_argument('--name', default='train', help='shards are called NAME-000000.tar and so on (default: train)')
     p.add_argument('--labels', action='store_true', help='the folders in FOLDER are classes; their numbers are written beside the pictures')
@@ -51,7 +52,8 @@ def make(args: argparse.Namespace) -> dict: # the index
         warnings.simplefilter('always')
         try:
             if args.index: return index_shards(args.source, args.output, progress=True)
-            return write_shards(args.source, args.out, args.images_per_shard, args.name, args.labels, seed, progress=True)
+            return write_shards(args.source, args.out, args.images_per_shard, args.name, args.labels, seed,
+                                progress=True)
         finally:
             for w in said: say(f'hjepa_shards: {w.message}', sys.stderr)
 

@@ -12,7 +12,7 @@ __all__ = ['LITTLE', 'MEASURES', 'spectrum', 'effective_rank', 'rankme', 'alpha_
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Sequence
 

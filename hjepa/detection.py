@@ -835,7 +835,8 @@ def load_detection_config(
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
     "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection', warn_detection)
+    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection',
+                       warn_detection)
 
 DETECTION_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share')]

@@ -9,11 +9,9 @@ __all__ = ['PATIENCE', 'SHARDING', 'choose_precision', 'computes_bf16', 'cpu_has
            'LostProcess', 'is_lost', 'lost_message']
 
 # %% ../nbs/07_distributed.ipynb #d6b5c41d
-import copy
 import os
 import sys
 import threading
-import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -43,8 +41,8 @@ def choose_precision(
     kind = torch.device(device or usual).type
     if wish == 'auto': return 'bf16' if computes_bf16(kind) else 'fp16' if kind == 'cuda' else 'fp32'
     if wish == 'bf16' and kind in ('cpu', 'cuda') and not computes_bf16(kind):
-        warnings.warn('precision bf16: this processor has no instructions for it and takes several times as long '
-                      'as for fp32; fp32 and auto are faster here', stacklevel=2)
+        warnings.warn('precision bf16: this processor has no instructions for it and takes several times as '
+                      'long as for fp32; fp32 and auto are faster here', stacklevel=2)
     return wish
 
 def computes_bf16(

@@ -10,7 +10,6 @@ __all__ = ['DTYPES', 'weights_fingerprint', 'images_fingerprint', 'extract_to_di
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import signal

@@ -375,7 +375,9 @@ def forward(self: HJEPA,
     return_all_levels: bool = True, # False: keep only the finest level's tensors in the lists (the loss is the same)
 ) -> dict[str, Any]: # see the table below
     "Predict the hidden part of images at every level and compare with the target encoder."
-    if hasattr(images, 'boxes'): return self.forward_crops(images, mask, return_all_levels)         # several crops of each image
+    if hasattr(images, 'boxes'):                                                                   # several crops of each image
+        self._check_learning(len(images.sizes))
+        return self.forward_crops(images, mask, return_all_levels)
     if not isinstance(images, Tensor):
         raise TypeError(f'images are a {type(images).__name__}, expected a tensor [B, C, H, W], or Crops: a list of crops does not know where they lie (Crops.to and Crops.map keep it)')
     if not isinstance(mask, (Tensor, Masks)): raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')

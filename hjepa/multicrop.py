@@ -302,7 +302,7 @@ class MultiCropTransform:
         self.flip, self.ratio, self.hue, self.in_chans = horizontal_flip_prob, tuple(ratio), hue, in_chans
         for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)       # impossible values are an error here, not later in a worker
         for j in self.jitters: jitter_factors(torch.zeros(1, 4), j)
-        self._clock = torch.zeros(3, dtype=torch.int64).share_memory_()                  # epoch, how often it was set, what was said
+        self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()                  # epoch, and how often it was set
 
 # %% ../nbs/05_multicrop.ipynb #3257895d
 @patch
@@ -328,7 +328,7 @@ def set_epoch(self: MultiCropTransform,
 ):
     "Tell the transform, in this process and in all workers that have it, which epoch it is."
     if not hasattr(epoch, '__index__') or epoch < 0: raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
-    self._clock += torch.tensor([int(epoch) - self.epoch, 1, 0])
+    self._clock += torch.tensor([int(epoch) - self.epoch, 1])
 
 @patch
 def __setstate__(self: MultiCropTransform, state: dict):
@@ -386,12 +386,14 @@ def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: boo
         with _seeded(int(u[b, 0, 0] * 2**53) if keyed else None): out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
     return torch.stack(out, 1)
 
+_told = []   # what was said already, in this process
+
 @patch
 def _has_colour(self: MultiCropTransform, chans: int) -> bool:
     "Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said once."
     if chans in (1, 3): return True
-    if any(j and not t for j, t in zip(self.jitters, self.transforms)) and not self._clock[2]:
-        self._clock[2] = 1
+    if any(j and not t for j, t in zip(self.jitters, self.transforms)) and not _told:
+        _told.append(chans)
         warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are (color_jitter is for 1 and 3 channels)')
     return False
 
@@ -600,6 +602,7 @@ class MultiCropView(Dataset):
             raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give it once')
         self.source, self.transform, self.seed = _Source(dataset, transform, in_chans, pixel_range), transform, seed
         self.dataset = dataset = self.source.dataset
+        if self.source.in_chans: transform._has_colour(self.source.in_chans)               # said here, not by each worker
         self.in_chans, images = self.source.in_chans, getattr(dataset, 'images', None)
         self.on_device = on_device and not any(transform.transforms)                        # a pipeline of the user's stays in the workers
         self.cut_later = self.on_device and images is not None and transform.factor(*images.shape[-2:]) == 1
@@ -823,7 +826,7 @@ def build_multicrop_dataloader(
 # %% ../nbs/05_multicrop.ipynb #864e6e95
 from dataclasses import dataclass
 from functools import cached_property
-from .encoder import Masks, gather_tokens, index_to_mask, mask_to_index
+from .encoder import Masks, check_index, gather_tokens, index_to_mask, mask_to_index
 from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, scatter_tokens, target_cells, visible_cells
 from .predictor import crop_axes, crop_positions, place_embedding
 
@@ -861,7 +864,10 @@ class MultiCropMasks(Mapping):
         if self.strategy not in STRATEGIES: raise ValueError(f'strategy={self.strategy!r}: expected one of {", ".join(STRATEGIES)}')
         if len(self.globals) % self.batch_size: raise ValueError(f'masks of {len(self.globals)} global crops do not belong to batch_size={self.batch_size} images: expected a multiple')
         if not 0 <= self.num_hidden <= self.num_local: raise ValueError(f'num_hidden={self.num_hidden}: expected from 0 to num_local={self.num_local}')
-        if self.local is not None and self.local_grid is None: raise ValueError('local lists patches of local crops; local_grid must say of how many')
+        if self.local is not None and self.local_grid is None:
+            raise ValueError('local lists patches of local crops; local_grid must say of how many')
+        if self.local is not None:
+            check_index(self.local, math.prod(self.local_grid), 'local', self.num_visible * self.batch_size)
 
 STRATEGIES = ('global_only', 'global_with_local_context', 'cross_crop_prediction')
 

@@ -11,7 +11,6 @@ __all__ = ['CAPTIONS', 'kept_neighbours', 'EmbeddingMap', 'embedding_map', 'thum
 import base64
 import html
 import io
-import json
 import re
 import textwrap
 from dataclasses import dataclass, replace

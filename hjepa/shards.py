@@ -18,9 +18,12 @@ from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
 from .core.files import expand as expand_home
-from .core.files import (LeftOut, append_text, check_regular, check_target, clear_temporaries, is_temporary, json_sha256,
-                              list_files, lock_folder, printable, read_json, tensors_sha256, write_atomic, write_text)
-from .data import (PICTURES, DataError, ImageDataset, ImageError, Unreadable, check_image, class_folders, find_images, keyed_uniform,
+from .core.files import (LeftOut, append_text, check_regular, check_target, clear_temporaries,
+                              is_temporary, json_sha256,
+                              list_files, lock_folder, printable, read_json, tensors_sha256, write_atomic,
+                              write_text)
+from .data import (PICTURES, DataError, ImageDataset, ImageError, Unreadable, check_image, class_folders,
+                        find_images, keyed_uniform,
                         load_image, unreadable, why)
 
 # %% ../nbs/00_shards.ipynb #ef537239
@@ -40,7 +43,7 @@ def _encoded(ds: ImageDataset, i: int) -> tuple[str, bytes]: # suffix and conten
         check_image(name, data)
         return os.path.splitext(name)[1].lower(), data
     b, im = io.BytesIO(), data
-    if im is None: im = ds.load(i)                                          # in memory, or a file that is too large to be copied at once
+    if im is None: im = ds.load(i)  # in memory, or a file that is too large to be copied at once
     if isinstance(im, Tensor): np.save(b, im.numpy())
     else: im.save(b, 'PNG', compress_level=1)
     return '.npy' if isinstance(im, Tensor) else '.png', b.getvalue()
@@ -52,7 +55,7 @@ def _digest(
     sizes = []
     for p in ds.paths:
         try: sizes.append(os.stat(p).st_size)
-        except OSError: sizes.append(-1)                                    # named when it is its turn, or no file at all
+        except OSError: sizes.append(-1)  # named when it is its turn, or no file at all
     return json_sha256([list(map(str, ds.paths)), sizes]), sum(max(0, s) for s in sizes)
 
 # %% ../nbs/00_shards.ipynb #a1842f93
@@ -61,7 +64,7 @@ _OPEN = 'unfinished.jsonl'        # in a folder that is being written: the plan,
 
 def write_shards(
     source: str | Path | ImageDataset, # A folder of images, or a data set (with its labels, if it has any)
-    out: str | Path,                   # Where the shards go: a folder that is empty or not there yet, or an unfinished one
+    out: str | Path,  # Where the shards go: a folder that is empty or not there yet, or an unfinished one
     images_per_shard: int = 5000,      # A few hundred megabytes a shard stream well
     name: str = 'train',               # Shards are called NAME-000000.tar, …
     labels: bool = False,              # The folders in a folder are classes, and their names labels
@@ -99,7 +102,8 @@ def _whole(out: Path, plan: dict) -> dict | None:
     if (out/'index.json').is_file() and _OPEN not in there:
         with contextlib.suppress(ValueError):
             if (index := read_json(out/'index.json')).get('plan') == json_sha256(plan): return index
-    if there and _OPEN not in there: raise FileExistsError(f'{out} exists and is not an empty folder; choose another one')
+    if there and _OPEN not in there:
+        raise FileExistsError(f'{out} exists and is not an empty folder; choose another one')
 
 def _begin(out: Path, plan: dict) -> dict[int, dict]: # what is known of each complete shard, by number
     "Write down a plan, or go on with the one that is there. `FileExistsError` if that is another one."
@@ -109,10 +113,12 @@ def _begin(out: Path, plan: dict) -> dict[int, dict]: # what is known of each co
     if not lines: write_text(file, json.dumps(plan) + '\n'); return found
     if odd := [k for k in plan if lines[0].get(k) != plan[k]]:
         raise FileExistsError(f'{out} holds shards of an unfinished command with another {", ".join(odd)} '
-                              f'({", ".join(f"{k}={lines[0].get(k)!r:.40}" for k in odd)}); repeat that one, or choose another folder')
+                              f'({", ".join(f"{k}={lines[0].get(k)!r:.40}" for k in odd)}); '
+                              'repeat that one, or choose another folder')
     for line in lines[1:]:
         with contextlib.suppress(KeyError, TypeError, OSError):
-            if (out/line['shard']['name']).stat().st_size == line['shard']['bytes']: found[line['number']] = line
+            if (out/line['shard']['name']).stat().st_size == line['shard']['bytes']:
+                found[line['number']] = line
     return found
 
 def _json_lines(file: Path) -> list[dict]:
@@ -122,10 +128,13 @@ def _json_lines(file: Path) -> list[dict]:
         with contextlib.suppress(ValueError): out.append(json.loads(line))
     return [v for v in out if isinstance(v, dict)]
 
-def _finish(wds, ds: ImageDataset, out: Path, plan: dict, done: dict[int, dict], progress: bool) -> dict: # the index
+# the index
+def _finish(wds, ds: ImageDataset, out: Path, plan: dict, done: dict[int, dict], progress: bool) -> dict:
     "Write the shards that are missing, then the index."
     seed, size, n = plan['seed'], plan['images_per_shard'], len(ds)
-    order = list(range(n)) if seed is None else keyed_uniform(seed, 0, torch.arange(n), 1, stream=_WRITE)[:, 0].argsort().tolist()
+    order = list(range(n))
+    if seed is not None:
+        order = keyed_uniform(seed, 0, torch.arange(n), 1, stream=_WRITE)[:, 0].argsort().tolist()
     for k, i in _with_bar(range(0, n, size), progress):
         if k in done: continue
         shard, bad = _write_one(wds, ds, order[i:i + size], out/f'{plan["name"]}-{k:06}.tar', i)
@@ -133,12 +142,17 @@ def _finish(wds, ds: ImageDataset, out: Path, plan: dict, done: dict[int, dict],
         append_text(out/_OPEN, json.dumps(done[k]) + '\n')
     lines = [done[k] for k in sorted(done)]
     lost = [Unreadable(*b) for line in lines for b in line['bad']]
-    if len(lost) == n: raise DataError(f'not one of {n:,} images can be read; the first ones: {", ".join(map(why, lost[:5]))}')
-    index = dict(format=FORMAT, shards=[line['shard'] for line in lines], classes=ds.classes, plan=json_sha256(plan))
+    named = ', '.join(map(why, lost[:5]))
+    if len(lost) == n:
+        raise DataError(f'not one of {n:,} images can be read; the first ones: {named}')
+    index = dict(format=FORMAT, shards=[line['shard'] for line in lines], classes=ds.classes,
+                 plan=json_sha256(plan))
     if lost: index['left_out'] = [list(b) for line in lines for b in line['bad']]
     _write_index(out/'index.json', index)
     (out/_OPEN).unlink()
-    if lost: warnings.warn(f'{len(lost):,} of {n:,} images cannot be read and are left out; the first ones: {", ".join(map(why, lost[:5]))}')
+    if lost:
+        warnings.warn(f'{len(lost):,} of {n:,} images cannot be read and are left out; the first ones: '
+                      f'{named}')
     return index
 
 # %% ../nbs/00_shards.ipynb #1177d2a4
@@ -159,7 +173,8 @@ def _with_bar(steps: Sequence[int], progress: bool) -> Iterator[tuple[int, int]]
     return enumerate(tqdm(steps, unit='shard'))
 
 
-def _write_one(wds, ds: ImageDataset, which: list[int], file: Path, first: int) -> tuple[dict, list[Unreadable]]:
+def _write_one(wds, ds: ImageDataset, which: list[int], file: Path, first: int) -> tuple[dict,
+                                                                                         list[Unreadable]]:
     "One shard, completely or not at all: its line in the index, and images that are left out."
     labels, bad = [], []
     def fill(tmp: Path):
@@ -205,7 +220,8 @@ def open_shard(
     if kind == 'pipe' and os.environ.get('HJEPA_ALLOW_PIPES') != '1':
         raise ShardError(f'{url!r} would run a program. If that is what you want, say so in the environment: HJEPA_ALLOW_PIPES=1')
     if kind not in ('pipe', 'http', 'https', 'gs', 'hf'):
-        raise ShardError(f'{url!r}: {kind} is not an address that shards can be read from; use a file, http(s), gs, hf or pipe:COMMAND')
+        raise ShardError(f'{url!r}: {kind} is not an address that shards can be read from; '
+                         'use a file, http(s), gs, hf or pipe:COMMAND')
     return _webdataset().gopen(url)
 
 def expand(
@@ -231,9 +247,11 @@ def shard_name(
 def _split_name(
     base: str # Without its folder
 ) -> tuple[str, str]: # key, suffix in lower case without its first dot
-    "Where a name of a tar ends: before its first dot, as in WebDataset, but not inside of numbers (`IMG_2021.05.01.png`)."
+    """A name of a tar ends before its first dot, as in WebDataset, but not inside of numbers:
+    `IMG_2021.05.01.png`."""
     m = re.search(r'\.(?!\d)', base)
-    return (base[:m.start()], base[m.end():].lower()) if m else (base.partition('.')[0], base.partition('.')[2].lower())
+    return (base[:m.start()], base[m.end():].lower()) if m else (base.partition('.')[0],
+                                                                 base.partition('.')[2].lower())
 
 def _members(
     tar: tarfile.TarFile,
@@ -293,7 +311,7 @@ DAMAGED = (OSError, EOFError, tarfile.TarError, zlib.error)   # what a shard tha
 _TAR = re.compile(r'\.(tar|tgz|tar\.[a-z0-9]+)$')
 
 def _tar_files(folder: Path) -> list[str]:
-    "The tar files in a folder, not below it; others that are called so (broken links, pipes) are named in a warning."
+    "The tar files in a folder, not below it; broken links, pipes and the like are named in a warning."
     found = list_files(folder, ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zst'))
     odd = LeftOut()
     for reason, names in found.left_out.names.items():
@@ -307,9 +325,10 @@ def index_shards(
     out: str | Path | None = None, # Where the index goes; None: beside the shards, for local ones
     progress: bool = False         # Show a bar
 ) -> dict:                         # The index
-    """Count the images of existing shards, and keep their classes; other files in them are counted in a warning.
+    """Count the images of existing shards, and keep their classes; a warning counts other files in them.
 
-    Raises `ShardError` for a shard that cannot be read to its end, `OSError` before the work if the index cannot be written."""
+    Raises `ShardError` for a shard that cannot be read to its end, and before the work `OSError` if the index
+    cannot be written."""
     path = _local(str(path))
     folder = expand_home(path) if _scheme(path) is None else Path(path)
     urls = _tar_files(folder) if folder.is_dir() else expand(path)
@@ -395,7 +414,8 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
         index = _parse(str(place), place.read_bytes() if place.is_file() else None)
         if split != 'train' and (first := place.parent.parent/'train'/'index.json').is_file() and (known := _parse(str(first), first.read_bytes()).get('classes')) != index.get('classes') and known and index.get('classes'):
             raise ShardError(f'{place.parent} and {first.parent} number other classes; write both from the same class folders (an empty one where there are no pictures)')
-        return index, [_local(s['url']) if s.get('url') else str(place.parent/s['name']) for s in index['shards']]
+        beside = lambda s: _local(s['url']) if s.get('url') else str(place.parent/s['name'])
+        return index, list(map(beside, index['shards']))
     if _scheme(path) is None and '.tar' not in path and '.tgz' not in path: raise FileNotFoundError(f'there is no folder {place}; expected one with shards, a pattern of .tar files, or an index')
     urls = expand(str(place) if _scheme(path) is None else path)
     beside = urls[0].replace(shard_name(urls[0]), 'index.json')
@@ -439,7 +459,8 @@ def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
     url = self.urls[s]
     if s not in self._offsets: self._offsets = {s: _offsets(url)}                        # of one shard at a time: pictures are mostly asked for in order
     if len(self._offsets[s]) > self.counts[s]:
-        raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts {self.counts[s]:,}: '
+        raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts '
+                         f'{self.counts[s]:,}: '
                          'count again with hjepa_shards --index')
     if k >= len(self._offsets[s]): return self.paths[i], _cut_off(self.paths[i])
     name, at, n = self._offsets[s][k]
@@ -479,7 +500,8 @@ def load(self: ShardDataset, i: int, before: Callable | None = None) -> Image.Im
     return self._from_bytes(*self.contents(i), before)
 
 @patch
-def _from_bytes(self: ImageDataset, name: str, data: bytes | ImageError | None, before: Callable | None = None):
+def _from_bytes(self: ImageDataset, name: str, data: bytes | ImageError | None,
+                before: Callable | None = None):
     "An image of contents that have been read."
     if isinstance(data, ImageError): raise data
     return load_image(name, self.in_chans, before, data, self.pixel_range)

@@ -42,14 +42,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core.config import (ConfigError, PlainLoader, build_config, check_settings, config_sha256, config_yaml, flatten,
-                               from_values, list_configs, read_config, require, setting, warn_idle)
+from .core.config import PlainLoader, read_config  # noqa: F401 (still found here)
+from .core.config import (ConfigError, build_config, check_settings, config_sha256, config_yaml, flatten,
+                               from_values, list_configs, require, setting, warn_idle)
 from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
                               naming, temporary_name, tensors_sha256, write_text)
 from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
                         build_loader, keyed_uniform, normalize, settle_range)
-from .distributed import (SHARDING, LostProcess, Team, batch_place, choose_precision, clip_gradients, cut_like, environment,
-                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard, split_batch, sync_gradients, whole)
+from .distributed import choose_precision  # noqa: F401 (still found here)
+from .distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like, environment,
+                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard,
+                               split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
                              create_hjepa_from_config, file_sha256, printable, read_json, saved_config, write_atomic)
 from .masking import MultiCropMaskGenerator, build_mask_generator
@@ -257,8 +260,8 @@ def _crop_checks(cfg: RunConfig) -> list[tuple]:
     c, n = cfg.multicrop, cfg.masking.masks_per_image
     fewer = c.min_local_crops is None or c.min_local_crops <= c.num_local_crops
     return [(n == 1 or c.strategy is None, 'masking.masks_per_image', n,
-             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an image '
-             'more than once'),
+             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an '
+             'image more than once'),
         (fewer, 'multicrop.min_local_crops', c.min_local_crops,
          f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
 
@@ -269,7 +272,8 @@ def warn_schedules(
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
     if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
-                      'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
+                      'target encoder freezes there. Set it to null to let the schedule span the run',
+                      stacklevel=2)
     if c.strategy is not None and c.min_local_crops is not None and c.warmup_epochs >= t.epochs:
         warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={t.epochs}: '
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)
@@ -1261,11 +1265,14 @@ def _check_tensors(self: Trainer, path: Path, weights: dict[str, Tensor], moment
 @patch
 def _check_same_model(self: Trainer, path: Path):
     "Raise `ConfigError` naming the first key in which a checkpoint's model differs from this one."
-    theirs = flatten(asdict(from_values(self.model_schema, saved_config(path/'model.safetensors', self.kind), 'model')))     # keys that are newer than the file: defaults
-    ours = flatten(asdict(self.config.model))
-    for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key) and key != 'pretrained':
-            raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, now it is {ours.get(key)!r}')
+    saved = saved_config(path/'model.safetensors', self.kind)     # newer keys: defaults
+    theirs = flatten(asdict(from_values(self.model_schema, saved, 'model')))
+    ours = flatten(asdict(self._model.config))                                  # with what the data has filled in
+    free = ('pretrained', 'pixel_range') if theirs.get('pixel_range') is None else ('pretrained',)
+    for key in sorted((theirs.keys() | ours.keys()) - {*free}):
+        if theirs.get(key) != ours.get(key):
+            raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, '
+                              f'now it is {ours.get(key)!r}')
 
 # %% ../nbs/07_training.ipynb #0527f3f7
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',

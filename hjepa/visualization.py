@@ -31,7 +31,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .core.files import write_atomic
-from .data import _to_pil, denormalize, normalize, to_tensor
+from .data import _to_pil, channels_of, denormalize, normalize, to_tensor
 from .encoder import Masks
 from .hierarchy import HJEPA, cell_of_patch, level_grid
 from .multicrop import Crops, MultiCropMasks, patch_edges
@@ -213,7 +213,7 @@ def show_multicrop(
 ) -> Picture:
     "Where crops lie in the source, what of it is seen and what is asked, and each crop with its tints."
     if crops.batch_size is None: crops = Crops.collate([crops])
-    source = to_pixels(to_tensor(_to_pil(picture, 3))[None])[0]                        # [H, W, 3], upright
+    source = to_pixels(to_tensor(_to_pil(picture, channels_of(picture)))[None])[0]                        # [H, W, 3], upright
     if source.shape[:2] != tuple(crops.sizes[image].tolist()): raise ValueError(f'the picture is {source.shape[0]}×{source.shape[1]}, but these crops are of one of {"×".join(map(str, crops.sizes[image].tolist()))}')
     size, g, n = source.shape[:2], crops.num_global, len(crops)
     boxes, flips = crops.boxes[:, image].cpu(), crops.flips[:, image].cpu()
@@ -591,7 +591,7 @@ def save_pictures(
     for name, make in draw.items():
         file = Path(folder)/f'{name}.png'
         try:
-            write_atomic(file, lambda tmp: make().savefig(tmp, format='png'))
+            write_atomic(file, lambda tmp, make=make: make().savefig(tmp, format='png'))
             saved[name] = file
         except Exception as e: warnings.warn(f'{file} was not written: {type(e).__name__}: {e}', stacklevel=2)
     return saved

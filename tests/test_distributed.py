@@ -109,7 +109,7 @@ def count_sends(trainer) -> list:
     if trainer.world_size == 1: return sent
     if trainer.sharded:
         for name in (n for n in ('reduce_scatter_tensor', 'reduce_scatter_single') if hasattr(dist, n)):      # the name depends on PyTorch's version
-            def counted(*args, real=getattr(dist, name), **kwargs):
+            def counted(*args, real=getattr(dist, name), **kwargs):  # noqa: B008
                 sent.append(trainer.step)
                 return real(*args, **kwargs)
             setattr(dist, name, counted)
@@ -142,7 +142,7 @@ def stuck(task: dict):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    for task in json.loads(Path(sys.argv[1]).read_text()): (stuck if task.get('stuck') else do)(task)
+    for task in json.loads(Path(sys.argv[1]).read_text(encoding='utf-8')): (stuck if task.get('stuck') else do)(task)
     sys.exit()
 
 

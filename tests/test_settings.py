@@ -34,7 +34,7 @@ from hjepa.detection import (DetectionConfig, DetectionTrainer, MeanAPCallback, 
 from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
 from hjepa.shards import write_shards
 from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
-                            load_config, new_run)
+                            list_configs, load_config, new_run)
 
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -73,6 +73,7 @@ def ends(hint: Any, rule: Rule) -> list[str]:
 
 SAME = 'the same numbers, only sooner or with less memory: '
 ALONE = 'for several processes: tests/test_distributed.py'
+DEEP = 'of images with more than 8 bits, and of very large ones: tests/test_data.py'
 TRAINING = {
     'training.epochs': Row('2'),
     'training.batch_size': Row('2'),
@@ -116,6 +117,7 @@ PRETRAINING = {
     'model.pretrained': Row('{tmp}/vit.safetensors', pack='weights', ends=('false', '{tmp}/vit.safetensors')),
     'model.pixel_mean': Row('[0.5, 0.1, 0.9]', ends=('null', '[0, 0, 0]', '[1, 1, 1]')),
     'model.pixel_std': Row('[0.5, 0.1, 0.9]', ends=('null', '[1e-3, 1e-3, 1e-3]', '[1, 1, 1]')),
+    'model.pixel_range': Row(why=DEEP, ends=('null', '[-1e6, 1e6]')),
     'model.encoder_kwargs': Row('{{mlp_ratio: 2}}', pack='weights'),
     'model.pixel_range': Row(why='filled in from the data: 07_training', ends=('null', '[0, 1000]')),
     'model.predictor.depth': Row('2'),
@@ -150,7 +152,7 @@ PRETRAINING = {
     'data.augment_on_device': Row(why=SAME + 'nbs/00_data.ipynb'),
     'data.lanes': Row('1', pack='shards'),
     'data.shuffle_buffer': Row('1', pack='shards'),
-    'data.pixel_range': Row('[0, 1000]', pack='deep'),
+    'data.pixel_range': Row('[0, 1000]', pack='deep', ends=('null',)),
     'data.max_megapixels': Row(why='of images that are too large: nbs/00_data.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', other='0.9',
@@ -185,8 +187,7 @@ PRETRAINING = {
         '[level1]', sees='results', pack='measured', ends=('null', '[mean, level0|white]')),
     'evaluation.whiten': Row('false', sees='results', pack='measured', given='evaluation.readouts=null'),
     'evaluation.groups': Row(
-        why='of hold-outs, where there is no test split: tests of hold-outs', pack='measured',
-        ends=('null', 'stem')),
+        why='where there is no test split: nbs/09_holdouts.ipynb', pack='measured', ends=('null', 'stem')),
     'evaluation.knn_k': Row('1', sees='results', pack='measured'),
     'evaluation.max_train': Row('5', sees='results', pack='measured'),
 }
@@ -230,7 +231,7 @@ DETECTION = {
     'data.seed': Row('1', ends=('0', f'{LARGEST - 1}')),
     'data.flip': Row('1'),
     'data.crop': Row('1'),
-    'data.zoom': Row('[0.3, 0.4]', ends=('[0.05, 0.05]', '[1, 1]')),
+    'data.zoom': Row('[0.3, 0.4]', ends=('[0.2, 0.2]', '[1, 1]')),
     'data.jitter': Row('1'),
     'data.num_workers': Row(why=SAME + 'tests/test_detection.py', ends=('0', '1')),
     'data.max_bad_share': Row(
@@ -280,7 +281,7 @@ CODEC = {
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
     'training.prior_lr': Row('1'),
     'training.aux_lr': Row('1'),
-    'training.lambda_values': Row('[1, 3]', pack='sweep', ends=('[1e-3]', '[1, 3]')),
+    'training.lambda_values': Row('[1, 3]', pack='sweep', ends=('[1e-3, 3]',)),
     'training.base_epochs': Row('1', pack='sweep'),
     'training.log_steps': Row('2', sees='files'),
     'training.start': Row('{tmp}/codec', pack='started', ends=('{tmp}/codec',)),
@@ -355,7 +356,8 @@ def base(*settings: str) -> str: return ' & '.join(settings)
 
 
 NET = base('model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=24',
-           'model.encoder_kwargs.num_heads=2', 'model.predictor.depth=1', 'model.predictor.num_heads=2', 'model.predictor.embed_dim=16')
+           'model.encoder_kwargs.num_heads=2', 'model.predictor.depth=1', 'model.predictor.num_heads=2',
+           'model.predictor.embed_dim=16')
 SHORT = 'training.epochs=1 & training.batch_size=4 & training.warmup_epochs=0 & training.precision=fp32'
 COLOUR = 'model.in_chans=3 & model.pixel_mean=null & model.pixel_std=null'
 CROPS = 'multicrop.num_local_crops=3 & multicrop.strategy='
@@ -398,7 +400,8 @@ JOBS = dict(
         detection_callbacks, DETECTION_BASE),
     codec=Job(
         CodecRun, TRAINING | CODEC | TRAINING_ONLY, PACKS['codec'],
-        functools.partial(load_codec_config, 'small'), codec_trainer, codec_results, lambda cfg: codec_callbacks(cfg, looked_at(cfg)), CODEC_BASE))
+        functools.partial(load_codec_config, 'small'), codec_trainer, codec_results,
+        lambda cfg: codec_callbacks(cfg, looked_at(cfg)), CODEC_BASE))
 
 
 @pytest.fixture(scope='module')
@@ -569,6 +572,14 @@ def test_all_values(i, tmp, tmp_path):
     assert not half.fit() and half.step == 1
     again = job.trainer(job.load(overrides), tmp_path/'half', [CheckpointCallback(), *job.callbacks(cfg)])
     assert again.resume() == 1 and again.fit() and digest(again.model) == digest(trainer.model)
+
+
+@pytest.mark.filterwarnings('error')
+def test_shipped_configurations():
+    "They load, and all that they set has an effect."
+    for kind, load in dict(detection=load_detection_config, compression=load_codec_config).items():
+        assert [load(name) for name in list_configs(kind)]
+    assert [load_config(name) for name in list_configs()]
 
 
 def test_few_runs(): assert len(RUNS) <= 60

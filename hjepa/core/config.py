@@ -221,7 +221,8 @@ def check_plain(
 ):
     """Raise `ConfigError` for what no configuration needs.
 
-    References (`${…}`), numbers that are not finite, too many values, too deep a nesting, other kinds of values."""
+    References (`${…}`), numbers that are not finite, too many values, nesting that is too deep, and values
+    of other kinds."""
     left = [30_000] if left is None else left
     left[0] -= 1
     if depth < 0 or left[0] < 0:
@@ -238,8 +239,9 @@ def check_plain(
 def _check_scalar(value: Any, where: str):
     "A single value of `check_plain`."
     if isinstance(value, str) and '${' in value:
-        raise ConfigError(f'{where}: {value[:80]!r}: references are not read in a configuration, as they could '
-                          'read the environment too; write the value (a shell fills in key=$NAME by itself)')
+        raise ConfigError(f'{where}: {value[:80]!r}: references are not read in a configuration, as they '
+                          'could read the environment too; write the value (a shell fills in key=$NAME '
+                          'by itself)')
     if isinstance(value, Real) and not abs(value) < math.inf:
         raise ConfigError(f'{where}={value}: expected a finite number')
     if value is not None and not isinstance(value, (str, Real, PathLike)) and not is_dataclass(value):
@@ -372,7 +374,7 @@ def from_values(
     values: dict | None, # nested values, from YAML or keywords; None: all defaults
     where: str = '', # name of the section, for messages
 ) -> Any: # an instance of the schema
-    "Values over a schema's defaults; unknown keys and wrong values are refused. An empty section is its defaults."
+    "Values over a schema's defaults; unknown keys and wrong values are errors. An empty section: defaults."
     check_plain(values, where)
     check_keys(schema, values, where)
     return _section(schema, values, where, True)
