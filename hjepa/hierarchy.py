@@ -30,16 +30,15 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .core.config import (ConfigError, check_keys, check_plain, check_settings, from_values, require,
-                               setting)
-from .core.files import (expand, file_sha256, load_tensors, printable, read_json, read_meta,
-                              save_tensors,
-                              write_atomic)
+from .core.config import ConfigError, check_settings, from_values, require, setting
+from .core.config import check_keys, check_plain  # noqa: F401 (still found here)
+from .core.files import expand, file_sha256, load_tensors, read_json, read_meta, save_tensors
+from .core.files import printable, write_atomic  # noqa: F401 (still found here)
 from .encoder import (ContextEncoder, Masks, TargetEncoder, as_weights, check_float32, ema_momentum,
                            gather_tokens, hub_or_cache, idle_arguments, load_vit, mask_to_index, weights_part,
                            weights_path)
-from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths, upsample_nearest
-from .predictor import Predictor, predictor_width
+from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths
+from .predictor import Predictor
 from .regularizers import REGULARIZERS, Projector, regularize
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051

@@ -73,7 +73,6 @@ def ends(hint: Any, rule: Rule) -> list[str]:
 
 SAME = 'the same numbers, only sooner or with less memory: '
 ALONE = 'for several processes: tests/test_distributed.py'
-DEEP = 'of images with more than 8 bits, and of very large ones: tests/test_data.py'
 TRAINING = {
     'training.epochs': Row('2'),
     'training.batch_size': Row('2'),
@@ -117,7 +116,6 @@ PRETRAINING = {
     'model.pretrained': Row('{tmp}/vit.safetensors', pack='weights', ends=('false', '{tmp}/vit.safetensors')),
     'model.pixel_mean': Row('[0.5, 0.1, 0.9]', ends=('null', '[0, 0, 0]', '[1, 1, 1]')),
     'model.pixel_std': Row('[0.5, 0.1, 0.9]', ends=('null', '[1e-3, 1e-3, 1e-3]', '[1, 1, 1]')),
-    'model.pixel_range': Row(why=DEEP, ends=('null', '[-1e6, 1e6]')),
     'model.encoder_kwargs': Row('{{mlp_ratio: 2}}', pack='weights'),
     'model.pixel_range': Row(why='filled in from the data: 07_training', ends=('null', '[0, 1000]')),
     'model.predictor.depth': Row('2'),
