@@ -828,8 +828,8 @@ def model_from_file(
 ) -> nn.Module:
     """A model with the weights of a file.
 
-    ValueError, before any memory is taken, if its tensors are not those that the configuration asks for; and if they are
-    not those that were written: by the digest beside them, and by a checkpoint's `state.json`."""
+    ValueError, before any memory is taken, if its tensors are not those that the configuration asks for; and if
+    they are not those that were written: by the digest beside them, and by a checkpoint's `state.json`."""
     try:
         with safe_open(file, 'pt') as f: shapes = {k: list(f.get_slice(k).get_shape()) for k in f.keys()}
     except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
