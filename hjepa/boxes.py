@@ -31,7 +31,18 @@ from .data import (DataError, ImageDataset, PICTURES, _choose_split, _data_root,
 # %% ../nbs/10_boxes.ipynb #90fd2b61
 class Ragged(list):
     "A list of tensors that differ in length only; pickled as one tensor and the lengths."
-    def __reduce__(self): return (_ragged, (torch.cat(self), torch.tensor([len(t) for t in self]))) if self else (Ragged, ())
+    def __reduce__(self): return self.wrapped(lambda t: t).__reduce__()
+    def wrapped(self,
+        wrap: Callable[[Tensor], Any] # See `hjepa.data.to_send`
+    ):                                # Pickled as the two tensors that it made of ours
+        "What a worker sends."
+        if not self: return _Parcel(Ragged)
+        return _Parcel(_ragged, wrap(torch.cat(self)), wrap(torch.tensor([len(t) for t in self])))
+
+class _Parcel:
+    "A function and what it is called with on arrival."
+    def __init__(self, make: Callable, *args: Any): self.parts = make, args
+    def __reduce__(self): return self.parts
 
 def _ragged(flat: Tensor, lengths: Tensor) -> Ragged: return Ragged(flat.split(lengths.tolist()))
 
@@ -241,9 +252,9 @@ def _draw_box(ax: Any, box: Sequence[float], text: str, colour: str):
 def _level_legend(ax: Any, colour: dict[Any, str]):
     "Which colour is which level."
     from matplotlib.patches import Patch
-    names = ax.legend(handles=[Patch(color=c, label=str(g)) for g, c in colour.items()], fontsize=7,
-                      loc='lower right')
-    for text in names.get_texts(): text.set_parse_math(False)
+    from hjepa.visualization import plain_text
+    handles = [Patch(color=c, label=str(g)) for g, c in colour.items()]
+    plain_text(ax.legend(handles=handles, fontsize=7, loc='lower right'))
 
 # %% ../nbs/10_boxes.ipynb #9dcd6b00
 def _grow(
@@ -474,9 +485,9 @@ def _clip_box(
     "Raises `ValueError` with the reason if there is no box in the image."
     # what is compared is what is stored
     with np.errstate(over='ignore'): box = np.float32(box).tolist()
-    h, w = size
+    (h, w), (x0, y0, x1, y1) = size, box
+    if 0 <= x0 < x1 <= w and 0 <= y0 < y1 <= h and max(x1, y1) > 1: return box, ''      # as most are
     text, beside = f'the box {", ".join(f"{v:g}" for v in box)}', f'the image of width {w} and height {h}'
-    x0, y0, x1, y1 = box
     if not all(map(math.isfinite, box)): raise _Wrong(f'{text} is not finite', 'not finite')
     if x1 < x0 or y1 < y0: raise _Wrong(f'{text} is inverted: x0 > x1 or y0 > y1', 'inverted')
     if x1 == x0 or y1 == y0: raise _Wrong(f'{text} is empty', 'empty')

@@ -21,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -30,11 +31,11 @@ from pathlib import Path
 def friendly_errors(
     command: str, # name to print in front
 ):
-    "Print errors that the user can mend as one line and exit with 2; Ctrl-C, SIGTERM and SIGHUP exit with 130."
+    "Print errors that the user can mend as one line and exit with 2; Ctrl-C, SIGTERM, SIGHUP exit with 130."
     from hjepa.core.files import say, tolerant_streams
     tolerant_streams()
     try:
-        with interruptible(): yield
+        with interruptible(), _warnings_as_lines(command): yield
     except KeyboardInterrupt as e:
         say(f'{command}: stopped{f" ({e})" if str(e) else ""}', sys.stderr)
         sys.exit(130)
@@ -47,8 +48,16 @@ def friendly_errors(
     finally: _settle_streams()
 
 @contextmanager
+def _warnings_as_lines(command: str):
+    "Within the block, a warning is one line for a user, without the place in the code."
+    from hjepa.core.files import say
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: say(f'{command}: {message}', sys.stderr)
+        yield
+
+@contextmanager
 def interruptible():
-    "Within the block, SIGTERM and SIGHUP are what Ctrl-C is, and name themselves. What is ignored (nohup) stays so."
+    "Within the block, SIGTERM and SIGHUP are what Ctrl-C is, and name themselves; if ignored, they stay so."
     def stop(number, frame): raise KeyboardInterrupt(signal.Signals(number).name)
     stop.interrupts = True                                      # see `stop_on_signal`, which has its own ways
     wanted = [getattr(signal, n) for n in ('SIGTERM', 'SIGHUP') if hasattr(signal, n)]
@@ -63,21 +72,23 @@ def _settle_streams():
     for stream in (sys.stdout, sys.stderr):
         try: stream.flush()
         except (OSError, ValueError, AttributeError):
-            with suppress(OSError, ValueError, AttributeError): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 @contextmanager
 def finish_later(
     command: str, # that goes on
     run_dir: str | Path, # the run's folder
 ):
-    """Where a run is complete and only measures and figures are being made: say at Ctrl-C or SIGTERM how to make them.
+    """While measures and figures of a complete run are being made: say at Ctrl-C or SIGTERM how to make them.
 
     The run's folder stays locked: a second process would remove what this one is writing."""
     from hjepa.core.files import lock_folder, say
     try:
         with lock_folder(run_dir, 'run') if Path(run_dir).is_dir() else nullcontext(): yield
     except KeyboardInterrupt:
-        say(f'\nall steps are done and saved; measures and pictures are made by:\n  {command} --resume {run_dir}', sys.stderr)
+        say('\nall steps are done and saved; measures and pictures are made by:\n'
+            f'  {command} --resume {run_dir}', sys.stderr)
         raise
 
 def parser(
@@ -134,7 +145,8 @@ def _train_args(argv, command: str, text: str, examples: str, default: str):
     p.add_argument('--run-dir', metavar='DIR', help='folder of the run (default: runs/NAME-DATE-RANDOM)')
     p.add_argument('--resume', metavar='RUN', help='go on with the run in this folder')
     p.add_argument('--allow', action='append', choices=['config', 'data'], default=[], metavar='WHAT',
-                   help='with --resume: config: config.yaml may have been changed; data: images may have been renamed or replaced')
+                   help='with --resume: config: config.yaml may have been changed; '
+                        'data: images may have been renamed or replaced')
     p.add_argument('--list', action='store_true', help='list the shipped configurations and stop')
     args = p.parse_intermixed_args(argv)
     if args.resume and (args.config or args.run_dir):
@@ -187,7 +199,7 @@ def run_training(
     if cfg.evaluation.probe: check_groups(cfg.evaluation.groups)
     callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
     trainer = Trainer(cfg, resume or 'runs', callbacks=callbacks)
-    check_readouts(cfg.evaluation.readouts or (), trainer.model)                # before training, not after it
+    check_readouts(cfg.evaluation.readouts or (), trainer.model)  # before training, not after it
     if not run_loop(trainer, config, run_dir, resume, describe, 'hjepa_train', allow): return 130
     if trainer.is_main:
         with finish_later('hjepa_train', trainer.run_dir): report(trainer.run_dir, trainer.model, cfg, trainer.dataset)
@@ -205,13 +217,18 @@ def run_loop(
 ) -> bool: # whether the run is complete
     "Make or find the run's folder, lock it, train, and leave the other processes behind."
     from hjepa.core.files import expand
+    from hjepa.training import checkpoints
     trainer.run_dir = expand(resume) if resume else _make_run(trainer, run_dir or _run_name(config))
     with trainer.alone():
-        if resume: trainer.say(f'resuming {trainer.run_dir} at step {trainer.resume(allow)} of {trainer.total_steps}')
+        if not resume and checkpoints(trainer.run_dir):
+            raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; choose another one')
+        if resume:
+            step = trainer.resume(allow)
+            trainer.say(f'resuming {trainer.run_dir} at step {step} of {trainer.total_steps}')
         describe(trainer)
         complete = trainer.fit()
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()                          # what follows is for one process, however long it takes
+    trainer.accelerator.end_training()  # what follows is for one process, however long it takes
     if not complete: trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. Go on with:\n  {command} --resume {trainer.run_dir}')
     return complete
 
@@ -271,8 +288,9 @@ def run_facts(run_dir: Path, cfg) -> dict:
     from hjepa import __version__
     from hjepa.training import newest_state
     state = newest_state(run_dir)
-    return dict(seed=cfg.training.seed, images_seen=state['images_seen'], seconds_training=round(state['seconds'], 1),
-                threads=state['threads'], hjepa=__version__, torch=torch.__version__, environment=state.get('environment', {}))
+    return dict(seed=cfg.training.seed, images_seen=state['images_seen'], threads=state['threads'],
+                seconds_training=round(state['seconds'], 1), hjepa=__version__, torch=torch.__version__,
+                environment=state.get('environment', {}))
 
 def format_health(
     health: dict, # see `hjepa.collapse.feature_health`

@@ -11,6 +11,7 @@ import sys
 import warnings
 
 from .cli import friendly_errors, parser, positive
+from .core.files import say
 
 # %% ../nbs/12_cli_data.ipynb #39946205
 _shards_examples = '''examples:
@@ -27,7 +28,8 @@ def shards(
     "Console command `hjepa_shards`."
     p = parser('hjepa_shards', 'Write pictures into tar files for streaming, or make the index of such files.', _shards_examples)
     p.add_argument('source', metavar='FOLDER', help='pictures, searched through; with --index: a folder of tar files, a pattern or a URL')
-    p.add_argument('out', metavar='OUT', nargs='?', help='folder for the shards; it must be empty or not there yet')
+    p.add_argument('out', metavar='OUT', nargs='?',
+                   help='folder for the shards: empty, not there yet, or one that was begun (the same command resumes)')
     p.add_argument('--images-per-shard', type=positive, default=5000, metavar='N', help='pictures in each tar file (default: 5000)')
     p.add_argument('--name', default='train', help='shards are called NAME-000000.tar and so on (default: train)')
     p.add_argument('--labels', action='store_true', help='the folders in FOLDER are classes; their numbers are written beside the pictures')
@@ -38,19 +40,22 @@ def shards(
     args = p.parse_intermixed_args(argv)
     if not args.index and args.out is None: p.error('say where the shards shall go: hjepa_shards FOLDER OUT')
     if args.index and args.out is not None: p.error(f'--index takes one folder, pattern or URL; what is {args.out!r}? The index goes to -o FILE')
-    with friendly_errors('hjepa_shards'): print(describe(args, make(args)))
+    with friendly_errors('hjepa_shards'): say(describe(args, make(args)))
     return 0
 
 # %% ../nbs/12_cli_data.ipynb #6ed13e7d
 def make(args: argparse.Namespace) -> dict: # the index
-    "Write or count; pictures that are left out are said on the error stream."
+    "Write or count; what is left out is said on the error stream, also where an error ends the work."
     from hjepa.shards import index_shards, write_shards
-    if args.index: return index_shards(args.source, args.output, progress=True)
+    seed = None if args.keep_order else args.seed
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        index = write_shards(args.source, args.out, args.images_per_shard, args.name, args.labels, None if args.keep_order else args.seed, progress=True)
-    for w in said: print(f'hjepa_shards: {w.message}', file=sys.stderr)
-    return index
+        try:
+            if args.index: return index_shards(args.source, args.output, progress=True)
+            return write_shards(args.source, args.out, args.images_per_shard, args.name, args.labels, seed,
+                                progress=True)
+        finally:
+            for w in said: say(f'hjepa_shards: {w.message}', sys.stderr)
 
 def describe(
     args: argparse.Namespace, # of the command

@@ -90,7 +90,8 @@ def run_images(
     from hjepa.data import build_dataset
     from hjepa.training import load_run
     from hjepa.core.files import expand
-    if args.images: return build_dataset('images', expand(args.images).resolve(), in_chans=model.config.in_chans)
+    chans = model.config.in_chans
+    if args.images: return build_dataset('images', expand(args.images).resolve(), in_chans=chans)
     try: d = load_run(args.run).data
     except FileNotFoundError as e: raise FileNotFoundError(f'{e}, so it does not say which images it was trained on; give a folder with --images') from e
     return build_dataset(d.dataset, d.path, split or d.split, model.config.in_chans, d.download)
@@ -132,7 +133,8 @@ def neighbours_file(args: argparse.Namespace) -> Path:
     "Where the grid is written."
     from hjepa.core.files import expand
     run = expand(args.run)
-    file = expand(args.output) if args.output else (run/'pictures' if run.is_dir() else Path())/'neighbours.png'
+    home = run/'pictures' if run.is_dir() else Path()
+    file = expand(args.output) if args.output else home/'neighbours.png'
     return file if file.suffix else file.with_suffix('.png')
 
 def draw_neighbours(
@@ -188,8 +190,9 @@ def store_folder(args: argparse.Namespace): # a FeatureStore
     from hjepa.retrieval import search_readout
     names = args.readout or [search_readout(model, fpn=not args.no_fpn).partition('|')[0]]
     how = dict(batch_size=args.batch_size, shard=args.shard, dtype=args.dtype, encoder=args.encoder)
-    how |= dict(fpn=not args.no_fpn, precision=args.precision, num_workers=args.num_workers, verify=args.verify)
-    return extract_to_disk(model, run_images(args, model), args.output, names, progress=True, **how)
+    how |= dict(fpn=not args.no_fpn, precision=args.precision, num_workers=args.num_workers)
+    images = run_images(args, model)
+    return extract_to_disk(model, images, args.output, names, progress=True, verify=args.verify, **how)
 
 def stopped_store(folder: str | Path) -> int: # 130, the exit code of Ctrl-C
     "Say what is there."
@@ -222,7 +225,7 @@ def lowshot(
     p.add_argument('--shots', nargs='+', type=shot, metavar='N', help='images per class, or shares of them such as 1%% (default: 1 5 10 1%% 10%%)')
     p.add_argument('--seeds', type=positive, default=5, help='draws of labelled images (default: 5)')
     p.add_argument('--readout', nargs='+', metavar='NAME', help='choose among these (default: all usual ones)')
-    p.add_argument('--groups', metavar='HOW', help='images that belong together: stem, folder, position (none), '
+    p.add_argument('--groups', metavar='HOW', help='what belongs together: stem, folder, position (nothing), '
                    'or a file of NAME,GROUP (default: as in the run)')
     p.add_argument('--finetune', action='store_true', help='fine-tune run and random weights on all labelled images, too')
     p.add_argument('--epochs', type=positive, default=20, help='of fine-tuning (default: 20)')
@@ -236,7 +239,7 @@ def lowshot(
         check_finetune(args)
         inputs = lowshot_inputs(args)
         results = measure_lowshot(args, inputs)
-        if not args.json: say(format_lowshot(results))                              # before hours of fine-tuning
+        if not args.json: say(format_lowshot(results))              # before hours of fine-tuning
         if args.finetune: results |= dict(finetune=tune_lowshot(args, inputs))
         if args.json: say(json.dumps(results, indent=1))
     return 0
@@ -252,8 +255,8 @@ def measure_lowshot(
     device = 'cpu' if best_device() == 'mps' else best_device()                     # decompositions need float64
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*have a near-duplicate')                # said below the table
-        found = compare_low_shot(models, train_set, test_set, args.shots, args.seeds, names=args.readout, device=device,
-                                 num_workers=args.num_workers, progress=True, groups=args.groups)
+        how = dict(names=args.readout, num_workers=args.num_workers, groups=args.groups, device=device)
+        found = compare_low_shot(models, train_set, test_set, args.shots, args.seeds, progress=True, **how)
     return found | note
 
 def lowshot_inputs(args: argparse.Namespace) -> tuple: # networks by name, training and test images, notes
@@ -304,7 +307,8 @@ def finetune_all(models: dict, train_set, test_set, args: argparse.Namespace) ->
     for name, m in models.items():
         tell = lambda text, name=name: say(f'{name}: {text}', sys.stderr)
         how = dict(num_workers=args.num_workers, say=tell, epochs=args.epochs, lr=args.lr, groups=args.groups)
-        out.append(dict(name=name, **fine_tune(m, train_set, test_set, (args.readout or ['mean'])[0], **how)[0]))
+        found = fine_tune(m, train_set, test_set, (args.readout or ['mean'])[0], **how)[0]
+        out.append(dict(name=name, **found))
     return out
 
 def format_lowshot(

@@ -12,7 +12,7 @@ __all__ = ['LITTLE', 'MEASURES', 'spectrum', 'effective_rank', 'rankme', 'alpha_
 import json
 import math
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .core.files import read_json
-from .data import ImageDataset, collate, model_view, normalize
+from .data import ImageDataset, collate, model_view, normalize, why
 from .encoder import Masks
 from .hierarchy import HJEPA, level_loss
 from .training import Callback, HistoryCallback, load_run
@@ -425,7 +425,10 @@ def read_images(self: HealthCallback, trainer):
     index = torch.linspace(0, len(data) - 1, min(self.n, len(data))).long().unique().tolist()
     batch = collate(model_view(trainer.model, data).__getitems__(index))
     self.images = batch['image']                                                            # what cannot be read is left out
-    if len(self.images) < 2: raise ValueError(f'{len(self.images)} of {len(index)} pictures of {data.name!r} could be read; at least 2 are needed to see whether features differ')
+    if len(self.images) < 2:
+        lost = f' ({why(batch["bad"][0])})' if batch['bad'] else ''
+        raise ValueError(f'{len(self.images)} of {len(index)} pictures of {data.name!r} could be read{lost}; '
+                         'at least 2 are needed to see whether features differ')
 
 @patch
 @torch.no_grad()

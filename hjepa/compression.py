@@ -25,7 +25,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .coding import LATENT_LIMIT, FactorizedPrior, StreamError, ans_decode, ans_encode, from_indices, pack_varints, seal, to_indices, unpack_varints, unseal
-from .core.config import ConfigError, check_settings, from_values, require, setting
+from .core.config import check_settings, from_values, require, setting
 from .detection import FPNFeatures
 from .hierarchy import model_from_file, read_newest, save_model, saved_config
 
@@ -128,7 +128,8 @@ class CodecConfig:
     table_size: int = setting(256, low=2, high=4096, expected='from 2 to 4096 entries')
     # of each level's MSE: a list; null: 1 each; halving: each half of the finer level's
     level_weights: list[float] | str | None = setting(None, low=0, choices=('halving',), expected=_WEIGHTS)
-    lambda_value: float = setting(0.3, above=0) # λ in MSE + λ · (bits per pixel of the image); larger: fewer bits
+    # λ in MSE + λ · (bits per pixel of the image); larger: fewer bits
+    lambda_value: float = setting(0.3, above=0)
     # training: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
     noise: str = setting('noise', choices=('noise', 'mixed'), expected='noise or mixed')
     # pixels per cell of the finest level, to count pixels where features do not say it themselves
@@ -146,12 +147,15 @@ def check_codec_config(
     channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
     each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
     fits = lambda values: values in (None, 'halving') or L in (None, len(values))
-    require([(c is None or fits(channels), 'model.fpn_channels_per_level', c, f'null, a whole number from 1, or one {each}'),
+    require([(c is None or fits(channels), 'model.fpn_channels_per_level', c,
+              f'null, a whole number from 1, or one {each}'),
         (not cfg.shared or len(set(channels)) == 1, 'model.fpn_channels_per_level', c,
          'the same number for all levels with shared: true'),
-        (fits(names) and len(names or []) == len(set(names or [])), 'model.levels', names, f'null, or one name {each}, each once'),
+        (fits(names) and len(names or []) == len(set(names or [])), 'model.levels', names,
+         f'null, or one name {each}, each once'),
         (cfg.subsample != 3, 'model.subsample', cfg.subsample, '1, 2 or 4'),
-        (fits(w) and sum(weights) > 0, 'model.level_weights', w, f'null, halving, or one number from 0 {each}, not all 0')])
+        (fits(w) and sum(weights) > 0, 'model.level_weights', w,
+         f'null, halving, or one number from 0 {each}, not all 0')])
     return cfg
 
 # %% ../nbs/11_compression.ipynb #749c0b7d
@@ -406,9 +410,10 @@ MAX_SIDE = 2 ** 16 # largest side of a map, and largest batch
 def pack_shape(
     shape: PyramidShape, # of at least one level
 ) -> bytes: # varints
-    "Everything about a pyramid but its numbers. Raises ValueError for `single` maps that are not one image's."
+    "Everything about a pyramid but its numbers. ValueError for `single` maps that are not one image's."
     if shape.single and (shape.batch != 1 or shape.canvas is not None):
-        raise ValueError(f'single maps [C, h, w] with batch={shape.batch}, canvas={shape.canvas}: expected 1 and None')
+        found = f'batch={shape.batch}, canvas={shape.canvas}'
+        raise ValueError(f'single maps [C, h, w] with {found}: expected 1 and None')
     halved = _halved(shape.sizes[0], len(shape.sizes)) == shape.sizes
     filled = shape.canvas is not None and all(s == shape.canvas for s in shape.image_sizes)
     flags = (shape.canvas is not None) + 2 * filled + 4 * halved + 8 * shape.single
@@ -447,7 +452,8 @@ def unpack_shape(
     shape = PyramidShape(batch, sizes, canvas, images, bool(flags & 8))
     try: spelt = pack_shape(shape)
     except ValueError as e: raise StreamError(f'damaged: {e}') from e
-    if spelt != read.data[start:read.at]: raise StreamError('damaged: its shapes are spelt in a way that no encoder writes')
+    if spelt != read.data[start:read.at]:
+        raise StreamError('damaged: its shapes are spelt in a way that no encoder writes')
     return shape
 
 # %% ../nbs/11_compression.ipynb #27dc6252
@@ -458,9 +464,10 @@ NUMBERS_PER_BYTE = 2 ** 16 # a stream has at least a byte for so many
 def count_numbers(self: FPNCodec,
     shape: PyramidShape, # of the features
 ) -> int: # per stream, not per picture
-    """Numbers that decoding returns: features and latents, whichever are more. Raises ValueError for more than `MAX_NUMBERS`.
+    """Numbers that decoding returns: features and latents, whichever are more.
 
-    Part of the format: a stream is filled up to one byte for every `NUMBERS_PER_BYTE` of them."""
+    Part of the format: a stream is filled up to one byte for every `NUMBERS_PER_BYTE` of them. Raises
+    ValueError for more than `MAX_NUMBERS`."""
     if any(max(s) > MAX_SIDE for s in shape.sizes) or shape.batch > MAX_SIDE: raise ValueError(f'{shape.batch} maps of {shape.sizes} cells: a stream holds sides and batches up to {MAX_SIDE}')
     features = sum(c * h * w for c, (h, w) in zip(self.channels, shape.sizes))
     latents = self.config.n_channels * sum(h * w for h, w in shape.latent_sizes(self.config.subsample))
@@ -545,9 +552,9 @@ MAX_HIDDEN = 2 ** 26 # most numbers of a map inside the synthesis; what needs mo
 
 @patch
 def _synthesise_in_parts(self: FPNCodec, l: int, y: Tensor, size: tuple[int, int]) -> Tensor: # [B, C, h, w]
-    "`synthesise` in groups of images, or tiles of one, so that no map inside it holds more than `MAX_HIDDEN` numbers."
+    "`synthesise` in groups of images, or tiles of one: no map inside it has more than `MAX_HIDDEN` numbers."
     s, (b, _, h, w) = self.config.subsample, y.shape
-    width = max(self.config.n_hidden, self.channels[l] * s * s)                        # numbers per latent cell
+    width = max(self.config.n_hidden, self.channels[l] * s * s)             # numbers per latent cell
     if width * b * h * w <= MAX_HIDDEN: return self.synthesise(l, y, size)
     out, group = y.new_empty(b, self.channels[l], *size), MAX_HIDDEN // (width * h * w)
     for i in range(0, b, max(1, group)):
@@ -558,7 +565,7 @@ def _synthesise_in_parts(self: FPNCodec, l: int, y: Tensor, size: tuple[int, int
 
 @patch
 def _synthesise_tiles(self: FPNCodec, l: int, y: Tensor, out: Tensor, side: int):
-    "Fill out [1, C, h, w] from latents y, in tiles of `side` cells and the one cell around them that a 3×3 convolution sees."
+    "Fill out [1, C, h, w] from latents y, in tiles of `side` cells and the cell around that a kernel sees."
     s, (h, w) = self.config.subsample, y.shape[-2:]
     for top in range(0, h, side):
         for left in range(0, w, side):

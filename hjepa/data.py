@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN', 'IMAGENET_STD', 'ImageError', 'DataError',
            'Unreadable', 'why', 'unreadable', 'PixelRange', 'type_range', 'check_chans', 'pixel_limit',
-           'allow_megapixels', 'load_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
+           'allow_megapixels', 'load_image', 'check_image', 'keyed_uniform', 'keyed_permutation', 'to_hw', 'crop_boxes',
            'center_boxes', 'crop_resize', 'crop_resize_pil', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures',
            'ImageDataset', 'read_idx', 'stratified_subset', 'build_dataset', 'find_images', 'class_folders',
            'measure_range', 'settle_range', 'channels_of', 'OwnDataset', 'as_images', 'TrainView', 'EvalView',
@@ -13,7 +13,8 @@ __all__ = ['DECODERS', 'DATASETS', 'FASHION', 'PICTURES', 'POLL', 'IMAGENET_MEAN
            'PatientLoader', 'build_loader', 'BadImages', 'normalize', 'denormalize', 'preprocess']
 
 # %% ../nbs/00_data.ipynb #33732ddb
-import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues, os, re, shutil, signal, sys, time, warnings
+import contextlib, copy, difflib, gzip, io, json, math, multiprocessing.queues
+import os, re, shutil, signal, sys, threading, time, warnings
 from collections import Counter
 from functools import partial
 from importlib.resources import files
@@ -70,7 +71,9 @@ def unreadable(
 _BLOCK = 1 << 20   # values that are converted at a time: 8 MB as float64
 
 class PixelRange:
-    "The numbers that become 0 and 255, and how many pixels did not fit. It survives the trip to workers and counts there, too."
+    """The numbers that become 0 and 255, and how many pixels did not fit.
+
+    It survives the trip to workers and counts there, too."""
     def __init__(self,
         low: float,           # Becomes 0; so does what is no number
         high: float,          # Becomes 255
@@ -78,7 +81,8 @@ class PixelRange:
     ):
         low, high = float(low), float(high)
         if not -math.inf < low < high < math.inf:
-            raise ValueError(f'pixel_range is ({low:g}, {high:g}); expected two finite numbers, the smaller one first')
+            raise ValueError(f'pixel_range is ({low:g}, {high:g}); expected two finite numbers, the '
+                             'smaller one first')
         self.low, self.high, self.strict, self._counts = low, high, strict, None
     def __eq__(self, other) -> bool: return tuple(self) == tuple(other)
     def __iter__(self): return iter((self.low, self.high))
@@ -119,7 +123,8 @@ def _note(self: PixelRange, counts: np.ndarray):
     "Count an image, or refuse it if its numbers cannot be meant so."
     if self.strict and counts[1:].sum() > counts[0] / 1000:
         raise ValueError(f'{counts[1:].sum() / counts[0]:.0%} of its pixels are outside of {self}: '
-                         'set data.pixel_range (pixel_range=) to the numbers that shall become black and white')
+                         'set data.pixel_range (pixel_range=) to the numbers that shall become black and '
+                         'white')
     if self._counts is None: return
     worker = torch.utils.data.get_worker_info()
     self._counts[0 if worker is None else 1 + worker.id % 64] += torch.from_numpy(counts)
@@ -128,7 +133,7 @@ def _note(self: PixelRange, counts: np.ndarray):
 def words(self: PixelRange) -> str: # '' if all fitted
     "What did not fit, in words."
     n = self.counts
-    parts = [f'{n[k] / n["seen"]:.2%} {text}' for k, text in
+    parts = [f'{n[k]:,} {text}' for k, text in
              (('no_number', 'were no numbers (taken as 0)'), ('outside', f'were outside of {self}')) if n[k]]
     return f'of {n["seen"]:,} deep pixels {" and ".join(parts)}' if parts else ''
 
@@ -136,7 +141,8 @@ def words(self: PixelRange) -> str: # '' if all fitted
 def type_range(
     dtype: Any # NumPy's type of the pixels
 ) -> PixelRange:
-    "The range of a type where nobody has said another one: of floats 0 … 1, of integers up to 16 bits all, of others 0 … 65535."
+    """The range of a type where nobody has said another one: of floats 0 … 1, of integers up to 16 bits
+    all, of others 0 … 65535."""
     dtype = np.dtype(dtype)
     if dtype.kind == 'f': return PixelRange(0, 1, strict=True)
     if dtype.kind == 'b': return PixelRange(0, 1)
@@ -156,7 +162,8 @@ def _grey_bytes(
     "Deep greyscale as bytes, strip by strip."
     W, H = im.size
     rows, out = max(1, _BLOCK // max(1, W)), np.empty((H, W), np.uint8)
-    r = _range_of(np.uint16 if im.mode.startswith('I;16') else np.float32 if im.mode == 'F' else np.int32, pixel_range)
+    r = _range_of(np.uint16 if im.mode.startswith('I;16') else np.float32 if im.mode == 'F' else np.int32,
+                  pixel_range)
     counts = np.zeros(3, np.int64)
     for y in range(0, H, rows):
         out[y:y + rows] = r._block(np.asarray(im.crop((0, y, W, min(H, y + rows)))), counts)
@@ -192,13 +199,15 @@ def _fits(
     a: np.ndarray,  # `[H, W]`, `[H, W, C]` or `[C, H, W]`
     in_chans: int   # Channels that are asked for
 ) -> np.ndarray:    # `[H, W, C]`
-    "Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1 to 4 of them."
+    """Find the axis of the channels: the last one or the first one, whichever has the wanted number, else 1
+    to 4 of them."""
     if a.ndim == 2: return a[..., None]
     if a.ndim == 3:
         for n in (in_chans, 1, 3, 4, 2):
             if a.shape[2] == n: return a
             if a.shape[0] == n: return a.transpose(1, 2, 0)
-    raise ValueError(f'its pixels have the shape {a.shape}, in which no axis has {in_chans} channels (model.in_chans)')
+    raise ValueError(f'its pixels have the shape {a.shape}, in which no axis has {in_chans} channels '
+                     '(model.in_chans)')
 
 def _from_values(
     a: np.ndarray,        # `[H, W]`, `[H, W, C]` or `[C, H, W]`, numbers of any type
@@ -240,9 +249,11 @@ def allow_megapixels(
 ):
     "Set the largest size of an image, for this process and the workers that its loaders start."
     if megapixels is None: return
-    if not 0 < megapixels < math.inf: raise ValueError(f'max_megapixels is {megapixels}; expected a number above 0')
+    if not 0 < megapixels < math.inf:
+        raise ValueError(f'max_megapixels is {megapixels}; expected a number above 0')
     Image.MAX_IMAGE_PIXELS = math.ceil(megapixels * 1e6 / 2)
-    warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)   # from half of it on: but it is allowed
+    # from half of it on: but it is allowed
+    warnings.filterwarnings('ignore', category=Image.DecompressionBombWarning)
 
 def _too_large(pixels: int) -> str:
     return (f'it has {pixels / 1e6:,.0f} megapixels, the limit is {pixel_limit() / 1e6:,.0f} '
@@ -264,19 +275,27 @@ def _read_npy(
     _check_pixels(a.shape[0] * a.shape[1])
     return a
 
-def _read_tiff(
-    file: Any,    # A path, or a binary file in memory
-    in_chans: int # Tells which axis is that of the channels
-) -> tuple[np.ndarray, bool]: # Numbers, and whether the last channel is transparency
+def _tiff_values(
+    file: Any # A path, or a binary file in memory
+) -> tuple[np.ndarray, bool]: # Numbers, and whether transparency is among the channels
     "The first image of a TIFF, with all its channels and bits."
     try: import tifffile
     except ImportError as e:
-        raise ValueError('a TIFF with these channels or bits needs tifffile: pip install "hjepa[tiff]"') from e
+        raise ValueError('a TIFF with these channels or bits needs tifffile: '
+                         'pip install "hjepa[tiff]"') from e
     with tifffile.TiffFile(file) as tif:
         s, page = tif.series[0], tif.pages[0]
         _check_pixels(page.imagelength * page.imagewidth)
-        a = _fits((page if s.ndim > 3 else s).asarray(), in_chans)                       # of a stack of images the first
-        return a, a.shape[2] in (2, 4) and any(int(e) in (1, 2) for e in page.extrasamples)
+        return (page if s.ndim > 3 else s).asarray(), any(int(e) in (1, 2) for e in page.extrasamples)
+
+def _read_tiff(
+    file: Any,    # A path, or a binary file in memory
+    in_chans: int # Tells which axis is that of the channels
+) -> tuple[np.ndarray, bool]: # `[H, W, C]`, and whether the last channel is transparency
+    "The same, with the channels last."
+    a, alpha = _tiff_values(file)
+    a = _fits(a, in_chans)
+    return a, alpha and a.shape[2] in (2, 4)
 
 # %% ../nbs/00_data.ipynb #163eb75e
 def _reason(
@@ -287,7 +306,8 @@ def _reason(
     if not head: return 'the file is empty'
     if head.startswith(b'version https://git-lfs'):
         return 'it is a Git LFS pointer and not the image itself; fetch that with: git lfs pull'
-    if head[4:12] in (b'ftypheic', b'ftypheix', b'ftypmif1'): return 'it is a HEIC file; convert it to JPEG or PNG'
+    if head[4:12] in (b'ftypheic', b'ftypheix', b'ftypmif1'):
+        return 'it is a HEIC file; convert it to JPEG or PNG'
     if isinstance(e, Image.DecompressionBombError): return _too_large(int(re.search(r'\d+', str(e))[0]))
     if isinstance(e, Image.UnidentifiedImageError):
         return f'it begins with {head[:12]!r}, as no image format does that Pillow knows'
@@ -307,9 +327,11 @@ def _bits_of(im: Image.Image) -> int:
     return 16 if ';16' in raw or im.mode.startswith(('I', 'F')) else 8
 
 def _plain(im: Image.Image) -> bool:
-    "Whether Pillow gives all that the file has: of 16-bit colour it gives the upper byte, of some TIFFs one of the bands."
+    """Whether Pillow gives all that the file has: of 16-bit colour it gives the upper byte, of some TIFFs
+    one of the bands."""
     if _bits_of(im) == 8: return True
-    return len(im.getbands()) == 1 and not (im.format == 'TIFF' and im.tag_v2.get(277, 1) > 1)      # samples per pixel
+    # samples per pixel
+    return len(im.getbands()) == 1 and not (im.format == 'TIFF' and im.tag_v2.get(277, 1) > 1)
 
 def _open_values(
     file: Any,      # A path, or a binary file in memory
@@ -355,12 +377,17 @@ def _decode(
 # %% ../nbs/00_data.ipynb #03878517
 def load_image(
     path: str | Path,  # The file
-    in_chans: int = 3, # 3 gives mode `RGB`, 1 gives mode `L`, other numbers a tensor with exactly so many channels
-    before: Callable[[Image.Image], Any] | None = None, # Gets it before its pixels are decoded: may choose how (`Image.draft`)
+    # 3 gives mode `RGB`, 1 gives mode `L`, other numbers a tensor with exactly so many channels
+    in_chans: int = 3,
+    # Gets it before its pixels are decoded: may choose how (`Image.draft`)
+    before: Callable[[Image.Image], Any] | None = None,
     data: bytes | None = None, # What stands in the file, if it is read already: then `path` is only a name
-    pixel_range: PixelRange | tuple[float, float] | None = None # Numbers of deep pixels that become 0 and 255; None: the type's
+    # Numbers of deep pixels that become 0 and 255; None: the type's
+    pixel_range: PixelRange | tuple[float, float] | None = None
 ) -> Image.Image | Tensor: # Decoded, upright, 8 bits per channel; tensors are uint8 `[in_chans, H, W]`
-    "Read one image of any common format; raises `ImageError` if it cannot be decoded, `FileNotFoundError` if it is not there."
+    """Read one image of any common format.
+
+    Raises `ImageError` if it cannot be decoded, `FileNotFoundError` if it is not there."""
     in_chans = check_chans(in_chans)
     try: return _decode(_opened(path, data), str(path), in_chans, before, pixel_range)
     except (ImageError, FileNotFoundError): raise
@@ -373,6 +400,30 @@ def _opened(path: str | Path, data: bytes | None) -> Any:
     except FileNotFoundError: raise FileNotFoundError(f'there is no picture at {path}') from None
     except OSError as e: raise ImageError(path, e.strerror) from e
     return path
+
+# %% ../nbs/00_data.ipynb #b2c73608
+def check_image(
+    name: str,  # What the file is called; its suffix counts for .npy and .tif
+    data: bytes # What stands in it
+):
+    "`ImageError` if it cannot be decoded, whatever its channels; a JPEG is decoded at an eighth of its size."
+    file, suffix = io.BytesIO(data), os.path.splitext(name)[1].lower()
+    try:
+        if suffix == '.npy': _check_shape(np.lib.format.read_array(file, allow_pickle=False).shape); return
+        try:
+            with Image.open(file) as im:
+                im.draft(None, (max(1, im.width // 8), max(1, im.height // 8)))
+                im.load()
+        except Image.UnidentifiedImageError:
+            if suffix not in ('.tif', '.tiff'): raise
+            file.seek(0)
+            _check_shape(_tiff_values(file)[0].shape)
+    except Exception as e: raise ImageError(name, _reason(e, data[:64])) from e
+
+def _check_shape(shape: tuple[int, ...]):
+    if len(shape) not in (2, 3):
+        raise ValueError(f'its pixels have the shape {shape}; expected [H, W] and perhaps an axis of '
+                         'channels')
 
 # %% ../nbs/00_data.ipynb #a0d33b10
 def _signed(
@@ -510,7 +561,8 @@ def crop_resize_pil(
     flip: bool,                 # Mirror left and right
     size: int | Sequence[int]   # Size of the result `(h, w)`
 ) -> Tensor:                    # uint8 `[C, h, w]`
-    "Cut a box out of one image and resize it (bilinear, antialiased): the same as `crop_resize`, to one grey level."
+    """Cut a box out of one image and resize it (bilinear, antialiased): the same as `crop_resize`, to one
+    grey level."""
     h, w = to_hw(size)
     if isinstance(im, Tensor): return torch.cat([crop_resize_pil(c, box, flip, size) for c in _planes(im)])
     im = im.resize((w, h), Image.Resampling.BILINEAR, box=tuple(float(b) for b in box))
@@ -546,7 +598,8 @@ def to_chans(
     if images.shape[1] == 3 and in_chans == 1:
         r, g, b = images.int().unbind(1)                                       # [B, H, W], Pillow's fixed-point luma
         return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]
-    raise ValueError(f'cannot turn {images.shape[1]} channels into {in_chans}; only 1 and 3 become one another')
+    raise ValueError(f'cannot turn {images.shape[1]} channels into {in_chans}; only 1 and 3 become one '
+                     'another')
 
 # %% ../nbs/00_data.ipynb #d7857402
 DECODERS = ('auto', 'torchvision', 'pillow')
@@ -617,13 +670,15 @@ def _cut_jpeg(
 
 # %% ../nbs/00_data.ipynb #39eb7918
 def cut_pictures(
-    pictures: Sequence[tuple[str, Any]], # Name and contents of each file: bytes, None (read it by its name), an image, or an `ImageError`
-    geometry: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], # Positions `[k]` and sizes `[k, 2]` to boxes `[k, 4]` and flips `[k]`
+    # Name and contents of each file: bytes, None (read it by its name), an image, or an `ImageError`
+    pictures: Sequence[tuple[str, Any]],
+    # Positions `[k]` and sizes `[k, 2]` to boxes `[k, 4]` and flips `[k]`
+    geometry: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     size: tuple[int, int],                        # Size of the crops `(h, w)`
     in_chans: int = 3,                            # Channels of the result
-    decoder: str = 'auto',                        # `auto`, `torchvision` (JPEG at full size) or `pillow` (fractional boxes)
+    decoder: str = 'auto',  # `auto`, `torchvision` (JPEG at full size) or `pillow` (fractional boxes)
     pixel_range: PixelRange | tuple[float, float] | None = None # See `load_image`
-) -> tuple[Tensor, list[int]]:                    # uint8 `[B, in_chans, h, w]`, and positions that cannot be read (zeros)
+) -> tuple[Tensor, list[int]]:  # uint8 `[B, in_chans, h, w]`, and positions that cannot be read (zeros)
     "One crop of each of some image files."
     out, bad, known = torch.zeros(len(pictures), in_chans, *size, dtype=torch.uint8), [], []
     read = lambda name, data: load_image(name, in_chans, data=data, pixel_range=pixel_range)
@@ -650,7 +705,8 @@ def cut_pictures(
 # %% ../nbs/00_data.ipynb #0307a9a6
 class ImageDataset:
     "Images in memory or on disk, with labels if there are any."
-    pixel_range: PixelRange | None = None      # of deep pixels (more than 8 bits); None: the type's, or not measured yet
+    # of deep pixels (more than 8 bits); None: the type's, or not measured yet
+    pixel_range: PixelRange | None = None
     left_out: LeftOut | None = None            # files that were found and not taken, by reason
     _measured = False
     def __init__(self,
@@ -660,7 +716,8 @@ class ImageDataset:
         labels: Sequence[int] | None = None,       # One class number per image; −1: it has none
         classes: Sequence[str] | None = None,      # Class names
         in_chans: int | None = None,               # Channels; None: what the images have (files: 3)
-        pixel_range: tuple[float, float] | None = None # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
+        # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
+        pixel_range: tuple[float, float] | None = None
     ):
         if (images is None) == (paths is None): raise ValueError('give either images (in memory) or paths (on disk)')
         self.name, self.images = name, images
@@ -674,10 +731,12 @@ class ImageDataset:
     def __len__(self) -> int: return len(self.paths if self.images is None else self.images)
     def _check_labels(self):
         if self.labels is None: return
-        if len(self.labels) != len(self): raise ValueError(f'{len(self.labels)} labels for {len(self)} pictures')
+        if len(self.labels) != len(self):
+            raise ValueError(f'{len(self.labels)} labels for {len(self)} pictures')
         top = len(self.classes) if self.classes else math.inf
         if (odd := self.labels[(self.labels < -1) | (self.labels >= top)]).size:
-            raise ValueError(f'{odd.size} labels of {self.name!r} are no class numbers, the first is {odd[0]}; '
+            raise ValueError(f'{odd.size} labels of {self.name!r} are no class numbers, the first is '
+                             f'{odd[0]}; '
                              f'expected 0 … {"" if top == math.inf else top - 1}, or -1 for none')
 
 # %% ../nbs/00_data.ipynb #ca64f5eb
@@ -700,8 +759,11 @@ def load(self: ImageDataset,
     i: int,      # Which image
     before: Callable[[Image.Image], Any] | None = None # See `load_image`; not called for data in memory
 ) -> Image.Image | Tensor: # Whole
-    "Image `i`, whole, as Pillow mode L or RGB (other channels: uint8 `[C, H, W]`); `ImageError` if it cannot be decoded."
-    if self.images is None: return load_image(self.paths[i], self.in_chans, before, pixel_range=self.pixel_range)
+    """Image `i`, whole, as Pillow mode L or RGB (other channels: uint8 `[C, H, W]`).
+
+    `ImageError` if it cannot be decoded."""
+    if self.images is None:
+        return load_image(self.paths[i], self.in_chans, before, pixel_range=self.pixel_range)
     if self.in_chans not in (1, 3): return self.images[i]
     a = self.images[i].permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(a[..., 0] if self.in_chans == 1 else a))
@@ -711,7 +773,8 @@ _AT_ONCE = 64 << 20   # bytes: larger files are not read as a whole
 @patch
 def contents(self: ImageDataset,
     i: int # Which image, of data on disk
-) -> tuple[str, bytes | ImageError | None]: # Its name, and what is in the file; None: too much to be read at once
+# Its name, and what is in the file; None: too much to be read at once
+) -> tuple[str, bytes | ImageError | None]:
     "An image as it is on disk; an `ImageError` in place of its bytes if they cannot be read."
     name = self.paths[i]
     try: return name, None if check_regular(name) > _AT_ONCE else Path(name).read_bytes()
@@ -733,7 +796,8 @@ def subset(self: ImageDataset, index: Sequence[int] | Tensor) -> ImageDataset:
 def __repr__(self: ImageDataset) -> str:
     size = '' if self.native_size is None else ' of {}×{}'.format(*self.native_size)
     known = 'no labels' if not self.classes else f'{len(self.classes)} classes'
-    if self.labels is not None and (none := int((self.labels < 0).sum())): known += f', {none:,} of them without a label'
+    if self.labels is not None and (none := int((self.labels < 0).sum())):
+        known += f', {none:,} of them without a label'
     deep = '' if self.pixel_range is None else f', pixels from {self.pixel_range}'
     return (f'ImageDataset({self.name!r}: {len(self):,} pictures{size}, '
             f'{self.in_chans} channel{"s"[:self.in_chans > 1]}{deep}, {known})')
@@ -812,13 +876,14 @@ def build_dataset(
     split: str = 'train',                # Usually `train`, and `test` or `val`
     in_chans: int | None = None,         # 1 grey, 3 colour, or what files have; None: what the data set has
     download: bool = True,               # Fetch what is missing, where that is possible
-    pixel_range: Sequence[float] | None = None, # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
+    # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
+    pixel_range: Sequence[float] | None = None,
     max_megapixels: float | None = None  # Largest size of an image, see `allow_megapixels`; None: as it is
 ) -> ImageDataset:
     """A data set by name.
 
-    Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (download, or a known
-    data set that is incomplete) with what to do."""
+    Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (download, or a
+    known data set that is incomplete) with what to do."""
     if dataset_name not in DATASETS:
         near = difflib.get_close_matches(str(dataset_name).lower(), DATASETS, 1, 0.5)
         hint = f' Did you mean {near[0]!r}?' if near else ''
@@ -827,7 +892,8 @@ def build_dataset(
     build, splits = DATASETS[dataset_name]
     if splits: split = _choose_split(dataset_name, split, splits)
     allow_megapixels(max_megapixels)
-    ds = build(data_path if data_path is None or dataset_name in _URLS else expand(data_path), split, download)
+    ds = build(data_path if data_path is None or dataset_name in _URLS else expand(data_path), split,
+               download)
     if in_chans is not None: ds._set_chans(in_chans)
     if pixel_range is not None: ds.pixel_range = _range_of(np.float32, pixel_range)
     return ds
@@ -852,11 +918,14 @@ def _complete(
     classes: Sequence[str] = () # Class folders that must be there
 ) -> 'ImageDataset':            # The same
     "A known data set is whole, or an error: a copy or a download that broke off must not pass for it."
-    n, many = _SIZES.get(ds.name, {}).get(split, 0), np.bincount(ds.labels, minlength=len(classes)) if classes else None
+    n, many = _SIZES.get(ds.name, {}).get(split, 0), np.bincount(ds.labels,
+                                                                 minlength=len(classes)) if classes else None
     empty = [c for k, c in enumerate(classes) if not many[k]]
     if len(ds) >= n and not empty: return ds
-    lacking = f', none of {", ".join(empty[:3])}{f" and {len(empty) - 3} more" * (len(empty) > 3)}' if empty else ''
-    raise DataError(f'{ds.name} in {place} is incomplete: {len(ds):,} of {n:,} images of {split}{lacking}. Fetch or unpack '
+    more = f' and {len(empty) - 3} more' * (len(empty) > 3)
+    lacking = f', none of {", ".join(empty[:3])}{more}' if empty else ''
+    raise DataError(f'{ds.name} in {place} is incomplete: {len(ds):,} of {n:,} images of {split}{lacking}. '
+                    'Fetch or unpack '
                     'it again; to use a part of it on purpose, name its folder with the data set imagefolder')
 
 def _fetch(
@@ -891,7 +960,8 @@ def _fashion_mnist(root, split, download) -> ImageDataset:
         FashionMNIST(str(base), download=True)
     _fetch('fashion_mnist', base, lambda: all(map(find, _IDX[split])), get, f'{_IDX[split][0]}.gz and {_IDX[split][1]}.gz', download)
     images, labels = (read_idx(find(n)) for n in _IDX[split])
-    ds = ImageDataset('fashion_mnist', torch.from_numpy(images.copy())[:, None], labels=labels, classes=FASHION)
+    ds = ImageDataset('fashion_mnist', torch.from_numpy(images.copy())[:, None], labels=labels,
+                      classes=FASHION)
     return _complete(ds, split, base)
 
 # %% ../nbs/00_data.ipynb #0de376de
@@ -922,12 +992,13 @@ def _stl10(root, split, download) -> ImageDataset:
     if size == 0 or size % (3*96*96): raise ValueError(f'{folder}/{split}_X.bin has {size} bytes, not a multiple of 3·96·96: it is damaged')
     images = torch.from_file(str(folder/f'{split}_X.bin'), shared=False, size=size, dtype=torch.uint8).view(-1, 3, 96, 96).mT
     if split == 'unlabeled': return _complete(ImageDataset('stl10', images), split, folder)
-    labels = np.fromfile(folder/f'{split}_y.bin', np.uint8).astype(np.int64) - 1         # 0, no class, becomes −1
+    labels = np.fromfile(folder/f'{split}_y.bin', np.uint8).astype(np.int64) - 1  # 0, no class, becomes −1
     classes = read_text(folder/'class_names.txt').split()
     return _complete(ImageDataset('stl10', images, labels=labels, classes=classes), split, folder)
 
 # %% ../nbs/00_data.ipynb #f29f6589
-PICTURES = frozenset('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .avif .npy'.split())
+PICTURES = frozenset('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .tga '
+                     '.jp2 .avif .npy'.split())
 
 def _list_images(
     root: Path # An existing folder
@@ -956,7 +1027,8 @@ def find_images(
 ) -> list[str]:      # Files with an image's suffix, sorted
     """All images below a folder; what is left out is named in a warning.
 
-    Raises `FileNotFoundError`, `NotADirectoryError` or `ValueError` if there is no such folder, or no image in it."""
+    Raises `FileNotFoundError`, `NotADirectoryError` or `ValueError` if there is no such folder, or no image
+    in it."""
     return _found_images(root).files
 
 def _found_images(root: str | Path):
@@ -1002,7 +1074,8 @@ def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: b
     root = expand(root)
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(('.', '__MACOSX')))
     if not folders:
-        raise ValueError(f'{root} has no folders; expected one folder per class. For pictures without classes use the data set `images`')
+        raise ValueError(f'{root} has no folders; expected one folder per class. For pictures without '
+                         'classes use the data set `images`')
     classes = folders if classes is None else list(classes)
     if new := sorted(set(folders) - set(classes)):
         raise ValueError(f'{root} has a folder {new[0]!r}, which is no class of the training split ({", ".join(classes[:5])} …)')
@@ -1069,7 +1142,8 @@ def _imagenette(root, split, download) -> ImageDataset:
         from torchvision.datasets import Imagenette
         Imagenette(str(base), size='320px', download=True)
     _fetch('imagenette', base, find, get, 'the folder imagenette2-320 (or imagenette2, imagenette2-160)', download)
-    return _complete(_split_folders('imagenette', find(), split, _NETTE), split, find(), list(_NETTE.values()))
+    return _complete(_split_folders('imagenette', find(), split, _NETTE), split, find(),
+                     list(_NETTE.values()))
 
 # %% ../nbs/00_data.ipynb #74594c09
 @_register('imagenet', 'train', 'val')
@@ -1093,9 +1167,11 @@ def _food101(root, split, download) -> ImageDataset:
     table = json.loads(read_text(folder/'meta'/f'{split}.json'))
     classes = sorted(table)
     pairs = [(folder/'images'/f'{n}.jpg', k) for k, c in enumerate(classes) for n in table[c]]
-    there = {c: set(os.listdir(folder/'images'/c)) if (folder/'images'/c).is_dir() else set() for c in classes}
+    listed = lambda c: set(os.listdir(folder/'images'/c)) if (folder/'images'/c).is_dir() else set()
+    there = {c: listed(c) for c in classes}
     if gone := [p for p, k in pairs if p.name not in there[classes[k]]]:
-        raise DataError(f'food101 in {folder} is incomplete: {len(gone):,} of {len(pairs):,} images of {split} are missing '
+        raise DataError(f'food101 in {folder} is incomplete: {len(gone):,} of {len(pairs):,} images of '
+                        f'{split} are missing '
                         f'(first {gone[0]}). Fetch or unpack it again')
     return ImageDataset('food101', paths=[p for p, _ in pairs], labels=[k for _, k in pairs], classes=[c.replace('_', ' ') for c in classes])
 
@@ -1112,7 +1188,8 @@ class _Sampler(PixelRange):
         super().__init__(0, 1)
         self.per_image, self.values, self.kinds, self.taken = per_image, [], Counter(), []
     def _block(self, values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        self.taken.append((values.dtype, values[:, ::max(1, values.size // self.per_image)].copy(), len(values)))
+        self.taken.append((values.dtype, values[:, ::max(1, values.size // self.per_image)].copy(),
+                           len(values)))
         return np.zeros(values.shape, np.uint8)
     def _note(self, counts: np.ndarray):
         "An image is complete: thin its values out."
@@ -1127,7 +1204,8 @@ _BITS = (8, 10, 12, 14, 16)
 def _without_marker(
     v: np.ndarray # Sorted
 ) -> np.ndarray:  # Perhaps without its first value
-    "Drop a smallest value that is further from the others than they are from one another: a mark for no data."
+    """Drop a smallest value that is further from the others than they are from one another: a mark for no
+    data."""
     rest = v[np.searchsorted(v, v[0], 'right'):]
     if not rest.size: return v
     lo, hi = np.quantile(rest, [0.001, 0.999])
@@ -1147,9 +1225,10 @@ def _fit_range(
 
 # %% ../nbs/00_data.ipynb #aed53d10
 @patch
-def _spread(self: ImageDataset, n: int) -> Iterator[int]:
-    "The numbers of n images that stand for all, evenly spaced."
-    return (i * len(self) // n for i in range(n)) if len(self) > n else iter(range(len(self)))
+def _samples(self: ImageDataset, n: int) -> Iterator[Callable]:
+    "Functions that load n images which stand for all, evenly spaced."
+    every = range(len(self)) if len(self) <= n else (k * len(self) // n for k in range(n))
+    return (partial(self.load, i) for i in every)
 
 def measure_range(
     dataset: ImageDataset, # Images on disk
@@ -1158,14 +1237,16 @@ def measure_range(
     "Measure the pixel range of a data set. `DataError` if its deep images are of different kinds."
     look, sampler = copy.copy(dataset), _Sampler()
     look.pixel_range = sampler
-    for i in dataset._spread(n):
-        with contextlib.suppress(OSError): look.load(i, _pass_shallow)
+    for load in look._samples(n):
+        with contextlib.suppress(OSError): load(before=_pass_shallow)
     if not sampler.values: return None
     if len(sampler.kinds) > 1:
         found = ' and '.join(f'{k} of {what}' for what, k in sampler.kinds.most_common())
-        raise DataError(f'{dataset.name!r} has deep images of different kinds ({found}): set data.pixel_range')
+        raise DataError(f'{dataset.name!r} has deep images of different kinds ({found}): set '
+                        'data.pixel_range')
     v = np.concatenate(sampler.values)
-    if not (fine := v[np.isfinite(v)]).size: raise DataError(f'{dataset.name!r} has not one pixel that is a number')
+    if not (fine := v[np.isfinite(v)]).size:
+        raise DataError(f'{dataset.name!r} has not one pixel that is a number')
     r = PixelRange(*_fit_range(fine, 'floats' not in sampler.kinds)).share()
     r._block(v, counts := np.zeros(3, np.int64))
     r.found = (sum(sampler.kinds.values()), counts)
@@ -1174,14 +1255,16 @@ def measure_range(
 # %% ../nbs/00_data.ipynb #c7a79193
 def settle_range(
     dataset: ImageDataset,                       # Any
-    pixel_range: Sequence[float] | None = None,  # What the user or a model says; None: what the data set has, else measured
+    # What the user or a model says; None: what the data set has, else measured
+    pixel_range: Sequence[float] | None = None,
     say: Callable[[str], Any] = say              # How the measured range is told
 ) -> ImageDataset: # The same, or with another pixel range a copy
     "Make sure that the pixel range of deep images is known, for all of them the same."
     if dataset.images is not None: return dataset
     if pixel_range is not None:
-        if dataset.pixel_range is not None and dataset.pixel_range == tuple(map(float, pixel_range)): return dataset
-        if dataset.pixel_range is not None: dataset = copy.copy(dataset)             # another model's view may have it
+        if dataset.pixel_range is not None and dataset.pixel_range == tuple(map(float, pixel_range)):
+            return dataset
+        if dataset.pixel_range is not None: dataset = copy.copy(dataset)  # another model's view may have it
         dataset.pixel_range = PixelRange(*pixel_range).share()
     elif dataset.pixel_range is None and not dataset._measured:
         dataset._measured = True
@@ -1191,51 +1274,65 @@ def settle_range(
 def _told(dataset: ImageDataset, r: PixelRange) -> str:
     "A measured range, in words."
     n, (seen, lost, outside) = r.found
-    odd = [f'{k / seen:.2%} of the pixels {what}' for k, what in ((outside, 'lie outside'), (lost, 'are no numbers')) if k]
+    odd = [f'{k:,} of {seen:,} pixels {what}' for k,
+           what in ((outside, 'lie outside'), (lost, 'are no numbers')) if k]
     return (f'{dataset.name}: pixels from {r} become 0 … 255, as measured on {n:,} deep images'
-            f'{" (" + ", ".join(odd) + ")" if odd else ""}; data.pixel_range=[{r.low:.6g},{r.high:.6g}] sets it')
+            f'{" (" + ", ".join(odd) + ")" if odd else ""}; data.pixel_range=[{r.low:.6g},{r.high:.6g}] '
+            'sets it')
 
 # %% ../nbs/00_data.ipynb #17b7e33e
 def channels_of(
     x: Any     # An image as in `preprocess`
 ) -> int:      # How many channels it has by itself; of a path 3
-    "The number of channels of an image, without transparency where that is an extra channel of grey or colour."
+    """The number of channels of an image, without transparency where that is an extra channel of grey or
+    colour."""
     if isinstance(x, (str, Path)): return 3
-    if isinstance(x, Image.Image): return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
+    if isinstance(x, Image.Image):
+        return 1 if x.mode in ('1', 'L', 'LA', 'La', 'F') or x.mode.startswith('I') else 3
     shape = tuple(getattr(x, 'shape', ()))
     if len(shape) not in (2, 3): raise TypeError(_no_image(x))
     k = 1 if len(shape) == 2 else shape[0 if isinstance(x, Tensor) else 2]
     return 3 if k == 4 and not isinstance(x, Tensor) else int(k)
 
 def _no_image(x: Any) -> str:
-    what = f'{x.dtype} with shape {tuple(x.shape)}' if hasattr(x, 'dtype') and hasattr(x, 'shape') else f'a {type(x).__name__}'
-    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or a tensor [C, H, W], '
+    what = f'a {type(x).__name__}'
+    if hasattr(x, 'dtype') and hasattr(x, 'shape'): what = f'{x.dtype} with shape {tuple(x.shape)}'
+    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or '
+            'a tensor [C, H, W], '
             'of bytes, or of other numbers with a pixel_range')
 
 # %% ../nbs/00_data.ipynb #964c999f
 def _to_pil(    x: Any,        # A path, a Pillow image, an array `[H, W(, C)]` or a tensor `[C, H, W]`
     in_chans: int, # 1, 3, or the channels that it has
-    pixel_range: PixelRange | tuple[float, float] | None = None # Of numbers that are no bytes; None: the type's
+    # Of numbers that are no bytes; None: the type's
+    pixel_range: PixelRange | tuple[float, float] | None = None
 ) -> Image.Image | Tensor: # Mode L or RGB; with other channels uint8 `[in_chans, H, W]`
-    "Any image as `load_image` gives it. `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."
+    """Any image as `load_image` gives it.
+
+    `TypeError` for what is none, `ValueError` for numbers or channels that do not fit."""
     if isinstance(x, (str, Path)): return load_image(x, in_chans, pixel_range=pixel_range)
     if isinstance(x, Image.Image):
         x = ImageOps.exif_transpose(x)
-        return _flatten(x, in_chans, pixel_range) if in_chans in (1, 3) else _from_values(np.asarray(x), in_chans, pixel_range)
+        if in_chans in (1, 3): return _flatten(x, in_chans, pixel_range)
+        return _from_values(np.asarray(x), in_chans, pixel_range)
     channels_of(x)
     if isinstance(x, Tensor): x = (x.permute(1, 2, 0) if x.ndim == 3 else x).detach().cpu().numpy()
     a = np.asarray(x)
     if a.dtype.kind not in 'buif' or 0 in a.shape: raise TypeError(_no_image(a))
-    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool): return _from_values(a, in_chans, pixel_range)
+    if in_chans not in (1, 3) or (a.dtype != np.uint8 and a.dtype != bool):
+        return _from_values(a, in_chans, pixel_range)
     if a.ndim == 3 and a.shape[2] not in (1, 3, 4): raise TypeError(_no_image(a))
-    return _flatten(Image.fromarray(np.ascontiguousarray(a[..., 0] if a.ndim == 3 and a.shape[2] == 1 else a)), in_chans)
+    if a.ndim == 3 and a.shape[2] == 1: a = a[..., 0]
+    return _flatten(Image.fromarray(np.ascontiguousarray(a)), in_chans)
 
 # %% ../nbs/00_data.ipynb #aaa322bb
 def _item(x: Any) -> tuple[Any, Any]: # image, label or None
     "The parts of what a data set gives."
     if isinstance(x, dict):
         key = next((k for k in ('image', 'img') if k in x), None)
-        if key is None: raise TypeError(f'the data set gives a dictionary of {", ".join(map(str, x))}; expected the keys image and label')
+        if key is None:
+            raise TypeError(f'the data set gives a dictionary of {", ".join(map(str, x))}; expected the '
+                            'keys image and label')
         return x[key], x.get('label')
     if isinstance(x, (tuple, list)): return (x[0], x[1]) if len(x) > 1 else (x[0], None)
     return x, None
@@ -1248,7 +1345,8 @@ def _class_number(label: Any) -> int: # −1: none
     if label is None: return -1
     try: return int(label)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f'the data set gives the label {str(label)[:40]!r}; expected a class number, or None') from None
+        shown = str(label)[:40]
+        raise TypeError(f'the data set gives the label {shown!r}; expected a class number, or None') from None
 
 def _known_labels(ds: Any) -> np.ndarray | None:
     "The labels of a data set that can be had without reading its images."
@@ -1260,7 +1358,8 @@ def _known_labels(ds: Any) -> np.ndarray | None:
     if 'label' in (getattr(ds, 'column_names', None) or ()): known.append(ds['label'])
     if len(getattr(ds, 'tensors', ())) > 1: known.append(ds.tensors[1])
     for v in known:
-        if hasattr(v, '__len__') and len(v) == len(ds): return np.array([_class_number(k) for k in v], dtype=np.int64)
+        if hasattr(v, '__len__') and len(v) == len(ds):
+            return np.array([_class_number(k) for k in v], dtype=np.int64)
 
 # %% ../nbs/00_data.ipynb #cfd2da2e
 def _known_classes(ds: Any) -> list[str] | None:
@@ -1270,19 +1369,23 @@ def _known_classes(ds: Any) -> list[str] | None:
         ds = getattr(ds, 'dataset', None)
 
 class OwnDataset(ImageDataset):
-    "A map-style data set of images, with or without labels, as an `ImageDataset`; its items are read when they are wanted."
+    """A map-style data set of images, with or without labels, as an `ImageDataset`.
+
+    Its items are read when they are wanted."""
     def __init__(self,
         dataset: Any # Has `len`, and gives an image, `(image, label)` or a dictionary of `image` and `label`
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be indexed')
+            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be '
+                            'indexed')
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
-        self.own, self.name, self.images = dataset, str(getattr(dataset, 'name', type(dataset).__name__)), None
+        self.own, self.name, self.images = dataset, str(getattr(dataset, 'name',
+                                                                type(dataset).__name__)), None
         self.classes, self._labels = _known_classes(dataset), _known_labels(dataset)
         first = dataset[0]
         image, self._scan = _item(first)[0], self._labels is None and not _alone(first)
         self.in_chans = channels_of(image)
-        _to_pil(image, self.in_chans)                                      # what cannot be used is an error here
+        _to_pil(image, self.in_chans)  # what cannot be used is an error here
         self._check_labels()
     def __len__(self) -> int: return len(self.own)
     @property
@@ -1313,7 +1416,8 @@ def load(self: OwnDataset, i: int, before: Callable | None = None) -> Image.Imag
     "Image `i`, as every `ImageDataset` gives it."
     i = int(i)
     try: return _to_pil(_item(self.own[i])[0], self.in_chans, self.pixel_range)
-    except (OSError, ValueError) as e: raise ImageError(self.paths[i], getattr(e, 'reason', '') or str(e)) from e
+    except (OSError, ValueError) as e:
+        raise ImageError(self.paths[i], getattr(e, 'reason', '') or str(e)) from e
 
 @patch
 def contents(self: OwnDataset, i: int) -> tuple[str, Any]:
@@ -1334,7 +1438,9 @@ def subset(self: OwnDataset, index: Sequence[int] | Tensor) -> ImageDataset:
 def as_images(
     dataset: Any # An `ImageDataset`, or a map-style data set of images or of pairs (image, label)
 ) -> ImageDataset:
-    "A data set of any kind as an `ImageDataset`. Raises `TypeError` or `ValueError` for what holds no images."
+    """A data set of any kind as an `ImageDataset`.
+
+    Raises `TypeError` or `ValueError` for what holds no images."""
     if isinstance(dataset, ImageDataset): return dataset
     plain = all(getattr(dataset, k, None) is None for k in ('transform', 'target_transform', 'transforms'))
     from torchvision.datasets.folder import ImageFolder, default_loader
@@ -1349,16 +1455,20 @@ def _ready(
     in_chans: int,         # Channels that the view shall give
     pixel_range: Sequence[float] | None # Of deep images
 ) -> ImageDataset:         # The same, or a copy
-    "Before a view is used: channels that can be had, a pixel range, labels. `ValueError` names what does not fit."
+    """Before a view is used: channels that can be had, a pixel range, labels.
+
+    `ValueError` names what does not fit."""
     if in_chans != dataset.in_chans and {in_chans, dataset.in_chans} != {1, 3}:
-        raise ValueError(f'the data set {dataset.name!r} gives {dataset.in_chans} channels, and {in_chans} are wanted '
-                         '(model.in_chans, in_chans of build_dataset)')
-    dataset.labels                                        # an `OwnDataset` may have to read them: here, not in each worker
+        raise ValueError(f'the data set {dataset.name!r} gives {dataset.in_chans} channels, and {in_chans} '
+                         'are wanted (model.in_chans, in_chans of build_dataset)')
+    assert dataset.labels is None or len(dataset.labels)  # an `OwnDataset` may read them: here, not in each worker
     return settle_range(dataset, pixel_range)
 
 # %% ../nbs/00_data.ipynb #30e7196d
 class TrainView(Dataset):
-    "Randomly cropped and mirrored images, keyed by `(epoch, index)`; the same key gives the same pixels everywhere."
+    """Randomly cropped and mirrored images, keyed by `(epoch, index)`.
+
+    The same key gives the same pixels everywhere."""
     def __init__(self,
         dataset: Any,                            # An `ImageDataset`, or what `as_images` takes
         size: int | Sequence[int],               # Size of the result `(H, W)`
@@ -1368,8 +1478,9 @@ class TrainView(Dataset):
         ratio: tuple[float, float] = (3/4, 4/3), # Crop's width / height
         flip: float = 0.5,                       # Probability of mirroring
         decoder: str = 'auto',                   # How files are read, see `cut_pictures`
-        on_device: bool = False,                 # Images in memory: leave cutting to `finish`, on the device that trains
-        pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured (`settle_range`)
+        on_device: bool = False,  # Images in memory: leave cutting to `finish`, on the device that trains
+        # Of deep images; None: the data set's, else measured (`settle_range`)
+        pixel_range: Sequence[float] | None = None
     ):
         check_chans(in_chans)
         if not 0 <= flip <= 1: raise ValueError(f'flip is {flip}; expected a probability')
@@ -1403,7 +1514,8 @@ def _read_next(
         try: return dataset.load(j), j, bad
         except OSError as e:
             last = e
-            if k == 0: bad.append(unreadable(dataset.paths[j], e))      # each file is counted when it is asked for, not when it is passed over
+            # each file is counted when it is asked for, not when it is passed over
+            if k == 0: bad.append(unreadable(dataset.paths[j], e))
     raise ImageError(dataset.paths[i], f'nor can the {k} after it; the last one: {last}') from last
 
 def _pack(
@@ -1444,7 +1556,8 @@ def finish(self: TrainView,
 def _read(self: TrainView, epoch: Tensor, index: Tensor) -> tuple[Tensor, Tensor, list[str]]:
     "Crops of files; the place of one that is broken is taken by the next one, cut by the same random numbers."
     ds, index, lost = self.dataset, index.clone(), []
-    where, found = lambda at, sizes: self.geometry(epoch[at], index[at], sizes), [ds.contents(i) for i in index.tolist()]
+    where, found = lambda at, sizes: self.geometry(epoch[at], index[at],
+                                                   sizes), [ds.contents(i) for i in index.tolist()]
     image, bad = cut_pictures(found, where, self.size, ds.in_chans, self.decoder, ds.pixel_range)
     for k in bad:
         im, j, names = _read_next(ds, int(index[k]))
@@ -1467,7 +1580,8 @@ class EvalView(Dataset):
         size: int | Sequence[int], # Size of the result `(H, W)`
         in_chans: int = 3,         # Channels of the result
         skip_bad: bool = True,     # Leave out and name what cannot be read; False raises `ImageError`
-        pixel_range: Sequence[float] | None = None # Of deep images: the model's; None: the data set's, else measured
+        # Of deep images: the model's; None: the data set's, else measured
+        pixel_range: Sequence[float] | None = None
     ):
         self.size, self.in_chans, self.skip_bad = to_hw(size), check_chans(in_chans), skip_bad
         self.dataset = _ready(as_images(dataset), in_chans, pixel_range)
@@ -1524,7 +1638,8 @@ class _Sent:
     "A tensor on its way from a worker: on arrival an ordinary tensor with memory of its own."
     def __init__(self, x: Tensor):
         self.x, self.small = x.contiguous(), x.nbytes <= _SMALL
-        if not self.small: self.x.share_memory_()   # here: in the thread that sends, a full memory would go unseen
+        # here: in the thread that sends, a full memory would go unseen
+        if not self.small: self.x.share_memory_()
     def __reduce__(self):
         return (torch.from_numpy, (self.x.numpy(),)) if self.small else (_own, (self.x,))
 
@@ -1544,7 +1659,9 @@ def _wrapped(x: Any) -> Any:
 def collate(
     batch: dict[str, Any] | Sequence[dict[str, Any]] # What `__getitems__` gave, or a list of samples
 ) -> dict[str, Any]: # `image` uint8 [B,C,H,W], `label` int64 [B] (−1: none), `index` int64 [B], `bad` list of names
-    "A batch; one that is already made passes through. In a worker it is made ready for the journey, see `to_send`."
+    """A batch; one that is already made passes through.
+
+    In a worker it is made ready for the journey, see `to_send`."""
     if isinstance(batch, (list, tuple)):
         batch = ({k: torch.stack([torch.as_tensor(b[k]) for b in batch]) for k in ('image', 'label', 'index')}
                  | {'bad': sum((b['bad'] for b in batch), [])})
@@ -1623,7 +1740,7 @@ class PatientLoader(DataLoader):
             except StopIteration: raise
             except SharedMemoryFull: raise SharedMemoryFull(_full_shm(self.num_workers)) from None
             except Exception as e:
-                if str(e).startswith('Caught '): raise                                 # by the data set, in a worker
+                if str(e).startswith('Caught '): raise  # by the data set, in a worker
                 if str(e).startswith('DataLoader timed out'): self._wait_on(batches, time.monotonic() - since)
                 elif end := _ended(batches, e): raise LostWorker(end) from e
                 else: raise
@@ -1633,14 +1750,18 @@ class PatientLoader(DataLoader):
 def _wait_on(self: PatientLoader, batches, waited: float):
     "Return to wait for a batch that has not come for some seconds, or raise."
     pinning = getattr(batches, '_pin_memory_thread', None)
-    if pinning is not None and not pinning.is_alive(): raise LostWorker('the thread that pins memory has ended')
+    if pinning is not None and not pinning.is_alive():
+        raise LostWorker('the thread that pins memory has ended')
     if waited >= self.grace and self.give_up(): raise NoBatch('asked to stop while waiting for images')
     if waited < self.patience: return
-    raise NoBatch(f'no images for {waited:.0f} s from {self.num_workers} processes that load them, although they are there: '
+    raise NoBatch(f'no images for {waited:.0f} s from {self.num_workers} processes that load them, '
+                  'although they are there: '
                   'is the disk or network that holds the images stuck?')
 
 def _ended(batches, error: Exception) -> str: # '' if none has
-    "How a worker has ended, if that is behind an error while a batch is received; it may take a moment to show."
+    """How a worker has ended, if that is behind an error while a batch is received.
+
+    It may take a moment to show."""
     workers = getattr(batches, '_workers', ())
     for w in workers: w.join(.2)
     for code in (w.exitcode for w in workers if not w.is_alive()):
@@ -1650,7 +1771,8 @@ def _ended(batches, error: Exception) -> str: # '' if none has
 
 def _full_shm(workers: int) -> str:
     size = f'{shutil.disk_usage("/dev/shm").total / 1e6:,.0f} MB' if os.path.isdir('/dev/shm') else 'of this system'
-    return (f'the shared memory (/dev/shm, {size}) is too small for batches of {workers} processes that load images: '
+    return (f'the shared memory (/dev/shm, {size}) is too small for batches of {workers} processes that '
+            'load images: '
             f'use fewer data.num_workers (0 needs none) or smaller batches, or give a container more: '
             'docker run --shm-size=2g, or --ipc=host')
 
@@ -1664,11 +1786,17 @@ def _cannot_send(error, batch):
     say(f'a process that loads images cannot send a batch: {type(error).__name__}: {error}', sys.stderr)
     os._exit(1)
 
+def _end_with(parent: int):
+    "End this process with its parent: its batches may wait in a pipe that nobody empties any more."
+    while os.getppid() == parent: time.sleep(1)
+    os._exit(1)
+
 def _one_thread(worker: int, max_pixels: int | None = Image.MAX_IMAGE_PIXELS):
     "What a worker does first. `max_pixels` is the main process's limit (Pillow's, half of what is an error)."
     torch.set_num_threads(1)
     Image.MAX_IMAGE_PIXELS = max_pixels
     sys.excepthook = _report
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
     if hasattr(os, 'setpgid'): os.setpgid(0, 0)              # so is what torchrun or a scheduler sends to the whole group
@@ -1687,10 +1815,12 @@ def build_loader(
         if hasattr(view, 'seed'): sampler = EpochBatchSampler(len(view), batch_size, view.seed)
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
-        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers')
+        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
     begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL) if num_workers else {}
-    loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate_shared if num_workers else collate,
+    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin,
+                timeout=POLL) if num_workers else {}
+    loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers,
+                           collate_fn=_collate_shared if num_workers else collate,
                            pin_memory=pin_memory, generator=torch.Generator(), **more)
     loader.patience = patience
     return loader
@@ -1769,10 +1899,11 @@ def denormalize(
 
 # %% ../nbs/00_data.ipynb #1a8226ae
 def preprocess(
-    images: Any,               # An image or a list of images: path, Pillow, array `[H, W(, C)]`, tensor `[C, H, W]`
+    images: Any,  # An image or a list of images: path, Pillow, array `[H, W(, C)]`, tensor `[C, H, W]`
     size: int | Sequence[int], # Size of the result `(H, W)`
     in_chans: int = 3,         # 1, 3, or the channels that the images have
-    pixel_range: PixelRange | tuple[float, float] | None = None # Of images that are no bytes, see `load_image`
+    # Of images that are no bytes, see `load_image`
+    pixel_range: PixelRange | tuple[float, float] | None = None
 ) -> Tensor:                   # uint8 `[B, C, H, W]`
     "Images of any kind to a batch: shorter side to size, centre crop; exactly what `EvalView` does."
     if not isinstance(images, (list, tuple)): images = [images]

@@ -8,9 +8,9 @@ __all__ = ['HEADS', 'MOST_SCALE', 'DETECTION_IDLE', 'DETECTION_SAFE_KEYS', 'Leve
            'region_pooling', 'DetectorConfig', 'FPNDetector', 'check_detector_config', 'FPNFeatures', 'check_scales',
            'as_pixels', 'load_detection_model', 'MeanAP', 'evaluate_detector', 'show_detections',
            'show_precision_recall', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation', 'DetectionConfig',
-           'check_detection_config', 'only_pretraining', 'load_detection_config', 'load_detection_run',
-           'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback', 'need_extra',
-           'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
+           'check_detection_config', 'warn_detection', 'only_pretraining', 'load_detection_config',
+           'load_detection_run', 'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback',
+           'need_extra', 'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
            'show_detection_losses', 'detector_cost']
 
 # %% ../nbs/10_detection.ipynb #9a51ca6e
@@ -18,6 +18,7 @@ import math
 import time
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -205,7 +206,8 @@ class DetectorConfig:
     head_convs: int | None = setting(None, low=0, expected=_CONVS)
     # smallest anchor in strides; null: 4 (retinanet), 8 (faster_rcnn)
     anchor_scale: float | None = setting(None, above=0)
-    level_weights: list[float] | None = setting(None, low=0, length=(1, 16)) # weight of each level's loss; null: 1
+    # weight of each level's loss; null: 1
+    level_weights: list[float] | None = setting(None, low=0, length=(1, 16))
     img_size: int | list[int] = setting(640, **_CANVAS) # the canvas in pixels; images are fitted into it
     in_chans: int = setting(3, low=1, high=3, expected='1 or 3') # 3 colour, 1 grey
     classes: list[str] | None = setting(None, **_NAMES) # names; null: those of the training data
@@ -530,16 +532,27 @@ def save_pretrained(self: FPNDetector,
     return save_model(self, path, 'detector')
 
 def load_detection_model(
-    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, or the folder of a run of `hjepa_train_detection`
+    path: str | Path, # a .safetensors file, a folder with one, or a run of `hjepa_train_detection`
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNDetector: # in evaluation mode
-    "Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is not one."
+    "Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is damaged or not one."
     def load(file):
         config = from_values(DetectorConfig, saved_config(file, 'detector') | dict(pretrained=False), 'model')
         if config.hjepa_config is None and not timm.is_model(config.backbone):
-            raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other files are not read for it')
+            raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other '
+                             'files are not read for it')
         return model_from_file(file, FPNDetector, config)
-    return read_newest(path, load).eval().to(device)
+    def checked(file):
+        with _naming_file(file): return load(file)
+    return read_newest(path, checked).eval().to(device)
+
+@contextmanager
+def _naming_file(file: Path):
+    "Within the block, a `ConfigError` is the file's: its header may be what is damaged."
+    try: yield
+    except ConfigError as e:
+        load_tensors(file)                                    # says so if it is
+        raise ConfigError(f'{file}: {e}') from e
 
 @patch
 def load_weights(self: FPNDetector,
@@ -547,11 +560,11 @@ def load_weights(self: FPNDetector,
 ):
     "Take the weights of another detector of the same design. Raises `ConfigError` naming the first difference in design."
     file = find_weights(path)
-    theirs, ours = from_values(DetectorConfig, saved_config(file, 'detector'), 'model'), self.config
+    with _naming_file(file): theirs = from_values(DetectorConfig, saved_config(file, 'detector'), 'model')
+    ours, (state, _) = self.config, load_tensors(file)
     for key in ('head', 'classes', 'levels', 'channels', 'pyramid', 'pyramid_options', 'in_chans', 'head_convs', 'anchor_scale'):
         if getattr(theirs, key) != getattr(ours, key):
             raise ConfigError(f'{file} holds a detector with model.{key}={getattr(theirs, key)!r}; this one has {getattr(ours, key)!r}, so its weights do not fit')
-    state, _ = load_tensors(file)
     own = self.state_dict()
     wrong = [k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong: raise ConfigError(f'{file} does not fit this detector, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors): the backbones differ')
@@ -575,7 +588,7 @@ class MeanAP:
             max_detection_thresholds=[1, 10, max_detections],
             iou_thresholds=np.linspace(.5, .95, 10).tolist(), rec_thresholds=np.linspace(0, 1, 101).tolist(),
             sync_on_compute=False)                            # one process measures
-        self.metric.warn_on_many_detections = False
+        self.metric.warn_on_many_detections, self.images = False, 0
         _set_areas(self.metric, [all_sizes, [0., s], [s, 9 * s], [9 * s, 1e10]])
 
     def update(self,
@@ -583,6 +596,7 @@ class MeanAP:
         truth: list[dict], # per image: boxes, labels, and `ignore` [k] bool (neither a hit nor a miss)
     ):
         "Count a batch of images."
+        self.images += len(found)
         for labels in (t['labels'] for t in (*found, *truth)):
             if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
                 wrong = sorted({*labels.tolist()} - {*range(len(self.classes))})
@@ -595,9 +609,8 @@ class MeanAP:
         """The results; NaN where there was no object of a kind.
 
         `per_class` is {name: AP}, `curves` {name: precision at 101 recalls, IoU 0.5; -1 without objects}."""
+        if not self.images: return dict.fromkeys(_SIZES, math.nan) | dict(per_class={}, curves={})
         r = self.metric.compute()
-        if 'precision' not in r:                              # no image was counted
-            return dict.fromkeys(_SIZES, math.nan) | dict(per_class={}, curves={})
         p = r['precision'][..., -1]                           # [IoU, recall, class, size]
         names = [self.classes[c] for c in r['classes'].reshape(-1).tolist()]
         parts = (p[..., 0], p[0, :, :, 0], p[5, :, :, 0], *p[..., 1:].unbind(-1))
@@ -696,12 +709,12 @@ def show_precision_recall(
 ): # a matplotlib figure
     "Precision over recall at an overlap of 0.5, per class, with each class's AP@.5 in the legend."
     import matplotlib.pyplot as plt
-    from hjepa.visualization import Picture
+    from hjepa.visualization import Picture, plain_text
     curves = {c: np.array(v) for c, v in results['curves'].items() if min(v) >= 0}             # -1: a class without objects
     fig = Picture(figsize=(5.5, 4), layout='constrained')
     ax = fig.subplots()
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_title(title, parse_math=False)
+    plain_text(ax.set_title(title))
     if not curves: return fig
     mean = np.mean(list(curves.values()), 0)
     recall = np.linspace(0, 1, len(mean))
@@ -709,9 +722,8 @@ def show_precision_recall(
     ax.plot(recall, mean, 'k', lw=2.5, label=f'mean {mean.mean():.2f}')
     if len(curves) > 20: return fig
     lines = ax.get_lines()                                                # a name may begin with _
-    names = ax.legend(lines, [l.get_label() for l in lines], fontsize=7, loc='lower left', title='AP@.5',
-                      title_fontsize=7)
-    for text in names.get_texts(): text.set_parse_math(False)
+    plain_text(ax.legend(lines, [l.get_label() for l in lines], fontsize=7, loc='lower left', title='AP@.5',
+                         title_fontsize=7))
     return fig
 
 # %% ../nbs/10_detection.ipynb #fb77e757
@@ -746,8 +758,10 @@ class DetectionData:
     flip: float = setting(0.5, **CHANCE) # probability of a horizontal flip
     crop: float = setting(0.0, **CHANCE) # probability of a crop that keeps objects (SSD's)
     # size of the image, as a share of the largest that fits the canvas
-    zoom: list[float] = setting([1.0, 1.0], **SHARES | dict(expected='two shares of the canvas, smaller first'))
-    jitter: float = setting(0.0, **SHARE) # brightness, contrast, saturation ± this share, hue ± a quarter of it
+    zoom: list[float] = setting([1.0, 1.0],
+                                **SHARES | dict(expected='two shares of the canvas, smaller first'))
+    # brightness, contrast, saturation ± this share, hue ± a quarter of it
+    jitter: float = setting(0.0, **SHARE)
     num_workers: int = setting(0, low=0) # processes that load images
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images or boxes is unusable
     download: bool = False # fetch it if it can be fetched (kitti, voc)
@@ -768,7 +782,8 @@ class DetectionTraining(TrainingConfig):
 @dataclass
 class DetectionEvaluation:
     "What is measured."
-    every: int | None = setting(None, low=1) # epochs between measurements during training; null: only at the end
+    # epochs between measurements during training; null: only at the end
+    every: int | None = setting(None, low=1)
     batch_size: int = setting(16, low=1)
     # objects whose box has less than this many pixels squared are small, from three times that side large
     # (COCO's are 32 and 96)
@@ -786,13 +801,18 @@ class DetectionConfig:
 def check_detection_config(
     cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
-    "Raise `ConfigError` for impossible values; `model.classes` may still be null. Warn of settings without effect."
+    "Raise `ConfigError` for impossible values; `model.classes` may still be null."
     check_settings(cfg)
     check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
     require(training_checks(cfg.training) + only_pretraining(cfg.training))
+    return cfg
+
+def warn_detection(
+    cfg: DetectionConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, DETECTION_IDLE)
     warn_training(cfg.training)
-    return cfg
 
 def only_pretraining(
     t: TrainingConfig, # of another job
@@ -802,10 +822,12 @@ def only_pretraining(
             (t.sharding == 'none', 'training.sharding', t.sharding, 'none: only pretraining can be sharded')]
 
 DETECTION_IDLE = [
-    ('data.annotations data.test_annotations', lambda c: c.data.dataset != 'coco', 'as data.dataset is not coco'),
+    ('data.annotations data.test_annotations', lambda c: c.data.dataset != 'coco',
+     'as data.dataset is not coco'),
     ('data.download data.max_bad_share', lambda c: c.data.dataset == 'scenes', 'as scenes are drawn'),
     ('data.seed', lambda c: c.data.dataset != 'scenes', 'as data.dataset is not scenes'),
-    ('model.encoder', lambda c: timm.is_model(c.model.backbone), 'as model.backbone is no H-JEPA')] # see `warn_idle`
+    # see `warn_idle`
+    ('model.encoder', lambda c: timm.is_model(c.model.backbone), 'as model.backbone is no H-JEPA')]
 
 # %% ../nbs/10_detection.ipynb #d57843ed
 def load_detection_config(
@@ -813,7 +835,8 @@ def load_detection_config(
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
     "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection')
+    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection',
+                       warn_detection)
 
 DETECTION_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share')]

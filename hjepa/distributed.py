@@ -9,11 +9,9 @@ __all__ = ['PATIENCE', 'SHARDING', 'choose_precision', 'computes_bf16', 'cpu_has
            'LostProcess', 'is_lost', 'lost_message']
 
 # %% ../nbs/07_distributed.ipynb #d6b5c41d
-import copy
 import os
 import sys
 import threading
-import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -43,8 +41,8 @@ def choose_precision(
     kind = torch.device(device or usual).type
     if wish == 'auto': return 'bf16' if computes_bf16(kind) else 'fp16' if kind == 'cuda' else 'fp32'
     if wish == 'bf16' and kind in ('cpu', 'cuda') and not computes_bf16(kind):
-        warnings.warn('precision bf16: this processor has no instructions for it, which takes several times as long '
-                      'as fp32; fp32 and auto are faster here', stacklevel=2)
+        warnings.warn('precision bf16: this processor has no instructions for it and takes several times as '
+                      'long as for fp32; fp32 and auto are faster here', stacklevel=2)
     return wish
 
 def computes_bf16(
@@ -62,7 +60,7 @@ def training_precision(
     wish: str, # of `choose_precision`
     device: torch.device | str | None = None, # None: the accelerator if there is one
 ) -> str: # 'fp32', 'bf16' or 'fp16'
-    "What a training computes in: as `choose_precision`, but fp16 (which needs a card's loss scaling) is fp32 on CPUs."
+    "What a training computes in: as `choose_precision`, but fp32 for fp16 on CPUs, which scale no losses."
     chosen = choose_precision(wish, device)
     on_cpu = not torch.accelerator.is_available() if device is None else torch.device(device).type == 'cpu'
     if chosen != 'fp16' or not on_cpu: return chosen
@@ -75,9 +73,9 @@ def launched_processes() -> int: # 1 without a launcher
     env = os.environ
     if 'WORLD_SIZE' in env: return int(env['WORLD_SIZE'])
     if env.get('ACCELERATE_USE_CPU', '').lower() in ('true', '1') and 'MASTER_PORT' in env:
-        raise ConfigError('accelerate launch was asked for several processes on CPUs, but starts only one there. '
+        raise ConfigError('accelerate launch was asked for several processes on CPUs, but starts only one. '
                           'Use: torchrun --standalone --nproc_per_node 2 $(which hjepa_train) … '
-                          '(if one is what you want: --num_processes 1, and no MASTER_PORT in the environment)')
+                          '(if one is what you want: --num_processes 1, and no MASTER_PORT set)')
     return 1
 
 def make_accelerator(
@@ -96,22 +94,24 @@ def make_accelerator(
         raise ConfigError(f'{launched} processes were launched, but accelerate knows of '
                           f'{accelerator.num_processes}; use torchrun')
     if accelerator.distributed_type not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-        raise ConfigError(f'{accelerator.distributed_type}: processes work together on CPUs or on NVIDIA and AMD GPUs')
+        raise ConfigError(f'{accelerator.distributed_type}: expected CPUs, or NVIDIA or AMD GPUs')
     return plain_gradients(accelerator)
 
 # %% ../nbs/07_distributed.ipynb #81ee3560
 _SPLITTERS = ('DEEPSPEED', 'FSDP', 'MEGATRON_LM', 'PARALLELISM_CONFIG')
-_UNSET = ('', '0', '1', 'no', 'none', 'false', 'default', 'auto')             # what `accelerate launch` writes anyway
+_UNSET = ('', '0', '1', 'no', 'none', 'false', 'default', 'auto')  # what `accelerate launch` writes anyway
 
 @contextmanager
 def _own_settings():
     "Within the block, accelerate's variables are not set. Warns of those that ask for something."
-    on = [f'ACCELERATE_USE_{k}' for k in _SPLITTERS if os.environ.get(f'ACCELERATE_USE_{k}', '').lower() in ('1', 'true')]
-    if on: raise ConfigError(f'{on[0]}: accelerate was told to split the model by itself; launch with torchrun, '
-                             'and shard with training.sharding=full')
+    names = [f'ACCELERATE_USE_{k}' for k in _SPLITTERS]
+    on = [k for k in names if os.environ.get(k, '').lower() in ('1', 'true')]
+    if on: raise ConfigError(f'{on[0]}: accelerate was told to split the model by itself; launch with '
+                             'torchrun, and shard with training.sharding=full')
     found = {k: os.environ.pop(k) for k in list(os.environ) if k.startswith('ACCELERATE_')}
     asks = [f'{k}={v}' for k, v in sorted(found.items()) if v.lower() not in _UNSET]
-    if asks: warnings.warn(f'without effect here: {", ".join(asks)}. A run is what its configuration says (training.*)', stacklevel=3)
+    said = f'without effect here: {", ".join(asks)}. A run is what its configuration says (training.*)'
+    if asks: warnings.warn(said, stacklevel=3)
     try: yield
     finally: os.environ.update(found)
 
@@ -123,9 +123,10 @@ def plain_gradients(
     accelerator.gradient_state._set_sync_gradients(True)
     return accelerator
 
-_READ = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES',
+_READ = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'OMP_NUM_THREADS', 'CUDA_VISIBLE_DEVICES',
          'CUBLAS_WORKSPACE_CONFIG', 'NVIDIA_TF32_OVERRIDE', 'HF_HUB_OFFLINE', 'HJEPA_DATA', 'HJEPA_ALLOW_PIPES')
-_READ_PREFIXES = ('ACCELERATE_', 'TORCH_', 'PYTORCH_', 'TORCHINDUCTOR_', 'NCCL_', 'GLOO_', 'MKL_', 'KMP_', 'TIMM_')
+_READ_PREFIXES = ('ACCELERATE_', 'TORCH_', 'PYTORCH_', 'TORCHINDUCTOR_', 'NCCL_', 'GLOO_', 'MKL_', 'KMP_',
+                  'TIMM_')
 
 def environment() -> dict[str, str]: # name → value, of those that are set
     "The variables of the environment that have, or could have, a part in what a run computes: its record."

@@ -499,7 +499,7 @@ def gather_rope(
 @lru_cache
 def cpu_flags() -> frozenset[str]: # names as in /proc/cpuinfo; empty where the system has no such file
     "What instructions this processor has."
-    try: text = Path('/proc/cpuinfo').read_text()
+    try: text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
     except OSError: return frozenset()
     return frozenset(next((l for l in text.splitlines() if l.startswith('flags')), '').split())
 
@@ -554,8 +554,8 @@ def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask
 @patch
 def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
     "All transformer blocks on tokens [B, P + K, D]."
-    for x in self._each_block(x, index, attn_mask, grid): pass
-    return x
+    for tokens in self._each_block(x, index, attn_mask, grid): last = tokens
+    return last
 
 @patch
 def forward(self: ContextEncoder,

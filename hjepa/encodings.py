@@ -354,7 +354,8 @@ def check_readouts(
     for name in names:
         for part, last in parse_readout(name)[0]:
             if part not in known: raise ValueError(f'read-out {name!r}: this model has {", ".join(known)}')
-            if (last or 1) > len(vit.blocks): raise ValueError(f'read-out {name!r}: this model has {len(vit.blocks)} blocks')
+            if (last or 1) > len(vit.blocks):
+                raise ValueError(f'read-out {name!r}: this model has {len(vit.blocks)} blocks')
 
 # %% ../nbs/09_encodings.ipynb #1684987b
 def readout(

@@ -10,7 +10,6 @@ __all__ = ['DTYPES', 'weights_fingerprint', 'images_fingerprint', 'extract_to_di
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import signal
@@ -29,7 +28,8 @@ from torch import Tensor
 
 from .core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors, lock_folder,
                               read_json, read_text, save_tensors, write_json, write_text)
-from .data import BadImages, DataError, ImageDataset, Unreadable, build_loader, model_view, normalize, why
+from .data import (BadImages, DataError, ImageDataset, Unreadable, build_loader, model_view, normalize,
+                        why)
 from .encodings import TimmFeatures, _bar, autocast_for, blocks_needed, evaluating, parse_readout, readout
 from .hierarchy import HJEPA
 
@@ -99,7 +99,11 @@ def _read_plan(folder: Path) -> dict[str, Any]:
             and plan.get('dtype') in DTYPES): raise ValueError(f'{file} is damaged: it has no sensible widths, ends and dtype; delete {folder} and extract again')
     return plan
 
-def _read_paths(folder: Path, plan: dict[str, Any]) -> list[str] | None: # by index; None if they were in memory
+def _read_paths(
+    folder: Path,
+    plan: dict[str, Any], # of `_read_plan`
+) -> list[str] | None: # by index; None if they were in memory
+    "The names of all images; errors say what is wrong with them."
     file, n, advice = folder/'images.jsonl', plan['ends'][-1], f'delete {folder} and extract again'
     if not file.is_file():
         if plan.get('names_sha256') is None: return None
@@ -219,12 +223,12 @@ def extract_to_disk(
     max_bad_share: float = 0.1, # DataError when more of the files cannot be read
     progress: bool = False, # show a progress bar
     lost: bool = False, # keep the features of files that are gone from the data set; False: they are an error
-    verify: bool = False, # read all shards and compare digests first; damaged ones are made again, with a warning
+    verify: bool = False, # compare all shards with their digests first; damaged ones are made again
 ) -> Any: # the `FeatureStore`
     """Features of every image into shards on disk. Can be stopped at any moment; the same call resumes.
 
-    The random state is left alone. Images are known by name: a file whose contents change keeps its old features.
-    One process at a time writes to a folder: `LockedError` names the other one. Where no image can be read, the
+    The random state is left alone. Images are known by name: a file whose contents change keeps its features.
+    One process at a time writes to a folder: `LockedError` names the other. Where no image can be read, the
     folder is left empty: `DataError`."""
     folder = expand(folder)
     plan = _plan(model, dataset, list(names), shard, encoder, fpn, dtype, precision)
@@ -289,7 +293,7 @@ def _rows_sha256(
 def _encode_batch(model, batch: dict[str, Any], plan: dict[str, Any]) -> dict[str, Tensor]: # read-outs, index and label of the images that could be read
     "One batch's features as they go to disk."
     device, names, dtype = next(model.parameters()).device, list(plan['widths']), DTYPES[plan['dtype']]
-    out = {k: batch[k].clone() for k in ('index', 'label')}                 # a worker's tensors hold open files
+    out = {k: batch[k].clone() for k in ('index', 'label')}         # a worker's tensors hold open files
     if not len(batch['index']): return out | {n: torch.empty(0, w, dtype=dtype) for n, w in plan['widths'].items()}
     with torch.no_grad(), evaluating(model), autocast_for(device, plan['precision']):
         e = model.encode(normalize(batch['image'].to(device), *model.pixel_stats), blocks_needed(names), plan['fpn'], plan['encoder'])
@@ -309,7 +313,7 @@ class FeatureStore:
         folder: str | Path, # as `extract_to_disk` made it
         partial: bool = False, # take what is there if some shards are missing; False: an error
     ):
-        self.folder, self._checked = expand(folder), set()                  # (shard, tensor) that were compared
+        self.folder, self._checked = expand(folder), set()          # (shard, tensor) that were compared
         plan = self.plan = _read_plan(self.folder)
         self.widths, self.names, self.n = plan['widths'], list(plan['widths']), plan['ends'][-1]
         missing, total = missing_shards(self.folder), len(plan['ends'])
@@ -323,7 +327,7 @@ class FeatureStore:
         self.index = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)           # which image of the store a row is
         label = torch.cat(label) if label else self.index
         self.labels = None if not len(label) or (label < 0).all() else label
-        self.paths = _read_paths(self.folder, plan)                         # by index; None if they were in memory
+        self.paths = _read_paths(self.folder, plan)                 # by index; None if they were in memory
     def __len__(self) -> int: return len(self.index)
     def __repr__(self) -> str: return f'FeatureStore({str(self.folder)!r}: {len(self):,} images, ' + ', '.join(f'{n} [{w}]' for n, w in self.widths.items()) + ')'
 
@@ -354,7 +358,7 @@ def _check_shard(self: FeatureStore, s: int, f, index: Tensor, label: Tensor) ->
 
 @patch
 def _compare(self: FeatureStore, s: int, f, name: str, digest: Callable[[], str]):
-    "ValueError if a tensor of a shard is not as it was written; once per tensor. Older shards have no digests."
+    "ValueError if a tensor of a shard is not as it was written; looks once. Older shards have no digests."
     if (s, name) in self._checked: return
     try: known = json.loads((f.metadata() or {}).get('digests', '{}')).get(name)
     except (ValueError, AttributeError, RecursionError): known = ''

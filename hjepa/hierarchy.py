@@ -30,16 +30,15 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .core.config import (ConfigError, check_keys, check_plain, check_settings, from_values, require,
-                               setting)
-from .core.files import (expand, file_sha256, load_tensors, printable, read_json, read_meta,
-                              save_tensors,
-                              write_atomic)
+from .core.config import ConfigError, check_settings, from_values, require, setting
+from .core.config import check_keys, check_plain  # noqa: F401 (still found here)
+from .core.files import expand, file_sha256, load_tensors, read_json, read_meta, save_tensors
+from .core.files import printable, write_atomic  # noqa: F401 (still found here)
 from .encoder import (ContextEncoder, Masks, TargetEncoder, as_weights, check_float32, ema_momentum,
                            gather_tokens, hub_or_cache, idle_arguments, load_vit, mask_to_index, weights_part,
                            weights_path)
-from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths, upsample_nearest
-from .predictor import Predictor, predictor_width
+from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths
+from .predictor import Predictor
 from .regularizers import REGULARIZERS, Projector, regularize
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
@@ -211,8 +210,10 @@ class RegularizerConfig:
 class CropsConfig:
     "Learning from several crops of an image (see the notebook on multi-crop)."
     enabled: bool = False # the predictor learns what mirrored crops look like, and a head reads local crops
-    local_weight: float = setting(1.0, low=0) # weight of the loss of local crops that predict coarse cells of global ones
-    cross_weight: float = setting(1.0, low=0) # weight of the loss on hidden local crops (cross_crop_prediction)
+    # weight of the loss of local crops that predict coarse cells of global ones
+    local_weight: float = setting(1.0, low=0)
+    # weight of the loss on hidden local crops (cross_crop_prediction)
+    cross_weight: float = setting(1.0, low=0)
     # least share of a local crop that must lie in a global crop to be compared with it
     min_overlap: float = setting(0.5, above=0, high=1)
 
@@ -228,21 +229,28 @@ class ModelConfig:
     patch_size: int | None = setting(None, low=1) # pixels; null: the encoder's own
     embed_dim: int | None = setting(None, low=1) # width of the encoder; null, or the encoder's own as a check
     num_hierarchies: int = setting(3, low=2, high=4, expected='from 2 to 4 levels') # levels, 2 to 4
-    level_weights: list[float] | None = setting(None, low=0) # of the levels' losses; null: see `default_level_weights`
+    # of the levels' losses; null: see `default_level_weights`
+    level_weights: list[float] | None = setting(None, low=0)
     target_norm: str = setting('pool_then_norm', choices=TARGET_NORMS) # or norm_then_pool
     # blocks that targets are read from: null, the last; a number K, the mean of the last K; a list,
     # one block for every level
     target_blocks: int | list[int] | None = setting(None, low=1, length=(1, 4))
-    pixel_weight: float = setting(0.0, low=0) # weight of a loss on patches' pixels, beside that on features; 0: none
-    mask_mode: str = setting('drop', choices=('drop', 'zero')) # hidden tokens are dropped, or (zero) set to zero
-    drop_path_rate: float = setting(0.0, low=0, below=1) # stochastic depth of the context encoder and the predictor
+    # weight of a loss on patches' pixels, beside that on features; 0: none
+    pixel_weight: float = setting(0.0, low=0)
+    # hidden tokens are dropped, or (zero) set to zero
+    mask_mode: str = setting('drop', choices=('drop', 'zero'))
+    # stochastic depth of the context encoder and the predictor
+    drop_path_rate: float = setting(0.0, low=0, below=1)
     use_gradient_checkpointing: bool = False # less memory, more time
     # true: timm's weights from the hub; or the path of a .safetensors file
     pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file')
-    pixel_mean: list[float] | None = setting(None, low=0, high=1) # of each channel, in [0, 1]; null: ImageNet's, or 0.5
+    # of each channel, in [0, 1]; null: ImageNet's, or 0.5
+    pixel_mean: list[float] | None = setting(None, low=0, high=1)
     pixel_std: list[float] | None = setting(None, above=0, high=1) # and their deviations
-    # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or training says
-    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
+    # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or
+    # training says
+    pixel_range: list[float] | None = setting(None, length=2, rising=True,
+                                              expected='two numbers, smaller first')
     encoder_kwargs: dict[str, Any] = setting({}) # further arguments of timm (depth, num_heads, reg_tokens, …)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -275,7 +283,8 @@ def check_model_config(
     require([(fits, 'model.level_weights', w, f'{L} numbers from 0, one per level, not all 0'),
         (_count(mean, cfg.in_chans), 'model.pixel_mean', mean, f'{per_channel}, from 0 to 1'),
         (_count(std, cfg.in_chans), 'model.pixel_std', std, f'{per_channel}, above 0, at most 1'),
-        (_count(size, L) or not cfg.fpn.use_fpn, 'model.fpn.feature_dim', size, f'null, one width, or {L} widths'),
+        (_count(size, L) or not cfg.fpn.use_fpn, 'model.fpn.feature_dim', size,
+         f'null, one width, or {L} widths'),
         (first <= last, 'model.ema.momentum_end', last, f'from ema.momentum ({first}) to 1')])
     _check_encoder_kwargs(cfg.encoder_kwargs)
     return cfg
@@ -285,7 +294,8 @@ def _count(values: Any, n: int) -> bool: return not isinstance(values, (list, tu
 def _check_encoder_kwargs(kwargs: dict[str, Any]):
     "Arguments of timm that have a key of their own, or that would take all blocks away."
     own = [k for k in ('img_size', 'in_chans', 'mask_mode', 'use_gradient_checkpointing') if k in kwargs]
-    own = [(False, f'model.encoder_kwargs.{k}', kwargs[k], f'no such argument here: it is model.{k}') for k in own]
+    own = [(False, f'model.encoder_kwargs.{k}', kwargs[k], f'no such argument here: it is model.{k}')
+           for k in own]
     depth = kwargs.get('depth', 1)
     whole = type(depth) is int and depth > 0
     require(own + [(whole, 'model.encoder_kwargs.depth', depth, 'a whole number from 1')])
@@ -780,9 +790,7 @@ def read_newest(
     read, # called with the .safetensors file
     **hub, # of `hub_file`
 ) -> Any: # what it gives
-    """Read a model's weights.
-
-    A run that goes on may delete that checkpoint meanwhile: then the next newest is read."""
+    "Read a model's weights. If a run that goes on deletes that checkpoint meanwhile, the next newest is read."
     for left in reversed(range(20)):
         file = find_weights(path, **hub)
         try: return read(file)
@@ -797,8 +805,7 @@ def from_pretrained(cls: HJEPA,
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     def load(file):
-        # says how to convert it
-        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)
+        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)  # says how to convert it
         if 'config' not in read_meta(file) and (found := ijepa_config(file)): return _of_ijepa(found)
         config = _without_idle(saved_config(file), file) | dict(pretrained=False)
         return model_from_file(file, HJEPA, from_values(ModelConfig, config, 'model'))

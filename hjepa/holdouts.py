@@ -62,6 +62,7 @@ def _class_of_groups(labels: Tensor, groups: Tensor) -> Tensor: # [g] int64
 
 def _split_groups(labels: Tensor, share: float, seed: int, groups: Tensor) -> tuple[Tensor, Tensor]:
     "`stratified_split` of whole groups, numbered from 0."
+    labels = labels.unique(return_inverse=True)[1]                          # from 0; −1 is a class like others
     owner, size = _class_of_groups(labels, groups), groups.bincount()
     order, rank, count = _by_class(owner, seed)
     total = torch.zeros(int(owner.max()) + 1, dtype=torch.int64).scatter_add(0, owner, size)
@@ -204,5 +205,7 @@ def duplicate_words(
     "A warning in words."
     if share < MANY_ALIKE: return ''
     return (f'{share:.0%} of the {what} images have a near-duplicate among the training images: '
-            'such accuracies measure memory. '
-            'Say which images belong together (evaluation.groups)')
+            'such accuracies measure memory. ' + _ADVICE.get(what, _ADVICE['held-back']))
+
+_ADVICE = {'held-back': 'Say which images belong together (evaluation.groups)',
+           'test': 'Test on images of other objects, scenes or patients'}

@@ -8,7 +8,6 @@ __all__ = ['HUB_FILES', 'weights_file', 'cached_model', 'is_pictures', 'as_bytes
            'save_for_hub', 'push_to_hub', 'need_hub']
 
 # %% ../nbs/09_interop.ipynb #907cab30
-import json
 import re
 import shutil
 import tempfile
@@ -402,10 +401,11 @@ def save_for_hub(
     if there and not overwrite: raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say overwrite=True (on the command line --overwrite)')
     tensors, meta = load_tensors(file)
     config = dict(library_name='hjepa', hjepa_version=__version__, model=saved_config(file))
+    card = model_card(run, repo_id, license)
     files = {'model.safetensors': lambda p: save_tensors(p, tensors,
                                                          {k: v for k, v in meta.items() if k != 'sha256'}),
              'config.json': lambda p: write_json(p, config),
-             'README.md': lambda p, card=model_card(run, repo_id, license): write_text(p, card)}
+             'README.md': lambda p: write_text(p, card)}
     check_target(folder, folder=True, room=file.stat().st_size)
     _write_all(folder, files, there)
     return folder

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, Generator
 from fastcore.basics import patch, basic_repr
 
-from .encoder import Masks, index_to_mask, mask_to_index
+from .encoder import Masks, mask_to_index
 from .hierarchy import level_grid, cell_of_patch
 from .multicrop import STRATEGIES, Crops, MultiCropMasks, patch_edges, shared_length
 
@@ -432,7 +432,7 @@ def _say_if_little_is_left(self: MultiCropMaskGenerator, lost: Tensor, what: str
     if lost <= .5 or what in self._told: return
     self._told.add(what)
     warnings.warn(f'exclude_overlap: most {what} ({lost:.0%} in the first such batch). '
-                  'Smaller local crops (local_crop_scale) or fewer target blocks leave more')
+                  'Smaller local crops (local_crop_scale) or fewer target blocks leave more', stacklevel=4)
 
 def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
     "Index form of the local tokens [v, B, N] that stay; a crop that loses all keeps one for the encoder, which nobody may use."

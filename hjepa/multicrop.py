@@ -18,10 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .data import (POLL, BadImages, EpochBatchSampler, ImageDataset, PatientLoader, _collate_shared, _exact, _one_thread,
+from .data import (POLL, BadImages, EpochBatchSampler, ImageDataset, PatientLoader, _collate_shared,
+                        _exact, _one_thread,
                         _planes, _read_next, _ready, _to_pil, _turn_of, build_dataset, center_boxes, channels_of, check_chans, collate,
                         crop_boxes, crop_resize, cut, keyed_uniform, size_of, to_chans, to_hw, to_send, why)
 
@@ -158,7 +159,8 @@ def _collate(
     shapes = [tuple(tuple(s.shape) for s in c.stacks) for c in items]
     if odd := next((s for s in shapes if s != shapes[0]), None):
         raise ValueError(f'one batch holds crops of the shapes {shapes[0]} and {odd}. The number of crops must not change within an epoch (call set_epoch '
-                         'between epochs), nor may pictures have different numbers of channels (give the transform in_chans)')
+                         'between epochs), nor may pictures have different numbers of channels (give the '
+                         'transform in_chans)')
     stacks = [torch.stack(s, 1) for s in zip(*(c.stacks for c in items))]
     return Crops.from_stacks(stacks, torch.stack([c.boxes for c in items], 1), torch.stack([c.flips for c in items], 1), torch.stack([c.sizes for c in items]))
 
@@ -189,7 +191,8 @@ def _pixels(
     factor: Callable[[int, int], int]  # `(H, W)` to the reduction
 ) -> tuple[Tensor, tuple[int, int]]:   # uint8 `[C, ceil(H/f), ceil(W/f)]` and the full `(H, W)`
     if 0 in tuple(getattr(x, 'shape', getattr(x, 'size', ()))):
-        raise ValueError(f'the picture has the size {tuple(getattr(x, "shape", x.size))}; there is nothing to cut from')
+        raise ValueError(f'the picture has the size {tuple(getattr(x, "shape", x.size))}; there is nothing '
+                         'to cut from')
     c = channels_of(x) if in_chans is None else in_chans
     plain = isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 3 and x.shape[0] in (1, 3, c)
     H, W = size_of(x if plain else (x := _to_pil(x, c)))
@@ -302,7 +305,7 @@ class MultiCropTransform:
         self.flip, self.ratio, self.hue, self.in_chans = horizontal_flip_prob, tuple(ratio), hue, in_chans
         for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)       # impossible values are an error here, not later in a worker
         for j in self.jitters: jitter_factors(torch.zeros(1, 4), j)
-        self._clock = torch.zeros(3, dtype=torch.int64).share_memory_()                  # epoch, how often it was set, what was said
+        self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()                  # epoch, and how often it was set
 
 # %% ../nbs/05_multicrop.ipynb #3257895d
 @patch
@@ -328,7 +331,7 @@ def set_epoch(self: MultiCropTransform,
 ):
     "Tell the transform, in this process and in all workers that have it, which epoch it is."
     if not hasattr(epoch, '__index__') or epoch < 0: raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
-    self._clock += torch.tensor([int(epoch) - self.epoch, 1, 0])
+    self._clock += torch.tensor([int(epoch) - self.epoch, 1])
 
 @patch
 def __setstate__(self: MultiCropTransform, state: dict):
@@ -386,13 +389,16 @@ def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: boo
         with _seeded(int(u[b, 0, 0] * 2**53) if keyed else None): out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
     return torch.stack(out, 1)
 
+_told = []   # what was said already, in this process
+
 @patch
 def _has_colour(self: MultiCropTransform, chans: int) -> bool:
     "Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said once."
     if chans in (1, 3): return True
-    if any(j and not t for j, t in zip(self.jitters, self.transforms)) and not self._clock[2]:
-        self._clock[2] = 1
-        warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are (color_jitter is for 1 and 3 channels)')
+    if any(j and not t for j, t in zip(self.jitters, self.transforms)) and not _told:
+        _told.append(chans)
+        warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are '
+                      '(color_jitter is for 1 and 3 channels)', stacklevel=2)
     return False
 
 @patch
@@ -416,7 +422,8 @@ def make(self: MultiCropTransform,
 ) -> Crops:                     # Batched
     "The crops that these numbers mean."
     boxes, flips = self.geometry(place, sizes)
-    if len(chans := {len(x) for x in pictures}) > 1: raise ValueError(f'pictures with {sorted(chans)} channels in one batch; give in_chans')
+    if len(chans := {len(x) for x in pictures}) > 1:
+        raise ValueError(f'pictures with {sorted(chans)} channels in one batch; give in_chans')
     g, n, B = self.num_global_crops, len(boxes), len(pictures)
     out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8) for k, hw in zip((g, n - g), self.crop_sizes) if k]
     cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()       # in pixels of the reduced pictures
@@ -539,8 +546,10 @@ class _Source:
     ):
         if not isinstance(transform, MultiCropTransform): raise TypeError(f'transform is a {type(transform).__name__}; expected MultiCropTransform or one of its kinds')
         if len(dataset) == 0: raise ValueError(f'the data set {getattr(dataset, "name", dataset)!r} is empty')
-        self.in_chans, self.transform = in_chans or transform.in_chans or getattr(dataset, 'in_chans', None), transform
-        self.dataset = _ready(dataset, self.in_chans, pixel_range) if isinstance(dataset, ImageDataset) else dataset
+        self.in_chans, self.transform = in_chans or transform.in_chans or getattr(dataset, 'in_chans',
+                                                                                  None), transform
+        self.dataset = _ready(dataset, self.in_chans, pixel_range) if isinstance(dataset,
+                                                                                 ImageDataset) else dataset
     def __len__(self) -> int: return len(self.dataset)
     @property
     def paths(self) -> list[str]:
@@ -592,14 +601,18 @@ class MultiCropView(Dataset):
         transform: MultiCropTransform, # What crops
         in_chans: int | None = None,   # Channels of the crops; None: as the transform says, or the data set
         seed: int = 0,                 # The run's seed
-        on_device: bool = False,       # Leave colours, and the cutting of images in memory, to `finish` on the device that trains
+        # Leave colours, and the cutting of images in memory, to `finish` on the device that trains
+        on_device: bool = False,
         pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured
     ):
         if in_chans is not None: check_chans(in_chans)
         if in_chans and getattr(transform, 'in_chans', None) not in (None, in_chans):
-            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give it once')
-        self.source, self.transform, self.seed = _Source(dataset, transform, in_chans, pixel_range), transform, seed
+            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give '
+                             'it once')
+        self.source, self.transform, self.seed = _Source(dataset, transform, in_chans,
+                                                         pixel_range), transform, seed
         self.dataset = dataset = self.source.dataset
+        if self.source.in_chans: transform._has_colour(self.source.in_chans)  # said here, not by each worker
         self.in_chans, images = self.source.in_chans, getattr(dataset, 'images', None)
         self.on_device = on_device and not any(transform.transforms)                        # a pipeline of the user's stays in the workers
         self.cut_later = self.on_device and images is not None and transform.factor(*images.shape[-2:]) == 1
@@ -762,7 +775,8 @@ class MultiCropLoader(PatientLoader):
         sampler: MultiCropSampler, # Which of them
         **kwargs                   # As for `DataLoader`
     ):
-        workers = dict(collate_fn=_collate_shared, timeout=POLL) if kwargs.get('num_workers') else dict(collate_fn=collate)
+        workers = dict(collate_fn=_collate_shared,
+                       timeout=POLL) if kwargs.get('num_workers') else dict(collate_fn=collate)
         super().__init__(view, batch_sampler=sampler, generator=torch.Generator(), **workers | kwargs)
         self.__dict__.update(sampler=sampler, bad=BadImages())      # `loader.sampler.set_epoch` is what many training loops say
     def set_epoch(self,
@@ -816,7 +830,8 @@ def build_multicrop_dataloader(
     if not isinstance(dataset, MultiCropDataset): raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps any data set of (picture, label)')
     view = MultiCropView(dataset.dataset, dataset.transform, None, seed)
     begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin) if num_workers else {}
+    more = dict(persistent_workers=True, prefetch_factor=prefetch,
+                worker_init_fn=begin) if num_workers else {}
     sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size)
     return MultiCropLoader(view, sampler, num_workers=num_workers, pin_memory=pin_memory, **more)
 
@@ -846,8 +861,8 @@ class MultiCropMasks(Mapping):
     overlap: float | None = None # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
 
     __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
-    def __iter__(self) -> Iterator[str]: return iter(('global_masks', 'local_masks',
-                                                      *self.__dataclass_fields__))
+    def __iter__(self) -> Iterator[str]:
+        return iter(('global_masks', 'local_masks', *self.__dataclass_fields__))
     def __len__(self) -> int: return 2 + len(self.__dataclass_fields__)
     def __getitem__(self,
         key: str, # 'global_masks', 'local_masks', or the name of a field

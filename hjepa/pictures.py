@@ -54,7 +54,8 @@ def show_mask_levels(
         for l, ax in enumerate(row[1:]):
             ax.imshow(.5 + .5 * pixels[i])                                        # a pale image, so that it does not change the colours
             share = shares[l][i].numpy()
-            drawn = draw_cells(ax, share, l, masks.grid, size, cmap='YlOrBr', vmin=0, vmax=1, alpha=np.where(share > 0, .85, 0.))
+            look = dict(cmap='YlOrBr', vmin=0, vmax=1, alpha=np.where(share > 0, .85, 0.))
+            draw_cells(ax, share, l, masks.grid, size, **look)
             _cell_lines(ax, l, masks.grid, size)
     neither = ', grey: neither' if not (masks.context | masks.target)[:n].all() else ''
     axes[0, 0].set_title(f'blue: seen{neither}\norange: asked', fontsize=9 if not neither else 8)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .encoder import (Masks, as_weights, attention_mask, check_index, gather_tokens, last_block,
-                           mask_to_index, run_block)
+                           run_block)
 
 # %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(
@@ -47,7 +47,7 @@ def sincos_position(
 def grid_positions(
     grid: tuple[int, int], # (gh, gw)
     dim: int, # channels
-    device: torch.device = torch.device('cpu'), # where to keep the table
+    device: torch.device | str = 'cpu', # where to keep the table
 ) -> Tensor: # [1, N, dim]
     "Positions of the patches of a grid in raster order; computed once per grid and width."
     y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing='ij')

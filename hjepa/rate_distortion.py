@@ -311,7 +311,7 @@ class PictureCodec:
     def __init__(self,
         format: str = 'jpeg', # 'jpeg' or 'webp'
         quality: int = 75, # as Pillow understands it, 0 … 100
-        scale: float | str = 1., # side of what is sent over side of the image, which is enlarged again on arrival; 'canvas': as the network sees it
+        scale: float | str = 1., # side of what is sent over side of the image; 'canvas': as the network sees it
     ):
         if format not in self.FORMATS: raise ValueError(f'format={format!r}: expected {" or ".join(self.FORMATS)}')
         if not 0 <= quality <= 100: raise ValueError(f'quality={quality}: expected 0 to 100')
@@ -319,7 +319,7 @@ class PictureCodec:
             raise ValueError(f"scale={scale!r}: expected above 0 to 1, or 'canvas'")
         name, self.how, self.header_bytes = self.FORMATS[format]
         self.format, self.setting, self.scale = format, quality, scale
-        self.family = name if scale == 1 else f'{name} at canvas size' if scale == 'canvas' else f'{name} × {scale:g}'
+        self.family = {1: name, 'canvas': f'{name} at canvas size'}.get(scale) or f'{name} × {scale:g}'
 
     def encode(self,
         features: Any, # their `canvas` matters for scale='canvas', nothing else
@@ -334,7 +334,7 @@ class PictureCodec:
         return file.getvalue() + (b'' if self.scale == 1 else struct.pack('<HH', *picture.size))
 
     def _shrink(self, picture: Image.Image, canvas: tuple[int, int] | None) -> Image.Image:
-        "What is sent. At the canvas's size: the very pixels that the network would see, unless the image is smaller than these."
+        "What is sent. At the canvas's size: the pixels that the network would see, unless the image is smaller."
         if self.scale == 1: return picture
         if self.scale != 'canvas':
             small = tuple(max(1, round(n * self.scale)) for n in picture.size)
@@ -360,7 +360,8 @@ def decode(self: PictureCodec,
     if self.scale == 1: return [Image.open(io.BytesIO(s)).copy() for s in streams]         # a copy: Pillow reads files when it must, not when asked
     images = [Image.open(io.BytesIO(s[:-4])) for s in streams]
     if self.scale == 'canvas': return [im.copy() for im in images]
-    return [im.resize(struct.unpack('<HH', s[-4:]), Image.Resampling.BICUBIC) for im, s in zip(images, streams)]
+    sizes = [struct.unpack('<HH', s[-4:]) for s in streams]
+    return [im.resize(size, Image.Resampling.BICUBIC) for im, size in zip(images, sizes)]
 
 @patch
 def image_sizes(self: PictureCodec,
@@ -384,7 +385,7 @@ def _feature_batches(detector: FPNDetector, dataset: BoxDataset, batch_size: int
     loader = build_loader(BoxEvalView(dataset, size or detector.img_size, detector.config.in_chans), batch_size, num_workers)
     if progress:
         from tqdm import tqdm
-        loader = tqdm(loader, desc='measuring', leave=False)
+        loader = tqdm(loader, desc='measuring', leave=False, disable=None)
     device = next(detector.parameters()).device
     for batch in loader:
         if not len(batch['index']): yield None, [], batch['bad']; continue
@@ -415,7 +416,7 @@ def image_scales(
     dataset: BoxDataset, # images to be sent
     canvas: int | tuple[int, int], # that they are fitted into
 ) -> tuple[float | str, ...]: # for `baseline_codecs`
-    "As they are, and at the canvas's size where some may be larger than it: who sends an image need not send more than is looked at."
+    "As they are, and at the canvas's size where some may be larger: nobody need send more than is looked at."
     native = dataset.native_size
     return (1.,) if native is not None and not is_shrunk(native, canvas) else (1., 'canvas')
 
@@ -488,9 +489,10 @@ class Tally:
         self.account.append(self.codec.account(streams))
         self.encode_ms.append(1e3 * (middle - start) / len(streams)); self.decode_ms.append(1e3 * (end - middle) / len(streams))
 
-    def _seen(self, detector: FPNDetector, images: list, features: FPNFeatures, streams: list[bytes]) -> FPNFeatures:
+    def _seen(self, detector: FPNDetector, images: list, features: FPNFeatures, streams: list) -> FPNFeatures:
         "What the detector makes of images that arrived; boxes will be in the pixels of the original ones."
-        maps, sizes = detector.get_fpn_features(images, features.canvas), getattr(self.codec, 'image_sizes', None)
+        maps = detector.get_fpn_features(images, features.canvas)
+        sizes = getattr(self.codec, 'image_sizes', None)
         return FPNFeatures(maps, sizes(streams), maps.canvas) if sizes else maps
 
 def _now(features: FPNFeatures) -> float:
@@ -811,7 +813,8 @@ _COLOURS = ['blue', 'vermilion', 'green', 'orange', 'purple', 'sky', 'black']
 
 def _style(name: str, names: list[str]) -> int:
     "The number of a curve's colour, mark and line: the usual ones always have the same."
-    usual = ['learned', 'uniform + zlib', 'uniform + zstd', 'JPEG', 'WebP', 'JPEG at canvas size', 'WebP at canvas size']
+    usual = ['learned', 'uniform + zlib', 'uniform + zstd', 'JPEG', 'WebP', 'JPEG at canvas size',
+             'WebP at canvas size']
     others = [n for n in names if n not in usual]
     return usual.index(name) if name in usual else len(usual) * bool({*names} & {*usual}) + others.index(name)
 
@@ -841,7 +844,7 @@ def show_rate_distortion(
     title: str = '', # of the figure
 ): # a matplotlib figure
     "Rate against distortion, and rate against average precision. Dotted and open: pictures without their file's header."
-    from hjepa.visualization import Picture
+    from hjepa.visualization import Picture, plain_text
     fig = Picture(figsize=(7, 3.6), dpi=100, layout='constrained')
     measured, curves = any(r[quality] is not None for r in results['rows']), families(results)
     panels = [('mse', 'MSE (1: only the means arrived)'), (quality, _WORDS.get(quality, quality))][:1 + measured]
@@ -858,8 +861,9 @@ def show_rate_distortion(
     for ax, (_, words) in zip(axes, panels): _rate_axis(ax); ax.set(ylabel=words)
     axes[0].set(yscale='log')
     if measured: axes[1].set(ylim=(0, None))
-    fig.legend(*axes[-1].get_legend_handles_labels(), loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
-    if title: fig.suptitle(title, fontsize=10)
+    look = dict(loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
+    plain_text(fig.legend(*axes[-1].get_legend_handles_labels(), **look))
+    if title: plain_text(fig.suptitle(title, fontsize=10))
     return fig
 
 # %% ../nbs/11_rate_distortion.ipynb #3fc218d8
@@ -868,7 +872,7 @@ def show_level_bits(
     family: str | None = None, # which curve; None: the first that knows its levels
 ): # a matplotlib figure
     "Share of each level in the streams, header and coder's rounding apart, and the error of each level over the rate. Raises ValueError without such a curve."
-    from hjepa.visualization import OKABE_ITO, Picture
+    from hjepa.visualization import OKABE_ITO, Picture, plain_text
     curves = {n: rows for n, rows in families(results).items() if rows[0]['level_bpp']}
     if not curves or family not in (None, *curves): raise ValueError(f'family={family!r}: expected one that knows the bits of its levels; there is {", ".join(curves) or "none"}')
     rows = curves[family or next(iter(curves))]
@@ -880,7 +884,9 @@ def show_level_bits(
         share = 100 * np.array([r['level_bpp'][k] if k in names else r['bpp'] - sum(r['level_bpp'].values()) for r in rows]) / [r['bpp'] for r in rows]
         left.barh(range(len(rows)), share, left=start, color=colours.get(k, '#bbbbbb'), edgecolor='white', lw=.5, label=k, hatch=None if k in names else '///')
         start += share
-    left.set(yticks=range(len(rows)), xlabel='share of the stream in percent', xlim=(0, 100)); left.set_yticklabels([f'{r["name"]}\n{r["bpp"]:.3f} bits/px' for r in rows], fontsize=7)
+    left.set(yticks=range(len(rows)), xlabel='share of the stream in percent', xlim=(0, 100))
+    names = [f'{r["name"]}\n{r["bpp"]:.3f} bits/px' for r in rows]
+    for label in left.set_yticklabels(names, fontsize=7): plain_text(label)
     for i, k in enumerate(rows[0]['level_mse']):
         right.plot([r['bpp'] for r in rows], [r['level_mse'][k] for r in rows], marker=_MARKS[i % len(_MARKS)], color=colours.get(k), ms=4, lw=1.5)
     right.set(ylabel='MSE of the level', ylim=(0, None)); _rate_axis(right)

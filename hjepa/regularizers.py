@@ -7,8 +7,6 @@ __all__ = ['SLICES', 'REGULARIZERS', 'variance_loss', 'covariance_loss', 'vicreg
            'sliced_wasserstein', 'visreg', 'Projector', 'mean_token', 'regularize']
 
 # %% ../nbs/03_regularizers.ipynb #4217a376
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -11,7 +11,6 @@ __all__ = ['CAPTIONS', 'kept_neighbours', 'EmbeddingMap', 'embedding_map', 'thum
 import base64
 import html
 import io
-import json
 import re
 import textwrap
 from dataclasses import dataclass, replace
@@ -477,10 +476,11 @@ def _use_html(run: RunFolder) -> list[str]:
     "How to use the features, and all settings."
     code = f"from hjepa import HJEPA\nmodel = HJEPA.from_pretrained({str(run.path)!r})\nfeatures = model.extract_features(model.preprocess(['picture.jpg']), level=0)"
     settings = (run.path/'config.yaml').read_text(encoding='utf-8', errors='replace')
+    settings = f'<pre><code>{html.escape(settings)}</code></pre>'
     facts = {k: v for k, v in (run.results or {}).items() if k in ('seed', 'threads', 'hjepa', 'torch')}
     versions = ', '.join(f'{k} {v}' for k, v in facts.items())
     return ['<h2>Use it</h2>', f'<pre><code>{html.escape(code)}</code></pre>', '<h2>How it was made</h2>', f'<p class="small">{html.escape(versions)}</p>' if versions else '',
-            '<details><summary>All settings</summary><pre><code>' + html.escape(settings) + '</code></pre></details>']
+            f'<details><summary>All settings</summary>{settings}</details>']
 
 def write_report(
     run: str | Path, # a run's folder

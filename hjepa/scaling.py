@@ -13,7 +13,7 @@ __all__ = ['SHARDINGS', 'LR_RULES', 'CARDS', 'Stack', 'stack_of', 'Shape', 'desc
 import math
 import re
 import weakref
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from fastcore.basics import patch

@@ -7,7 +7,8 @@ __all__ = ['FORMAT', 'DAMAGED', 'write_shards', 'ShardError', 'open_shard', 'exp
            'ShardDataset', 'epoch_line', 'lane_order', 'ShardSampler', 'ShardView']
 
 # %% ../nbs/00_shards.ipynb #bcac20c6
-import contextlib, copy, io, json, os, re, tarfile, time, warnings, zlib
+import contextlib, copy, io, json, os, re, tarfile, time, urllib.parse, warnings, zlib
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterator, Sequence
 import numpy as np
@@ -16,7 +17,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .data import PICTURES, DataError, ImageDataset, ImageError, class_folders, find_images, keyed_uniform, load_image
+from .core.files import expand as expand_home
+from .core.files import (LeftOut, append_text, check_regular, check_target, clear_temporaries,
+                              is_temporary, json_sha256,
+                              list_files, lock_folder, printable, read_json, tensors_sha256, write_atomic,
+                              write_text)
+from .data import (PICTURES, DataError, ImageDataset, ImageError, Unreadable, check_image, class_folders,
+                        find_images, keyed_uniform,
+                        load_image, unreadable, why)
 
 # %% ../nbs/00_shards.ipynb #ef537239
 FORMAT = 1
@@ -28,45 +36,135 @@ def _webdataset():
     return webdataset
 
 def _encoded(ds: ImageDataset, i: int) -> tuple[str, bytes]: # suffix and contents
-    if ds.images is None:
-        name, data = ds.contents(i)
-        if data is None: raise ImageError(name, 'it cannot be read')
-        return Path(name).suffix.lower(), data
-    b = io.BytesIO()
-    ds.load(i).save(b, 'PNG', compress_level=1)
-    return '.png', b.getvalue()
+    "An image as a shard holds it. Raises `ImageError` if it cannot be decoded."
+    name, data = ('', None) if ds.images is not None else ds.contents(i)
+    if isinstance(data, ImageError): raise data
+    if isinstance(data, bytes):
+        check_image(name, data)
+        return os.path.splitext(name)[1].lower(), data
+    b, im = io.BytesIO(), data
+    if im is None: im = ds.load(i)  # in memory, or a file that is too large to be copied at once
+    if isinstance(im, Tensor): np.save(b, im.numpy())
+    else: im.save(b, 'PNG', compress_level=1)
+    return '.npy' if isinstance(im, Tensor) else '.png', b.getvalue()
+
+def _digest(
+    ds: ImageDataset # What will be written
+) -> tuple[str, int]: # SHA-256 of names and sizes (in memory: of the pixels), and bytes in all
+    if ds.images is not None: return tensors_sha256(dict(images=ds.images)), ds.images.nbytes
+    sizes = []
+    for p in ds.paths:
+        try: sizes.append(os.stat(p).st_size)
+        except OSError: sizes.append(-1)  # named when it is its turn, or no file at all
+    return json_sha256([list(map(str, ds.paths)), sizes]), sum(max(0, s) for s in sizes)
+
+# %% ../nbs/00_shards.ipynb #a1842f93
+_WRITE, _SHARDS, _MIX = 7, 8, 9   # streams: what a random number is for
+_OPEN = 'unfinished.jsonl'        # in a folder that is being written: the plan, then a line for each shard
 
 def write_shards(
-    source: str | Path | ImageDataset, # A folder of pictures, or a data set (with its labels, if it has any)
-    out: str | Path,                   # Where the shards go: a folder that is empty or not there yet
+    source: str | Path | ImageDataset, # A folder of images, or a data set (with its labels, if it has any)
+    out: str | Path,  # Where the shards go: a folder that is empty or not there yet, or an unfinished one
     images_per_shard: int = 5000,      # A few hundred megabytes a shard stream well
     name: str = 'train',               # Shards are called NAME-000000.tar, …
     labels: bool = False,              # The folders in a folder are classes, and their names labels
     seed: int | None = 0,              # Of the order; None: as they are
     progress: bool = False             # Show a bar
 ) -> dict:                             # The index
-    "Pictures to tar files and an index. What cannot be read is left out and named in a warning."
-    wds, ds, out = _webdataset(), _as_dataset(source, labels), Path(out).expanduser()
-    if images_per_shard < 1: raise ValueError(f'images_per_shard is {images_per_shard}; expected at least 1')
-    if out.exists() and (not out.is_dir() or any(out.iterdir())): raise FileExistsError(f'{out} exists and is not an empty folder; choose another one')
-    out.mkdir(parents=True, exist_ok=True)
-    order = list(range(len(ds))) if seed is None else keyed_uniform(seed, 0, torch.arange(len(ds)), 1, stream=_WRITE)[:, 0].argsort().tolist()
-    shards, bad = [], []
-    for k, i in _with_bar(range(0, len(order), images_per_shard), progress): shards.append(_write_one(wds, ds, order[i:i + images_per_shard], out/f'{name}-{k:06}.tar', i, bad))
-    index = dict(format=FORMAT, shards=shards, classes=ds.classes)
-    _write_index(out/'index.json', index)
-    if bad: warnings.warn(f'{len(bad)} of {len(order)} pictures cannot be read and are left out; the first ones: {", ".join(bad[:5])}')
-    return index
+    """Images to tar files and an index. What cannot be read is left out and named in a warning.
 
-_WRITE, _SHARDS, _MIX = 7, 8, 9   # streams: what a random number is for
+    The same call resumes what was stopped. Raises `FileExistsError` for a folder with something else in it,
+    `OSError` before the work if the folder cannot be written or has too little room."""
+    wds = _webdataset()
+    if images_per_shard < 1: raise ValueError(f'images_per_shard is {images_per_shard}; expected at least 1')
+    _check_name(name)
+    out = check_target(out, folder=True)
+    ds = _as_dataset(source, labels)
+    digest, size = _digest(ds)
+    known = None if ds.labels is None else json_sha256(ds.labels.tolist())
+    plan = dict(format=FORMAT, images=len(ds), files=digest, labels=known, classes=ds.classes,
+                images_per_shard=images_per_shard, name=name, seed=seed)
+    with lock_folder(out, 'folder of shards'):
+        if (whole := _whole(out, plan)) is not None: return whole
+        done = _begin(out, plan)
+        check_target(out, folder=True, room=max(0, size - sum(d['shard']['bytes'] for d in done.values())))
+        return _finish(wds, ds, out, plan, done, progress)
+
+def _check_name(name: str):
+    "A word that file names can begin with."
+    if not name or '/' in name or name.startswith('.') or len(os.fsencode(f'{name}-000000.tar')) > 255:
+        raise ValueError(f'name={name[:40]!r}: shards cannot be called so; expected a short word without /')
+
+# %% ../nbs/00_shards.ipynb #475b3bd7
+def _whole(out: Path, plan: dict) -> dict | None:
+    "The index of a folder that this plan has filled already; `FileExistsError` for another one's."
+    there = [p.name for p in out.iterdir() if p.name != '.lock' and not is_temporary(p.name)]
+    if (out/'index.json').is_file() and _OPEN not in there:
+        with contextlib.suppress(ValueError):
+            if (index := read_json(out/'index.json')).get('plan') == json_sha256(plan): return index
+    if there and _OPEN not in there:
+        raise FileExistsError(f'{out} exists and is not an empty folder; choose another one')
+
+def _begin(out: Path, plan: dict) -> dict[int, dict]: # what is known of each complete shard, by number
+    "Write down a plan, or go on with the one that is there. `FileExistsError` if that is another one."
+    clear_temporaries(out)
+    file, found = out/_OPEN, {}
+    lines = _json_lines(file)
+    if not lines: write_text(file, json.dumps(plan) + '\n'); return found
+    if odd := [k for k in plan if lines[0].get(k) != plan[k]]:
+        raise FileExistsError(f'{out} holds shards of an unfinished command with another {", ".join(odd)} '
+                              f'({", ".join(f"{k}={lines[0].get(k)!r:.40}" for k in odd)}); '
+                              'repeat that one, or choose another folder')
+    for line in lines[1:]:
+        with contextlib.suppress(KeyError, TypeError, OSError):
+            if (out/line['shard']['name']).stat().st_size == line['shard']['bytes']:
+                found[line['number']] = line
+    return found
+
+def _json_lines(file: Path) -> list[dict]:
+    "The lines that are whole; the last one may not be, if the machine went down."
+    out = []
+    for line in file.read_bytes().splitlines() if file.is_file() else ():
+        with contextlib.suppress(ValueError): out.append(json.loads(line))
+    return [v for v in out if isinstance(v, dict)]
+
+# the index
+def _finish(wds, ds: ImageDataset, out: Path, plan: dict, done: dict[int, dict], progress: bool) -> dict:
+    "Write the shards that are missing, then the index."
+    seed, size, n = plan['seed'], plan['images_per_shard'], len(ds)
+    order = list(range(n))
+    if seed is not None:
+        order = keyed_uniform(seed, 0, torch.arange(n), 1, stream=_WRITE)[:, 0].argsort().tolist()
+    for k, i in _with_bar(range(0, n, size), progress):
+        if k in done: continue
+        shard, bad = _write_one(wds, ds, order[i:i + size], out/f'{plan["name"]}-{k:06}.tar', i)
+        done[k] = dict(number=k, shard=shard, bad=[[str(b), b.reason] for b in bad])
+        append_text(out/_OPEN, json.dumps(done[k]) + '\n')
+    lines = [done[k] for k in sorted(done)]
+    lost = [Unreadable(*b) for line in lines for b in line['bad']]
+    named = ', '.join(map(why, lost[:5]))
+    if len(lost) == n:
+        raise DataError(f'not one of {n:,} images can be read; the first ones: {named}')
+    index = dict(format=FORMAT, shards=[line['shard'] for line in lines], classes=ds.classes,
+                 plan=json_sha256(plan))
+    if lost: index['left_out'] = [list(b) for line in lines for b in line['bad']]
+    _write_index(out/'index.json', index)
+    (out/_OPEN).unlink()
+    if lost:
+        warnings.warn(f'{len(lost):,} of {n:,} images cannot be read and are left out; the first ones: '
+                      f'{named}', stacklevel=2)
+    return index
 
 # %% ../nbs/00_shards.ipynb #1177d2a4
 def _as_dataset(source: str | Path | ImageDataset, labels: bool) -> ImageDataset:
     "A data set of what the user named."
     if isinstance(source, ImageDataset): return source
     if not labels: return ImageDataset('images', paths=find_images(source))
-    if splits := [s for s in ('train', 'val', 'test') if (Path(source).expanduser()/s).is_dir()]: raise ValueError(f'{source} has the folders {", ".join(splits)}, which are splits and not classes; write each by itself, for example {Path(source)/splits[0]}')
-    paths, numbers, classes = class_folders(Path(source).expanduser())
+    root = expand_home(source)
+    if splits := [s for s in ('train', 'val', 'test') if (root/s).is_dir()]:
+        raise ValueError(f'{source} has the folders {", ".join(splits)}, which are splits and not classes; '
+                         f'write each by itself, for example {Path(source)/splits[0]}')
+    paths, numbers, classes = class_folders(root)
     return ImageDataset('imagefolder', paths=paths, labels=numbers, classes=classes)
 
 def _with_bar(steps: Sequence[int], progress: bool) -> Iterator[tuple[int, int]]:
@@ -74,28 +172,30 @@ def _with_bar(steps: Sequence[int], progress: bool) -> Iterator[tuple[int, int]]
     from tqdm import tqdm
     return enumerate(tqdm(steps, unit='shard'))
 
-def _write_one(wds, ds: ImageDataset, which: list[int], file: Path, first: int, bad: list[str]) -> dict: # the shard's line in the index
-    tmp, labels = file.with_name(f'.{file.name}.tmp'), []
-    try:
+
+def _write_one(wds, ds: ImageDataset, which: list[int], file: Path, first: int) -> tuple[dict,
+                                                                                         list[Unreadable]]:
+    "One shard, completely or not at all: its line in the index, and images that are left out."
+    labels, bad = [], []
+    def fill(tmp: Path):
         with wds.TarWriter(str(tmp), encoder=False, mtime=0) as tar:
             for k, i in enumerate(which):
                 try: suffix, data = _encoded(ds, i)
-                except ImageError as e: bad.append(e.path); continue
+                except OSError as e:
+                    if not isinstance(e, (ImageError, FileNotFoundError)): raise
+                    bad.append(unreadable(ds.paths[i], e))
+                    continue
                 record = {'__key__': f'{first + k:09}', suffix[1:]: data}
-                if ds.labels is not None: record['cls'] = str(int(ds.labels[i])).encode(); labels.append(int(ds.labels[i]))
-                else: labels.append(-1)
+                labels.append(-1 if ds.labels is None else int(ds.labels[i]))
+                if ds.labels is not None: record['cls'] = str(labels[-1]).encode()
                 tar.write(record)
-        os.replace(tmp, file)
-    finally: tmp.unlink(missing_ok=True)
-    return _line(file.name, labels, file.stat().st_size)
+    write_atomic(file, fill)
+    return _line(file.name, labels, file.stat().st_size), bad
 
 def _line(name: str, labels: list[int], size: int | None) -> dict:
     return dict(name=name, pictures=len(labels), bytes=size) | (dict(labels=labels) if any(l >= 0 for l in labels) else {})
 
-def _write_index(file: Path, index: dict):
-    tmp = file.with_name(f'.{file.name}.tmp')
-    tmp.write_text(json.dumps(index))
-    os.replace(tmp, file)
+def _write_index(file: Path, index: dict): write_text(file, json.dumps(index))
 
 # %% ../nbs/00_shards.ipynb #23cf81f1
 class ShardError(DataError): "Shards that are not there or do not fit their index; the message names them."
@@ -104,22 +204,31 @@ def _scheme(url: str) -> str | None: # None: a file
     m = re.match(r'([a-z][a-z0-9+.-]+):', url)
     return m[1] if m and m[1] != 'file' else None
 
+def _local(url: str) -> str:
+    "A `file:` address as a path; anything else as it is."
+    m = re.match(r'file:(?://(?:localhost)?(?=/))?(.*)', url, re.S)
+    return url if not m else urllib.parse.unquote(m[1]) if url.startswith('file://') else m[1]
+
 def open_shard(
-    url: str # A file, `http(s)://…`, `gs://…`, `hf://…` or `pipe:COMMAND`
+    url: str # A file, `file://…`, `http(s)://…`, `gs://…`, `hf://…` or `pipe:COMMAND`
 ): # A binary file to be read from beginning to end
     "Open one shard, or an index. Raises `ShardError` for a kind of address that is not allowed, `OSError` for one that cannot be opened."
     kind = _scheme(url)
-    if kind is None: return open(re.sub(r'^file:(//)?', '', url), 'rb')
+    if kind is None:
+        check_regular(_local(url))
+        return open(_local(url), 'rb')
     if kind == 'pipe' and os.environ.get('HJEPA_ALLOW_PIPES') != '1':
         raise ShardError(f'{url!r} would run a program. If that is what you want, say so in the environment: HJEPA_ALLOW_PIPES=1')
-    if kind not in ('pipe', 'http', 'https', 'gs', 'hf'): raise ShardError(f'{url!r}: {kind} is not an address that shards can be read from; use a file, http(s), gs, hf or pipe:COMMAND')
+    if kind not in ('pipe', 'http', 'https', 'gs', 'hf'):
+        raise ShardError(f'{url!r}: {kind} is not an address that shards can be read from; '
+                         'use a file, http(s), gs, hf or pipe:COMMAND')
     return _webdataset().gopen(url)
 
 def expand(
     pattern: str # Like `train-{000000..000063}.tar`; several, separated by `::`
 ) -> list[str]:
-    "The addresses that a pattern means."
-    return [u for p in pattern.split('::') for u in (_braces(p) if '{' in p else [p])]
+    "The addresses that a pattern means; `file:` addresses as paths."
+    return [_local(u) for p in pattern.split('::') for u in (_braces(p) if '{' in p else [p])]
 
 def _braces(pattern: str) -> list[str]:
     _webdataset()
@@ -135,13 +244,29 @@ def shard_name(
     return found[-1]
 
 # %% ../nbs/00_shards.ipynb #6312a8a9
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]: # key, suffix, member
+def _split_name(
+    base: str # Without its folder
+) -> tuple[str, str]: # key, suffix in lower case without its first dot
+    """A name of a tar ends before its first dot, as in WebDataset, but not inside of numbers:
+    `IMG_2021.05.01.png`."""
+    m = re.search(r'\.(?!\d)', base)
+    return (base[:m.start()], base[m.end():].lower()) if m else (base.partition('.')[0],
+                                                                 base.partition('.')[2].lower())
+
+def _members(
+    tar: tarfile.TarFile,
+    left_out: LeftOut | None = None # Notes what is no regular file
+) -> Iterator[tuple[str, str, tarfile.TarInfo]]: # key, suffix, member
+    "The files of a tar that are not hidden."
     for m in tar:
         tar.members = []                                                        # tarfile would remember them all
         folder, _, base = m.name.rpartition('/')
-        if not m.isfile() or base.startswith(('.', '__')): continue
-        key, _, suffix = base.partition('.')
-        yield f'{folder}/{key}' if folder else key, suffix.lower(), m
+        if m.isdir() or base.startswith(('.', '__')): continue
+        if not m.isfile() or m.issparse():
+            if left_out is not None: left_out.add('not a regular file', m.name)
+            continue
+        key, suffix = _split_name(base)
+        yield f'{folder}/{key}' if folder else key, suffix, m
 
 @contextlib.contextmanager
 def _closing(f): # a binary file
@@ -154,20 +279,26 @@ def _closing(f): # a binary file
 
 _LARGEST = 2**30   # bytes of a picture; what claims to have more is not read
 
+
 def read_shard(
     url: str,       # See `open_shard`
-    start: int = 0  # Pictures to pass over
+    start: int = 0, # Images to pass over
+    left_out: LeftOut | None = None # Notes files that are neither images nor class numbers
 ) -> Iterator[tuple[str, bytes | None, int]]: # Name in the shard, contents (None for those passed over), class number or −1
-    "The pictures of a shard in order. Raises whatever goes wrong on the way, after giving what is whole."
+    "The images of a shard in order. Raises whatever goes wrong on the way, after giving what is whole."
     key, name, data, label, n = None, None, None, -1, 0
     local = _scheme(url) is None
     with _closing(open_shard(url)) as f, tarfile.open(fileobj=f, mode='r:*' if local else 'r|*') as tar:
-        for k, suffix, m in _members(tar):
+        for k, suffix, m in _members(tar, left_out):
             if k != key:
-                if name is not None: yield name, data, label; n += 1
+                if name is not None:
+                    yield name, data, label
+                    n += 1
                 key, name, data, label = k, None, None, -1
-            if name is None and '.' + suffix.rpartition('.')[2] in PICTURES and '.' not in suffix: name, data = m.name, None if n < start or m.size > _LARGEST else tar.extractfile(m).read()
-            elif suffix == 'cls' and n >= start: label = _number(tar.extractfile(m).read())
+            if name is None and f'.{suffix}' in PICTURES:
+                name, data = m.name, None if n < start or m.size > _LARGEST else tar.extractfile(m).read()
+            elif suffix == 'cls': label = _number(tar.extractfile(m).read()) if n >= start else label
+            elif left_out is not None: left_out.add(f'.{suffix} file', m.name)
         if name is not None: yield name, data, label
 
 def _number(text: bytes) -> int:
@@ -177,27 +308,53 @@ def _number(text: bytes) -> int:
 DAMAGED = (OSError, EOFError, tarfile.TarError, zlib.error)   # what a shard that is cut off, or a connection that breaks, looks like
 
 # %% ../nbs/00_shards.ipynb #6f3f8f1d
+_TAR = re.compile(r'\.(tar|tgz|tar\.[a-z0-9]+)$')
+
+def _tar_files(folder: Path) -> list[str]:
+    "The tar files in a folder, not below it; broken links, pipes and the like are named in a warning."
+    found = list_files(folder, ('.tar', '.tgz', '.gz', '.bz2', '.xz', '.zst'))
+    odd = LeftOut()
+    for reason, names in found.left_out.names.items():
+        for n in names:
+            if _TAR.search(n) and Path(n).parent == folder: odd.add(reason, n)
+    if odd: warnings.warn(f'{printable(str(folder))}: {odd.words()}', stacklevel=2)
+    return [p for p in found.files if _TAR.search(p) and Path(p).parent == folder]
+
 def index_shards(
     path: str,                     # A folder of .tar files, a pattern or URL
     out: str | Path | None = None, # Where the index goes; None: beside the shards, for local ones
     progress: bool = False         # Show a bar
 ) -> dict:                         # The index
-    "Count the pictures of existing shards, and keep their classes. Raises `ShardError` for a shard that cannot be read to its end."
-    folder = Path(path).expanduser()
-    urls = sorted(str(p) for p in folder.iterdir() if re.search(r'\.(tar|tgz|tar\.[a-z0-9]+)$', p.name) and not p.name.startswith('.')) if folder.is_dir() else expand(str(path))
+    """Count the images of existing shards, and keep their classes; a warning counts other files in them.
+
+    Raises `ShardError` for a shard that cannot be read to its end, and before the work `OSError` if the index
+    cannot be written."""
+    path = _local(str(path))
+    folder = expand_home(path) if _scheme(path) is None else Path(path)
+    urls = _tar_files(folder) if folder.is_dir() else expand(path)
     if not urls: raise ShardError(f'{path}: there is no .tar file')
     local = all(_scheme(u) is None for u in urls)
     if out is None and not local: raise ValueError(f'{path}: say where the index shall be written (out=, or -o)')
-    file, shards = Path(out).expanduser() if out else Path(urls[0]).parent/'index.json', []
-    for _, i in _with_bar(range(len(urls)), progress):
-        try: labels = [l for *_, l in read_shard(urls[i])]
-        except DAMAGED as e: raise ShardError(f'{urls[i]}: {type(e).__name__}: {e}. Fetch or write it again, or leave it out') from e
-        line = _line(shard_name(urls[i]), labels, Path(urls[i]).stat().st_size if local else None)
-        shards.append(line | ({} if local and Path(urls[i]).parent.resolve() == file.parent.resolve() else dict(url=str(Path(urls[i]).resolve()) if local else urls[i])))
-    if doubled := [s['name'] for k, s in enumerate(shards) if s['name'] in {t['name'] for t in shards[:k]}]: raise ShardError(f'two shards are called {doubled[0]}; give them names of their own')
+    file = check_target(out if out else Path(urls[0]).parent/'index.json')
+    left_out = LeftOut()
+    shards = [_counted(urls[i], file, local, left_out) for _, i in _with_bar(range(len(urls)), progress)]
+    if doubled := [s['name'] for k, s in enumerate(shards) if s['name'] in {t['name'] for t in shards[:k]}]:
+        raise ShardError(f'two shards are called {doubled[0]}; give them names of their own')
     index = dict(format=FORMAT, shards=shards, classes=None)
+    if left_out:
+        warnings.warn(f'{printable(path)}: {left_out.words()}; images of shards are called NAME.SUFFIX, '
+                      'with no other dot before a letter', stacklevel=2)
     _write_index(file, index)
     return index
+
+def _counted(url: str, file: Path, local: bool, left_out: LeftOut) -> dict:
+    "The line of an index about one shard."
+    try: labels = [label for *_, label in read_shard(url, left_out=left_out)]
+    except DAMAGED as e:
+        raise ShardError(f'{url}: {type(e).__name__}: {e}. Fetch or write it again, or leave it out') from e
+    line = _line(shard_name(url), labels, Path(url).stat().st_size if local else None)
+    if local and Path(url).parent.resolve() == file.parent.resolve(): return line
+    return line | dict(url=str(Path(url).resolve()) if local else url)
 
 # %% ../nbs/00_shards.ipynb #10c9a418
 class _Names(Sequence):
@@ -214,13 +371,14 @@ class ShardDataset(ImageDataset):
     def __init__(self,
         path: str,             # Folder, pattern, URL or index, see the table
         split: str = 'train',  # A folder of this name below `path`, if there are such folders
-        in_chans: int = 3      # 1 or 3
+        in_chans: int = 3      # 1, 3, or what the files have
     ):
-        index, urls = _find(str(path), split)
+        index, urls = _find(_local(str(path)), split)
         self.name, self.images, self.in_chans, self.classes = 'shards', None, in_chans, index.get('classes')
         self.urls, self.names, self.counts = urls, [s['name'] for s in index['shards']], np.array([s['pictures'] for s in index['shards']], dtype=np.int64)
         self.ends = np.cumsum(self.counts)
         if not len(self): raise ShardError(f'{path}: the index counts no picture')
+        self.pixel_range, self._measured = None, False
         self.local, self._offsets, self._some = all(_scheme(u) is None and u.endswith('.tar') for u in urls), {}, None
         labels = lambda s: np.array(s['labels'], dtype=np.int64) if 'labels' in s else np.full(s['pictures'], -1)
         self.labels = np.concatenate([labels(s) for s in index['shards']]) if self.local and any('labels' in s for s in index['shards']) else None
@@ -243,7 +401,7 @@ class ShardDataset(ImageDataset):
 # %% ../nbs/00_shards.ipynb #e59a2434
 def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the address of each of its shards
     "Read the index that belongs to a path."
-    place = Path(path).expanduser()
+    place = expand_home(path) if _scheme(path) is None else Path(path)
     if _scheme(path) is None and place.is_dir():
         parts = [s for s in ('train', 'val', 'test') if (place/s/'index.json').is_file()]
         if parts and split not in parts: split = {'val': 'test', 'test': 'val'}.get(split, split)
@@ -256,7 +414,8 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
         index = _parse(str(place), place.read_bytes() if place.is_file() else None)
         if split != 'train' and (first := place.parent.parent/'train'/'index.json').is_file() and (known := _parse(str(first), first.read_bytes()).get('classes')) != index.get('classes') and known and index.get('classes'):
             raise ShardError(f'{place.parent} and {first.parent} number other classes; write both from the same class folders (an empty one where there are no pictures)')
-        return index, [s.get('url') or str(place.parent/s['name']) for s in index['shards']]
+        beside = lambda s: _local(s['url']) if s.get('url') else str(place.parent/s['name'])
+        return index, list(map(beside, index['shards']))
     if _scheme(path) is None and '.tar' not in path and '.tgz' not in path: raise FileNotFoundError(f'there is no folder {place}; expected one with shards, a pattern of .tar files, or an index')
     urls = expand(str(place) if _scheme(path) is None else path)
     beside = urls[0].replace(shard_name(urls[0]), 'index.json')
@@ -290,25 +449,32 @@ def _check_files(self: ShardDataset, index: dict):
     local = [(u, s) for u, s in zip(self.urls, index['shards']) if _scheme(u) is None]
     if gone := [u for u, _ in local if not Path(u).is_file()]: raise FileNotFoundError(f'{len(gone)} of {len(self.urls)} shards are missing: {", ".join(gone[:5])}')
     odd = [f'{s["name"]} ({Path(u).stat().st_size:,} bytes instead of {s["bytes"]:,})' for u, s in local if s.get('bytes') not in (None, Path(u).stat().st_size)]
-    if odd: warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that are missing will be counted as unreadable; fetch the shards again, or count again with hjepa_shards --index')
+    if odd: warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that are missing will be counted as unreadable; fetch the shards again, or count again with hjepa_shards --index', stacklevel=2)
 
 @patch
-def contents(self: ShardDataset, i: int) -> tuple[str, bytes | None]:
-    "Name and bytes of picture `i` of shards that are plain .tar files; of others those of a stand-in."
+def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
+    "Name and bytes of image `i` of shards that are plain .tar files; of others those of a stand-in."
     if not self.local: return self._stand_in(i)
     s, k = self.where(i)
     url = self.urls[s]
     if s not in self._offsets: self._offsets = {s: _offsets(url)}                        # of one shard at a time: pictures are mostly asked for in order
-    if k >= len(self._offsets[s]): return self.paths[i], None
+    if len(self._offsets[s]) > self.counts[s]:
+        raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts '
+                         f'{self.counts[s]:,}: '
+                         'count again with hjepa_shards --index')
+    if k >= len(self._offsets[s]): return self.paths[i], _cut_off(self.paths[i])
     name, at, n = self._offsets[s][k]
     with open(url, 'rb') as f:
         f.seek(at)
         data = f.read(n)
-    return f'{self.names[s]}/{name}', data if len(data) == n else None
+    name = f'{self.names[s]}/{name}'
+    return name, data if len(data) == n else _cut_off(name)
+
+def _cut_off(name: str) -> ImageError: return ImageError(name, 'the shard ends before it')
 
 # %% ../nbs/00_shards.ipynb #417d902c
 @patch
-def _stand_in(self: ShardDataset, i: int, most: int = 2048) -> tuple[str, bytes | None]:
+def _stand_in(self: ShardDataset, i: int, most: int = 2048) -> tuple[str, bytes]:
     "One of the pictures of the first shard, the same one for the same i."
     if self._some is None:
         step = max(1, int(self.counts[0]) // most)
@@ -319,36 +485,54 @@ def _stand_in(self: ShardDataset, i: int, most: int = 2048) -> tuple[str, bytes 
 def _offsets(url: str) -> list[tuple[str, int, int]]: # name, first byte, bytes
     out, last = [], None
     try:
-        with tarfile.open(re.sub(r'^file:(//)?', '', url), 'r:') as tar:
+        with tarfile.open(url, 'r:') as tar:
             for k, suffix, m in _members(tar):
-                if k != last and f'.{suffix}' in PICTURES: out.append((m.name, m.offset_data, m.size)); last = k
+                if k == last or f'.{suffix}' not in PICTURES: continue
+                out.append((m.name, m.offset_data, m.size))
+                last = k
     except DAMAGED: pass
     return out
 
 # %% ../nbs/00_shards.ipynb #48f10214
 @patch
-def load(self: ShardDataset, i: int, before: Callable | None = None) -> Image.Image:
-    "Picture `i`, whole (of a stream: a stand-in); raises `ImageError` if it cannot be decoded or is missing."
-    name, data = self.contents(i)
-    if data is None: raise ImageError(name, 'the shard ends before it')
-    return load_image(name, self.in_chans, before, data)
+def load(self: ShardDataset, i: int, before: Callable | None = None) -> Image.Image | Tensor:
+    "Image `i`, whole (of a stream: a stand-in); raises `ImageError` if it cannot be decoded or is missing."
+    return self._from_bytes(*self.contents(i), before)
+
+@patch
+def _from_bytes(self: ImageDataset, name: str, data: bytes | ImageError | None,
+                before: Callable | None = None):
+    "An image of contents that have been read."
+    if isinstance(data, ImageError): raise data
+    return load_image(name, self.in_chans, before, data, self.pixel_range)
+
+@patch
+def _samples(self: ShardDataset, n: int) -> Iterator[Callable]:
+    "Functions that load n images: of up to four shards, evenly spaced; of a stream the first ones."
+    if not self.local:
+        first = _patient(self.urls[0], self.names[0], 0, min(n, int(self.counts[0])))
+        return (partial(self._from_bytes, name, data) for name, data, _ in first)
+    full = np.flatnonzero(self.counts)
+    few = full[np.linspace(0, len(full) - 1, min(4, len(full))).astype(int)]
+    share = [(int(self.ends[s] - self.counts[s]), int(self.counts[s]), -(-n // len(few))) for s in few]
+    return (partial(self.load, lo + k * c // min(m, c)) for lo, c, m in share for k in range(min(m, c)))
 
 @patch
 def subset(self: ShardDataset, index: Sequence[int] | Tensor) -> ImageDataset:
-    "The pictures at `index` as a data set of its own."
+    "The images at `index` as a data set of its own."
     return _Subset(self, index)
 
 class _Subset(ImageDataset):
-    "Some pictures of another data set, on disk in its own way."
+    "Some images of another data set, on disk in its own way."
     def __init__(self, whole: ImageDataset, index):
         self.whole, self.at = whole, np.asarray(index, dtype=np.int64)
         self.name, self.images, self.in_chans, self.classes = whole.name, None, whole.in_chans, whole.classes
         self.labels = None if whole.labels is None else whole.labels[self.at]
-        self.paths = _Names(self)
+        self.paths, self.pixel_range, self._measured = _Names(self), whole.pixel_range, whole._measured
     def __len__(self): return len(self.at)
     def name_of(self, i): return self.whole.paths[int(self.at[i])]
     def contents(self, i): return self.whole.contents(int(self.at[i]))
-    def load(self, i, before=None): return self.whole.load(int(self.at[i]), before)
+    def load(self, i, before=None): return self._from_bytes(*self.contents(i), before)
     def subset(self, index): return _Subset(self.whole, self.at[np.asarray(index, dtype=np.int64)])
 
 # %% ../nbs/00_shards.ipynb #37e4752a
@@ -453,14 +637,13 @@ class _Held(ImageDataset):
     def __init__(self, ds: ShardDataset, records: list[tuple], after: Callable[[int], Iterator[tuple]]):
         self.name, self.images, self.labels, self.classes, self.in_chans, self.n = ds.name, None, None, ds.classes, ds.in_chans, len(ds)
         self.records, self.turn, self._after = {r[0]: r for r in records}, {r[0]: k for k, r in enumerate(records)}, after
-        self.paths = _Names(self)
+        self.paths, self.pixel_range, self._measured = _Names(self), ds.pixel_range, True
     def __len__(self): return self.n
     def name_of(self, i): return self.records[i][1]
-    def contents(self, i): return self.records[i][1:3]
-    def load(self, i, before=None):
+    def contents(self, i):
         _, name, data, _ = self.records[i]
-        if data is None: raise ImageError(name, 'the shard ends before it')
-        return load_image(name, self.in_chans, before, data)
+        return name, _cut_off(name) if data is None else data
+    def load(self, i, before=None): return self._from_bytes(*self.contents(i), before)
     def after(self, i, tries=100):
         "Picture i, then those that may take its place."
         yield i

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'RUN_IDLE', 'GO_ON', 'WEIGHTS', 'MOMENTS',
            'FAILED', 'ALSO_AVERAGED', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig',
-           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'check_levels', 'training_checks',
-           'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
+           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'warn_run', 'check_levels',
+           'training_checks', 'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
            'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size',
            'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
            'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
@@ -42,14 +42,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core.config import (ConfigError, PlainLoader, build_config, check_settings, config_sha256, config_yaml, flatten,
-                               from_values, list_configs, read_config, require, setting, warn_idle)
+from .core.config import PlainLoader, read_config  # noqa: F401 (still found here)
+from .core.config import (ConfigError, build_config, check_settings, config_sha256, config_yaml, flatten,
+                               from_values, list_configs, require, setting, warn_idle)
 from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
                               naming, temporary_name, tensors_sha256, write_text)
 from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
                         build_loader, keyed_uniform, normalize, settle_range)
-from .distributed import (SHARDING, LostProcess, Team, batch_place, choose_precision, clip_gradients, cut_like, environment,
-                               gather_weights, is_lost, lost_message, make_accelerator, plain_gradients, shard, split_batch, sync_gradients, whole)
+from .distributed import choose_precision  # noqa: F401 (still found here)
+from .distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like,
+                               environment, gather_weights, is_lost, lost_message, make_accelerator,
+                               plain_gradients, shard, split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
                              create_hjepa_from_config, file_sha256, printable, read_json, saved_config, write_atomic)
 from .masking import MultiCropMaskGenerator, build_mask_generator
@@ -73,18 +76,23 @@ class DataConfig:
     crop_ratio: list[float] = setting([0.75, 4 / 3], **RATIOS) # width over height of the random crop
     flip: float = setting(0.5, **CHANCE) # of a horizontal flip
     num_workers: int = setting(0, low=0) # processes that load images
-    # JPEG: auto (torchvision.io, large ones at reduced size), torchvision, or pillow (whole images, fractional boxes)
+    # JPEG: auto (torchvision.io, large ones at reduced size), torchvision, or pillow (whole images,
+    # fractional boxes)
     decoder: str = setting('auto', choices=DECODERS)
-    # on the device, in batches: crops of images in memory, colours of several crops; the same numbers, worth it
+    # on the device, in batches: crops of images in memory, colours of several crops; the same numbers, worth
+    # it
     # where a GPU waits for the loader
     augment_on_device: bool = False
     # shards: streams per process, each with shards of its own; a multiple of num_workers is fastest
     lanes: int = setting(8, low=1)
     shuffle_buffer: int = setting(4096, low=1) # shards: images (as files) that a process holds to mix them
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
-    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on 256 images
-    pixel_range: list[float] | None = setting(None, length=2, rising=True, expected='two numbers, smaller first')
-    max_megapixels: float | None = setting(None, above=0) # largest size of an image; null: Pillow's limit, 179
+    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on
+    # 256 images
+    pixel_range: list[float] | None = setting(None, length=2, rising=True,
+                                              expected='two numbers, smaller first')
+    # largest size of an image; null: Pillow's limit, 179
+    max_megapixels: float | None = setting(None, above=0)
 
 # %% ../nbs/07_training.ipynb #a8f5bbdb
 @dataclass
@@ -94,7 +102,8 @@ class MaskingConfig:
     num_target_masks: int = setting(4, low=1) # blocks per image; not of random masks
     masks_per_image: int = setting(1, low=1) # maskings of an image that share one pass of the target encoder
     target_scale: list[float] | None = setting(None, **PARTS) # area of a block, as a share of the grid
-    target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True) # height over width of a block
+    # height over width of a block
+    target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True)
     context_scale: list[float] | None = setting(None, **PARTS) # multiblock: area of the context block
     min_context: int | None = setting(None, low=1) # multiblock: fewest context patches
     target_share: list[float] | None = setting(None, **PARTS) # hierarchical: bounds of the hidden share
@@ -123,7 +132,8 @@ class TrainingConfig:
     compile: bool = False # compile the transformer blocks when they first run (pretraining only)
     # none (DDP), or full: weights, gradients and moments are split over all processes (FSDP2)
     sharding: str = setting('none', choices=SHARDING)
-    timeout_minutes: float = setting(10.0, **MINUTES) # how long a step waits for another process before the run ends
+    # how long a step waits for another process before the run ends
+    timeout_minutes: float = setting(10.0, **MINUTES)
     seed: int = 0
     log_steps: int = setting(10, low=1) # steps between lines of history
     checkpoint_minutes: float = setting(10.0, **MINUTES) # at most this long between checkpoints
@@ -136,17 +146,20 @@ class TrainingConfig:
 @dataclass
 class MultiCropConfig:
     "Several crops of each image."
-    strategy: str | None = setting(None, choices=STRATEGIES) # how they learn from each other; null: one crop per image
+    # how they learn from each other; null: one crop per image
+    strategy: str | None = setting(None, choices=STRATEGIES)
     num_global_crops: int = setting(2, low=1)
     num_local_crops: int = setting(6, low=0)
     min_local_crops: int | None = setting(None, low=0) # begin with so many local crops …
     # … and reach num_local_crops after so many epochs (with min_local_crops)
     warmup_epochs: int = setting(30, low=0)
     # pixels; null: 3/7 of the model's image size, in whole patches
-    local_crop_size: int | list[int] | None = setting(None, **SIZE | dict(expected='null, or ' + SIZE['expected']))
+    local_crop_size: int | list[int] | None = setting(None, **SIZE
+                                                      | dict(expected='null, or ' + SIZE['expected']))
     global_crop_scale: list[float] = setting([0.4, 1.0], **SHARES) # area, as a share of the image
     local_crop_scale: list[float] = setting([0.05, 0.4], **SHARES)
-    global_color_jitter: float = setting(0.4, low=0, high=1) # brightness, contrast, saturation ±40 %, hue ±0.1 turn
+    # brightness, contrast, saturation ±40 %, hue ±0.1 turn
+    global_color_jitter: float = setting(0.4, low=0, high=1)
     local_color_jitter: float = setting(0.4, low=0, high=1)
     hue: str = setting('yiq', choices=('yiq', 'hsv')) # how hue is turned: yiq (fast) or hsv (exact)
     # share of a local crop's patches that the encoder sees, chosen at random; 1: all
@@ -183,17 +196,23 @@ class RunConfig:
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
-    "Raise `ConfigError` for impossible values; warn of settings without effect."
+    "Raise `ConfigError` for impossible values."
     check_settings(cfg)
     check_model_config(cfg.model)
     c = cfg.multicrop
     require(training_checks(cfg.training) + _crop_checks(cfg))
-    if c.strategy is not None: cfg.model.crops.enabled = True                  # the model gets what crops need
+    # the model gets what crops need
+    if c.strategy is not None: cfg.model.crops.enabled = True
     check_levels(cfg.evaluation.readouts or (), cfg.model.num_hierarchies)
+    return cfg
+
+def warn_run(
+    cfg: RunConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, RUN_IDLE)
     warn_idle(cfg.model, MODEL_IDLE, 'model.')
     warn_schedules(cfg)
-    return cfg
 
 def check_levels(
     names: Sequence[str], # of read-outs
@@ -206,7 +225,8 @@ def check_levels(
         except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e
         for part, _ in parts:
             there = not part.startswith('level') or int(part[5:]) < num_levels
-            require([(there, 'evaluation.readouts', name, f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
+            require([(there, 'evaluation.readouts', name,
+                      f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
 
 def training_checks(
     t: TrainingConfig,
@@ -223,7 +243,8 @@ def warn_batch(
     asked = t.batch_size * t.grad_accumulation * processes
     if asked <= images: return
     warnings.warn(f'training.batch_size={t.batch_size}: a step would take {asked} images (grad_accumulation='
-                  f'{t.grad_accumulation}, {processes} processes), but there are {images}; it takes those', stacklevel=2)
+                  f'{t.grad_accumulation}, {processes} processes), but there are {images}; it takes those',
+                  stacklevel=2)
 
 def warn_training(
     t: TrainingConfig,
@@ -239,8 +260,10 @@ def _crop_checks(cfg: RunConfig) -> list[tuple]:
     c, n = cfg.multicrop, cfg.masking.masks_per_image
     fewer = c.min_local_crops is None or c.min_local_crops <= c.num_local_crops
     return [(n == 1 or c.strategy is None, 'masking.masks_per_image', n,
-             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an image more than once'),
-        (fewer, 'multicrop.min_local_crops', c.min_local_crops, f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
+             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an '
+             'image more than once'),
+        (fewer, 'multicrop.min_local_crops', c.min_local_crops,
+         f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
 
 def warn_schedules(
     cfg: RunConfig,
@@ -248,31 +271,36 @@ def warn_schedules(
     "Warn of schedules that end before the run does, or after it."
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
     if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
-        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the target encoder '
-                      'freezes there. Set it to null to let the schedule span the run', stacklevel=2)
+        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
+                      'target encoder freezes there. Set it to null to let the schedule span the run',
+                      stacklevel=2)
     if c.strategy is not None and c.min_local_crops is not None and c.warmup_epochs >= t.epochs:
         warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={t.epochs}: '
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)
     warn_training(t)
 
 _CROP_KEYS = ' '.join(f'multicrop.{f.name}' for f in fields(MultiCropConfig) if f.name != 'strategy')
-_LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale', 'local_color_jitter', 'local_keep'))
+_LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale',
+                                                  'local_color_jitter', 'local_keep'))
 _PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name != 'probe')
 
 # %% ../nbs/07_training.ipynb #d927752c
 def _crops(c: RunConfig) -> bool: return c.multicrop.strategy is not None
 def _no_local(c: RunConfig) -> bool: return _crops(c) and c.multicrop.num_local_crops == 0
 def _no_colour(c: RunConfig) -> bool:
-    return _crops(c) and (c.model.in_chans == 1 or not c.multicrop.global_color_jitter + c.multicrop.local_color_jitter)
+    return _crops(c) and (c.model.in_chans == 1 or not c.multicrop.global_color_jitter
+                          + c.multicrop.local_color_jitter)
 
 RUN_IDLE = [
     (_CROP_KEYS, lambda c: not _crops(c), 'as multicrop.strategy is null: one crop per image'),
-    ('data.crop_scale data.decoder', _crops, 'as with multicrop.strategy crops have scales and a decoder of their own'),
+    ('data.crop_scale data.decoder', _crops,
+     'as with multicrop.strategy crops have scales and a decoder of their own'),
     ('multicrop.exclude_overlap', lambda c: c.multicrop.strategy == 'global_only',
      'as with global_only no crop helps to predict another'),
     ('multicrop.warmup_epochs', lambda c: _crops(c) and c.multicrop.min_local_crops is None,
      'as multicrop.min_local_crops is null'),
-    (f'{_LOCAL_KEYS} model.crops.local_weight model.crops.min_overlap', _no_local, 'as multicrop.num_local_crops is 0'),
+    (f'{_LOCAL_KEYS} model.crops.local_weight model.crops.min_overlap', _no_local,
+     'as multicrop.num_local_crops is 0'),
     ('multicrop.hue', _no_colour, 'as there are no colours to turn'),
     ('model.crops.cross_weight', lambda c: _crops(c) and c.multicrop.strategy != 'cross_crop_prediction',
      'as multicrop.strategy is not cross_crop_prediction'),
@@ -283,7 +311,8 @@ RUN_IDLE = [
     (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
 
 # %% ../nbs/07_training.ipynb #d30cc1ac
-_all_ = ['PlainLoader', 'choose_precision', 'flatten', 'list_configs', 'read_config', 'require'] # still found here
+# still found here
+_all_ = ['PlainLoader', 'choose_precision', 'flatten', 'list_configs', 'read_config', 'require']
 
 def load_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
@@ -291,9 +320,12 @@ def load_config(
     schema: type = RunConfig, # other jobs have other sections
     check=check_run_config, # raises for impossible values, returns the configuration
     job: str = '', # where shipped names are looked for, see `list_configs`
+    warn=warn_run, # says what has no effect in a checked configuration
 ) -> Any: # a checked instance of the schema
     "A run's configuration: defaults, then the file, then the overrides."
-    return check(build_config(schema, source, overrides, job))
+    cfg = check(build_config(schema, source, overrides, job))
+    warn(cfg)
+    return cfg
 
 # %% ../nbs/07_training.ipynb #b584456c
 def cosine(
@@ -346,7 +378,10 @@ class Callback:
     def after_skip(self, trainer): "After a step that was skipped; `trainer.skip_logs` says why, and with which pictures. `after_step` follows."
     def after_epoch(self, trainer): "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
-    def on_error(self, trainer): "When the loop ends with an exception (`trainer.error`), in whatever state: `before_fit` may not have come. What it raises is printed, and hides nothing."
+    def on_error(self, trainer):
+        """When the loop ends with an exception (`trainer.error`), even before `before_fit` has come.
+
+        What it raises is printed, and hides nothing."""
 
 # %% ../nbs/07_training.ipynb #ba45f1a5
 class Trainer:
@@ -367,7 +402,7 @@ class Trainer:
         self.device, self.rank, self.world_size = self.accelerator.device, self.accelerator.process_index, self.accelerator.num_processes
         self.team, self._hosting, self._spare, self._kept, self._agreed, self._known_bad, self._open = Team(self.accelerator), False, None, None, False, set(), None
         self.error, self._alone, self._moving, self._buffers, self._unwritten = None, False, False, [], []
-        with self.team.main_first():                                      # one process downloads, the others find it
+        with self.team.main_first():  # one process downloads, the others find it
             self.dataset = dataset if dataset is not None else self._make_dataset()
         self.listing = listing_sha256(self.dataset)
         self._check_alike()
@@ -381,7 +416,7 @@ class Trainer:
         self.seconds, self.bad, self.logs, self.outputs, self.stopping = 0., BadImages(config.data.max_bad_share), {}, {}, None
         self.lr, self.grad_norm = t.lr, 0.
         self._clear_sums()
-        self._asked = json.loads(json.dumps(asdict(config)))              # as given: resuming may divide steps otherwise
+        self._asked = json.loads(json.dumps(asdict(config)))  # as given: resuming may divide steps otherwise
 
     @property
     def model(self) -> nn.Module:
@@ -407,12 +442,12 @@ def _prepare(self: Trainer):
         return
     if self.kind != 'hjepa': raise ConfigError(f'training.sharding=full: only pretraining can be sharded, this is a {self.kind}; use none')
     if self.config.training.compile: raise ConfigError('training.compile=true: blocks that are sharded cannot be compiled in one piece; use training.sharding=none, or compile=false')
-    self._spare = deepcopy(self.model).cpu() if self.is_main else None                     # what callbacks see
+    self._spare = deepcopy(self.model).cpu() if self.is_main else None  # what callbacks see
     shard(self.model, self.device, self.accelerator.mixed_precision)
     self.say(f'every tensor is split over {self.world_size} processes')
     self.optimizer = self._make_optimizer()
     self.parameters = self._clipped()
-    self.wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)         # no DDP around it, only lower precision
+    self.wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)  # no DDP around it, only lower precision
     self.optimizer = self.accelerator.prepare(self.optimizer)
 
 @patch
@@ -421,7 +456,8 @@ def _check_alike(self: Trainer):
     if self.world_size == 1: return
     free = ('data.path', 'data.num_workers', 'data.download')
     facts = {k: v for k, v in flatten(asdict(self.config)).items() if k not in free}
-    self.team.same(facts | {'images': len(self.dataset), 'the digest of their names and sizes': self.listing[:16]})
+    facts |= {'images': len(self.dataset), 'the digest of their names and sizes': self.listing[:16]}
+    self.team.same(facts)
 
 # %% ../nbs/07_training.ipynb #3580cca9
 def listing_sha256(
@@ -434,12 +470,14 @@ def _facts(data) -> list:
     "What tells a data set from another one, as plain JSON."
     files = getattr(data, 'files', None) or getattr(data, 'paths', None)
     known = [len(data)]
-    if hasattr(data, 'counts') and hasattr(data, 'names'): known += [list(data.names), [int(n) for n in data.counts]]    # shards
+    if hasattr(data, 'counts') and hasattr(data, 'names'):                       # shards
+        known += [list(data.names), [int(n) for n in data.counts]]
     elif isinstance(files, (list, tuple)): known += _names_and_sizes([str(f) for f in files])
     elif isinstance(images := getattr(data, 'images', None), Tensor): known += _few(images)
     if (pictures := getattr(data, 'pictures', None)) is not None: known += _facts(pictures)
     for name in ('boxes', 'labels', 'ignore') if hasattr(data, 'boxes') else ():
-        known += _few(torch.cat([torch.as_tensor(t).flatten() for t in getattr(data, name)] or [torch.zeros(0)]))
+        parts = [torch.as_tensor(t).flatten() for t in getattr(data, name)]
+        known += _few(torch.cat(parts or [torch.zeros(0)]))
     return known
 
 def _names_and_sizes(paths: list[str]) -> list: # sizes are −1 where there is no file
@@ -449,7 +487,8 @@ def _names_and_sizes(paths: list[str]) -> list: # sizes are −1 where there is 
         try: return os.stat(path).st_size
         except (OSError, ValueError): return -1
     parts = [paths[i:i + 1000] for i in range(0, len(paths), 1000)]
-    with ThreadPoolExecutor(16) as pool: sizes = list(pool.map(lambda part: list(map(size, part)), parts))   # a disk in a network takes its time
+    with ThreadPoolExecutor(16) as pool:  # a disk in a network takes its time
+        sizes = list(pool.map(lambda part: list(map(size, part)), parts))
     return [[p[len(top):].lstrip('/\\') for p in paths], sum(sizes, [])]
 
 def _few(t: Tensor, most: int = 1 << 28) -> list: # shape and digest
@@ -560,10 +599,11 @@ def _build_loader(self: Trainer):
     self.view = view = self._make_view()
     if hasattr(self.dataset, 'stream'): self.view, self.sampler = self.dataset.stream(view, t.batch_size, self.rank, self.world_size, d.lanes, d.shuffle_buffer)
     else: self.sampler = EpochBatchSampler(len(view), t.batch_size, t.seed, rank=self.rank, world_size=self.world_size)
-    self.loader = build_loader(self.view, t.batch_size, d.num_workers, self.sampler, pin_memory=self.device.type == 'cuda',
-                               patience=60 * t.timeout_minutes)
+    pin = self.device.type == 'cuda'
+    patience = 60 * t.timeout_minutes
+    self.loader = build_loader(self.view, t.batch_size, d.num_workers, self.sampler, pin, patience=patience)
     self.loader.give_up = lambda: self.stopping is not None
-    self.loader.grace = 0. if self.world_size == 1 else 20.                # alone, it may stop between any two steps
+    self.loader.grace = 0. if self.world_size == 1 else 20.     # alone, it may stop between any two steps
     self.steps_per_epoch = max(1, self.sampler.total // t.grad_accumulation)
     self.accumulation = min(t.grad_accumulation, self.sampler.total)
     self.total_steps = t.epochs * self.steps_per_epoch
@@ -581,14 +621,16 @@ def say(self: Trainer, text: str):
     "Print on the main process without breaking a progress bar; control characters (of file names) are spelled out."
     if self.is_main:
         from tqdm import tqdm
-        with suppress(OSError, ValueError, AttributeError):                 # a terminal may be gone, or never have been
-            try: tqdm.write(printable(text), file=sys.stderr)
-            except UnicodeEncodeError: tqdm.write(ascii(printable(text))[1:-1].replace('\\n', '\n'), file=sys.stderr)
+        text = printable(text)
+        with suppress(OSError, ValueError, AttributeError):     # a terminal may be gone, or never have been
+            try: tqdm.write(text, file=sys.stderr)
+            except UnicodeEncodeError:
+                tqdm.write(text.encode('ascii', 'backslashreplace').decode(), file=sys.stderr)
 
 @patch
 def _call(self: Trainer, event: str):
     "Run one event of every callback; the other processes stand by while the main one is busy."
-    alone = self.world_size == 1 or event == 'on_error' and not self._too_many_bad()       # after an error there may be nobody to meet
+    alone = self.world_size == 1 or event == 'on_error' and not self._too_many_bad()  # after an error there may be nobody to meet
     met = alone
     for everywhere, some in groupby(self.callbacks, key=lambda c: c.everywhere):
         if everywhere or alone:
@@ -602,7 +644,7 @@ def _call(self: Trainer, event: str):
 
 @patch
 def _do(self: Trainer, callback: Callback, event: str):
-    "Run one event of one callback. A clean-up that fails must hide neither the error nor the other clean-ups."
+    "Run one event of one callback. A clean-up that fails hides neither the error nor the other clean-ups."
     try: getattr(callback, event, lambda trainer: None)(self)
     except Exception as e:
         if event != 'on_error': raise
@@ -751,7 +793,8 @@ def _one_step(self: Trainer, batches: list[dict]):
 def _keep_buffers(self: Trainer):
     "Copy the model's buffers, before a step."
     now = list(self._model.buffers())
-    if [b.shape for b in now] != [b.shape for b in self._buffers]: self._buffers = [b.detach().clone() for b in now]
+    if [b.shape for b in now] != [b.shape for b in self._buffers]:
+        self._buffers = [b.detach().clone() for b in now]
     elif now: torch._foreach_copy_(self._buffers, now)
 
 @patch
@@ -889,16 +932,18 @@ def stop_on_signal(
             return signal.raise_signal(number)
         if since < math.inf: return
         since, trainer.stopping = time.monotonic(), signal.Signals(number).name
-        with suppress(RuntimeError):                        # it may have come while something was being printed
+        with suppress(RuntimeError):  # it may have come while something was being printed
             trainer.say(f'\n{trainer.stopping}: finishing this step and writing a checkpoint (once more to stop at once)')
     before = {s: signal.getsignal(s) or signal.SIG_DFL for s in (getattr(signal, n, None) for n in ('SIGINT', 'SIGTERM', 'SIGHUP')) if s is not None}
     outer = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
-    before = {s: signal.SIG_DFL if getattr(handler, 'interrupts', False) else handler for s, handler in outer.items()}   # of the commands: it needs Python to be alive
+    # the commands' own handler needs Python to be alive: a second signal must end a process that is stuck
+    usual = lambda handler: signal.SIG_DFL if getattr(handler, 'interrupts', False) else handler
+    before = {s: usual(handler) for s, handler in outer.items()}
     for s in before: signal.signal(s, ask)
     try: yield
     except LostProcess:
         if (usual := before.get(signal.SIGTERM)) is not None:
-            before[signal.SIGTERM] = lambda number, frame: signal.signal(number, usual)     # torchrun's is on its way; the message comes first
+            before[signal.SIGTERM] = lambda number, frame: signal.signal(number, usual)  # torchrun's is on its way; the message comes first
         raise
     finally:
         for s, handler in before.items(): signal.signal(s, outer[s] if handler == signal.SIG_DFL else handler)
@@ -919,7 +964,10 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
     begin, before = time.monotonic(), self.seconds           # clocks of the wall can be set back
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
-    with torch.random.fork_rng(), stop_on_signal(self), self._rescue(), self.team.watch(f'go on with --resume {self.run_dir}'), self.alone():
+    with ExitStack() as stack:
+        watch = self.team.watch(f'go on with --resume {self.run_dir}')
+        for block in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()):
+            stack.enter_context(block)
         try:
             self._call('before_fit')
             while self.epoch < self.config.training.epochs and not self._must_stop(): self._one_epoch()
@@ -928,7 +976,8 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
         except BaseException as e:
             self.seconds, self.error = self.elapsed(), e
             self._call('on_error')
-            if isinstance(e, LostWorker) or str(e).startswith('DataLoader worker (pid'): raise self._lost_worker(e) from e
+            lost = isinstance(e, LostWorker) or str(e).startswith('DataLoader worker (pid')
+            if lost: raise self._lost_worker(e) from e
             raise
         if self.sharded: self._keep_whole()
     return self.epoch >= self.config.training.epochs
@@ -936,9 +985,9 @@ def fit(self: Trainer) -> bool: # True if the run is complete, False if it was s
 @patch
 @contextmanager
 def alone(self: Trainer):
-    """Within the block, no other process trains in this run's folder, or `LockedError` says which one does. Blocks may be nested.
+    """Within the block, no other process trains in this run's folder, or `LockedError` says which one does.
 
-    A run none of whose callbacks has `writes` set needs neither folder nor lock."""
+    Blocks may be nested. A run none of whose callbacks has `writes` set needs neither folder nor lock."""
     if self._alone or not any(getattr(c, 'writes', False) for c in self.callbacks): yield; return
     with ExitStack() as stack:
         self.team.on_main(lambda: stack.enter_context(lock_folder(self.run_dir, 'run')))
@@ -961,8 +1010,8 @@ def _rescue(self: Trainer):
     except BaseException as e:
         if self.world_size == 1 or isinstance(e, LostProcess) or not is_lost(e): raise
         if self.is_main and not self.sharded and not self._bad_in_a_row and any(isinstance(c, CheckpointCallback) for c in self.callbacks):
-            if self._open is not None: self.images_seen = self._open                      # the step that was not finished
-            with suppress(OSError, FloatingPointError): self.save_checkpoint()             # weights and moments are those after the last whole step
+            if self._open is not None: self.images_seen = self._open  # the step that was not finished
+            with suppress(OSError, FloatingPointError): self.save_checkpoint()  # weights and moments are those after the last whole step
         last = [int(p.name[5:]) for p in checkpoints(self.run_dir)[-1:]]
         raise LostProcess(lost_message(self.team, f'go on with --resume {self.run_dir} (from step {last[0]})' if last else 'there is no checkpoint yet: start again')) from e
 
@@ -971,7 +1020,8 @@ def _lost_worker(self: Trainer, error: Exception) -> ChildProcessError:
     "What to say when a process that loads images was killed; that may be noticed in the middle of a step."
     last = [int(p.name[5:]) for p in checkpoints(self.run_dir)[-1:]]
     go_on = f'The newest checkpoint is of step {last[0]}: go on' if last else 'Start again'
-    return ChildProcessError(f'a process that loads images has ended at step {self.step} ({str(error).splitlines()[0]}); '
+    how = str(error).partition('\n')[0]
+    return ChildProcessError(f'a process that loads images has ended at step {self.step} ({how}); '
                              f'was the memory full? {go_on} with --resume {self.run_dir}, perhaps with fewer '
                              f'data.num_workers (now {self.config.data.num_workers})')
 
@@ -994,11 +1044,13 @@ def _optimizer_tensors(self: Trainer) -> dict[str, Tensor]:
 def state(self: Trainer) -> dict[str, Any]:
     "How far the run has come, as plain JSON."
     scaler, t = self.accelerator.scaler, self.config.training
-    far = dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch, images_seen=self.images_seen,
-               seconds=self.elapsed(), skipped=self.skipped, sums={k: v.tolist() for k, v in self._sums.items()}, summed=self._summed,
+    far = dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch,
+               images_seen=self.images_seen, seconds=self.elapsed(), skipped=self.skipped,
+               sums={k: v.tolist() for k, v in self._sums.items()}, summed=self._summed,
                bad_images=sorted({*map(str, self.bad.names)} | self._known_bad))
-    how = dict(threads=torch.get_num_threads(), world_size=self.world_size, batch_size=t.batch_size, grad_accumulation=t.grad_accumulation,
-               images=len(self.dataset), listing=self.listing, config=self._asked, config_sha256=config_sha256(self._asked),
+    how = dict(threads=torch.get_num_threads(), world_size=self.world_size, batch_size=t.batch_size,
+               grad_accumulation=t.grad_accumulation, images=len(self.dataset), listing=self.listing,
+               config=self._asked, config_sha256=config_sha256(self._asked),
                environment=environment(), scaler=scaler.state_dict() if scaler is not None else None)
     return far | how | dict(unwritten=[l for c in self.callbacks for l in getattr(c, 'unwritten', ())])
 
@@ -1076,7 +1128,8 @@ def read_state(
     counts = ('step', 'epoch', 'step_in_epoch', 'images_seen', 'skipped', 'summed', 'images', 'world_size', 'threads')
     odd = [k for k in counts if type(state.get(k)) is not int or state[k] < 0]
     kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
-    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)      # not in older files
+    # not in older files
+    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)
     odd += [k for k, kind in kinds.items() if not isinstance(state.get(k), kind)]
     odd += [k for k, kind in newer.items() if k in state and not isinstance(state[k], kind)]
     if odd: raise ValueError(f'{folder}/state.json: {odd[0]} is {str(state.get(odd[0]))[:40]!r}')
@@ -1094,7 +1147,7 @@ def sync_folder(path: Path):
 def newest_state(
     run_dir: str | Path, # a run's folder; the run may be going on
 ) -> dict[str, Any]: # of its newest checkpoint, unchecked
-    "How far a run has come. Raises FileNotFoundError before the first checkpoint, or ValueError for a damaged file."
+    "How far a run has come. FileNotFoundError before the first checkpoint, ValueError for a damaged file."
     for _ in range(20):
         found = checkpoints(run_dir)
         if not found: break
@@ -1112,10 +1165,11 @@ def checkpoints(
 def left_over(
     run_dir: str | Path, # a run's folder
 ) -> list[Path]:
-    "Files and folders with temporary names, in it and in the folders in it: what a process that was killed has left."
+    "What a process that was killed has left: files and folders of temporary names, in it and in its folders."
     return [p for folder in _folders(run_dir) for p in folder.glob('.*') if is_temporary(p.name)]
 
-def _folders(run_dir) -> list[Path]: return [p for p in (Path(run_dir), *Path(run_dir).glob('[!.]*')) if p.is_dir()]
+def _folders(run_dir: str | Path) -> list[Path]:
+    return [p for p in (Path(run_dir), *Path(run_dir).glob('[!.]*')) if p.is_dir()]
 
 # %% ../nbs/07_training.ipynb #132f5b95
 @patch
@@ -1124,7 +1178,8 @@ def resume(self: Trainer,
 ) -> int: # the step at which training goes on
     """Load the newest readable checkpoint of the run folder.
 
-    Raises `ConfigError` if configuration or images are not as they were, `LockedError` if the run is going on elsewhere."""
+    Raises `ConfigError` if configuration or images are not as they were, `LockedError` if the run is going on
+    elsewhere."""
     with self.alone(): return self._resume(tuple(allow))
 
 @patch
@@ -1214,29 +1269,37 @@ def _check_tensors(self: Trainer, path: Path, weights: dict[str, Tensor], moment
 @patch
 def _check_same_model(self: Trainer, path: Path):
     "Raise `ConfigError` naming the first key in which a checkpoint's model differs from this one."
-    theirs = flatten(asdict(from_values(self.model_schema, saved_config(path/'model.safetensors', self.kind), 'model')))     # keys that are newer than the file: defaults
-    ours = flatten(asdict(self.config.model))
-    for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key) and key != 'pretrained':
-            raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, now it is {ours.get(key)!r}')
+    saved = saved_config(path/'model.safetensors', self.kind)     # newer keys: defaults
+    theirs = flatten(asdict(from_values(self.model_schema, saved, 'model')))
+    ours = flatten(asdict(self._model.config))                                  # with what the data has filled in
+    free = ('pretrained', 'pixel_range') if theirs.get('pixel_range') is None else ('pretrained',)
+    for key in sorted((theirs.keys() | ours.keys()) - {*free}):
+        if theirs.get(key) != ours.get(key):
+            raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, '
+                              f'now it is {ours.get(key)!r}')
 
 # %% ../nbs/07_training.ipynb #0527f3f7
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',
              'data.max_megapixels',
-             'training.log_steps', 'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
+             'training.log_steps', 'training.checkpoint_minutes', 'training.checkpoint_steps',
+             'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision',
              'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts',
              'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+
+_OLDER = 'is from an older version'
 
 @patch
 def _check_same_work(self: Trainer, path: Path, state: dict, allowed: bool):
     "Epochs mean the same only with the same images as before; other thread counts sum in another order."
     if state['images'] != len(self.dataset):
-        raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: epochs and schedules would '
-                          'not be the same. Restore what was there, or start a new run (model.pretrained takes the weights of the old encoder)')
-    if 'listing' not in state: self.say(f'{path.name} is from an older version: whether the images are still the same is not checked')
+        raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: '
+                          'epochs and schedules would not be the same. Restore what was there, or start anew '
+                          '(model.pretrained takes the weights of the old encoder)')
+    if 'listing' not in state: self.say(f'{path.name} {_OLDER}: whether the images are the same is not checked')
     elif state['listing'] != self.listing:
-        said = f'{path}: {len(self.dataset)} images as before, but with other names or sizes (digest {state["listing"][:8]}, now {self.listing[:8]})'
+        digests = f'digest {state["listing"][:8]}, now {self.listing[:8]}'
+        said = f'{path}: {len(self.dataset)} images as before, but with other names or sizes ({digests})'
         if not allowed: raise ConfigError(f'{said}. Restore what was there, or resume with --allow data')
         self.say(f'{said}: allowed, the run resumes with them')
     if state['threads'] != torch.get_num_threads():
@@ -1245,16 +1308,18 @@ def _check_same_work(self: Trainer, path: Path, state: dict, allowed: bool):
 @patch
 def _check_same_config(self: Trainer, path: Path, state: dict, allowed: bool):
     "`ConfigError`, with both values, if the configuration was changed in a way that no override may."
-    if 'config' not in state: return self.say(f'{path.name} is from an older version: whether config.yaml is as it was is not checked')
+    if 'config' not in state: return self.say(f'{path.name} {_OLDER}: config.yaml is not checked')
     if state.get('config_sha256') == config_sha256(self._asked): return
     now, before = flatten(self._asked), flatten(state['config'])
-    usual = flatten(json.loads(json.dumps(asdict(type(self.config)()))))          # of keys that are newer than the checkpoint
-    free = ('model.pretrained', 'training.start', *(self.safe_keys or SAFE_KEYS))           # the first two matter at the start only
+    usual = flatten(json.loads(json.dumps(asdict(type(self.config)()))))  # of keys newer than the checkpoint
+    free = ('model.pretrained', 'training.start', *(self.safe_keys or SAFE_KEYS))    # two are for the start
     was = {k: before.get(k, usual.get(k)) for k in now}
     differ = [k for k in now if was[k] != now[k] and k not in free]
     if not differ: return
-    said = '; '.join(f'{k} was {was[k]!r}, now it is {now[k]!r}' for k in differ[:5]) + (f'; and {len(differ) - 5} more keys' if len(differ) > 5 else '')
-    if not allowed: raise ConfigError(f'{self.run_dir}/config.yaml is not as it was when {path.name} was written: {said}. '
+    said = '; '.join(f'{k} was {was[k]!r}, now it is {now[k]!r}' for k in differ[:5])
+    if len(differ) > 5: said += f'; and {len(differ) - 5} more keys'
+    file = f'{self.run_dir}/config.yaml'
+    if not allowed: raise ConfigError(f'{file} is not as it was when {path.name} was written: {said}. '
                                       'Put it back, or resume with --allow config')
     self.say(f'config.yaml was changed ({said}): allowed, the run resumes with what it says now')
 
@@ -1278,7 +1343,7 @@ def _share_out(self: Trainer, path: Path, state: dict):
 
 # %% ../nbs/07_training.ipynb #88435be5
 class CheckpointCallback(Callback):
-    "Writes checkpoints at intervals, when stopped, at the end, and when something else than a step has failed."
+    "Writes checkpoints at intervals, when stopped, at the end, and when anything but a step has failed."
     order, last_step, writes = 90, None, True
     def before_fit(self, trainer):
         self.last_time, self.last_step = time.monotonic(), trainer.step
@@ -1298,8 +1363,10 @@ class CheckpointCallback(Callback):
         if trainer._bad_in_a_row >= trainer.config.training.max_bad_steps:
             for k, v in trainer._before_bad.items(): setattr(trainer, k, v)
             self.rescue(trainer, 'no checkpoint from before the first of these steps')
-        elif self.last_step is not None and isinstance(trainer.error, Exception) and not trainer.sharded and not trainer._bad_in_a_row:
-            if trainer._undo_step(): self.rescue(trainer, f'no checkpoint of step {trainer.step}')
+            return
+        begun = self.last_step is not None and isinstance(trainer.error, Exception)
+        if begun and not trainer.sharded and not trainer._bad_in_a_row and trainer._undo_step():
+            self.rescue(trainer, f'no checkpoint of step {trainer.step}')
     def rescue(self, trainer, without: str):
         "Save what there is; an error of its own is said only."
         try: trainer.save_checkpoint()
@@ -1331,13 +1398,14 @@ class HistoryCallback(Callback):
     def __init__(self): self.unwritten = []
     def before_fit(self, trainer):
         self.file, self.mark = trainer.run_dir/'history.jsonl', (time.monotonic(), trainer.images_seen)
-        old = self.file.read_text(encoding='utf-8', errors='replace').splitlines() if self.file.exists() else []
+        old = []
+        if self.file.exists(): old = self.file.read_text(encoding='utf-8', errors='replace').splitlines()
         known = [*old, *trainer._unwritten, *self.unwritten]
-        lines = list(dict.fromkeys(l for l in known if _is_past(l, trainer)))         # older versions wrote some twice
+        lines = list(dict.fromkeys(l for l in known if _is_past(l, trainer)))  # older versions wrote some twice
         self.said, self.unwritten, trainer._unwritten = False, [], []
         if lines != old: write_text(self.file, ''.join(l + '\n' for l in lines))
     def after_step(self, trainer):
-        if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return             # a skipped step has a line of its own
+        if trainer.step % trainer.config.training.log_steps or trainer._bad_in_a_row: return  # a skipped step has a line of its own
         now, seen = time.monotonic(), trainer.images_seen
         self.write(trainer, trainer.step_logs() | dict(images_per_s=round((seen - self.mark[1]) / max(1e-9, now - self.mark[0]), 1)))
         self.mark = (now, seen)
@@ -1366,12 +1434,13 @@ def flush(self: HistoryCallback, trainer):
 def _is_past(line: str, trainer) -> bool:
     "Whether a line is of what a run has done already: not torn, not of a step that will be done again."
     step = step_of(line)
-    closing = trainer.step_in_epoch == trainer.steps_per_epoch and '"kind": "epoch"' in line       # this epoch is closed once more
+    again = trainer.step_in_epoch == trainer.steps_per_epoch           # this epoch will be closed once more
+    closing = again and '"kind": "epoch"' in line
     return bool(trainer.step) and (step < trainer.step or step == trainer.step and not closing)
 
 # %% ../nbs/07_training.ipynb #15351c07
 class ProgressCallback(Callback):
-    "A progress bar over the whole run (loss, images/s, time left) and a line per epoch. Where nothing can be printed, none."
+    "A progress bar over the whole run (loss, images/s, time left), if it can be shown, and a line per epoch."
     order, bar = 70, None
     def before_fit(self, trainer):
         from tqdm import tqdm
@@ -1380,8 +1449,8 @@ class ProgressCallback(Callback):
         self.per_step = min(per_step, len(trainer.dataset))
         if sys.stderr is None: return
         with suppress(OSError, ValueError):
-            self.bar = tqdm(total=trainer.total_steps * self.per_step, initial=trainer.step * self.per_step, unit='img', desc='training',
-                            smoothing=.05, dynamic_ncols=True, mininterval=.5)
+            self.bar = tqdm(total=trainer.total_steps * self.per_step, initial=trainer.step * self.per_step,
+                            unit='img', desc='training', smoothing=.05, dynamic_ncols=True, mininterval=.5)
     def after_step(self, trainer):
         text = trainer.progress() if trainer.step % trainer.config.training.log_steps == 0 else None
         if self.bar is None: return
@@ -1428,17 +1497,24 @@ def new_run(
     try:
         with lock_folder(run_dir, 'run'):
             clear_temporaries(run_dir)                          # of a start that was killed here
-            if any(p.name != '.lock' for p in run_dir.iterdir()): raise taken
-            write_new(run_dir/'config.yaml', config_yaml(config))
+            if not _begun(run_dir, text := config_yaml(config)):
+                if any(p.name != '.lock' for p in run_dir.iterdir()): raise taken
+                write_new(run_dir/'config.yaml', text)
     except (FileExistsError, LockedError): raise
     except OSError as e: raise OSError(e.errno, f'cannot write to the run folder {run_dir}: {e.strerror}') from e
     return run_dir
+
+def _begun(run_dir: Path, text: str) -> bool:
+    "Whether this very run was begun here, and ended before its first checkpoint: it may begin again."
+    file, made = run_dir/'config.yaml', {p.name for p in run_dir.iterdir()}
+    if not file.is_file() or not made <= {'.lock', 'config.yaml', 'checkpoints', 'problems.txt'}: return False
+    return not any(run_dir.glob('checkpoints/[!.]*')) and file.read_bytes() == text.encode()
 
 def write_new(
     path: Path, # must not exist
     text: str, # written as UTF-8
 ):
-    "Write a file that was not there, completely or not at all. `FileExistsError` if somebody else was faster, even where there are no locks."
+    "Write a new file, completely or not at all. `FileExistsError` if another was faster, even without locks."
     whole = path.with_name(f'.{path.name}.{os.getpid()}0.tmp')
     write_text(whole, text)
     try: os.link(whole, path)
@@ -1457,8 +1533,8 @@ def load_run(
     "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run (those that help past steps that are not finite are allowed)."
     file, keys = expand(run_dir)/'config.yaml', safe_keys or SAFE_KEYS
     if not file.is_file():
-        raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it (a start that was stopped '
-                                f'before it had one is started again, with --run-dir {run_dir})')
+        raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it '
+                                f'(a start that was stopped before is repeated with --run-dir {run_dir})')
     for o in overrides:
         if o.split('=')[0] not in keys:
             raise ConfigError(f'{o}: a run that resumes cannot change this; allowed are {", ".join(keys)}')

@@ -1,12 +1,13 @@
 """Kills, full disks and interrupts at every call of a command that writes.
 
     def work(folder): return hjepa.cli.train([..., '--run-dir', str(folder/'run')])
-    def check(folder, moment): ...            # repair it as a user would, and compare with what nobody disturbed
+    def check(folder, moment): ...   # repair it as a user would, and compare with what nobody disturbed
     sweep(work, check, tmp_path)              # one forked process for every moment
 
-A *moment* is before, within or after a call that changes files: `os.replace`, `rename`, `fsync`, `mkdir`, `chmod`, `unlink`,
-`rmdir`, `write` (to files), `Path.write_text`, safetensors' `save_file`. Processes are forked from the one that runs the tests,
-which has imported everything and computes nothing itself: a life costs a fraction of a second. Needs fork and signals."""
+A *moment* is before, within or after a call that changes files: `os.replace`, `rename`, `fsync`, `mkdir`,
+`chmod`, `unlink`, `rmdir`, `write` (to files), `Path.write_text`, `write_bytes`, `append_text`, `save_file`.
+Processes are forked from the one that runs the tests, which has imported everything and computes nothing itself:
+a life costs a fraction of a second. Needs fork and signals."""
 import os
 import re
 import signal
@@ -41,18 +42,22 @@ class Life:
         try: os.killpg(self.pid, number)
         except ProcessLookupError: os.kill(self.pid, number)    # it has not become a leader yet
 
+    def wait_once(self) -> int | None: # exit code, or minus the signal that ended it; None: it lives
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
     def wait(self, seconds: float = 60) -> int: # exit code, or minus the signal that ended it
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid: return os.waitstatus_to_exitcode(status)
+            if (code := self.wait_once()) is not None: return code
             time.sleep(.005)
         self.kill()
         os.waitpid(self.pid, 0)
         raise AssertionError(f'still there after {seconds} s:\n{self.said}')
 
     @property
-    def said(self) -> str: return self.log.read_text(encoding='utf-8', errors='replace') if self.log.exists() else ''
+    def said(self) -> str:
+        return self.log.read_text(encoding='utf-8', errors='replace') if self.log.exists() else ''
 
 
 def ended(work) -> int:
@@ -75,12 +80,13 @@ def finish(work, log: Path, code: int = 0, seconds: float = 60) -> str:
 
 
 class Shim:
-    "Counts the calls that change files, and acts at the n-th: before it, after it, or when half of the data is written."
+    "Counts the calls that change files, and acts at the n-th: before it, after it, or when half is written."
     def __init__(self,
         at: int = 0, # which moment, from 1; 0: none
         act=lambda: None, # what happens then: kill, raise, send a signal
         tear: bool = True, # whether only half of the data is there, within a call that writes
-    ): self.at, self.act, self.tear, self.count, self.seen = at, act, tear, 0, []
+    ):
+        self.at, self.act, self.tear, self.count, self.seen = at, act, tear, 0, []
 
     def tick(self, when: str, name: str, file='') -> bool: # is it now?
         self.count += 1
@@ -107,6 +113,15 @@ class Shim:
             return out
         return call
 
+    def appender(self, f):
+        def append(path, text):
+            if self.tick('before', 'append_text', path): self.act()
+            if self.tick('within', 'append_text', path):
+                if self.tear: f(path, text[:len(text) // 2])
+                self.act()
+            f(path, text)
+        return append
+
     def os_write(self, f):
         def write(fd, data):
             if not stat.S_ISREG(os.fstat(fd).st_mode): return f(fd, data)
@@ -119,16 +134,20 @@ class Shim:
 
     def start(self):
         import safetensors.torch
-        self.kept, save = [], safetensors.torch.save_file
+
+        from hjepa.core import files
+        self.kept, save, append = [], safetensors.torch.save_file, files.append_text
         def put(owner, name, new):
             self.kept.append((owner, name, getattr(owner, name)))
             setattr(owner, name, new)
         for n in CALLS: put(os, n, self.around(getattr(os, n), n))
         put(os, 'write', self.os_write(os.write))
-        put(Path, 'write_text', self.writer(Path.write_text, 'write_text', 0))
-        torn = self.writer(save, 'save_file', 1)
-        for m in list(sys.modules.values()):                    # wherever it was imported to by name
-            if getattr(m, '__dict__', {}).get('save_file') is save: put(m, 'save_file', torn)
+        for n in ('write_text', 'write_bytes'): put(Path, n, self.writer(getattr(Path, n), n, 0))
+        by_name = dict(save_file=(save, self.writer(save, 'save_file', 1)),
+                       append_text=(append, self.appender(append)))
+        for m in list(sys.modules.values()):                    # wherever they were imported to by name
+            for n, (old, new) in by_name.items():
+                if getattr(m, '__dict__', {}).get(n) is old: put(m, n, new)
 
     def stop(self):
         for o, n, f in self.kept: setattr(o, n, f)
@@ -173,7 +192,7 @@ def kinds(
     seen: list[str], # moments
     most: int = 1, # of a kind
 ) -> list[int]: # numbers from 1, for `Shim`
-    "Of moments that have the same name, only the first and, from two on, the last ones: a writer is met once, not at every step."
+    "Of moments of one name only the first (and with more than one, the last ones): a writer is met once."
     where = {}
     for n, name in enumerate(seen, 1): where.setdefault(name, []).append(n)
     return sorted({n for at in where.values() for n in [at[0], *at[1:][-(most - 1):]][:most]})
@@ -200,10 +219,12 @@ def sweep(
             return work(folder)
         one = Life(life, root/f'at{n:04d}.log')
         got = one.wait(seconds)
-        if got == 0 and code: continue                          # this moment did not come: a thread was faster
-        assert code is None or got == code, f'{seen[n - 1]}: ended with {got}, not {code}:\n{one.said}'
+        if got == 0 and code: continue                 # this moment did not come: a thread was faster
+        wrong = f'{seen[n - 1]}: ended with {got}, not {code}:\n{one.said}'
+        assert code is None or got == code, wrong
         try: check(folder, seen[n - 1])
-        except BaseException as e: raise AssertionError(f'killed {seen[n - 1]} (moment {n} of {len(seen)}): {e}') from e
+        except BaseException as e:
+            raise AssertionError(f'{seen[n - 1]} (moment {n} of {len(seen)}): {e}') from e
         tried.append(seen[n - 1])
     assert tried, 'no call was met that writes'
     return tried

@@ -24,12 +24,12 @@ from safetensors.torch import load_file
 
 import hjepa.cli
 import hjepa.collapse
-import hjepa.encodings
+import hjepa.encodings  # noqa: F401  (before processes are forked)
 import hjepa.hierarchy
 import hjepa.training
 from hjepa.training import Callback, Trainer, checkpoints, left_over, load_run, read_state
 
-from .kills import Life, Shim, ended, finish, sweep
+from .kills import Life, Shim, ended, finish, full_disk, kinds, sweep
 
 SMALL = ['model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'model.drop_path_rate=0.1', 'training.epochs=20', 'training.batch_size=16', 'training.warmup_epochs=1', 'training.precision=fp32', 'training.checkpoint_steps=1',
@@ -76,7 +76,9 @@ def history(run: Path) -> list: # without what depends on the time of day
 
 
 def tidy(run: Path):
-    assert [str(p) for p in run.rglob('*') if p.name.startswith('.') or 'tmp' in p.name.removeprefix(run.name)] == [] and left_over(run) == []
+    odd = lambda p: p.name.startswith('.') or 'tmp' in p.name.removeprefix(run.name)
+    assert [str(p) for p in run.rglob('*') if p.name != '.lock' and odd(p)] == []
+    assert left_over(run) == []
     assert len(checkpoints(run)) <= 2
 
 
@@ -164,27 +166,52 @@ def test_killed_at_every_call_of_a_checkpoint(whole, tmp_path):
         shutil.rmtree(again)
 
 
-def tidy_names(run: Path): assert [p.name for p in run.rglob('*') if p.name.startswith('.')] == []
+def tidy_names(run: Path):
+    assert [p.name for p in run.rglob('*') if p.name.startswith('.') and p.name != '.lock'] == []
 
 
-TWO = [*(s for s in SMALL if 'epochs' not in s), 'training.epochs=1', 'training.warmup_epochs=0', 'training.batch_size=64', 'training.log_steps=1']     # two steps
+# two steps
+TWO = [*(s for s in SMALL if 'epochs' not in s), 'training.epochs=1', 'training.warmup_epochs=0',
+       'training.batch_size=64', 'training.log_steps=1']
+
+
+def start(folder: Path, pictures: Path) -> list: # what a scheduler does that starts a job again
+    if checkpoints(folder/'run'): return ['--resume', folder/'run']
+    return [*TWO, f'data.path={pictures}', '--run-dir', folder/'run']
+
+
+def names(run: Path) -> set: return {str(p.relative_to(run)) for p in run.rglob('*') if p.is_file()}
 
 
 def test_killed_at_every_call_of_a_command(pictures, tmp_path):
-    "From the making of its folder to the last figure: the same command again, or `--resume`, ends as one that nobody disturbed."
-    def start(folder): return ['--resume', folder/'run'] if checkpoints(folder/'run') else [*TWO, f'data.path={pictures}', '--run-dir', folder/'run']
-    def work(folder): return train(*start(folder), report=True)()
+    "From the making of its folder to the last checkpoint: started again, it ends as an undisturbed one."
+    whole = tmp_path/'whole'/'run'
+    def work(folder): return train(*start(folder, pictures))()
     def check(folder, moment):
         before = newest(folder/'run')
         finish(lambda: work(folder), tmp_path/'log')
-        assert before <= newest(folder/'run') == 2 and same(folder/'run', tmp_path/'whole'/'run')
-        assert history(folder/'run') == history(tmp_path/'whole'/'run')
-        names = lambda run: {str(p.relative_to(run)) for p in run.rglob('*') if p.is_file()}
-        assert names(folder/'run') == names(tmp_path/'whole'/'run')
+        assert before <= newest(folder/'run') == 2 and same(folder/'run', whole)
+        assert history(folder/'run') == history(whole)
+        assert names(folder/'run') == names(whole)
         shutil.rmtree(folder)
-    tried = sweep(work, check, tmp_path)
+    no_after = lambda seen: [n for n in kinds(seen) if not seen[n - 1].startswith('after')]     # as before the next
+    tried = sweep(work, check, tmp_path, at=no_after)
     print(len(tried), 'moments', *tried, sep=' | ')
-    assert {'within save_file .model.safetensors.#.tmp', 'after replace .config.yaml.#.tmp', 'before fsync'} <= set(tried)
+    assert {'within save_file .model.safetensors.#.tmp', 'before replace ..config.yaml.#.tmp.#.tmp',
+            'within append_text history.jsonl'} <= set(tried)
+
+
+def test_killed_in_the_report(pictures, tmp_path):
+    "Measures, a figure and the page: a second try writes them all, and nothing is left lying around."
+    def prepare(folder): finish(train(*start(folder, pictures)), tmp_path/'log')
+    def work(folder): return train(*start(folder, pictures), report=True)()
+    def check(folder, moment):
+        finish(lambda: work(folder), tmp_path/'log')
+        assert names(folder/'run') == names(tmp_path/'whole'/'run')
+        tidy(folder/'run')
+    wanted = re.compile(r'(within write_\w+|before replace) \.(results\.json|report\.html)|before replace \.masks\.png')
+    some = lambda seen: [n for n in kinds(seen) if wanted.match(seen[n - 1])]
+    sweep(work, check, tmp_path, prepare, at=some)
 
 
 def copy_of(run: Path, to: Path) -> Path:
@@ -368,7 +395,7 @@ def test_interrupted_at_the_start(pictures, tmp_path, go_on):
 
 def test_interrupted_in_the_report(pictures, tmp_path):
     "The steps are done: the message says how to have measures and pictures made, and so they are."
-    run, draw = tmp_path/'run', hjepa.cli.draw
+    run = tmp_path/'run'
     def interrupt(*args):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
@@ -381,7 +408,195 @@ def test_interrupted_in_the_report(pictures, tmp_path):
     tidy(run)
 
 
+def test_terminated_in_the_report(pictures, tmp_path):
+    "A scheduler's SIGTERM while measuring or drawing ends with the same words as Ctrl-C."
+    run = tmp_path/'run'
+    stop_at(pictures, run, 8, tmp_path/'log0')
+    for what in ('measure', 'draw'):
+        def ask(*args): os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
+        def before(): setattr(hjepa.cli, what, ask)
+        again = train('--resume', run, 'training.checkpoint_steps=1000', report=True, before=before)
+        out = finish(again, tmp_path/'log', 130)
+        assert f'all steps are done and saved; measures and pictures are made by:\n  hjepa_train --resume {run}' in out
+        assert 'hjepa_train: stopped (SIGTERM)' in out and 'Traceback' not in out
+
+
+# --- alone in a folder
+
+def test_two_start_together(pictures, tmp_path):
+    "Exactly one of them makes the run; the other one names it. Folders that nobody chose differ."
+    for i in range(3):
+        run = tmp_path/f'run{i}'
+        args = [*TWO, f'data.path={pictures}', '--run-dir', run]
+        lives = [Life(train(*args, f'training.seed={k}'), tmp_path/f'log{k}') for k in range(2)]
+        codes = [l.wait() for l in lives]
+        assert sorted(codes) == [0, 2], [l.said for l in lives]
+        lost = lives[codes.index(2)].said
+        first = f'in use by process {lives[codes.index(0)].pid} on '
+        assert first in lost or 'exists and is not an empty folder' in lost, lost
+        assert load_run(run).training.seed == codes.index(0) and newest(run) == 2
+    assert len({hjepa.cli._run_name('tiny') for _ in range(200)}) == 200
+
+
+def test_two_resume_one_run(pictures, tmp_path, go_on):
+    "The second one is refused and names the first; after a kill -9 of the first, while its workers live, it may."
+    run = tmp_path/'run'
+    args = [*SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', run]
+    first = Life(train(*args), tmp_path/'log')
+    reach(run, 3)
+    before = (run/'config.yaml').read_text(encoding='utf-8')
+    for args in (['--resume', run], [*SMALL, f'data.path={pictures}', '--run-dir', run]):
+        out = finish(train(*args), tmp_path/'log2', 2)
+        assert f'process {first.pid} on ' in out and 'this run is in use' in out and 'Traceback' not in out
+    assert (run/'config.yaml').read_text(encoding='utf-8') == before
+    os.kill(first.pid, signal.SIGKILL)                          # the workers live on for some seconds
+    assert first.wait() == -signal.SIGKILL
+    go_on(run, 'data.num_workers=0')
+    with suppress(ProcessLookupError): first.kill()
+
+
+# --- changed between two lives
+
+def test_changed_by_hand(pictures, tmp_path):
+    "config.yaml or the images: refused with both values, allowed by a flag; a cut file is noticed, too."
+    run, mine = tmp_path/'run', tmp_path/'mine'
+    shutil.copytree(pictures, mine)
+    stop_at(mine, run, 3, tmp_path/'log')
+    good, file = (run/'config.yaml').read_text(encoding='utf-8'), run/'config.yaml'
+    for old, new, words in (('flip: 0.5', 'flip: 0.6', 'data.flip was 0.5, now it is 0.6'),
+                            ('seed: 0', 'seed: 1', 'training.seed was 0, now it is 1')):
+        assert old in good
+        file.write_text(good.replace(old, new), encoding='utf-8')
+        out = finish(train('--resume', run), tmp_path/'log', 2)
+        assert words in out and '--allow config' in out and 'Traceback' not in out
+    file.write_text(good[:good.index('\ntraining:') + 1], encoding='utf-8')
+    assert 'training.batch_size was 16, now it is 64' in finish(train('--resume', run), tmp_path/'log', 2)
+    file.write_text(good.replace('flip: 0.5', 'flip: 0.6'), encoding='utf-8')
+    (mine/'000.png').rename(mine/'000a.png')
+    assert 'names or sizes' in finish(train('--resume', run, '--allow', 'config'), tmp_path/'log', 2)
+    both = ['--allow', 'config', '--allow', 'data']
+    out = finish(train('--resume', run, *both, 'training.checkpoint_steps=1000'), tmp_path/'log')
+    assert out.count('allowed, the run resumes') == 2 and newest(run) == STEPS
+    assert 'allowed' not in finish(train('--resume', run), tmp_path/'log')         # from now on they are the run's
+
+
+# --- nobody listens
+
+def test_nobody_reads_what_is_printed(pictures, whole, tmp_path):
+    "The reader of stdout and stderr has gone (`2>&1 | tee log`), or the log's disk is full: training goes on."
+    class Deaf(Callback):
+        def __init__(self, make): self.make = make
+        def after_step(self, t):
+            if t.step == 10:
+                fd = self.make()
+                for n in (1, 2): os.dup2(fd, n)
+    def pipe():
+        r, w = os.pipe()
+        os.close(r)
+        return w
+    for name, make in dict(pipe=pipe, disk=lambda: os.open('/dev/full', os.O_WRONLY)).items():
+        run = tmp_path/name
+        deaf = lambda make=make: add_callback(Deaf(make))
+        finish(train(*SMALL, f'data.path={pictures}', '--run-dir', run, before=deaf), tmp_path/'log')
+        assert same(run, whole) and history(run) == history(whole)
+
+
+def test_ascii_terminal(pictures, tmp_path):
+    "A terminal that knows no ü and no √, and folders with such names: nothing is lost, and the run resumes."
+    run = tmp_path/'müller'/'läuft'
+    shutil.copytree(pictures, tmp_path/'bilder√')
+    def before():
+        for stream in (sys.stdout, sys.stderr): stream.reconfigure(encoding='ascii')
+    args = [*TWO, f'data.path={tmp_path}/bilder√', '--run-dir', run]
+    out = finish(train(*args, report=True, before=before), tmp_path/'log')
+    assert r'm\xfcller' in out and 'Verdict' in out and (run/'results.json').is_file()
+    assert r'l\xe4uft at step 2 of 2' in finish(train('--resume', run, before=before), tmp_path/'log')
+    assert 'müller' in finish(train('--resume', run), tmp_path/'log')
+
+
+# --- waits
+
+def in_small_memory(megabytes: float, *args) -> subprocess.Popen:
+    "`hjepa_train` with a /dev/shm of this size, as in a container; skips where that is not allowed."
+    mount = f'mount -t tmpfs -o size={int(megabytes * 1024)}k tmpfs /dev/shm'
+    may = shutil.which('unshare') and not subprocess.run(['unshare', '-m', 'sh', '-c', mount], capture_output=True).returncode
+    if not may: pytest.skip('needs the right to mount')
+    code = 'import sys; from hjepa.cli import train; sys.exit(train())'
+    command = ['unshare', '-m', 'sh', '-c', f'{mount} && exec "$@"', 'sh', sys.executable, '-c', code]
+    return subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_small_shared_memory(pictures, tmp_path):
+    "Batches that do not fit end the run with advice, at once."
+    large = ['training.batch_size=128', 'model.img_size=112', 'model.patch_size=28', 'data.num_workers=2']
+    process = in_small_memory(1, *TWO, *large, f'data.path={pictures}', '--run-dir', tmp_path/'run')
+    out = process.communicate(timeout=100)[0]
+    assert process.returncode == 2 and 'Traceback' not in out, out
+    assert 'the shared memory (/dev/shm, 1 MB) is too small' in out
+    assert 'data.num_workers' in out and 'docker run --shm-size' in out
+
+
+def test_stop_does_not_wait_for_images(pictures, tmp_path, go_on):
+    "A worker hangs (a disk in a network that is gone): SIGTERM ends the run at its last step, else the time-out."
+    from hjepa.data import TrainView
+    run, reads, stuck = tmp_path/'run', TrainView.__getitems__, tmp_path/'stuck'
+    def hang(self, keys):
+        if keys[0][0] == 2 and stuck.exists(): time.sleep(100)
+        return reads(self, keys)
+    def before(): TrainView.__getitems__ = hang
+    stuck.touch()
+    args = [*SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', run]
+    life = Life(train(*args, before=before), tmp_path/'log')
+    reach(run, 16)
+    time.sleep(.5)
+    since = time.monotonic()
+    os.kill(life.pid, signal.SIGTERM)
+    assert life.wait(30) == 130 and time.monotonic() - since < 20, life.said
+    assert newest(run) == 16 and f'--resume {run}' in life.said
+    short = train('--resume', run, 'training.timeout_minutes=0.02', before=before)
+    out = finish(short, tmp_path/'log', 2, seconds=30)
+    assert 'no images for' in out and 'Traceback' not in out and newest(run) == 16
+    stuck.unlink()
+    go_on(run)
+
+
 # --- others
+
+def test_read_while_it_writes(pictures, tmp_path):
+    "A checkpoint that is deleted while it is read: the next newest is read instead."
+    from hjepa import HJEPA
+    run, left = tmp_path/'run', tmp_path/'left'
+    life = Life(train(*SMALL, f'data.path={pictures}', '--run-dir', run), tmp_path/'log')
+    reach(run, 2)
+    loads = 0
+    while life.wait_once() is None:
+        HJEPA.from_pretrained(run)
+        hjepa.training.newest_state(run)
+        loads += 1
+    assert loads > 3
+    run2, real, gone = copy_of(run, tmp_path/'run2'), hjepa.hierarchy.check_sha256, []
+    def vanish(file):
+        if not gone: gone.append(file.parent.rename(left))      # between its header and its weights
+        real(file)
+    hjepa.hierarchy.check_sha256 = vanish
+    try: assert HJEPA.from_pretrained(run2).num_levels == 2 and gone
+    finally: hjepa.hierarchy.check_sha256 = real
+
+
+def test_no_space_names_the_file(pictures, tmp_path):
+    "A full disk at any kind of call that writes: the message says which file, and what is there is whole."
+    def work(folder): return train(*TWO, f'data.path={pictures}', '--run-dir', folder/'run', report=True)()
+    def check(folder, moment):
+        out = (tmp_path/f'{folder.name}.log').read_text(encoding='utf-8')
+        assert 'Traceback' not in out, out
+        for line in out.splitlines(): assert 'No space' not in line or str(folder/'run') in line, line
+        newest(folder/'run')
+        shutil.rmtree(folder)
+    wrong = ('mkdir', 'write_text', 'write_bytes', 'save_file', 'fsync', 'replace')
+    when = lambda moment: moment.split()[0] != 'after' and moment.split()[1] in wrong
+    few = lambda seen: [n for n in kinds(seen) if when(seen[n - 1])][::2]
+    sweep(work, check, tmp_path, act=full_disk, code=None, at=few)
+
 
 def test_loader_worker_killed(pictures, tmp_path, go_on):
     "In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to go on from."
@@ -389,11 +604,12 @@ def test_loader_worker_killed(pictures, tmp_path, go_on):
     process = subprocess.Popen([sys.executable, '-c', 'import sys; from hjepa.cli import train; sys.exit(train())', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
-    workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()]
+    workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(encoding='utf-8').split()]
     os.kill(workers[0], signal.SIGKILL)
     out = process.communicate(timeout=30)[0]
     assert process.returncode == 2 and 'Traceback' not in out, out
-    assert 'a process that loads pictures has ended at step' in out and f'--resume {run}' in out and 'data.num_workers (now 2)' in out
+    assert 'a process that loads images has ended at step' in out
+    assert f'--resume {run}' in out and 'data.num_workers (now 2)' in out
     go_on(run, 'data.num_workers=0')
 
 
@@ -450,7 +666,7 @@ def test_processes_agree_to_skip(pictures, tmp_path):
     class Note(Callback):
         everywhere = True
         def after_step(self, t):
-            with open(tmp_path/f'steps{t.rank}', 'a') as f: f.write(f'{t.step} {t._bad_in_a_row} {sum(p.double().sum().item() for p in t.model.parameters())!r}\n')
+            with open(tmp_path/f'steps{t.rank}', 'a', encoding='utf-8') as f: f.write(f'{t.step} {t._bad_in_a_row} {sum(p.double().sum().item() for p in t.model.parameters())!r}\n')
     def work(rank):
         from accelerate.state import AcceleratorState
         AcceleratorState._reset_state(True)
@@ -564,7 +780,7 @@ def test_no_call_that_unpickles():
 def within_memory(gigabytes: float):
     "Limit what this process may ask for beyond what it has."
     import resource
-    has = int(re.search(r'VmSize:\s+(\d+) kB', Path('/proc/self/status').read_text())[1]) * 1024
+    has = int(re.search(r'VmSize:\s+(\d+) kB', Path('/proc/self/status').read_text(encoding='utf-8'))[1]) * 1024
     resource.setrlimit(resource.RLIMIT_AS, (has + int(gigabytes * 1e9),) * 2)
 
 
@@ -661,7 +877,6 @@ def test_random_damage(whole, tmp_path):
     from hjepa.compression import CodecConfig, FPNCodec
     from hjepa.feature_store import FeatureStore, extract_to_disk
     from hjepa.data import build_dataset
-    from hjepa.report import read_run
     from hjepa.visualization import read_history
     dice, run = random.Random(11), copy_of(whole, tmp_path/'run')
     store = tmp_path/'store'

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
@@ -14,28 +13,32 @@ import pytest
 
 if sys.platform != 'linux': pytest.skip('needs fork and signals as Linux has them', allow_module_level=True)
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 import hjepa.cli_codec
 import hjepa.compression_training
 import hjepa.rate_distortion
-import hjepa.visualization
+import hjepa.visualization  # noqa: F401 (in this process, not in every life)
 from hjepa.core.files import lock_folder, save_tensors
 from hjepa.training import checkpoints, read_state
 
-from .kills import Life, finish, full_disk, sweep
+from .kills import finish, full_disk, sweep
 
-SMALL = ['model.n_hidden=4', 'model.n_channels=4', 'model.prior_filters=[2]', 'model.table_size=16', 'model.stride=8', 'training.lambda_values=[0.2,2]',
-         'training.base_epochs=1', 'training.epochs=2', 'training.batch_size=3', 'training.checkpoint_steps=1', 'training.keep_checkpoints=3',
-         'training.precision=fp32', 'training.warmup_epochs=0', 'evaluation.pictures=2']
+SMALL = ['model.n_hidden=4', 'model.n_channels=4', 'model.prior_filters=[2]', 'model.table_size=16',
+         'model.stride=8', 'training.lambda_values=[0.2,2]', 'training.base_epochs=1', 'training.epochs=2',
+         'training.batch_size=3',
+         'training.checkpoint_steps=1', 'training.keep_checkpoints=3', 'training.precision=fp32',
+         'training.warmup_epochs=0', 'evaluation.pictures=2']
 PARTS = 'base', 'lambda_0.2', 'lambda_2'
 
 
 def command(name: str, *args):
     "What a `Life` does: a command of `hjepa.cli_codec`, without its figures, which others test."
     def work():
-        hjepa.compression_training.show_analysis = lambda *a: mock.Mock(savefig=lambda p, **k: Path(p).write_bytes(b'figure'))
+        figure = mock.Mock(savefig=lambda p, **k: Path(p).write_bytes(b'figure'))
+        hjepa.compression_training.show_analysis = lambda *a: figure
         hjepa.rate_distortion.draw_rate_distortion = lambda *a: {}
         return getattr(hjepa.cli_codec, name)(list(map(str, args)))
     return work
@@ -45,7 +48,9 @@ def command(name: str, *args):
 def maps(tmp_path_factory) -> Path:
     "Six files of small feature maps."
     folder, g = tmp_path_factory.mktemp('maps'), torch.Generator().manual_seed(0)
-    for i in range(6): save_tensors(folder/f'{i}.safetensors', {k: torch.randn(4, n, n, generator=g) for k, n in (('p3', 6), ('p4', 3))})
+    for i in range(6):
+        maps = {k: torch.randn(4, n, n, generator=g) for k, n in (('p3', 6), ('p4', 3))}
+        save_tensors(folder/f'{i}.safetensors', maps)
     return folder
 
 
@@ -60,7 +65,14 @@ def whole(maps, tmp_path_factory) -> Path:
 def settings(maps: Path) -> list[str]: return [*SMALL, f'data.features={maps}', f'data.test_features={maps}']
 
 
-def tensors(checkpoint: Path) -> dict: return {f'{f.stem}:{k}': v for f in checkpoint.glob('*.safetensors') for k, v in load_file(f).items()}
+def tensors(checkpoint: Path) -> dict:
+    files = {f.stem: load_file(f) for f in checkpoint.glob('*.safetensors')}
+    return {f'{name}:{k}': v for name, found in files.items() for k, v in found.items()}
+
+
+def read_rows(run: Path) -> list:
+    rows = json.loads((run/'results.json').read_text(encoding='utf-8'))['rows']
+    return [(r['lambda'], r['bpp'], r['mse']) for r in rows]
 
 
 def check_same(run: Path, whole: Path):
@@ -71,8 +83,7 @@ def check_same(run: Path, whole: Path):
         ours, theirs = tensors(a), tensors(b)
         assert ours['model:fingerprint'].any(), name
         assert ours.keys() == theirs.keys() and all(ours[k].equal(theirs[k]) for k in ours), name
-    rows = [[(r['lambda'], r['bpp'], r['mse']) for r in json.loads((r/'results.json').read_text(encoding='utf-8'))['rows']] for r in (run, whole)]
-    assert rows[0] == rows[1] and len(rows[0]) == 2
+    assert read_rows(run) == read_rows(whole) and len(read_rows(run)) == 2
 
 
 def damage(file: Path, place: int = -5):
@@ -85,7 +96,7 @@ def damage(file: Path, place: int = -5):
 # --- sweeps
 
 def test_a_sweep_that_is_killed_at_any_call_that_writes(whole, tmp_path):
-    "However it ends, --resume repairs every part: the last one's beginning, its tables and its last file included."
+    "However it ends, --resume repairs every part: its beginning, its tables and its last file included."
     def without_the_last(folder):
         shutil.copytree(whole, folder/'run')
         shutil.rmtree(folder/'run'/'lambda_2')
@@ -96,25 +107,29 @@ def test_a_sweep_that_is_killed_at_any_call_that_writes(whole, tmp_path):
         check_same(folder/'run', whole)
         shutil.rmtree(folder)
     tried = sweep(work, repair, tmp_path/'lives', without_the_last, at=telling)
-    assert all(any(name in t for t in tried) for name in ('config.yaml', 'model.safetensors', 'state.json', 'results.json')), tried
+    for name in ('config.yaml', 'model.safetensors', 'state.json', 'results.json'):
+        assert any(name in t for t in tried), tried
 
 
 def telling(seen: list[str]) -> list[int]:
     "Of the calls that put a file or a checkpoint in its place, or write half of one: the last of each kind."
-    where = {name: n for n, name in enumerate(seen, 1) if name.split()[1] in ('replace', 'rename', 'save_file', 'write_text')}
-    return sorted(n for name, n in where.items() if not name.startswith('after') or 'safetensors' in name or 'state' in name)
+    calls = ('replace', 'rename', 'save_file', 'write_text')
+    where = {name: n for n, name in enumerate(seen, 1) if name.split()[1] in calls}
+    late = lambda name: not name.startswith('after') or 'safetensors' in name or 'state' in name
+    return sorted(n for name, n in where.items() if late(name))
 
 
 @pytest.mark.parametrize('fault', ['no tables', 'not closed', 'one bit', 'all damaged', 'no last checkpoint'])
 def test_a_damaged_part_is_repaired(whole, tmp_path, fault):
-    "A part is finished when its last file says so, and its newest checkpoint is whole; else it goes on from a sound one."
+    "A part is finished when its last file says so and its newest checkpoint is whole; else it is repaired."
     run = tmp_path/'run'
     shutil.copytree(whole, run)
     last = checkpoints(run/'lambda_2')[-1]
-    if fault == 'no tables':                                    # as the version before left it, when killed before the tables
+    if fault == 'no tables':                                    # an older version, killed before them
         from safetensors import safe_open
         from safetensors.torch import save_file
-        with safe_open(last/'model.safetensors', 'pt') as f: meta = {k: v for k, v in f.metadata().items() if k != 'sha256'}
+        with safe_open(last/'model.safetensors', 'pt') as f: meta = f.metadata()
+        meta.pop('sha256', None)
         weights = load_file(last/'model.safetensors')
         for k in weights: weights[k] *= k.rpartition('.')[2] not in ('weights', 'low', 'fingerprint')
         save_file(weights, last/'model.safetensors', meta)
@@ -145,7 +160,8 @@ def test_a_full_disk_at_the_end_of_a_sweep(whole, tmp_path):
         assert 'No space left on device' in said and 'safetensors' in said, said
         finish(command('train_codec', '--resume', folder/'run'), folder/'log')
         check_same(folder/'run', whole)
-    last = lambda seen: [max(n for n, name in enumerate(seen, 1) if name.startswith('within save_file') and 'model' in name)]
+    writes = lambda name: name.startswith('within save_file') and 'model' in name
+    last = lambda seen: [max(n for n, name in enumerate(seen, 1) if writes(name))]
     sweep(work, repair, tmp_path/'lives', without_tables, full_disk, 2, last)
 
 
@@ -153,7 +169,8 @@ def test_one_process_at_a_time(whole, maps, tmp_path):
     "A sweep and a folder of streams that another process writes into are refused, and it is named."
     run, streams = tmp_path/'run', tmp_path/'streams'
     shutil.copytree(whole, run)
-    for folder, args in ((run, ('train_codec', '--resume', run)), (streams, ('compress', maps, '--codec', run/'lambda_2', '-o', streams))):
+    compress = 'compress', maps, '--codec', run/'lambda_2', '-o', streams
+    for folder, args in ((run, ('train_codec', '--resume', run)), (streams, compress)):
         with lock_folder(folder): said = finish(command(*args), tmp_path/'log', 2)
         assert f'in use by process {os.getpid()} on' in said, said
 
@@ -169,18 +186,21 @@ def sources(maps, tmp_path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def listing(folder: Path) -> dict: return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != '.lock'}
+def listing(folder: Path) -> dict:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != '.lock'}
 
 
 @pytest.mark.parametrize('act, code', [(None, -9), (full_disk, 2)], ids=['killed', 'full disk'])
 def test_compress_goes_on(whole, sources, tmp_path, act, code):
-    "The same command again finishes the folder; streams that were finished are not made again; nothing else is left."
-    def compress(folder): return command('compress', *sources, '--codec', whole/'lambda_2', '-o', folder/'streams')
+    "The same command again finishes the folder; finished streams are not made again; nothing else is left."
+    codec = whole/'lambda_2'
+    def compress(folder): return command('compress', *sources, '--codec', codec, '-o', folder/'streams')
     finish(compress(tmp_path/'calm'), tmp_path/'log')
     calm = listing(tmp_path/'calm'/'streams')
     assert len(calm) == 7 and len(json.loads(calm['streams.json'])) == 6
     def check(folder, moment):
-        if act: assert f'cannot write {folder}/streams' in (folder.parent/f'{folder.name}.log').read_text(encoding='utf-8')
+        said = (folder.parent/f'{folder.name}.log').read_text(encoding='utf-8')
+        assert not act or f'cannot write {folder}/streams' in said, said
         streams = folder/'streams'
         part = streams/'streams.part.jsonl'
         rows = part.read_text(encoding='utf-8').splitlines()[1:] if part.exists() else []
@@ -188,18 +208,22 @@ def test_compress_goes_on(whole, sources, tmp_path, act, code):
         finish(compress(folder), folder/'log')
         assert listing(streams) == calm
         assert all((streams/name).stat().st_mtime_ns == at for name, at in made.items())
-    tried = sweep(lambda folder: compress(folder)(), check, tmp_path/'lives', **(dict(act=act) if act else {}), code=code, at=telling)
+    how = dict(act=act) if act else {}
+    tried = sweep(lambda folder: compress(folder)(), check, tmp_path/'lives', **how, code=code, at=telling)
     assert any('streams.json' in t for t in tried) and any('.hjc' in t for t in tried)
 
 
 def test_compress_does_not_mix_streams(whole, sources, tmp_path):
-    "A folder begun with another codec, or finished, is refused; --overwrite begins anew; changed sources are read again."
+    "A folder of another codec, or finished, is refused; --overwrite begins anew; changed sources count."
     streams, one, two = tmp_path/'streams', whole/'lambda_0.2', whole/'lambda_2'
-    def run(codec, *args, code=0): return finish(command('compress', *sources, '--codec', codec, '-o', streams, *args), tmp_path/'log', code)
+    def run(codec, *args, code=0):
+        work = command('compress', *sources, '--codec', codec, '-o', streams, *args)
+        return finish(work, tmp_path/'log', code)
     run(one)
     calm = listing(streams)
     assert 'has streams in it; choose another folder' in run(one, code=2)
-    me = dict(codec=bytes(load_file(checkpoints(one)[-1]/'model.safetensors')['fingerprint'].tolist()).hex(), detector=None)
+    fingerprint = load_file(checkpoints(one)[-1]/'model.safetensors')['fingerprint']
+    me = dict(codec=bytes(fingerprint.tolist()).hex(), detector=None)
     rows = json.loads(calm['streams.json'])
     def begun():
         "As a killed call leaves it, the last line torn."
@@ -208,13 +232,14 @@ def test_compress_does_not_mix_streams(whole, sources, tmp_path):
         (streams/'streams.json').unlink(missing_ok=True)
     begun()
     assert 'was begun with another codec or detector' in run(two, code=2)
-    damage(streams/rows[0]['stream'])                           # finished streams that are no longer whole, or older than their source
+    damage(streams/rows[0]['stream'])                           # no longer whole, or older than the source
     save_tensors(sources[1], {k: v + 1 for k, v in load_file(sources[1]).items()})
     run(one)
     now = listing(streams)
-    assert [n for n in calm if now[n] != calm[n]] == ['1.hjc', 'streams.json'] or [n for n in calm if now[n] != calm[n]] == ['1.hjc']
+    assert {n for n in calm if now[n] != calm[n]} - {'streams.json'} == {'1.hjc'}
     run(two, '--overwrite')
-    assert all(listing(streams)[n] != now[n] for n in now if n != 'streams.json') and set(listing(streams)) == set(now)
+    new = listing(streams)
+    assert set(new) == set(now) and all(new[n] != now[n] for n in now if n != 'streams.json')
 
 
 ODD = {'escape': '\x1b[2Jx', 'latin': os.fsdecode(b'm\xfcller'), 'long': 'n' * 237, 'wide': 'ü' * 118}
@@ -222,52 +247,61 @@ ODD = {'escape': '\x1b[2Jx', 'latin': os.fsdecode(b'm\xfcller'), 'long': 'n' * 2
 
 @pytest.mark.parametrize('name', ODD.values(), ids=list(ODD))
 def test_names_of_any_kind(whole, maps, tmp_path, name):
-    "Names of 249 bytes, not UTF-8, with control characters: there and back; a terminal sees none of them as they are."
-    source, codec = tmp_path/f'{name}.safetensors', whole/'lambda_2'
-    shutil.copy(maps/'0.safetensors', source)
-    (tmp_path/f'{name}.npz').write_bytes(b'no')
-    said = finish(command('compress', source, tmp_path/f'{name}.npz', '--codec', codec, '-o', tmp_path/'streams'), tmp_path/'log')
-    assert '1 files left out: 1 × cannot be read as feature maps' in said and '\x1b[2J' not in said, said
-    row, = json.loads((tmp_path/'streams'/'streams.json').read_text(encoding='utf-8'))
-    assert row['source'] == str(source) and (tmp_path/'streams'/row['stream']).stem == name
-    longest = tmp_path/'streams'/('z' * 251 + '.hjc')          # a name that leaves no room for a longer suffix
-    shutil.copy(tmp_path/'streams'/row['stream'], longest)
-    said = finish(command('decompress', tmp_path/'streams', '--codec', codec, '-o', tmp_path/'back'), tmp_path/'log')
+    "Names of 249 bytes, not UTF-8, with control characters: there and back; a terminal sees no escape."
+    source, codec = tmp_path/f'{name}.npz', whole/'lambda_2'
+    np.savez(source, **load_file(maps/'0.safetensors'))
+    bad, streams = tmp_path/f'{name}.safetensors', tmp_path/'streams'
+    bad.write_bytes(b'no')
+    said = finish(command('compress', source, bad, '--codec', codec, '-o', streams), tmp_path/'log')
+    assert '1 files left out: 1 × cannot be read as feature maps' in said and '\x1b' not in said, said
+    row, = json.loads((streams/'streams.json').read_text(encoding='utf-8'))
+    whose = name.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
+    assert row['source'] == str(source) and row['stream'] == f'{whose}.hjc'
+    longest = streams/('z' * 251 + '.hjc')                      # it leaves no room for a longer suffix
+    shutil.copy(streams/row['stream'], longest)
+    (streams/row['stream']).rename(streams/f'{name}.hjc')
+    said = finish(command('decompress', streams, '--codec', codec, '-o', tmp_path/'back'), tmp_path/'log')
     assert 'back: 2 files of feature maps' in said and '\x1b' not in said, said
-    assert {len(os.fsencode(p.name)) for p in (tmp_path/'back').iterdir()} == {255, len(os.fsencode(name)) + 12}
-    back = load_file(tmp_path/'back'/f'{name}.safetensors')
+    names = {p.name for p in (tmp_path/'back').iterdir()}
+    assert names == {'z' * 243 + '.safetensors', f'{whose}.safetensors'}
+    back = load_file(tmp_path/'back'/f'{whose}.safetensors')
     assert back.keys() == {'p3', 'p4'} and all(v.isfinite().all() for v in back.values())
 
 
 def test_folders_with_odd_things(whole, sources, tmp_path):
-    "Links to nothing, named pipes, devices and damaged files are left out, counted and named; no waiting, no traceback."
-    streams, codec = tmp_path/'streams', whole/'lambda_2'
-    finish(command('compress', *sources, '--codec', codec, '-o', streams), tmp_path/'log')
+    "Links to nothing, pipes, devices and damaged files are left out, counted and named; nothing waits."
+    streams = tmp_path/'streams'
+    def do(code, name, *args):
+        said = finish(command(name, *args, '--codec', whole/'lambda_2'), tmp_path/'log', code, 20)
+        assert 'Traceback' not in said
+        return said
+    do(0, 'compress', *sources, '-o', streams)
     good = listing(streams)
     (streams/'a_link.hjc').symlink_to('gone')
     (streams/'a_loop').symlink_to(streams)
     os.mkfifo(streams/'a_pipe.hjc')
     (streams/'zero.hjc').symlink_to('/dev/zero')
     (streams/'torn.hjc').write_bytes(good['0.hjc'][:-3])
-    said = finish(command('decompress', streams, '--codec', codec, '-o', tmp_path/'maps'), tmp_path/'log', 1, 20)
-    assert '4 files left out: 2 × not a regular file (first ' in said and '1 × broken link' in said and '1 × truncated' in said, said
-    assert len(list((tmp_path/'maps').glob('*.safetensors'))) == 6 and 'streams.json' not in said
-    said = finish(command('decompress', streams/'a_pipe.hjc', streams/'1.hjc', '--codec', codec, '-o', tmp_path/'two'), tmp_path/'log', 1, 20)
+    said = do(1, 'decompress', streams, '-o', tmp_path/'maps')
+    assert '4 files left out: 2 × not a regular file (first ' in said, said
+    assert '1 × broken link' in said and '1 × truncated' in said and 'streams.json' not in said, said
+    assert len(list((tmp_path/'maps').glob('*.safetensors'))) == 6
+    said = do(1, 'decompress', streams/'a_pipe.hjc', streams/'1.hjc', '-o', tmp_path/'two')
     assert '1 × not a regular file' in said and 'two: 1 files' in said, said
     for odd in (streams/'a_pipe.hjc', streams/'zero.hjc'):
-        said = finish(command('decompress', odd, '--codec', codec, '-o', tmp_path/'none'), tmp_path/'log', 2, 20)
-        assert 'error' in said and 'not a regular file' in said and 'Traceback' not in said, said
+        said = do(2, 'decompress', odd, '-o', tmp_path/'none')
+        assert 'error' in said and 'not a regular file' in said, said
     photos = tmp_path/'photos'
     photos.mkdir()
     os.mkfifo(photos/'pipe.png')
     (photos/'link.jpg').symlink_to('gone')
     (photos/'notes.txt').touch()
-    said = finish(command('compress', photos, '--codec', codec, '-o', tmp_path/'none'), tmp_path/'log', 2, 20)
+    said = do(2, 'compress', photos, '-o', tmp_path/'none')
     assert 'nothing could be compressed: 3 files left out: 1 × .txt file' in said and 'pipe.png' in said, said
-    wrong = save_tensors(sources[0], {'p9': torch.zeros(4, 2, 2)})
-    assert wrong is None
-    said = finish(command('compress', *sources, '--codec', codec, '-o', tmp_path/'some'), tmp_path/'log')
-    assert '1 files left out: 1 × has levels p9; this codec is for p3, p4' in said and 'some: 5 streams' in said, said
+    save_tensors(sources[0], {'p9': torch.zeros(4, 2, 2)})
+    said = do(0, 'compress', *sources, '-o', tmp_path/'some')
+    assert '1 files left out: 1 × has levels p9; this codec is for p3, p4' in said, said
+    assert 'some: 5 streams' in said, said
 
 
 def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
@@ -277,8 +311,8 @@ def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
     for args in (('compress', *sources, '-o', taken), ('compress', *sources, '-o', taken/'deeper'),
                  ('decompress', sources[0], '-o', taken), ('decompress', sources[0], '--detect', tmp_path)):
         def early(args=args):
-            with ExitStack() as stack:
-                stack.enter_context(mock.patch.object(hjepa.cli_codec, 'find_codec', side_effect=AssertionError('loaded')))
-                return command(args[0], *args[1:], '--codec', whole/'lambda_2')()
+            hjepa.cli_codec.find_codec = None                   # in this life only
+            return command(args[0], *args[1:], '--codec', whole/'lambda_2')()
         said = finish(early, tmp_path/'log', 2)
-        assert 'error: ' in said and ('expected the place of' in said or os.strerror(errno.ENOTDIR) in said or os.strerror(errno.EEXIST) in said), said
+        wrong = 'expected the place of', os.strerror(errno.ENOTDIR), os.strerror(errno.EEXIST)
+        assert 'error: ' in said and any(w in said for w in wrong), said

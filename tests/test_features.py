@@ -1,6 +1,7 @@
 "Features on disk from the outside: killed, interrupted, gone on with, and used by the commands."
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from .kills import finish, sweep
 
 N, SHARD = 400, 20
 COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli_features import store; sys.exit(store())']
@@ -102,7 +105,7 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
     words = process.communicate(timeout=100)[1]
     there = shards(out)
     assert process.returncode == 130 and 'Traceback' not in words, words
-    assert f'{len(there) * SHARD} pictures are in {out}; the same command goes on' in words, words
+    assert f'{len(there) * SHARD} pictures are in {out}; the same command resumes' in words, words
     go_on(model, garments, out)
     assert {k: v for k, v in shards(out).items() if k in there} == there
     check_same(out, uninterrupted)
@@ -119,7 +122,84 @@ def test_full_disk(model, garments, tmp_path, capsys):
         with pytest.raises(SystemExit) as stopped: store([str(model), str(garments), '-o', str(tmp_path/'features'), '--readout', 'mean', '--shard', '100', '--dtype', 'float32'])
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert stopped.value.code == 2 and 'cannot write' in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path/'features').iterdir()) == ['images.jsonl', 'store.json']
+    assert sorted(p.name for p in (tmp_path/'features').iterdir()) == ['.lock', 'images.jsonl', 'store.json']
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
+@pytest.mark.parametrize('name', ['f.npz', 'f.safetensors', 'found.png'])
+def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
+    "Arrays and figures: written whole or not at all, and the file is named; what was there before stays."
+    import resource
+    from hjepa.cli import features
+    from hjepa.cli_features import neighbours
+    some, out = tmp_path/'some', tmp_path/name
+    some.mkdir()
+    for i in range(8): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
+    out.write_bytes(b'from before')
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            if name == 'found.png': neighbours([str(model), '--images', str(some), '-k', '3', '-o', str(out)])
+            else: features([str(model), str(some), '--readout', 'level0', '-o', str(out)])
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and str(out) in said.err and 'File too large' in said.err, said.err
+    assert out.read_bytes() == b'from before'
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, 'some'])
+    if name == 'found.png': assert 'cosine of features' in said.out     # the table comes before the figure
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
+    "kill -9 at every kind of call that writes: the same command ends as if nothing had happened."
+    import torch
+    from hjepa.cli_features import store
+    from hjepa.core.files import load_tensors
+    some = tmp_path/'some'
+    some.mkdir()
+    for i in range(8): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
+    def work(folder: Path) -> int:
+        torch.set_num_threads(1)
+        how = ['--readout', 'mean', '--shard', '5', '--dtype', 'float32']
+        return store([str(model), str(some), '-o', str(folder/'out'), *how])
+    def content(folder: Path) -> dict:
+        files = [p for p in (folder/'out').iterdir() if p.name != '.lock']
+        read = lambda p: {k: v.tolist() for k, v in load_tensors(p)[0].items()}
+        return {p.name: read(p) if p.suffix == '.safetensors' else p.read_bytes() for p in files}
+    def check(folder: Path, moment: str):
+        finish(lambda: work(folder), tmp_path/'again.log')
+        assert content(folder) == content(tmp_path/'lives'/'whole'), moment
+    tried = sweep(work, check, tmp_path/'lives')
+    assert any('save_file' in m for m in tried) and any('replace' in m for m in tried), tried
+
+
+def test_one_store_at_a_time(model, garments, uninterrupted, tmp_path, capsys):
+    "A second process is refused, with the number of the first, which goes on and loses nothing."
+    from hjepa.cli_features import store
+    out = tmp_path/'features'
+    process = start(model, garments, out)
+    wait_for_shards(out, 2, process)
+    with pytest.raises(SystemExit) as stopped: store(arguments(model, garments, out))
+    said = capsys.readouterr().err
+    alive = process.poll() is None
+    words = process.communicate(timeout=100)
+    assert alive and stopped.value.code == 2 and f'in use by process {process.pid} on' in said, said
+    assert process.returncode == 0, words
+    check_same(out, uninterrupted)
+
+
+def test_a_terminal_that_knows_only_ascii(model, garments, tmp_path):
+    "Names and signs that cannot be printed are spelled out; the work is not lost."
+    for i, name in enumerate(('müller −√.png', 'a.png', 'b.png')):
+        (tmp_path/name).write_bytes((garments/f'{i:04d}.png').read_bytes())
+    code = 'import sys; from hjepa.cli_features import neighbours; sys.exit(neighbours())'
+    args = [model, tmp_path/'a.png', '--images', tmp_path, '-k', '2', '-o', tmp_path/'out'/'n.png']
+    env = os.environ | dict(PYTHONIOENCODING='ascii:strict', PYTHONUTF8='0', LC_ALL='C')
+    done = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0 and done.stdout.isascii(), done.stdout + done.stderr
+    assert re.search(r'/m(\\xfc|\\udc..\\udc..)ller ', done.stdout), done.stdout
+    assert (tmp_path/'out'/'n.png').is_file()
 
 
 def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys):

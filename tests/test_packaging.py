@@ -177,4 +177,4 @@ def test_top_level_names(root, tmp_path):
     assert {*typed, '__version__'} <= set(dir(hjepa))
     for name, module in typed.items(): assert getattr(hjepa, name).__module__ == f'hjepa.{module}', name
     assert hjepa.encoder.Masks is hjepa.Masks  # modules are there without being imported, too
-    with pytest.raises(AttributeError, match='no attribute .nonsense.'): hjepa.nonsense
+    with pytest.raises(AttributeError, match='no attribute .nonsense.'): _ = hjepa.nonsense

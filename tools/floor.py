@@ -16,7 +16,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
-EXTRAS = 'detection', 'compression', 'export', 'webdataset'
+EXTRAS = 'detection', 'compression', 'export', 'webdataset', 'tiff'
 ONCE = ['training.epochs=1', 'training.warmup_epochs=0']
 OWN = [*ONCE, 'data.dataset=imagefolder', 'data.path=images', 'training.batch_size=8']
 IMAGES = """

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST', 'MAX_YAML', 'ConfigError', 'flatten', 'config_sha256', 'Rule', 'setting', 'rule_of', 'kinds_of', 'in_words',
            'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of',
-           'read_value', 'shown', 'from_values', 'check_settings', 'require', 'list_configs', 'read_config',
-           'build_config', 'PlainDumper', 'config_yaml', 'value_at', 'warn_idle']
+           'read_value', 'shown', 'all_settings', 'from_values', 'check_settings', 'require', 'list_configs',
+           'read_config', 'build_config', 'PlainDumper', 'config_yaml', 'value_at', 'warn_idle']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
@@ -37,7 +37,8 @@ def flatten(
 ) -> dict: # {'a.b.c': value}
     "Nested dictionaries as one with dotted keys."
     out = {}
-    for k, v in values.items(): out.update(flatten(v, f'{prefix}{k}.') if isinstance(v, dict) and v else {f'{prefix}{k}': v})
+    for k, v in values.items():
+        out.update(flatten(v, f'{prefix}{k}.') if isinstance(v, dict) and v else {f'{prefix}{k}': v})
     return out
 
 def config_sha256(
@@ -70,7 +71,8 @@ def setting(
     "A dataclass field with its default and what it may be."
     length = (length, length) if isinstance(length, int) else length
     metadata = dict(rule=Rule(choices=tuple(choices), length=length, **rule))
-    if isinstance(default, (list, dict)): return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 def rule_of(
@@ -91,7 +93,9 @@ def kinds_of(
 def _range(r: Rule) -> str:
     "A rule's bounds in words, with a space in front."
     low = f' from {r.low:g}' if r.low is not None else f' above {r.above:g}' if r.above is not None else ''
-    if r.high is not None: return f'{low} to {r.high:g}' if r.low is not None else f'{low}, at most {r.high:g}' if low else f' up to {r.high:g}'
+    if r.high is not None:
+        if r.low is not None: return f'{low} to {r.high:g}'
+        return f'{low}, at most {r.high:g}' if low else f' up to {r.high:g}'
     return low + ((' and' if low else '') + f' below {r.below:g}' if r.below is not None else '')
 
 def _items(r: Rule) -> str:
@@ -108,10 +112,14 @@ def in_words(
     if rule.expected: return rule.expected
     kinds, words = kinds_of(hint), []
     if bool in kinds: words.append('true or false')
-    if float in kinds or int in kinds: words.append(('a number' if float in kinds else 'a whole number') + _range(rule))
+    if float in kinds or int in kinds:
+        words.append(('a number' if float in kinds else 'a whole number') + _range(rule))
     if str in kinds: words.append(', '.join(rule.choices) or 'text')
     for k in kinds:
-        if get_origin(k) is list: words.append(' '.join(filter(None, ('a list of', _items(rule), _PLURAL.get(get_args(k)[0], 'values')))) + _range(rule) + ', smaller first' * rule.rising)
+        if get_origin(k) is list:
+            words.append(' '.join(filter(None, ('a list of', _items(rule),
+                                                _PLURAL.get(get_args(k)[0], 'values')))) + _range(rule)
+                         + ', smaller first' * rule.rising)
         if get_origin(k) is dict or is_dataclass(k): words.append('a section of keys and values')
     if type(None) in kinds: words.insert(0, 'null')
     return ', or '.join(words) if len(words) < 3 else ', '.join(words[:-1]) + f', or {words[-1]}'
@@ -166,22 +174,25 @@ def _free(value: Typed) -> Any:
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0016
 class PlainLoader(yaml.SafeLoader):
-    "YAML without tags that make objects, without aliases and without keys that stand twice; plain scalars stay text."
+    "YAML without tags that make objects, aliases and keys that stand twice; plain scalars stay text."
     yaml_implicit_resolvers = {}
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise _yaml_error(f'found the alias *{event.anchor}; aliases are not read, write the value again', event.start_mark)
+            raise _yaml_error(f'found the alias *{event.anchor}; aliases are not read, write the value again',
+                              event.start_mark)
         return super().compose_node(parent, index)
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode): raise _yaml_error('a key is no plain text', key.start_mark)
+            if not isinstance(key, yaml.ScalarNode):
+                raise _yaml_error('a key is no plain text', key.start_mark)
             if key.value in seen: raise _yaml_error(f'the key {key.value!r} stands twice', key.start_mark)
             seen.add(key.value)
         return {k.value: self.construct_object(v, deep=deep) for k, v in node.value}
 
-def _yaml_error(words: str, mark) -> yaml.MarkedYAMLError: return yaml.constructor.ConstructorError(None, None, words, mark)
+def _yaml_error(words: str, mark) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, words, mark)
 
 def _scalar(loader: PlainLoader, node: yaml.ScalarNode) -> str | None:
     if node.style is not None: return node.value
@@ -195,8 +206,10 @@ def read_yaml(
 ) -> Any: # nested; scalars `Plain`, or `str` where they were quoted
     "YAML as far as it needs no schema. Raises a `ConfigError` of one line."
     try: return yaml.load(text, PlainLoader)
-    except yaml.MarkedYAMLError as e: words = f'{e.problem} in line {e.problem_mark.line + 1}' if e.problem_mark else f'{e.problem}'
-    except (yaml.YAMLError, UnicodeError, RecursionError, ValueError, LookupError) as e: words = (str(e) or type(e).__name__).splitlines()[0]
+    except yaml.MarkedYAMLError as e:
+        words = f'{e.problem} in line {e.problem_mark.line + 1}' if e.problem_mark else f'{e.problem}'
+    except (yaml.YAMLError, UnicodeError, RecursionError, ValueError, LookupError) as e:
+        words = (str(e) or type(e).__name__).splitlines()[0]
     raise ConfigError(f'{where} is not plain YAML: {words}'.strip())
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0025
@@ -206,10 +219,15 @@ def check_plain(
     depth: int = 20, # so deep may they be nested
     left: list | None = None, # so many values may there be; None: 30,000
 ):
-    "Raise `ConfigError` for references (`${…}`), numbers that are not finite, too many values, nesting that is too deep and values of other kinds."
+    """Raise `ConfigError` for what no configuration needs.
+
+    References (`${…}`), numbers that are not finite, too many values, nesting that is too deep, and values
+    of other kinds."""
     left = [30_000] if left is None else left
     left[0] -= 1
-    if depth < 0 or left[0] < 0: raise ConfigError(f'{where[:80]}…: ' + ('nested too deeply' if depth < 0 else 'more values than any configuration has'))
+    if depth < 0 or left[0] < 0:
+        raise ConfigError(f'{where[:80]}…: ' + ('nested too deeply' if depth < 0
+                                                else 'more values than any configuration has'))
     if isinstance(values, Mapping):
         for k, v in values.items():
             check_plain(k, where, depth - 1, left)
@@ -221,11 +239,14 @@ def check_plain(
 def _check_scalar(value: Any, where: str):
     "A single value of `check_plain`."
     if isinstance(value, str) and '${' in value:
-        raise ConfigError(f'{where}: {value[:80]!r}: references are not read in a configuration, as they could read the environment too; '
-                          'write the value (a shell fills in key=$NAME by itself)')
-    if isinstance(value, Real) and not abs(value) < math.inf: raise ConfigError(f'{where}={value}: expected a finite number')
+        raise ConfigError(f'{where}: {value[:80]!r}: references are not read in a configuration, as they '
+                          'could read the environment too; write the value (a shell fills in key=$NAME '
+                          'by itself)')
+    if isinstance(value, Real) and not abs(value) < math.inf:
+        raise ConfigError(f'{where}={value}: expected a finite number')
     if value is not None and not isinstance(value, (str, Real, PathLike)) and not is_dataclass(value):
-        raise ConfigError(f'{where}={shown(value)}: expected text, a number, true, false, null, a list or a section')
+        raise ConfigError(f'{where}={shown(value)}: expected text, a number, true, false, null, a list '
+                          'or a section')
 
 def check_keys(
     schema: type, # a dataclass
@@ -234,13 +255,16 @@ def check_keys(
 ):
     "Raise `ConfigError` for a key that the schema does not have, naming those it has and the nearest."
     if values is None or is_dataclass(values): return
-    if not isinstance(values, Mapping): raise ConfigError(f'{where or "the configuration"}={shown(values)}: expected a section of keys and values')
+    if not isinstance(values, Mapping):
+        name = where or 'the configuration'
+        raise ConfigError(f'{name}={shown(values)}: expected a section of keys and values')
     known = hints_of(schema)
     for key, value in values.items():
         path = f'{where}.{key}' if where else str(key)
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            raise ConfigError(f'{shown(path)}: no such key{f"; did you mean {near[0]}?" if near else ""} Allowed: {", ".join(known)}')
+            hint = f'; did you mean {near[0]}?' if near else ''
+            raise ConfigError(f'{shown(path)}: no such key{hint} Allowed: {", ".join(known)}')
         if is_dataclass(known[key]): check_keys(known[key], value, path)
 
 @lru_cache(maxsize=None)
@@ -258,7 +282,8 @@ def _convert(value: Any, kinds: tuple, parse: bool) -> Any:
     if isinstance(value, Typed) and Any not in kinds: value = _typed(value, kinds, lists)
     if value is None and type(None) in kinds or isinstance(value, bool) and bool in kinds: return value
     if isinstance(value, str) and Any not in kinds: return _from_text(value, kinds, parse)
-    if isinstance(value, (list, tuple)) and lists: return [_convert(v, kinds_of(get_args(lists[0])[0]), parse) for v in value]
+    if isinstance(value, (list, tuple)) and lists:
+        return [_convert(v, kinds_of(get_args(lists[0])[0]), parse) for v in value]
     if isinstance(value, Mapping) and any(get_origin(k) is dict for k in kinds): return as_yaml(value)
     if isinstance(value, PathLike) and str in kinds: return fspath(value)
     if isinstance(value, Real) and not isinstance(value, bool): return _from_number(value, kinds)
@@ -269,7 +294,8 @@ def _typed(value: Typed, kinds: tuple, lists: list) -> Any:
     "What was typed, as far as its kinds say."
     if value == 'null': return None
     first = value.lstrip()[:1]
-    if not (first == '[' and lists or first == '{' and any(get_origin(k) is dict for k in kinds)): return Plain(value)
+    if not (first == '[' and lists or first == '{' and any(get_origin(k) is dict for k in kinds)):
+        return Plain(value)
     try: return read_yaml(value)
     except ConfigError as e: raise _Unfit from e
 
@@ -297,7 +323,8 @@ def _obeys(value: Any, r: Rule) -> bool:
     "Whether a value of the right kind is in its bounds; numbers must be finite everywhere."
     if isinstance(value, list):
         few, most = r.length
-        return few <= len(value) <= most and all(_obeys(v, r) for v in value) and not (r.rising and value != sorted(value))
+        if not few <= len(value) <= most or r.rising and value != sorted(value): return False
+        return all(_obeys(v, r) for v in value)
     if isinstance(value, str): return not r.choices or value in r.choices
     if isinstance(value, bool) or not isinstance(value, (int, float)): return True
     if isinstance(value, int) and abs(value) >= LARGEST or not math.isfinite(value): return False
@@ -314,7 +341,8 @@ def read_value(
     "A setting's value. Raises a `ConfigError` that says `key=value: expected …`."
     try: made = _convert(value, kinds_of(hint), parse)
     except (_Unfit, OverflowError): made = _Unfit
-    if made is _Unfit or not _obeys(made, rule): raise ConfigError(f'{key}={shown(value)}: expected {in_words(hint, rule)}')
+    if made is _Unfit or not _obeys(made, rule):
+        raise ConfigError(f'{key}={shown(value)}: expected {in_words(hint, rule)}')
     if isinstance(made, dict): check_plain(made, key)
     return made
 
@@ -325,28 +353,41 @@ def shown(
     if isinstance(value, (list, tuple)): text = f'[{", ".join(map(shown, value[:40]))}]'
     elif isinstance(value, Mapping): text = f'{{{", ".join(f"{k}: {shown(v)}" for k, v in value.items())}}}'
     else: text = 'null' if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    text = ''.join(c if c.isprintable() else c.encode('unicode_escape', 'surrogatepass').decode() for c in text)
+    spelled = lambda c: c.encode('unicode_escape', 'surrogatepass').decode()
+    text = ''.join(c if c.isprintable() else spelled(c) for c in text)
     return text if len(text) <= 80 else text[:79] + '…'
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0026
+def all_settings(
+    schema: type, # a dataclass of sections
+    where: str = '', # name of the section
+) -> dict[str, tuple[Any, Rule]]: # dotted key → (annotation, rule), in order
+    "All keys of a configuration, and what they may be."
+    out = {}
+    for f in fields(schema):
+        hint, key = hints_of(schema)[f.name], f'{where}.{f.name}' if where else f.name
+        out |= all_settings(hint, key) if is_dataclass(hint) else {key: (hint, rule_of(f))}
+    return out
+
 def from_values(
     schema: type, # a dataclass
     values: dict | None, # nested values, from YAML or keywords; None: all defaults
     where: str = '', # name of the section, for messages
 ) -> Any: # an instance of the schema
-    "Values over a schema's defaults, with unknown keys and wrong values refused by name. An empty section is its defaults."
+    "Values over a schema's defaults; unknown keys and wrong values are errors. An empty section: defaults."
     check_plain(values, where)
     check_keys(schema, values, where)
     return _section(schema, values, where, True)
 
 def _section(schema: type, values: Any, where: str, parse: bool) -> Any:
     "An instance of a schema whose keys are known to be right."
-    values = {f.name: getattr(values, f.name) for f in fields(values)} if is_dataclass(values) else values or {}
+    if is_dataclass(values): values = {f.name: getattr(values, f.name) for f in fields(values)}
     hints, made = hints_of(schema), {}
     rules = {f.name: rule_of(f) for f in fields(schema)}
-    for key, value in values.items():
-        path = f'{where}.{key}' if where else key
-        made[key] = _section(hints[key], value, path, parse) if is_dataclass(hints[key]) else read_value(value, hints[key], rules[key], path, parse)
+    for key, value in (values or {}).items():
+        hint, path = hints[key], f'{where}.{key}' if where else key
+        if is_dataclass(hint): made[key] = _section(hint, value, path, parse)
+        else: made[key] = read_value(value, hint, rules[key], path, parse)
     return schema(**made)
 
 def check_settings(
@@ -355,7 +396,8 @@ def check_settings(
 ):
     "Raise `ConfigError` if a value of a configuration is not what its setting allows."
     for f in fields(config):
-        value, hint, path = getattr(config, f.name), hints_of(type(config))[f.name], f'{where}.{f.name}' if where else f.name
+        value, hint = getattr(config, f.name), hints_of(type(config))[f.name]
+        path = f'{where}.{f.name}' if where else f.name
         if not is_dataclass(hint): read_value(value, hint, rule_of(f), path, False)
         elif isinstance(value, hint): check_settings(value, path)
         else: raise ConfigError(f'{path}={shown(value)}: expected a {hint.__name__}')
@@ -363,7 +405,7 @@ def check_settings(
 def require(
     checks: list[tuple], # (whether it holds, key, value, what was expected)
 ):
-    "Raise a `ConfigError` for the first check that does not hold: for what several settings together must be."
+    "Raise a `ConfigError` for the first check that does not hold: what several settings must be together."
     for ok, key, value, expected in checks:
         if not ok: raise ConfigError(f'{key}={shown(value)}: expected {expected}')
 
@@ -374,19 +416,25 @@ def list_configs(
     job: str = '', # which kind of job: '' is pretraining, else the name of a folder beside it, as `detection`
 ) -> list[str]: # names
     "Configurations that come with the package."
-    return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs', job).iterdir() if f.name.endswith('.yaml'))
+    return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs', job).iterdir()
+                  if f.name.endswith('.yaml'))
 
 def _read_plain(source: str | Path, job: str) -> dict:
     "A configuration's values; its scalars are `Plain` yet."
     path, what = Path(source), f'configuration {str(source)!r}'
-    if str(source) in list_configs(job): text = files('hjepa').joinpath('configs', job, f'{source}.yaml').read_bytes()
+    if str(source) in list_configs(job):
+        text = files('hjepa').joinpath('configs', job, f'{source}.yaml').read_bytes()
     elif path.is_file():
         with open(path, 'rb') as f: text = f.read(MAX_YAML + 1)
-    else: raise ConfigError(f'{what}: no such file, and not one of the shipped ones ({", ".join(list_configs(job))})')
-    if len(text) > MAX_YAML: raise ConfigError(f'{what} is larger than {MAX_YAML // 1024} kB: it is no configuration')
+    else:
+        shipped = ', '.join(list_configs(job))
+        raise ConfigError(f'{what}: no such file, and not one of the shipped ones ({shipped})')
+    if len(text) > MAX_YAML:
+        raise ConfigError(f'{what} is larger than {MAX_YAML // 1024} kB: it is no configuration')
     values = read_yaml(text, what)
     check_plain(values)
-    if not isinstance(values or {}, dict): raise ConfigError(f'{what} holds {shown(values)}, expected sections of keys and values')
+    if not isinstance(values or {}, dict):
+        raise ConfigError(f'{what} holds {shown(values)}, expected sections of keys and values')
     return values or {}
 
 def read_config(
@@ -404,7 +452,8 @@ def _put(values: dict, path: list[str], text: Typed, hint: Any):
         if not isinstance(values.get(head), dict): values[head] = {}
         return _put(values[head], path[1:], text, inner)
     if is_dataclass(inner) and text == 'null': values[head] = {}
-    elif text.lstrip()[:1] == '{' and str not in kinds_of(inner): values[head] = _laid_over(values.get(head), read_yaml(text, f'{head}={shown(text)}'))
+    elif text.lstrip()[:1] == '{' and str not in kinds_of(inner):
+        values[head] = _laid_over(values.get(head), read_yaml(text, f'{head}={shown(text)}'))
     else: values[head] = text
 
 def _laid_over(below: Any, above: Any) -> Any:
@@ -422,7 +471,8 @@ def build_config(
     values = _read_plain(source, job)
     for o in overrides:
         key, there, text = o.partition('=')
-        if not there: raise ConfigError(f'override {shown(o)}: expected key=value, for example training.epochs=10')
+        if not there:
+            raise ConfigError(f'override {shown(o)}: expected key=value, for example training.epochs=10')
         check_plain(o, 'override')
         _put(values, key.split('.'), Typed(text), schema)
     return from_values(schema, values)
@@ -438,7 +488,8 @@ def config_yaml(
     config: Any, # a dataclass
 ) -> str: # for a file
     "A configuration as YAML, all keys in the schema's order."
-    return yaml.dump(asdict(config), Dumper=PlainDumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=1000)
+    return yaml.dump(asdict(config), Dumper=PlainDumper, sort_keys=False, allow_unicode=True,
+                     default_flow_style=False, width=1000)
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0040
 def value_at(
@@ -446,12 +497,14 @@ def value_at(
     key: str, # dotted
 ) -> Any:
     "The value of a dotted key; None where a dictionary on the way doesn't have it."
-    for part in key.split('.'): config = config.get(part) if isinstance(config, dict) else getattr(config, part)
+    for part in key.split('.'):
+        config = config.get(part) if isinstance(config, dict) else getattr(config, part)
     return config
 
 def warn_idle(
     config: Any, # a dataclass of sections, or the arguments of a command
-    table: list[tuple[str, Callable[[Any], bool], str]], # (keys with spaces between, when they have no effect, why)
+    # (keys with spaces between, when they have no effect, why)
+    table: list[tuple[str, Callable[[Any], bool], str]],
     prefix: str = '', # of the keys in messages
     default: Any = None, # the same with all defaults; None: what its type gives
 ):

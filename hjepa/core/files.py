@@ -19,6 +19,7 @@ import socket
 import stat
 import sys
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,10 +253,12 @@ class LockedError(OSError):
     "A folder that another process writes into."
 
 def _holder(fd: int) -> str:
-    "Who says in a lock file that it holds it."
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = json.loads(os.pread(fd, 1000, 0))
-        return f'process {int(found["pid"])} on {printable(str(found["host"]))[:80]}'
+    "Who says in a lock file that it holds it; who has it since this moment says so in the next."
+    for _ in range(20):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(os.pread(fd, 1000, 0))
+            return f'process {int(found["pid"])} on {printable(str(found["host"]))[:80]}'
+        time.sleep(.01)
     return 'another process'
 
 # %% ../../nbs/core/01_files.ipynb #536928bb
@@ -417,7 +420,9 @@ def list_files(
     wanted, out, seen = frozenset(suffixes), Listing([]), set()
     root = expand(root)
     if not os.path.lexists(root): raise FileNotFoundError(errno.ENOENT, 'no such file or folder', str(root))
-    if not root.is_dir(): _list_one(str(root), wanted, out)
+    if not root.is_dir():
+        _list_one(str(root), wanted, out)
+        return out
     blocked = lambda e: out.left_out.add(f'unreadable folder ({e.strerror})', e.filename)
     for folder, folders, names in os.walk(root, followlinks=True, onerror=blocked):
         real = os.path.realpath(folder)

@@ -1,0 +1,163 @@
+"""Data from the outside: deep images of many channels through all commands, odd folders, shards that are
+killed, large files."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hjepa.cli
+import hjepa.cli_data
+import hjepa.cli_show
+from hjepa.shards import write_shards
+from tests.kills import finish, full_disk, sweep
+
+TINY = ['model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=24',
+        'model.encoder_kwargs.num_heads=3',
+        'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'training.epochs=1', 'training.warmup_epochs=0',
+        'training.batch_size=8', 'training.precision=fp32', 'training.log_steps=1', 'evaluation.probe=false',
+        'data.dataset=images', 'model.pixel_mean=null', 'model.pixel_std=null']
+
+
+def run(log: Path, command, *args, code: int = 0) -> str:
+    "What a command prints, in a process of its own."
+    return finish(lambda: command([str(a) for a in args]), log, code, 120)
+
+
+@pytest.fixture(scope='module')
+def bands(tmp_path_factory) -> Path:
+    """Sixteen images of five channels, 12 bits in 16: one of them in four channels, one with a pixel that
+    is far out."""
+    folder, rng = tmp_path_factory.mktemp('bands'), np.random.default_rng(0)
+    for k in range(16): np.save(folder/f'{k:02}.npy', rng.integers(0, 4000, (5, 40, 36)).astype(np.uint16))
+    np.save(folder/'03.npy', np.zeros((4, 40, 36), np.uint16))
+    far = np.load(folder/'05.npy')
+    far[0, 0, 0] = 65535
+    np.save(folder/'05.npy', far)
+    return folder
+
+
+def test_five_channels_of_twelve_bits_through_every_command(bands, tmp_path):
+    """The range is measured and printed once, saved with the weights, and what `preprocess` and every view
+    use."""
+    said = run(tmp_path/'log', hjepa.cli.train, *TINY, 'model.in_chans=5', f'data.path={bands}',
+               '--run-dir', tmp_path/'run')
+    assert said.count('pixels from 0 … 4095 become 0 … 255') == 1, said
+    assert '03.npy (it has 4 channels, and 5 are wanted' in said and 'outside of 0 … 4095' in said
+    def features():
+        from hjepa import HJEPA
+        from hjepa.data import EvalView, ImageDataset, normalize
+        model = HJEPA.from_pretrained(tmp_path/'run')
+        assert model.config.pixel_range == [0, 4095]
+        data = ImageDataset('bands', paths=[bands/'05.npy'], in_chans=5)
+        seen = normalize(EvalView(data, model.img_size, 5, pixel_range=(0, 4095))[0]['image'][None],
+                         *model.pixel_stats)
+        for image in (bands/'05.npy', np.load(bands/'05.npy')): assert model.preprocess([image]).equal(seen)
+        assert seen.std() > .2                                          # and not the 17 levels near 0
+        return 0
+    run(tmp_path/'log', lambda args: features())
+    said = run(tmp_path/'log', hjepa.cli.features, tmp_path/'run', bands, '-o', tmp_path/'f.npz')
+    assert '03.npy' in said and 'measured' not in said and len(np.load(tmp_path/'f.npz')['features']) == 15
+    run(tmp_path/'log', hjepa.cli_show.show, tmp_path/'run', 'masks', '--images', bands, '--channels',
+        '4,2,0', '-o', tmp_path/'a')
+    run(tmp_path/'log', hjepa.cli_show.show, tmp_path/'run', 'masks', '--images', bands, '-o', tmp_path/'b')
+    assert (tmp_path/'a'/'masks.png').read_bytes() != (tmp_path/'b'/'masks.png').read_bytes()
+
+
+def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
+    "What the user says is not measured; crops leave the colours of five channels alone, and say so once."
+    said = run(tmp_path/'log', hjepa.cli.train, *TINY, 'model.in_chans=5', f'data.path={bands}',
+               'data.pixel_range=[0,8000]',
+               'multicrop.strategy=global_only', 'multicrop.num_local_crops=1', 'data.num_workers=1', '--run-dir', tmp_path/'run')
+    assert 'measured' not in said and said.count('5 channels: brightness') == 1, said
+    from hjepa.hierarchy import find_weights, saved_config
+    assert saved_config(find_weights(tmp_path/'run'))['pixel_range'] == [0, 8000]
+    assert "crops.png was not written" not in said
+    from hjepa.training import ConfigError, load_config
+    wrong = dict(pixel_range=('[1]', '[5,2]', '[a,b]', '[0,.inf]', '7'), max_megapixels=('0', '.nan', 'x'))
+    for key, bad in ((k, v) for k, values in wrong.items() for v in values):
+        with pytest.raises(ConfigError, match=f'data.{key}'): load_config('tiny', [f'data.{key}={bad}'])
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory) -> Path:
+    "Eight images, and what else a folder may hold."
+    folder, rng = tmp_path_factory.mktemp('odd'), np.random.default_rng(0)
+    for k in range(8):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder/f'{k}.png')
+    for k in range(5): (folder/f'{k}.heic').touch()
+    os.mkfifo(folder/'pipe.png')
+    (folder/'zero.jpg').symlink_to('/dev/zero')
+    (folder/'gone.png').symlink_to(folder/'nowhere.png')
+    with open(folder/'sparse.png', 'wb') as f: f.truncate(40 * 10**9)
+    (folder/'lfs.jpg').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n',
+                                  encoding='utf-8')
+    return folder
+
+
+def test_odd_folders_neither_hang_nor_pass_in_silence(odd, tmp_path):
+    """One line counts and names what is left out when the folder is listed.
+
+    What cannot be decoded is named with its reason."""
+    listed = '8 of 18 files left out: 5 × .heic file'
+    colour = ['model.in_chans=3', f'data.path={odd}', 'data.max_bad_share=0.5', '--run-dir', tmp_path/'run']
+    said = run(tmp_path/'log', hjepa.cli.train, *TINY, *colour)
+    for words in (listed, '2 × not a regular file', '1 × broken link', 'Git LFS pointer', 'sparse.png (it '
+                                                                                          'begins with'):
+        assert words in said, said
+    said = run(tmp_path/'log', hjepa.cli_data.shards, odd, tmp_path/'shards')
+    for words in (listed, '2 of 10 images cannot be read', 'Git LFS pointer', '8 pictures in 1 shards'):
+        assert words in said, said
+
+
+def test_the_size_limit_can_be_raised_from_the_command_line(tmp_path):
+    "Images above Pillow's limit are named with the key; with that they are read, by workers too."
+    (tmp_path/'images').mkdir()
+    for k in range(8): Image.new('RGB', (40, 40), (k, 0, 0)).save(tmp_path/'images'/f'{k}.png')
+    def train(args):
+        Image.MAX_IMAGE_PIXELS = 500                                    # as if these were very large
+        return hjepa.cli.train(args)
+    more = [*TINY, f'data.path={tmp_path/"images"}']
+    said = run(tmp_path/'log', train, *more, '--run-dir', tmp_path/'run', code=2)
+    assert 'megapixels, the limit is 0 (data.max_megapixels' in said, said
+    said = run(tmp_path/'log', train, *more, 'data.max_megapixels=0.01', 'data.num_workers=1', '--run-dir',
+               tmp_path/'run2')
+    assert 'cannot be read' not in said, said
+
+
+@pytest.mark.parametrize('act, code', [(None, None), (full_disk, None)])
+def test_shards_are_resumed_after_any_kill_and_full_disk(tmp_path, act, code):
+    "At every call that writes: the same command ends with the same files as one that nobody disturbed."
+    images, rng = tmp_path/'images', np.random.default_rng(0)
+    images.mkdir()
+    for k in range(9):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(images/f'{k}.png')
+    (images/'3.png').write_text('x', encoding='utf-8')
+    tree = lambda folder: {p.name: p.read_bytes() for p in folder.iterdir() if p.name != '.lock'}
+    def work(folder):
+        write_shards(images, folder/'out', 3)
+        return 0
+    def check(folder, moment):
+        out = folder/'out'
+        assert (out/'index.json').exists() or not out.exists() or {p.suffix for p in out.glob('[!.]*')} <= {'.tar', '.jsonl'}
+        write_shards(images, out, 3)
+        assert tree(out) == tree(tmp_path/'lives'/'whole'/'out')
+    tried = sweep(work, check, tmp_path/'lives', **dict(act=act) if act else {},
+                  **dict(code=code) if act else {})
+    assert {'before replace .train-#.tar.#.tmp', 'after replace .index.json.#.tmp'} <= set(tried), tried
+
+
+def test_memory_of_a_large_deep_image(tmp_path):
+    """A PNG of 25 megapixels in 16 bits: what is decoded (2 bytes) and what is kept (1 byte), not 28 bytes
+    a pixel."""
+    Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(tmp_path/'large.png')
+    program = '''import resource, sys, hjepa.data as d
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == 'darwin' else 1 / 1024)
+before = peak(); im = d.load_image(sys.argv[1], 1); print(im.size, (peak() - before) / 25e6)'''
+    command = [sys.executable, '-W', 'ignore', '-c', program, tmp_path/'large.png']
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert float(out.stdout.split()[-1]) < 9, out.stdout
