@@ -813,7 +813,9 @@ def from_pretrained(cls: HJEPA,
 
 def _without_idle(config: dict, file: Path) -> dict:
     "A saved configuration without arguments of timm that never had an effect; newer versions refuse them."
-    idle = idle_arguments(kwargs := config.get('encoder_kwargs') or {})
+    kwargs = config.get('encoder_kwargs')
+    if not isinstance(kwargs, dict): return config                        # `from_values` says what is wrong
+    idle = idle_arguments(kwargs)
     if idle:
         warnings.warn(f'{file}: encoder_kwargs.{", ".join(idle)} had no effect and is left out', stacklevel=4)
     return config | dict(encoder_kwargs={k: v for k, v in kwargs.items() if k not in idle})
