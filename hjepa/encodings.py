@@ -363,7 +363,7 @@ def readout(
     name: str, # see the table; a final '|white' is for `Whitening`, and passed over here
 ) -> Tensor: # [n, width] float32
     "One vector per image. Raises ValueError for what is not there."
-    if not isinstance(e, Encodings): e = Encodings(list(e), [], [], (0, 0))
+    if isinstance(e, (list, tuple)): e = Encodings(list(e), [], [], (0, 0))
     parts = [_part(e, part, last) for part, last in parse_readout(name)[0]]
     return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
