@@ -15,6 +15,7 @@ __all__ = ['TARGET_NORMS', 'SIZE', 'MODEL_IDLE', 'EVERY', 'level_grid', 'cell_of
 import json
 import math
 import re
+import sys
 import warnings
 from contextlib import contextmanager
 from copy import deepcopy
@@ -26,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -681,7 +681,8 @@ def create_hjepa_from_config(
     ema_steps: int = 10_000, # steps over which the EMA momentum rises
 ) -> HJEPA:
     "Build an `HJEPA` from a configuration as in the shipped YAML files."
-    config = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    omega = getattr(sys.modules.get('omegaconf'), 'OmegaConf', None)  # whoever has such a configuration has imported it
+    if omega and omega.is_config(config): config = omega.to_container(config, resolve=True)
     if not isinstance(config, dict): raise ConfigError(f'the configuration is {config!r}, expected a dictionary (yaml.safe_load of a file gives one)')
     if 'model' not in config and 'encoder_type' not in config:
         raise ConfigError(f'the configuration has neither a section "model" nor a key "encoder_type"; its keys are {", ".join(map(str, config)) or "none"}')
