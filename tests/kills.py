@@ -13,10 +13,13 @@ import re
 import signal
 import stat
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
+
+from tqdm import tqdm
 
 CALLS = ('replace', 'rename', 'fsync', 'mkdir', 'chmod', 'unlink', 'rmdir')        # of the module `os`
 
@@ -34,6 +37,7 @@ class Life:
             for fd in (1, 2): os.dup2(out, fd)
             sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            tqdm.set_lock(threading.RLock())        # its own is shared by all lives: one that is killed would keep it
             code = ended(work)
         finally: os._exit(code)
 
