@@ -23,13 +23,12 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator
 
-import torch
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+
+if TYPE_CHECKING: from torch import Tensor
 
 # %% ../../nbs/core/01_files.ipynb #11534b4d
 @contextmanager
@@ -163,10 +162,11 @@ def json_sha256(
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 def tensors_sha256(
-    tensors: dict[str, Tensor],  # by name; their order does not count
+    tensors: dict[str, 'Tensor'],  # by name; their order does not count
     meta: dict[str, str] | None = None,  # further text that is covered
 ) -> str:  # 64 hexadecimal digits
     "The SHA-256 of names, types, shapes and values of tensors."
+    import torch
     digest = hashlib.sha256(json.dumps(meta or {}, sort_keys=True).encode())
     for name, t in sorted(tensors.items()):
         digest.update(json.dumps([name, str(t.dtype), list(t.shape)]).encode())
@@ -176,10 +176,11 @@ def tensors_sha256(
 # %% ../../nbs/core/01_files.ipynb #69c5c9d7
 def save_tensors(
     path: str | Path,  # a .safetensors file
-    tensors: dict[str, Tensor],  # by name, of any type and device
+    tensors: dict[str, 'Tensor'],  # by name, of any type and device
     meta: dict[str, str] | None = None,  # text beside them
 ):
     "Write tensors completely or not at all; the key `sha256` of the metadata is a digest of everything else."
+    from safetensors.torch import save_file
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     meta = {'format': 'pt'} | (meta or {})
     write_atomic(path, lambda tmp: save_file(tensors, tmp, meta | dict(sha256=tensors_sha256(tensors, meta))))
@@ -198,7 +199,7 @@ def read_meta(
 def load_tensors(
     path: str | Path,  # a .safetensors file
     check: bool = True,  # compare with the digest, if the file has one
-) -> tuple[dict[str, Tensor], dict[str, str]]:  # tensors by name, and the text beside them
+) -> tuple[dict[str, 'Tensor'], dict[str, str]]:  # tensors by name, and the text beside them
     "All tensors of a file. `ValueError`, naming it, if it is damaged. Older files have no digest."
     meta = read_meta(path)
     try:
@@ -209,7 +210,7 @@ def load_tensors(
 
 def check_tensors(
     path: str | Path,  # where they come from
-    tensors: dict[str, Tensor],
+    tensors: dict[str, 'Tensor'],
     meta: dict[str, str],  # may hold a digest
     check: bool = True,  # False: do nothing
 ):
