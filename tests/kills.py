@@ -234,6 +234,25 @@ def sweep(
     return tried
 
 
+def sweep_file(
+    work, # folder → 0, writes one file there
+    name: str, # of the file
+    root: Path, # an empty folder
+):
+    "Killed when a file is put in its place: it is the old one or the new one, and the command runs again."
+    old, places = b'from before', ('replace', 'save_file')
+    def check(folder: Path, moment: str):
+        whole = (root/'lives'/'whole'/name).stat().st_size
+        now = (folder/name).read_bytes()
+        assert now == old or len(now) == whole, moment
+        finish(lambda: work(folder), root/'again.log')
+        assert (folder/name).stat().st_size == whole
+        assert not list(folder.glob(f'.{name}*')), 'something of the first life is left'
+    at = lambda seen: [n for n in kinds(seen) if seen[n - 1].split()[1] in places]
+    tried = sweep(work, check, root/'lives', lambda folder: (folder/name).write_bytes(old), at=at)
+    assert any('replace' in m for m in tried), tried
+
+
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder

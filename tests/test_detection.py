@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from . import coco_cases
+from .kills import sweep_file
 from .test_runs import finish, tensors, wait_for_step
 
 SMALL = ['data.n=64', 'data.test_n=8', 'training.epochs=3', 'training.batch_size=8', 'training.checkpoint_steps=5', 'training.log_steps=1', 'training.precision=fp32',
@@ -180,6 +181,18 @@ def detector(tmp_path_factory) -> Path:
                             score_threshold=0.)
     FPNDetector(config).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_boxes_are_whole_after_any_kill(detector, tmp_path):
+    from hjepa.cli import detect
+    from PIL import Image
+    (tmp_path/'some').mkdir()
+    for k in range(2): Image.new('RGB', (64, 48), (90 * k, 99, 0)).save(tmp_path/'some'/f'{k}.png')
+    def work(folder):
+        torch.set_num_threads(1)
+        return detect(['--model', str(detector), str(tmp_path/'some'), '-o', str(folder/'boxes.json')])
+    sweep_file(work, 'boxes.json', tmp_path)
 
 
 def test_damaged_detector_is_found(detector, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .kills import finish, sweep
+from .kills import finish, sweep, sweep_file
 
 N, SHARD = 400, 20
 COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli_features import store; sys.exit(store())']
@@ -148,6 +148,31 @@ def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
     assert out.read_bytes() == b'from before'
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, 'some'])
     if name == 'found.png': assert 'cosine of features' in said.out     # the table comes before the figure
+
+
+def write_one(name: str, model: Path, some: Path):
+    "What a command that makes one file does: folder → exit code."
+    from hjepa.cli_export import export
+    from hjepa.cli_features import neighbours
+    from hjepa.cli import features
+    def work(folder: Path) -> int:
+        import torch
+        torch.set_num_threads(1)
+        out = str(folder/name)
+        if name == 'timm.safetensors': return export([str(model), '--format', 'timm', '-o', out, '--overwrite'])
+        if name == 'found.png': return neighbours([str(model), '--images', str(some), '-k', '3', '-o', out])
+        return features([str(model), str(some), '--readout', 'mean', '-o', out])
+    return work
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('name', ['f.npz', 'f.safetensors', 'found.png', 'timm.safetensors'])
+def test_one_file_is_whole_after_any_kill(model, garments, tmp_path, name):
+    "kill -9 at every kind of call that writes: the file is the old one or the new one, and the command runs again."
+    some = tmp_path/'some'
+    some.mkdir()
+    for i in range(4): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
+    sweep_file(write_one(name, model, some), name, tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')

@@ -344,6 +344,7 @@ def check_target(
             with tempfile.TemporaryFile(dir=home): pass
     finally:
         if new is not None and not folder: _remove_empty(home.absolute(), new)
+    if not folder: _clear_left(path)
     return path
 
 # %% ../../nbs/core/01_files.ipynb #7856e11d
@@ -353,6 +354,19 @@ def _remove_empty(folder: Path, top: Path):
         while folder != top.parent:
             folder.rmdir()
             folder = folder.parent
+
+def _clear_left(path: Path):
+    "Remove what processes that were killed on this machine have left of a file: one name in a folder of others."
+    for p in path.parent.glob('.*'):
+        left = re.fullmatch(r'\.(.+)\.(\d+)\.tmp', p.name, re.S)
+        if left and path.name.startswith(left[1]) and not _alive(int(left[2])): p.unlink(missing_ok=True)
+
+def _alive(pid: int) -> bool:
+    "Whether a process of this number runs on this machine."
+    try: os.kill(pid, 0)
+    except ProcessLookupError: return False
+    except OSError: return True
+    return True
 
 def expand(
     path: str | Path,
