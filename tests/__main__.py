@@ -3,7 +3,7 @@
     python -m tests                # both
     python -m tests --notebooks    # the notebooks only
     python -m tests --pytest       # pytest only
-    python -m tests --workers 4    # four notebooks at a time instead of two
+    python -m tests --workers 4    # four notebooks, then four tests at a time instead of two
 
 Fails if either part fails; both always run. Each worker computes with one thread: two processes with two threads each on two
 cores spend their time waiting for each other."""
@@ -43,7 +43,7 @@ def hear_signals():
 
 def main() -> int:
     args = argparse.ArgumentParser(prog='python -m tests', description='Run every notebook, then pytest.')
-    args.add_argument('--workers', type=int, default=2, help='notebooks at a time (default 2)')
+    args.add_argument('--workers', type=int, default=2, help='notebooks, and tests, at a time (default 2)')
     only = args.add_mutually_exclusive_group()
     only.add_argument('--notebooks', action='store_true', help='the notebooks only')
     only.add_argument('--pytest', action='store_true', help='pytest only')
@@ -59,7 +59,8 @@ def main() -> int:
     if not a.notebooks:
         print('== pytest', flush=True)
         verdict = ', '.join(f"{k} {'passed' if v else 'FAILED'}" for k, v in results.items())
-        results['pytest'] = subprocess.run([sys.executable, '-m', 'pytest', str(root/'tests')]).returncode == 0
+        command = [sys.executable, '-m', 'pytest', str(root/'tests'), '-n', str(a.workers)]
+        results['pytest'] = subprocess.run(command).returncode == 0
         if verdict and not all(results.values()): print(f"{verdict}, pytest {'passed' if results['pytest'] else 'FAILED'}")
     return 0 if all(results.values()) else 1
 
