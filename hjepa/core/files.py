@@ -356,7 +356,7 @@ def _remove_empty(folder: Path, top: Path):
             folder = folder.parent
 
 def _clear_left(path: Path):
-    "Remove what processes that were killed on this machine have left of a file: one name in a folder of others."
+    "Remove what killed processes of this machine have left of one file, in a folder of others."
     for p in path.parent.glob('.*'):
         left = re.fullmatch(r'\.(.+)\.(\d+)\.tmp', p.name, re.S)
         if left and path.name.startswith(left[1]) and not _alive(int(left[2])): p.unlink(missing_ok=True)
