@@ -1727,6 +1727,10 @@ class PatientLoader(DataLoader):
     patience = 600. # seconds that a batch may take
     give_up = staticmethod(lambda: False) # whether to wait no longer, once `grace` seconds are over
     grace = 0.
+    def __init__(self,
+        *args,   # As for `DataLoader`
+        **kwargs # Likewise
+    ): super().__init__(*args, **kwargs)
     def __iter__(self):
         batches = super().__iter__()
         while True:
