@@ -8,7 +8,7 @@ __all__ = ['VOC_CLASSES', 'KITTI_TYPES', 'BOX_DATASETS', 'Ragged', 'BoxDataset',
            'build_box_dataset', 'fit_size', 'letterbox', 'scale_boxes', 'BoxView', 'BoxEvalView']
 
 # %% ../nbs/10_boxes.ipynb #aa8fa02e
-import contextlib, difflib, json, math, os, re, unicodedata, zlib
+import contextlib, copy, difflib, json, math, os, re, unicodedata, warnings, zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,8 +25,9 @@ from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
 from .core.files import check_regular, read_text
-from .data import (DataError, ImageDataset, PICTURES, _choose_split, _data_root, _fetch, _read_next, _resample, _to_pil,
-                        build_dataset, crop_resize_pil, keyed_uniform, to_chans, to_hw, to_tensor)
+from .data import (DataError, ImageDataset, PICTURES, PixelRange, _check_shape, _choose_split, _data_root,
+                        _fetch, _read_next, _ready, _resample, _tiff_shape, _to_pil, allow_megapixels, build_dataset, channels_of,
+                        check_chans, crop_resize_pil, keyed_uniform, to_chans, to_hw, to_tensor)
 
 # %% ../nbs/10_boxes.ipynb #90fd2b61
 class Ragged(list):
@@ -59,7 +60,7 @@ class BoxDataset:
         labels: Sequence[Any] = (),                # Per image `[k]`: class numbers from 0
         ignore: Sequence[Any] | None = None,       # Per image `[k]` bool: not to be learned or measured
         classes: Sequence[str] = (),               # Class names
-        in_chans: int | None = None,               # 1 or 3; None: what the images have (files: 3)
+        in_chans: int | None = None,               # Channels; None: what the images have (files: 3)
         problems: Sequence[str] = (),              # What a reader found wrong, `file:line: what`
         left_out: dict[str, dict[str, int]] | None = None, # What a reader left out, by reason
         sizes: Sequence[Any] | Tensor | None = None # `[n, 2]`: `(h, w)` of the upright images, where known
@@ -166,8 +167,13 @@ def paths(self: BoxDataset) -> list[str] | None:
 
 @patch(as_prop=True)
 def in_chans(self: BoxDataset) -> int:
-    "Channels of a picture, 1 or 3."
+    "Channels of an image."
     return self.pictures.in_chans
+
+@patch(as_prop=True)
+def pixel_range(self: BoxDataset) -> PixelRange | None:
+    "Numbers of deep images (16 bits, floats) that become 0 and 255; None: the type's, or not measured yet."
+    return self.pictures.pixel_range
 
 @patch(as_prop=True)
 def native_size(self: BoxDataset) -> tuple[int, int] | None:
@@ -177,9 +183,9 @@ def native_size(self: BoxDataset) -> tuple[int, int] | None:
 # %% ../nbs/10_boxes.ipynb #60ad739f
 @patch
 def load(self: BoxDataset,
-    i: int        # Which picture
-) -> Image.Image: # Whole and upright, mode L or RGB
-    "Picture `i`; raises `ImageError` if its file cannot be decoded."
+    i: int                 # Which image
+) -> Image.Image | Tensor: # Whole and upright: mode L or RGB, with other channels uint8 `[C, H, W]`
+    "Image `i`; raises `ImageError` if its file cannot be decoded."
     return self.pictures.load(i)
 
 @patch
@@ -189,9 +195,17 @@ def subset(self: BoxDataset,
     "The pictures at `index`, in this order, as a data set of its own. The reader's problems are those of the whole."
     i = torch.as_tensor(index, dtype=torch.int64).tolist()
     part, pick = self.pictures.subset(i), lambda v: [v[k] for k in i]
-    return BoxDataset(self.name, part.images, part.paths, pick(self.boxes), pick(self.labels),
-                      pick(self.ignore), self.classes, self.in_chans, self.problems, self.left_out,
-                      None if self.sizes is None else self.sizes[i])
+    out = BoxDataset(self.name, part.images, part.paths, pick(self.boxes), pick(self.labels),
+                     pick(self.ignore), self.classes, self.in_chans, self.problems, self.left_out,
+                     None if self.sizes is None else self.sizes[i])
+    return out._with(part)
+
+@patch
+def _with(self: BoxDataset, pictures: ImageDataset) -> BoxDataset: # The same boxes
+    if pictures is self.pictures: return self
+    out = copy.copy(self)
+    out.pictures = pictures
+    return out
 
 @patch
 def __repr__(self: BoxDataset) -> str:
@@ -211,12 +225,13 @@ def show_boxes(
     ax: Any = None                              # Draw here; None: in a figure of its own
 ) -> Any:                                       # The matplotlib figure
     "A picture with its boxes, coloured by class or by pyramid level (colours that the colour-blind can tell apart)."
-    from hjepa.visualization import Picture
-    im, k = _to_pil(image, 3), len(boxes)
+    from hjepa.visualization import Picture, to_pixels
+    im, k = to_pixels(to_tensor(_to_pil(image, channels_of(image)))[None])[0], len(boxes)
+    height, width = im.shape[:2]
     for name, v in [('labels', labels), ('scores', scores), ('levels', levels)]:
         if v is not None and len(v) != k: raise ValueError(f'{len(v)} {name} for {k} boxes')
-    if ax is None: ax = Picture(figsize=(4, 4*im.height/im.width), dpi=100, layout='compressed').add_subplot()
-    ax.imshow(im, interpolation='nearest', extent=(0, im.width, im.height, 0)); ax.axis('off')
+    if ax is None: ax = Picture(figsize=(4, 4*height/width), dpi=100, layout='compressed').add_subplot()
+    ax.imshow(im, interpolation='nearest', extent=(0, width, height, 0)); ax.axis('off')
     if labels is not None and classes and not all(0 <= int(c) < len(classes) for c in labels):
         raise ValueError(f'labels {_brief([int(c) for c in labels])}: there are {len(classes)} classes, '
                          'numbered from 0')
@@ -545,15 +560,31 @@ def _inspect(entry: _Entry) -> tuple[tuple[int, int], int]:
     "Raises `ValueError` with the reason if it cannot be used."
     try:
         check_regular(entry.path)
-        with Image.open(entry.path) as im:
-            size, orientation = im.size[::-1], 1
-            with contextlib.suppress(Exception): orientation = Image.Image.getexif(im).get(0x0112, 1)   # the class's own would read a PNG's pixels
+        size, orientation = _file_size(entry.path)
         if entry.wrong: raise _Wrong(*entry.wrong)
         turn = _turn(size, orientation if orientation in range(1, 9) else 1, entry.size)
         return entry.size or size, turn
     except (FileNotFoundError, NotADirectoryError): raise _Wrong('is not there', 'not there') from None
     except _Wrong: raise
     except Exception as e: raise _Wrong(f'cannot be read ({type(e).__name__}: {e})', 'unreadable') from None
+
+def _file_size(path: Path) -> tuple[tuple[int, int], int]: # `(h, w)` as stored, and the orientation of EXIF
+    "Read from the file's header."
+    suffix, orientation = path.suffix.lower(), 1
+    if suffix == '.npy': return _plane(np.load(path, mmap_mode='r', allow_pickle=False).shape), 1
+    try: im = Image.open(path)
+    except Image.UnidentifiedImageError:
+        if suffix not in ('.tif', '.tiff'): raise
+        return _plane(_tiff_shape(path)), 1
+    with im:
+        # the class's own would read a PNG's pixels
+        with contextlib.suppress(Exception): orientation = Image.Image.getexif(im).get(0x0112, 1)
+        return im.size[::-1], orientation
+
+def _plane(shape: tuple[int, ...]) -> tuple[int, int]: # `(h, w)` of pixels whose channels come first or last
+    _check_shape(shape)
+    if len(shape) == 2: return tuple(shape)
+    return tuple(shape[1:] if shape[0] < shape[-1] else shape[:2])
 
 def _look(entry: _Entry) -> tuple[tuple[int, int], int] | _Wrong:
     "What `_inspect` returns or raises."
@@ -1243,14 +1274,15 @@ def build_box_dataset(
     name: str = 'scenes',                 # One of `BOX_DATASETS`
     path: str | Path | None = None,       # Where its files are (see the table above)
     split: str | None = 'train',          # `train`, and `val` or `test`; None: all that is in one file or folder
-    in_chans: int | None = None,          # 1 grey, 3 colour, None: what the data set has
+    in_chans: int | None = None,          # 1 grey, 3 colour, or what files have; None: what the data set has
     classes: Sequence[str] | None = None, # Class names, in the order of their numbers; None: all that it has
     max_bad_share: float = 0.1,           # Share of boxes or pictures that may be left out as wrong
     n: int | None = None,                 # How many scenes (None: 2000 to train, else 500), or the first n pictures
     seed: int = 0,                        # Of the scenes
     annotations: str | None = None,       # COCO file, relative to path; `{split}` in it stands for the split
     download: bool = False,               # Fetch VOC 2007 or KITTI if it is not there
-    all_present: bool = True              # Must a COCO file have all of `classes`? A test part may lack some
+    all_present: bool = True,             # Must a COCO file have all of `classes`? A test part may lack some
+    max_megapixels: float | None = None   # Largest size of an image, see `hjepa.data.allow_megapixels`
 ) -> BoxDataset:
     "A data set of boxes by name. Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (too much is wrong, or no download) with what to do."
     if name not in BOX_DATASETS:
@@ -1258,6 +1290,7 @@ def build_box_dataset(
         hint = f' Did you mean {near[0]!r}?' if near else ''
         raise ValueError(f'there is no data set of boxes {name!r}.{hint} Known: {", ".join(BOX_DATASETS)}; your own boxes are read by the one of the last three whose format they have')
     if n is not None and n < 1: raise ValueError(f'n is {n}; expected at least one picture')
+    allow_megapixels(max_megapixels)
     path = None if path is None else Path(path).expanduser()
     ds = BOX_DATASETS[name](path, split, classes, max_bad_share, n, seed, annotations, download, all_present)
     if n is not None and len(ds) > n: ds = ds.subset(range(n))
@@ -1275,14 +1308,21 @@ def fit_size(
     return tuple(max(1, min(K, int(k*s + 0.5))) for k, K in ((h, H), (w, W)))
 
 def _resize(
-    image: Any,         # uint8 `[C, h, w]` or a Pillow picture of mode L or RGB
+    image: Any,         # uint8 `[C, h, w]` or a Pillow image of mode L or RGB
     hw: tuple[int, int] # Size of the result
 ) -> Tensor:            # uint8 `[C, *hw]`
     "Antialiased bilinear resize of a whole picture; none if the size is right already."
     if isinstance(image, Tensor):
         if tuple(image.shape[-2:]) == hw: return image
         image = _to_pil(image, image.shape[0])
-    return to_tensor(image) if image.size[::-1] == hw else crop_resize_pil(image, (0, 0, *image.size), False, hw)
+    if isinstance(image, Image.Image) and image.size[::-1] == hw: return to_tensor(image)
+    h, w = _hw(image)
+    return crop_resize_pil(image, (0, 0, w, h), False, hw)
+
+def _hw(
+    image: Tensor | Image.Image # An image
+) -> tuple[int, int]:           # Its height and width
+    return tuple(image.shape[-2:]) if isinstance(image, Tensor) else image.size[::-1]
 
 def _pad(
     image: Tensor,           # uint8 `[..., h, w]`
@@ -1303,8 +1343,7 @@ def letterbox(
     "A picture in the upper left of a canvas, as large as fits. A box goes with it by the factors `(w'/w, h'/h)` along x and y."
     if isinstance(image, Tensor) and (image.dtype != torch.uint8 or image.ndim != 3):
         raise TypeError(f'the picture is {image.dtype} {tuple(image.shape)}; expected uint8 [C, h, w]')
-    size = image.shape[-2:] if isinstance(image, Tensor) else image.size[::-1]
-    hw = fit_size(size, canvas)
+    hw = fit_size(_hw(image), canvas)
     return _pad(_resize(image, hw), to_hw(canvas), fill), hw
 
 # %% ../nbs/10_boxes.ipynb #7da16c25
@@ -1325,36 +1364,52 @@ class BoxView(Dataset):
     def __init__(self,
         dataset: BoxDataset,                      # The pictures and boxes
         size: int | Sequence[int],                # Size of the canvas `(H, W)`
-        in_chans: int = 3,                        # Channels of the result, 1 or 3
+        in_chans: int = 3,                        # Channels of the result
         seed: int = 0,                            # The run's seed
         flip: float = 0.5,                        # Probability of mirroring
         zoom: tuple[float, float] = (1.0, 1.0),   # The picture's size, as a share of the largest that fits
         crop: float = 0.0,                        # Probability of a crop
-        jitter: float = 0.0,                      # Strength of colour jitter: brightness, contrast and (in colour) saturation by up to this share, hue by a quarter of it
+        # Colour jitter of 1 or 3 channels: brightness, contrast and (in colour) saturation by up to this
+        # share, hue by a quarter of it
+        jitter: float = 0.0,
         min_size: float = 2.0,                    # Boxes with a shorter side than this, in pixels of the canvas, are dropped
-        fill: int = 114                           # Grey of the canvas beside the picture
+        fill: int = 114,                          # Grey of the canvas beside the image
+        # Of deep images; None: the data set's, else measured (`settle_range`)
+        pixel_range: Sequence[float] | None = None
     ):
-        if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
         for name, p in [('flip', flip), ('crop', crop), ('jitter', jitter)]:
             if not 0 <= p <= 1: raise ValueError(f'{name} is {p}; expected a number from 0 to 1')
         if not 0 < zoom[0] <= zoom[1] <= 1: raise ValueError(f'zoom is {zoom}; expected 0 < low <= high <= 1')
         if len(dataset) == 0: raise ValueError(f'the data set {dataset.name!r} is empty')
-        self.dataset, self.size, self.in_chans, self.seed = dataset, to_hw(size), in_chans, seed
+        self.dataset = _boxes_ready(dataset, in_chans, pixel_range)
+        self.size, self.in_chans, self.seed = to_hw(size), in_chans, seed
+        if jitter and in_chans not in (1, 3):
+            jitter = 0.0
+            warnings.warn(f'colour jitter is for 1 or 3 channels; images of {in_chans} keep their colours',
+                          stacklevel=2)
         self.flip, self.zoom, self.crop, self.jitter, self.min_size, self.fill = flip, tuple(zoom), crop, jitter, min_size, fill
         self.plain = self.zoom == (1, 1) and not crop and not jitter
     def __len__(self) -> int: return len(self.dataset)
 
+def _boxes_ready(
+    dataset: BoxDataset,                # Of a view
+    in_chans: int,                      # Channels that the view shall give
+    pixel_range: Sequence[float] | None # Of deep images
+) -> BoxDataset:                        # The same, or a copy
+    "Before a view is used: channels that can be had, a pixel range. `ValueError` names what does not fit."
+    return dataset._with(_ready(dataset.pictures, check_chans(in_chans), pixel_range))
+
 # %% ../nbs/10_boxes.ipynb #6d558ad5
 @patch
 def _cropped(self: BoxView,
-    im: Image.Image, # A picture
-    boxes: Tensor    # `[k, 4]` in its pixels
-) -> tuple[Image.Image, Tensor]: # What is left of it, and the boxes there; empty ones are lost
+    im: Image.Image | Tensor, # An image
+    boxes: Tensor             # `[k, 4]` in its pixels
+) -> tuple[Any, Tensor]: # What is left of it, and the boxes there; empty ones are lost
     from torchvision import tv_tensors
     from torchvision.transforms import v2
-    boxes = tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=im.size[::-1])
-    im, boxes = v2.RandomIoUCrop()(im, boxes)
-    return im, boxes.as_subclass(Tensor)
+    boxes = tv_tensors.BoundingBoxes(boxes, format='XYXY', canvas_size=_hw(im))
+    im, boxes = v2.RandomIoUCrop()(tv_tensors.Image(im) if isinstance(im, Tensor) else im, boxes)
+    return im.as_subclass(Tensor) if isinstance(im, Tensor) else im, boxes.as_subclass(Tensor)
 
 @patch
 def _jittered(self: BoxView,
@@ -1367,15 +1422,15 @@ def _jittered(self: BoxView,
 # %% ../nbs/10_boxes.ipynb #4e6b6e63
 @patch
 def _sample(self: BoxView,
-    im: Image.Image, # The whole picture
-    boxes: Tensor,   # `[k, 4]` in its pixels
-    u: Tensor        # `[6]` random numbers: mirrored, cropped, zoom, x, y, and the seed of the rest
+    im: Image.Image | Tensor, # The whole image
+    boxes: Tensor,            # `[k, 4]` in its pixels
+    u: Tensor                 # `[6]` random numbers: mirrored, cropped, zoom, x, y, and the seed of the rest
 ) -> tuple[Tensor, Tensor]: # uint8 `[C, H, W]`, and `[k, 4]` in pixels of the canvas
     flip, crop, zoom, ux, uy, rest = u.tolist()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(rest * 2**53))
-        if crop < self.crop and min(im.size) >= 8: im, boxes = self._cropped(im, boxes)
-        z, size = self.zoom[0] + zoom*(self.zoom[1] - self.zoom[0]), im.size[::-1]
+        if crop < self.crop and min(_hw(im)) >= 8: im, boxes = self._cropped(im, boxes)
+        z, size = self.zoom[0] + zoom*(self.zoom[1] - self.zoom[0]), _hw(im)
         hw = h, w = tuple(max(1, int(k*z + 0.5)) for k in fit_size(size, self.size))
         image, boxes = _resize(im, hw), scale_boxes(boxes, size, hw)
         if self.jitter: image = self._jittered(image)
@@ -1455,11 +1510,13 @@ class BoxEvalView(Dataset):
     def __init__(self,
         dataset: BoxDataset,       # The pictures
         size: int | Sequence[int], # Size of the canvas `(H, W)`
-        in_chans: int = 3,         # Channels of the result, 1 or 3
-        fill: int = 114            # Grey of the canvas beside the picture
+        in_chans: int = 3,         # Channels of the result
+        fill: int = 114,           # Grey of the canvas beside the image
+        # Of deep images; None: the data set's, else measured (`settle_range`)
+        pixel_range: Sequence[float] | None = None
     ):
-        if in_chans not in (1, 3): raise ValueError(f'in_chans is {in_chans!r}; pictures have 1 (grey) or 3 (colour) channels')
-        self.dataset, self.size, self.in_chans, self.fill = dataset, to_hw(size), in_chans, fill
+        self.dataset = _boxes_ready(dataset, in_chans, pixel_range)
+        self.size, self.in_chans, self.fill = to_hw(size), in_chans, fill
     def __len__(self) -> int: return len(self.dataset)
     def __getitem__(self, i: int) -> dict[str, Any]:
         "One sample (raises `ImageError` if it cannot be read)."
@@ -1489,7 +1546,7 @@ def _read(self: BoxEvalView, index: list[int]) -> tuple[Tensor, Tensor, Tensor, 
         try: im = self.dataset.load(i)
         except OSError: bad.append(self.dataset.paths[i]); continue
         image, hw = letterbox(im, self.size, self.fill)
-        images.append(image); kept.append(i); sizes.append(im.size[::-1]); scaled.append(hw)
+        images.append(image); kept.append(i); sizes.append(_hw(im)); scaled.append(hw)
     empty = torch.empty(0, self.dataset.in_chans, *self.size, dtype=torch.uint8)
     pairs = [torch.tensor(v, dtype=torch.int64).view(-1, 2) for v in (sizes, scaled)]
     return torch.stack(images) if images else empty, torch.tensor(kept, dtype=torch.int64), *pairs, bad

@@ -308,10 +308,9 @@ def probe_sets(
 ) -> tuple: # images with labels to train probes on and to test them on; what to note in the results
     "The run's training and test images; without a test split four fifths and a fifth of the training images."
     from hjepa.core.files import say
-    from hjepa.data import build_dataset
     from hjepa.holdouts import choose_groups
-    d = cfg.data
-    try: return dataset, build_dataset(d.dataset, d.path, cfg.evaluation.test_split, cfg.model.in_chans, d.download), {}
+    from hjepa.training import run_dataset
+    try: return dataset, run_dataset(cfg, cfg.evaluation.test_split), {}
     except (ValueError, RuntimeError, OSError) as err:
         say(f'no test images, so a fifth of the training images are held back: {err}', sys.stderr)
     return hold_a_fifth(dataset, *choose_groups(dataset, cfg.evaluation.groups))
@@ -456,15 +455,13 @@ def evaluate(
     args = p.parse_intermixed_args(argv)
     with friendly_errors('hjepa_eval'):
         from hjepa.core.files import expand
-        from hjepa.data import build_dataset
         from hjepa.encodings import check_readouts
         from hjepa.hierarchy import HJEPA
-        from hjepa.training import load_run
+        from hjepa.training import load_run, run_dataset
         cfg, run = load_run(args.run, args.overrides), expand(args.run)
-        d = cfg.data
         model, out = HJEPA.from_pretrained(run, best_device()), evaluation_folder(args.run, args.overrides)
         check_readouts(cfg.evaluation.readouts or (), model)
-        dataset = build_dataset(d.dataset, d.path, d.split, cfg.model.in_chans, d.download)
+        dataset = run_dataset(cfg)
         with _lock_if_free(run):
             if out == run: report(run, model, cfg, dataset)
             else: measure_apart(out, run, model, cfg, dataset)
@@ -784,24 +781,24 @@ def detect_folder(
     args: argparse.Namespace, # of `hjepa_detect`
 ) -> list[dict]: # one object per image, see `detection_row`
     "Boxes of all images. Raises DataError if none of them can be read."
-    from hjepa.data import DataError
+    from hjepa.data import DataError, to_tensor
     from tqdm import tqdm
     rows, paths, n = [], found.files, args.batch_size
     for start in tqdm(range(0, len(paths), n), desc='detecting', disable=len(paths) <= n):
-        some, images = _load_some(paths[start:start + n], model.config.in_chans, found.left_out)
+        some, images = _load_some(paths[start:start + n], model.config, found.left_out)
         if not images: continue
         boxes = [{k: v.cpu() for k, v in r.items()} for r in model.detect(images, tuple(args.scales))]
-        rows += [detection_row(p, im, r, model) for p, im, r in zip(some, images, boxes)]
+        rows += [detection_row(p, to_tensor(im).shape[-2:], r, model) for p, im, r in zip(some, images, boxes)]
         if args.pictures: draw_boxes(Path(args.pictures).expanduser(), some, images, boxes, model)
     if not rows: raise DataError(f'no image could be read: {found.left_out.words()}')
     return rows
 
-def _load_some(paths: list[str], in_chans: int, left_out) -> tuple[list[str], list]:
+def _load_some(paths: list[str], config, left_out) -> tuple[list[str], list]:
     "Those that can be read, and their images."
     from hjepa.data import load_image
     good, images = [], []
     for path in paths:
-        try: images.append(load_image(path, in_chans))
+        try: images.append(load_image(path, config.in_chans, pixel_range=config.pixel_range))
         except OSError as e: left_out.add(why(e, path), path)
         else: good.append(path)
     return good, images
@@ -809,19 +806,19 @@ def _load_some(paths: list[str], in_chans: int, left_out) -> tuple[list[str], li
 # %% ../nbs/12_cli.ipynb #93e1b73b
 def detection_row(
     path: str, # of the picture
-    image, # the picture, PIL
+    size: tuple[int, int], # (H, W) of the image
     found: dict, # its boxes, see `FPNDetector.detect`
     model, # an FPNDetector
 ) -> dict: # path, width, height, and lists boxes, scores, classes, levels
     "One picture's boxes as plain JSON."
-    return dict(path=path, width=image.width, height=image.height, boxes=[[round(v, 2) for v in b] for b in found['boxes'].tolist()],
+    return dict(path=path, width=size[1], height=size[0], boxes=[[round(v, 2) for v in b] for b in found['boxes'].tolist()],
                 scores=[round(v, 4) for v in found['scores'].tolist()], classes=[model.classes[i] for i in found['labels'].tolist()],
                 levels=[model.backbone.levels[i] for i in found['levels'].tolist()])
 
 def draw_boxes(
     folder: Path, # where to
     paths: list[str], # of the pictures: they give the names
-    images: list, # the pictures, PIL
+    images: list, # the images: PIL, or uint8 [C, H, W]
     found: list[dict], # their boxes
     model, # an FPNDetector
 ):

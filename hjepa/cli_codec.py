@@ -349,7 +349,7 @@ def _features_of(path: Path, codec, detector):
         if list(maps) != codec.levels:
             raise ValueError(f'has levels {", ".join(maps)}; this codec is for {", ".join(codec.levels)}')
         return list(maps.values())
-    image = load_image(path, detector.config.in_chans)
+    image = load_image(path, detector.config.in_chans, pixel_range=detector.config.pixel_range)
     return detector.get_fpn_features([image], codec.config.canvas and tuple(codec.config.canvas))
 
 def _free_name(folder: Path, stem: str, suffix: str, taken: set[Path]) -> Path:
@@ -525,4 +525,4 @@ def stream_row(
     if min(h, w, *canvas) < 1:
         raise StreamError(f'has no boxes: its image is {h} × {w} pixels on a canvas of {canvas[0]} × {canvas[1]}')
     found = {k: v.cpu() for k, v in detector.detect_from_features(features)[0].items()}
-    return detection_row(str(path), SimpleNamespace(height=h, width=w), found, detector)
+    return detection_row(str(path), (h, w), found, detector)

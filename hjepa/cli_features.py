@@ -88,13 +88,13 @@ def run_images(
 ): # an ImageDataset
     "The images of a folder, or those that a run was trained on."
     from hjepa.data import build_dataset
-    from hjepa.training import load_run
+    from hjepa.training import load_run, run_dataset
     from hjepa.core.files import expand
     chans = model.config.in_chans
     if args.images: return build_dataset('images', expand(args.images).resolve(), in_chans=chans)
-    try: d = load_run(args.run).data
+    try: config = load_run(args.run)
     except FileNotFoundError as e: raise FileNotFoundError(f'{e}, so it does not say which images it was trained on; give a folder with --images') from e
-    return build_dataset(d.dataset, d.path, split or d.split, model.config.in_chans, d.download)
+    return run_dataset(config, split)
 
 def evenly(
     values: list, # to choose from

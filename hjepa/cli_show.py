@@ -192,10 +192,10 @@ def load_look(
     own, # of `own_images`
 ) -> Look:
     "Model and images for `hjepa_show`."
-    from hjepa.data import build_dataset
     from hjepa.hierarchy import HJEPA
-    run, d = Path(args.run).expanduser(), cfg.data
-    trained = _once(lambda: build_dataset(d.dataset, d.path, d.split, cfg.model.in_chans, d.download))
+    from hjepa.training import run_dataset
+    run = Path(args.run).expanduser()
+    trained = _once(lambda: run_dataset(cfg))
     return Look(HJEPA.from_pretrained(run, best_device()), cfg, own, trained, args.seed, run)
 
 def own_images(

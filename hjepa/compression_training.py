@@ -60,7 +60,9 @@ class PictureFeatures:
         progress: bool = False, # show a bar while features are made
     ):
         b = detector.backbone
-        self.detector, self.pictures, self.flip, self.num_workers, self.name = detector.eval().requires_grad_(False), pictures, flip, num_workers, pictures.name
+        self.detector, c = detector.eval().requires_grad_(False), detector.config
+        self.pictures = BoxEvalView(pictures, 1, c.in_chans, pixel_range=c.pixel_range).dataset
+        self.flip, self.num_workers, self.name = flip, num_workers, pictures.name
         self.canvas, self.levels, self.channels, self.stride = to_hw(canvas or detector.img_size), list(b.levels), [b.out_channels] * len(b.levels), float(b.strides[0])
         self.kept, self.max_bad_share = None, max_bad_share
         if not flip and self.gigabytes <= cache_gb: self._keep(progress)

@@ -288,6 +288,13 @@ def _tiff_values(
         _check_pixels(page.imagelength * page.imagewidth)
         return (page if s.ndim > 3 else s).asarray(), any(int(e) in (1, 2) for e in page.extrasamples)
 
+def _tiff_shape(
+    file: str | Path # A file
+) -> tuple[int, ...]:
+    "The shape of the first image of a TIFF."
+    import tifffile
+    with tifffile.TiffFile(file) as tif: return tuple(tif.series[0].shape)
+
 def _read_tiff(
     file: Any,    # A path, or a binary file in memory
     in_chans: int # Tells which axis is that of the channels

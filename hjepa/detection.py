@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import numpy as np
 import timm
@@ -46,7 +46,7 @@ from .boxes import (BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_siz
                          show_boxes)
 from .core.config import ConfigError, check_settings, from_values, require, setting, warn_idle
 from .core.files import load_tensors, printable, write_atomic
-from .data import DataError, build_loader, normalize, to_hw
+from .data import DataError, build_loader, normalize, settle_range, to_hw
 from .hierarchy import SIZE, check_timm_kwargs, find_weights, model_from_file, read_newest, save_model, saved_config
 from .visualization import read_history, smooth
 from .training import (CHANCE, SHARE, SHARES, Callback, Trainer, TrainingConfig, checkpoints, load_config, load_run,
@@ -209,7 +209,11 @@ class DetectorConfig:
     # weight of each level's loss; null: 1
     level_weights: list[float] | None = setting(None, low=0, length=(1, 16))
     img_size: int | list[int] = setting(640, **_CANVAS) # the canvas in pixels; images are fitted into it
-    in_chans: int = setting(3, low=1, high=3, expected='1 or 3') # 3 colour, 1 grey
+    in_chans: int = setting(3, low=1) # 3 colour, 1 grey, or what the files have
+    # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or
+    # the backbone's H-JEPA says, else the type's
+    pixel_range: list[float] | None = setting(None, length=2, rising=True,
+                                              expected='two numbers, smaller first')
     classes: list[str] | None = setting(None, **_NAMES) # names; null: those of the training data
     score_threshold: float = setting(0.05, low=0, below=1) # boxes below it are not returned
     # overlap above which the weaker of two boxes of a class is dropped; null: the head's usual
@@ -274,8 +278,7 @@ def check_detector_config(
         (all(map(str.isprintable, names)), 'model.classes', names, 'names without control characters'),
         (convs is None or cfg.head == 'fcos', 'model.head_convs', convs, _CONVS),
         (scale is None or cfg.head != 'fcos', 'model.anchor_scale', scale,
-         'null, or a number above 0 with a head that has anchors'),
-        (cfg.in_chans != 2, 'model.in_chans', cfg.in_chans, '1 or 3')])
+         'null, or a number above 0 with a head that has anchors'),])
     return cfg
 
 # %% ../nbs/10_detection.ipynb #dd102c70
@@ -374,7 +377,7 @@ def prepare(self: FPNDetector,
         if images.ndim != 4: raise ValueError(f'a float batch has shape [B, C, H, W], this one {tuple(images.shape)}')
         return images.to(device), [tuple(images.shape[-2:])] * len(images)
     many = isinstance(images, (list, tuple)) or isinstance(images, Tensor) and images.ndim == 4
-    pictures = [as_pixels(x, self.config.in_chans) for x in (images if many else [images])]
+    pictures = [as_pixels(x, self.config.in_chans, self.config.pixel_range) for x in (images if many else [images])]
     if not pictures: raise ValueError('no pictures were given')
     fitted = torch.stack([letterbox(p, size or self.img_size)[0] for p in pictures])
     return normalize(fitted.to(device), *self.pixel_stats), [tuple(p.shape[-2:]) for p in pictures]
@@ -515,13 +518,15 @@ def _merge(self: FPNDetector, results: list[dict]) -> dict[str, Tensor]:
     return {k: v[kept] for k, v in r.items()}
 
 def as_pixels(
-    image: Any, # a path, a PIL image, a uint8 array [H, W(, C)] or a uint8 tensor [C, H, W]
-    in_chans: int, # 1 or 3
+    image: Any, # a path, a PIL image, an array [H, W(, C)] or a tensor [C, H, W]
+    in_chans: int, # channels wanted
+    pixel_range: Sequence[float] | None = None, # of numbers that are no bytes; None: the type's
 ) -> Tensor: # uint8 [C, H, W]
-    "One picture of any kind as bytes."
+    "One image of any kind as bytes."
     from hjepa.data import _to_pil, to_chans, to_tensor
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
-    return to_tensor(_to_pil(image, in_chans))
+    image = _to_pil(image, in_chans, pixel_range and tuple(pixel_range))
+    return image if isinstance(image, Tensor) else to_tensor(image)
 
 # %% ../nbs/10_detection.ipynb #66eef26e
 @patch
@@ -651,7 +656,9 @@ def evaluate_detector(
     check_scales(scales)
     if list(dataset.classes) != model.classes: raise ValueError(f'the data numbers the classes {dataset.classes}, the model {model.classes}; read the data with classes=model.classes')
     metric, seconds, seen, bad = MeanAP(model.classes, small_below, max(100, model.config.max_detections)), 0., 0, []
-    loader = build_loader(BoxEvalView(dataset, model.img_size, model.config.in_chans), batch_size, num_workers)
+    c = model.config
+    view = BoxEvalView(dataset, model.img_size, c.in_chans, pixel_range=c.pixel_range)
+    loader = build_loader(view, batch_size, num_workers)
     if progress:
         from tqdm import tqdm
         loader = tqdm(loader, desc='measuring', leave=False)
@@ -659,7 +666,7 @@ def evaluate_detector(
         bad += batch['bad']
         if not len(batch['index']): continue
         start = time.perf_counter()
-        found = _detect_batch(model, batch, scales, precision, dataset)
+        found = _detect_batch(model, batch, scales, precision, view.dataset)
         seconds, seen = seconds + time.perf_counter() - start, seen + len(found)
         some = batch['index'].tolist()
         metric.update(found, [dict(boxes=dataset.boxes[i], labels=dataset.labels[i], ignore=dataset.ignore[i])
@@ -688,7 +695,6 @@ def show_detections(
 ): # a matplotlib figure
     "Boxes with scores, coloured by the pyramid level they came from."
     from matplotlib.patches import Rectangle
-    from hjepa.data import _to_pil
     from hjepa.visualization import Picture
     columns, rows = min(columns, len(images)), -(-len(images) // min(columns, len(images)))
     fig = Picture(figsize=(3 * columns, 3.1 * rows), layout='constrained')
@@ -697,7 +703,7 @@ def show_detections(
     for i, (ax, image, r) in enumerate(zip(axes.flat, images, results)):
         strong = r['scores'] >= threshold
         levels = None if level_names is None else [level_names[l] for l in r['levels'][strong].tolist()]
-        show_boxes(_to_pil(image, 3), *(r[k][strong].cpu() for k in ('boxes', 'labels', 'scores')), classes, levels, ax=ax)
+        show_boxes(image, *(r[k][strong].cpu() for k in ('boxes', 'labels', 'scores')), classes, levels, ax=ax)
         for x0, y0, x1, y1 in [] if truth is None else truth[i]['boxes'].tolist():
             ax.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, ls=':', lw=1, color='white'))
     return fig
@@ -763,6 +769,12 @@ class DetectionData:
     # brightness, contrast, saturation ± this share, hue ± a quarter of it
     jitter: float = setting(0.0, **SHARE)
     num_workers: int = setting(0, low=0) # processes that load images
+    # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on
+    # 256 images
+    pixel_range: list[float] | None = setting(None, length=2, rising=True,
+                                              expected='two numbers, smaller first')
+    # largest size of an image; null: Pillow's limit, 179
+    max_megapixels: float | None = setting(None, above=0)
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images or boxes is unusable
     download: bool = False # fetch it if it can be fetched (kitti, voc)
 
@@ -861,7 +873,8 @@ def detection_dataset(
     d, test = cfg.data, part == 'test'
     n = (d.test_n if test else d.n) or (dict(train=2000, test=500)[part] if d.dataset == 'scenes' else None)
     return build_box_dataset(d.dataset, d.path, d.test_split if test else d.split, cfg.model.in_chans, None if d.dataset == 'scenes' else cfg.model.classes, d.max_bad_share, n, d.seed,
-                             d.test_annotations if test else d.annotations, d.download, all_present=not test)
+                             d.test_annotations if test else d.annotations, d.download, all_present=not test,
+                             max_megapixels=d.max_megapixels)
 
 # %% ../nbs/10_detection.ipynb #e7c6fe9a
 def detection_groups(
@@ -893,7 +906,15 @@ class DetectionTrainer(Trainer):
             warnings.warn(f'model.frozen_blocks={m.frozen_blocks}, model.frozen_norm={m.frozen_norm}: what '
                           'is frozen ' 'has random weights, because model.pretrained is false', stacklevel=2)
         if list(self.dataset.classes) != m.classes: raise ConfigError(f'model.classes={m.classes}, but the data has {self.dataset.classes}')
-        return FPNDetector(m).to(memory_format=torch.channels_last)                            # convolutions on CPUs and GPUs like it better
+        model = FPNDetector(replace(m))
+        self._settle_range(model)
+        return model.to(memory_format=torch.channels_last)             # faster convolutions on CPUs and GPUs
+    def _settle_range(self, model: FPNDetector):
+        "Deep images are read as the configuration says, else as the backbone's H-JEPA read them, else measured."
+        c = model.config
+        wish = self.config.data.pixel_range or c.pixel_range or (c.hjepa_config or {}).get('pixel_range')
+        self.dataset = self.dataset._with(settle_range(self.dataset.pictures, wish, self.say))
+        c.pixel_range = wish if self.dataset.pixel_range is None else list(self.dataset.pixel_range)
     def _make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
         return torch.optim.AdamW(detection_groups(self.model, t.layer_decay), lr=t.lr, betas=tuple(t.betas), fused=self.device.type in ('cuda', 'cpu'))
@@ -973,12 +994,13 @@ def format_classes(
 def draw_detection(
     run_dir: str | Path, # the run's folder
     model: FPNDetector, # what is drawn
-    test: BoxDataset, # pictures to draw
+    test: BoxDataset, # images to draw
     results: dict, # of `evaluate_detector`
     folder: Path | None = None, # where `pictures/` is made; None: the run's folder
 ) -> dict[str, Path]: # name → file
     "Detections beside the truth, precision–recall curves and losses, into `pictures/`, each whole or not."
-    images, truth = _some_images(test, 8)
+    images, truth = _some_images(BoxEvalView(test, 1, model.config.in_chans,
+                                             pixel_range=model.config.pixel_range).dataset, 8)
     levels, history = model.backbone.levels, Path(run_dir)/'history.jsonl'
     draw = dict(precision_recall=lambda: show_precision_recall(results),
                 losses=lambda: show_detection_losses(read_history(history) if history.is_file() else []))

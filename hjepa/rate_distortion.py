@@ -382,7 +382,7 @@ def account(self: PictureCodec,
 # %% ../nbs/11_rate_distortion.ipynb #4877a5f2
 def _feature_batches(detector: FPNDetector, dataset: BoxDataset, batch_size: int = 16, num_workers: int = 0, progress: bool = False, size=None):
     "Features with the pictures' own sizes, their places in the data, and names of those that could not be read."
-    loader = build_loader(BoxEvalView(dataset, size or detector.img_size, detector.config.in_chans), batch_size, num_workers)
+    loader = build_loader(_eval_view(detector, dataset, size), batch_size, num_workers)
     if progress:
         from tqdm import tqdm
         loader = tqdm(loader, desc='measuring', leave=False, disable=None)
@@ -391,6 +391,10 @@ def _feature_batches(detector: FPNDetector, dataset: BoxDataset, batch_size: int
         if not len(batch['index']): yield None, [], batch['bad']; continue
         maps = detector.get_fpn_features(normalize(batch['image'].to(device), *detector.pixel_stats))
         yield FPNFeatures(maps, batch['sizes'].tolist(), maps.canvas), batch['index'].tolist(), batch['bad']
+def _eval_view(detector: FPNDetector, dataset: BoxDataset, size=None) -> BoxEvalView:
+    "Images as this detector sees them."
+    c = detector.config
+    return BoxEvalView(dataset, size or detector.img_size, c.in_chans, pixel_range=c.pixel_range)
 
 # %% ../nbs/11_rate_distortion.ipynb #562eebbc
 def baseline_codecs(
@@ -569,6 +573,9 @@ def measure_codecs(
     if max_images is not None and max_images < len(dataset): dataset = dataset.subset(range(max_images))
     metric = lambda: MeanAP(detector.classes, small_below, max(100, detector.config.max_detections))
     chans, sends = min(dataset.in_chans, detector.config.in_chans), any(s.kind == 'picture' for s in streams.values())
+    if sends and chans not in (1, 3):
+        raise ValueError(f'codecs of images take 1 or 3 channels, these images have {chans}: leave them out')
+    dataset = _eval_view(detector, dataset).dataset
     full, sizes, bad, sums = metric(), [], [], _Sums(streams, statistics, metric)
     for features, index, missed in _feature_batches(detector, dataset, batch_size, num_workers, progress, size):
         bad += missed

@@ -8,8 +8,8 @@ __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTE
            'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'warn_run', 'check_levels',
            'training_checks', 'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
            'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size',
-           'build_crop_masks', 'build_view', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
-           'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
+           'build_crop_masks', 'build_view', 'run_dataset', 'step_seed', 'stop_on_signal', 'not_finite', 'prune',
+           'write_state', 'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
            'CheckpointCallback', 'step_of', 'finite_json', 'HistoryCallback', 'ProgressCallback', 'epoch_line',
            'new_run', 'write_new', 'load_run', 'PlainLoader', 'choose_precision', 'flatten', 'list_configs',
            'read_config', 'require']
@@ -541,11 +541,17 @@ def build_view(
     return MultiCropView(dataset, transform, config.model.in_chans, t.seed, d.augment_on_device)
 
 # %% ../nbs/07_training.ipynb #b585c67d
+def run_dataset(
+    config: RunConfig,        # Of a run
+    split: str | None = None  # Another part than it trains on
+) -> ImageDataset:
+    "The images that a configuration names."
+    d = config.data
+    return build_dataset(d.dataset, d.path, split or d.split, config.model.in_chans, d.download,
+                         max_megapixels=d.max_megapixels)
+
 @patch
-def _make_dataset(self: Trainer):
-    "The pictures that the configuration names."
-    d = self.config.data
-    return build_dataset(d.dataset, d.path, d.split, self.config.model.in_chans, d.download, max_megapixels=d.max_megapixels)
+def _make_dataset(self: Trainer): return run_dataset(self.config)
 
 @patch
 def _settle_pixels(self: Trainer) -> list[float] | None: # the pixel range, for the model's configuration

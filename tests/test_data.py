@@ -1,5 +1,6 @@
 """Data from the outside: deep images of many channels through all commands, odd folders, shards that are
 killed, large files."""
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import pytest
 from PIL import Image
 
 import hjepa.cli
+import hjepa.cli_codec
 import hjepa.cli_data
 import hjepa.cli_show
+from hjepa.core.files import read_text, write_json
 from hjepa.shards import write_shards
 from tests.kills import finish, full_disk, sweep
 
@@ -80,6 +83,68 @@ def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
     wrong = dict(pixel_range=('[1]', '[5,2]', '[a,b]', '[0,.inf]', '7'), max_megapixels=('0', '.nan', 'x'))
     for key, bad in ((k, v) for k, values in wrong.items() for v in values):
         with pytest.raises(ConfigError, match=f'data.{key}'): load_config('tiny', [f'data.{key}={bad}'])
+
+
+@pytest.fixture(scope='module')
+def boxed(tmp_path_factory) -> Path:
+    "COCO annotations of sixteen images of five channels, 12 bits in 16."
+    folder, rng = tmp_path_factory.mktemp('boxed'), np.random.default_rng(0)
+    for split, n in dict(train=12, val=4).items():
+        (folder/split).mkdir()
+        images = [dict(id=k, file_name=f'{k}.npy', width=64, height=48) for k in range(n)]
+        for im in images:
+            pixels = rng.integers(0, 500, (5, 48, 64)).astype(np.uint16)
+            pixels[:, 8:40, 16:48] += 3000
+            np.save(folder/split/im['file_name'], pixels)
+        boxes = [dict(id=k, image_id=k, category_id=1, bbox=[16, 8, 32, 32], area=1024, iscrowd=0)
+                 for k in range(n)]
+        write_json(folder/split/'_annotations.coco.json',
+                   dict(images=images, annotations=boxes, categories=[dict(id=1, name='bright')]))
+    return folder
+
+
+ANNOTATED = ['data.dataset=coco', 'data.split=train', 'data.test_split=val', 'training.epochs=1',
+             'training.batch_size=4', 'training.warmup_epochs=0']
+DETECTOR = [*ANNOTATED, 'model.backbone=resnet10t', 'model.in_chans=5', 'model.channels=64', 'model.head_convs=1',
+            'model.levels=[p3, p4]', 'model.img_size=64', 'model.score_threshold=0', 'data.crop=0.5',
+            'data.jitter=0', 'data.zoom=[0.8, 1]', 'training.precision=fp32']
+
+
+def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
+    "Measured once and printed, saved with the detector, and used by test, inference, figures and codec."
+    detector, out = tmp_path/'run', tmp_path/'boxes.json'
+    said = run(tmp_path/'log', hjepa.cli.train_detection, *DETECTOR, f'data.path={boxed}', '--run-dir', detector)
+    assert said.count('pixels from 0 … 4095 become 0 … 255') == 1, said
+    def looks():
+        from hjepa.detection import load_detection_model
+        model = load_detection_model(detector)
+        assert model.config.pixel_range == [0, 4095]
+        image = boxed/'val'/'0.npy'
+        seen, sizes = model.prepare([image, np.load(image)])
+        assert sizes == [(48, 64)] * 2 and seen[0].equal(seen[1])
+        mean, std = (np.array(v)[:, None, None] for v in model.pixel_stats)
+        byte = np.floor(np.load(image).astype(float) * 255 / 4095 + .5)
+        assert np.abs(seen[0].numpy()[:, :48] * std + mean - byte / 255).max() < 1e-5
+        return 0
+    run(tmp_path/'log', lambda args: looks())
+    find = hjepa.cli.detect, boxed/'val', '--model', detector, '-o', out, '--pictures', tmp_path/'pictures', \
+        '--threshold', 0
+    for command, *args in ((hjepa.cli.eval_detection, detector), find):
+        assert 'measured on' not in run(tmp_path/'log', command, *args)
+    rows = json.loads(read_text(out))
+    assert len(rows) == 4 and (rows[0]['width'], rows[0]['height']) == (64, 48) and rows[0]['boxes']
+    assert len(list((tmp_path/'pictures').glob('*.png'))) == 4
+    said = run(tmp_path/'log', hjepa.cli_codec.train_codec, *ANNOTATED, f'data.detector={detector}',
+               f'data.path={boxed}', 'training.lambda_values=null', 'model.n_hidden=8', 'model.n_channels=8',
+               '--run-dir', tmp_path/'codec')
+    assert 'measured on' not in said, said
+
+
+def test_pixel_range_of_a_detector_is_the_users(boxed, tmp_path):
+    run(tmp_path/'log', hjepa.cli.train_detection, *DETECTOR, f'data.path={boxed}',
+        'data.pixel_range=[0, 8000]', '--run-dir', tmp_path/'run')
+    from hjepa.hierarchy import find_weights, saved_config
+    assert saved_config(find_weights(tmp_path/'run'), 'detector')['pixel_range'] == [0, 8000]
 
 
 @pytest.fixture(scope='module')

@@ -218,6 +218,7 @@ DETECTION = {
     'model.nms_threshold': Row('0.05', sees='results', given='model.max_detections=1000'),
     'model.max_detections': Row('3', sees='results'),
     'model.hjepa_config': Row(why='filled in: nbs/10_detection.ipynb'),
+    'model.pixel_range': Row(why='filled in from the data: tests/test_data.py', ends=('null', '[0, 1000]')),
     'data.dataset': Row('coco & data.path={tmp}/coco'),
     'data.path': Row('{tmp}/coco2', pack='coco', ends=('{tmp}/coco',)),
     'data.annotations': Row('{split}_less.json', pack='coco'),
@@ -232,6 +233,8 @@ DETECTION = {
     'data.zoom': Row('[0.3, 0.4]', ends=('[0.2, 0.2]', '[1, 1]')),
     'data.jitter': Row('1'),
     'data.num_workers': Row(why=SAME + 'tests/test_detection.py', ends=('0', '1')),
+    'data.pixel_range': Row('[0, 1000]', pack='coco', ends=('null',)),
+    'data.max_megapixels': Row(why='of images that are too large: nbs/00_data.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
     'data.download': Row(why='nothing to fetch here: nbs/10_boxes.ipynb'),
@@ -441,10 +444,12 @@ def maps(folder: Path, rng):
 
 
 def boxes(folder: Path, seed: int):
-    "Scenes in COCO's format: train, test, one with fewer boxes, and one with a box that has no size."
+    """Scenes of 16 bits in COCO's format: train, test, one with fewer boxes, and one with a box that has no
+    size."""
     scenes = make_scenes('train', 8, seed, 64, (1, 2), (12, 40))
     folder.mkdir()
-    for i in range(len(scenes)): scenes.load(i).save(folder/f'{i}.png')
+    for i in range(len(scenes)):
+        Image.fromarray(np.asarray(scenes.load(i)).astype(np.uint16) * 20).save(folder/f'{i}.png')
     images = [dict(id=i, file_name=f'{i}.png', width=64, height=64) for i in range(8)]
     categories = [dict(id=i, name=c) for i, c in enumerate(scenes.classes)]
     rows = [dict(image_id=i, category_id=int(l), bbox=[*map(float, (x0, y0, x1 - x0, y1 - y0))],
