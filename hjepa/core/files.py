@@ -13,6 +13,7 @@ __all__ = ['naming', 'temporary_name', 'write_atomic', 'json_sha256', 'with_sha2
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -188,11 +189,14 @@ def append_text(
 # %% ../../nbs/core/01_files.ipynb #9e72438f
 def file_sha256(
     file: str | Path,
+    size: int | None = None,  # of its first bytes only; None: of all
 ) -> str:  # 64 hexadecimal digits
     "The SHA-256 of a file's bytes."
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), math.inf if size is None else size
     with open(file, 'rb') as f:
-        while block := f.read(1 << 20): digest.update(block)
+        while block := f.read(min(1 << 20, left)):
+            digest.update(block)
+            left -= len(block)
     return digest.hexdigest()
 
 def tensors_sha256(
