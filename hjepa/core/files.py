@@ -73,13 +73,18 @@ def write_atomic(
     tmp = room/'new'
     try:
         with naming(path):
-            _remove(room)  # of a killed process that had the same number
-            room.mkdir()
+            try: room.mkdir()
+            except FileExistsError:  # of a killed process that had the same number
+                _remove(room)
+                room.mkdir()
             write(tmp)
             os.chmod(tmp, 0o666 & ~_umask())
             with open(tmp, 'rb+') as f: os.fsync(f.fileno())
             os.replace(tmp, path)
-    finally: _remove(room)
+            shutil.rmtree(room)
+    except BaseException:
+        _remove(room)
+        raise
 
 def _remove(path: Path):
     "Remove a file, or a folder with all that is in it, if it is there and can be removed."
