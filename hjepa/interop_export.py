@@ -177,8 +177,10 @@ def _pyramid(self: FeatureGraph, levels: list[Tensor]) -> list[Tensor]: # L tens
     return out
 
 # %% ../nbs/09_interop_export.ipynb #c4ec5e1f
-_TAILS = {'.onnx': b'\x72\x4a\x0a\x06sha256\x12\x40',  # field 14 of a ModelProto: one more (key, value) of metadata_props
-          '.pt2': b'sha256='}                        # comment of a zip file
+_TAILS = {
+    '.onnx': b'\x72\x4a\x0a\x06sha256\x12\x40',  # field 14 of a ModelProto: one more item of metadata_props
+    '.pt2': b'sha256=',  # comment of a zip file
+}
 
 def _append_digest(
     file: Path, # complete
@@ -196,13 +198,16 @@ def _append_digest(
 def check_export(
     file: str | Path, # .onnx, .pt2 or .safetensors, as `hjepa_export` wrote it
 ) -> str: # the digest, 64 hexadecimal digits
-    "Check that an exported file is as it was written. Raises OSError, or ValueError if it is not, or has no digest."
+    """Check that an exported file is as it was written.
+
+    Raises OSError, or ValueError if it is not, or has no digest."""
     file = expand(file)
     if file.suffix == '.safetensors': found = load_tensors(file)[1].get('sha256')
     elif file.suffix in _TAILS: found = _end_digest(file, _TAILS[file.suffix])
     else: raise ValueError(f'{file}: expected a name that ends in {", ".join(_TAILS)} or .safetensors')
     if found is not None: return found
-    raise ValueError(f'{file} holds no digest: it is cut, was changed by another program, or is from an earlier version; export it again')
+    raise ValueError(f'{file} holds no digest: it is cut, was changed by another program, or is from an '
+                     'earlier version; export it again')
 
 def _end_digest(file: Path, mark: bytes) -> str | None:
     "The digest after a mark at the end of a file, compared with what stands before; None if there is none."
