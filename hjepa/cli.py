@@ -273,7 +273,7 @@ def report(
     if 'rows' in results: table = format_table(results)
     else: table = format_health(results['health'], results['random_health'])
     say(f'\n{table}\nVerdict: {verdict}.')
-    write_json(run_dir/'results.json', results)
+    write_json(run_dir/'results.json', results, digest=True)
     pictures = draw(run_dir, model, cfg, dataset)
     say(f'\nall on one page: {write_report(run_dir)}\npictures:')
     for path in pictures.values(): say(f'  {path}')
@@ -428,7 +428,7 @@ def measure_apart(
     from hjepa.evaluation import format_table
     results = measure(model, cfg, dataset) | run_facts(run_dir, cfg)
     say('\n' + (format_table(results) if 'rows' in results else format_health(results['health'], results['random_health'])))
-    write_json(out/'results.json', results)
+    write_json(out/'results.json', results, digest=True)
     say(f'\nother settings than those of the run: {out/"results.json"}')
     return results
 
@@ -665,7 +665,7 @@ def report_detection(
     check_target((out or run_dir)/'results.json')
     results = evaluate_detector(model, test, e.batch_size, e.small_below, scales, cfg.data.num_workers, progress=True) | run_facts(run_dir, cfg) | dict(scales=list(scales))
     say('\n' + format_detection(results))
-    write_json((out or run_dir)/'results.json', without_nan(results))
+    write_json((out or run_dir)/'results.json', without_nan(results), digest=True)
     say('\nfigures:')
     for path in draw_detection(run_dir, model, test, results, out).values(): say(f'  {path}')
     say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n'

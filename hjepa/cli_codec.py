@@ -170,7 +170,7 @@ def write_results(
     from hjepa.core.files import write_json
     from hjepa.rate_distortion import draw_rate_distortion, format_rate_distortion, write_csv
     say('\n' + format_rate_distortion(results))
-    write_json(out/'results.json', without_nan(results))
+    write_json(out/'results.json', without_nan(results), digest=True)
     write_csv(results, out/'rate_distortion.csv')
     say(f'\ntable: {out/"rate_distortion.csv"}\nfigures:')
     for path in draw_rate_distortion(out, results).values(): say(f'  {path}')

@@ -59,7 +59,8 @@ _export_examples = """examples:
   hjepa_export runs/photos-20300101-120000 --format timm                       the encoder, for timm.create_model(…, checkpoint_path=…)
   hjepa_export runs/photos-20300101-120000 --format hub --license mit          weights and model card for the Hugging Face hub
   hjepa_export runs/photos-20300101-120000 --format hub --push owner/name
-ONNX needs the extra: pip install "hjepa[export]" """
+ONNX needs the extra: pip install "hjepa[export]"
+Each file carries its SHA-256, which hjepa.interop_export.check_export('f.onnx') compares. """
 
 def export(
     argv: list[str] | None = None, # arguments; None: those of the process

@@ -91,9 +91,6 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     try: plan = read_json(file)
     except ValueError as e: raise ValueError(f'{e}; delete {folder} and extract again') from e
     if plan.get('format') != 1: raise ValueError(f'{file}: format {plan.get("format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
-    digest = plan.pop('sha256', None)
-    if digest not in (None, json_sha256(plan)):
-        raise ValueError(f'{file} is damaged (its SHA-256 differs); delete {folder} and extract again')
     widths, ends, whole = plan.get('widths'), plan.get('ends'), lambda v: type(v) is int and v > 0
     if not (isinstance(widths, dict) and widths and all(map(whole, widths.values())) and isinstance(ends, list) and ends and all(map(whole, ends)) and ends == sorted(ends)
             and plan.get('dtype') in DTYPES): raise ValueError(f'{file} is damaged: it has no sensible widths, ends and dtype; delete {folder} and extract again')
@@ -125,7 +122,7 @@ def _write_plan(folder: Path, plan: dict[str, Any], dataset: ImageDataset):
     else:
         write_text(folder/'images.jsonl', ''.join(json.dumps(str(f)) + '\n' for f in dataset.paths))
         plan['names_sha256'] = _names_sha256(dataset.paths)
-    write_json(folder/'store.json', plan | dict(sha256=json_sha256(plan)))
+    write_json(folder/'store.json', plan, digest=True)
 
 # %% ../nbs/09_feature_store.ipynb #2e699c47
 def _check_folder(folder: Path):

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .data import (POLL, BadImages, EpochBatchSampler, ImageDataset, PatientLoader, _collate_shared,
+from .data import (POLL, BadImages, EpochBatchSampler, PatientLoader, _collate_shared,
                         _exact, _one_thread,
-                        _planes, _read_next, _ready, _to_pil, _turn_of, build_dataset, center_boxes, channels_of, check_chans, collate,
+                        _planes, _read_next, _ready, _to_pil, _turn_of, as_images, build_dataset,
+                        center_boxes, channels_of, check_chans, collate,
                         crop_boxes, crop_resize, cut, keyed_uniform, size_of, to_chans, to_hw, to_send, why)
 
 # %% ../nbs/05_multicrop.ipynb #67cc7f30
@@ -539,42 +540,29 @@ def geometry(self: MultiCropEvalTransform,
 class _Source:
     "Pictures of a map-style data set, read for a transform."
     def __init__(self,
-        dataset: Any,                  # `ImageDataset`, or anything whose items are `(picture, label)`
+        dataset: Any,                  # An `ImageDataset`, or what `as_images` takes
         transform: MultiCropTransform, # Says how far a picture can be reduced
         in_chans: int | None = None,   # Channels, or None: as the transform says, or the data set
         pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured
     ):
         if not isinstance(transform, MultiCropTransform): raise TypeError(f'transform is a {type(transform).__name__}; expected MultiCropTransform or one of its kinds')
-        if len(dataset) == 0: raise ValueError(f'the data set {getattr(dataset, "name", dataset)!r} is empty')
-        self.in_chans, self.transform = in_chans or transform.in_chans or getattr(dataset, 'in_chans',
-                                                                                  None), transform
-        self.dataset = _ready(dataset, self.in_chans, pixel_range) if isinstance(dataset,
-                                                                                 ImageDataset) else dataset
+        dataset = as_images(dataset)
+        if len(dataset) == 0: raise ValueError(f'the data set {dataset.name!r} is empty')
+        self.in_chans, self.transform = in_chans or transform.in_chans or dataset.in_chans, transform
+        self.dataset = _ready(dataset, self.in_chans, pixel_range)
     def __len__(self) -> int: return len(self.dataset)
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> Sequence[str]:
         "Names for messages."
-        d = self.dataset
-        if getattr(d, 'paths', None): return d.paths
-        return [str(s[0]) for s in d.samples] if hasattr(d, 'samples') else [f'picture {i}' for i in range(len(d))]
+        return self.dataset.paths
     def load(self, i: int) -> tuple[Tensor, tuple[int, int], int]:
         "Pixels (reduced), full size `(H, W)` and label (−1: none)."
         d, factor = self.dataset, self.transform.factor
-        if isinstance(d, ImageDataset):
-            label = -1 if d.labels is None else int(d.labels[i])
-            if d.images is None: return *_decode(lambda before: d.load(i, before), self.in_chans, factor), label
-            picture = d.images[i]
-        else: picture, label = _pair(d[i])
-        return *_pixels(picture, self.in_chans, factor), label
+        label = -1 if d.labels is None else int(d.labels[i])
+        if d.images is None: return *_decode(lambda before: d.load(i, before), self.in_chans, factor), label
+        return *_pixels(d.images[i], self.in_chans, factor), label
 
 # %% ../nbs/05_multicrop.ipynb #07c23eb7
-def _pair(
-    item: Any # What a data set gave
-) -> tuple[Any, int]: # Picture and label
-    if not isinstance(item, (tuple, list)) or len(item) < 2: raise TypeError(f'the data set gives {type(item).__name__}; expected pairs (picture, label), or an ImageDataset')
-    try: return item[0], -1 if item[1] is None else int(item[1])
-    except (TypeError, ValueError): raise TypeError(f'the data set gives a label of type {type(item[1]).__name__}; expected a whole number, or None') from None
-
 def _decode(
     load: Callable,                   # Takes the function to be called before decoding, gives a Pillow picture
     in_chans: int,                    # Channels of the result
@@ -597,7 +585,7 @@ def _decode(
 class MultiCropView(Dataset):
     "Crops of pictures, keyed by `(epoch, index)`; the same key gives the same crops everywhere."
     def __init__(self,
-        dataset: Any,                  # `ImageDataset`, or a map-style data set of `(picture, label)`
+        dataset: Any,                  # An `ImageDataset`, or what `as_images` takes
         transform: MultiCropTransform, # What crops
         in_chans: int | None = None,   # Channels of the crops; None: as the transform says, or the data set
         seed: int = 0,                 # The run's seed
@@ -673,11 +661,12 @@ def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:
 class MultiCropDataset(Dataset):
     "Pairs `(Crops, label)` from a data set of pictures."
     def __init__(self,
-        dataset: Any,                                # `ImageDataset`, or a map-style data set of `(picture, label)`
+        dataset: Any,                                # An `ImageDataset`, or what `as_images` takes
         transform: MultiCropTransform | None = None  # None: `MultiCropTransform()`
     ):
         self.transform = MultiCropTransform() if transform is None else transform
-        self.source, self.dataset, self.bad = _Source(dataset, self.transform), dataset, BadImages()
+        self.source, self.bad = _Source(dataset, self.transform), BadImages()
+        self.dataset = self.source.dataset
     def __len__(self) -> int: return len(self.source)
     def set_epoch(self,
         epoch: int # The epoch that begins now
@@ -721,10 +710,7 @@ class MultiCropDatasetRaw(MultiCropDataset):
         i: int # Which picture
     ) -> Image.Image:
         "The whole picture `i`, upright, as Pillow mode L or RGB."
-        d = self.dataset
-        if isinstance(d, ImageDataset): return d.load(i)
-        x = _pair(d[i])[0]
-        return _to_pil(x, channels_of(x))
+        return self.dataset.load(i)
 
 # %% ../nbs/05_multicrop.ipynb #c6c1af24
 def multicrop_collate_fn(

@@ -21,7 +21,7 @@ from .core.files import expand as expand_home
 from .core.files import (LeftOut, append_text, check_regular, check_target, clear_temporaries,
                               is_temporary, json_sha256,
                               list_files, lock_folder, printable, read_json, tensors_sha256, write_atomic,
-                              write_text)
+                              with_sha256, without_sha256, write_text)
 from .data import (PICTURES, DataError, ImageDataset, ImageError, Unreadable, check_image, class_folders,
                         find_images, keyed_uniform,
                         load_image, unreadable, why)
@@ -195,7 +195,7 @@ def _write_one(wds, ds: ImageDataset, which: list[int], file: Path, first: int) 
 def _line(name: str, labels: list[int], size: int | None) -> dict:
     return dict(name=name, pictures=len(labels), bytes=size) | (dict(labels=labels) if any(l >= 0 for l in labels) else {})
 
-def _write_index(file: Path, index: dict): write_text(file, json.dumps(index))
+def _write_index(file: Path, index: dict): write_text(file, json.dumps(with_sha256(index)))
 
 # %% ../nbs/00_shards.ipynb #23cf81f1
 class ShardError(DataError): "Shards that are not there or do not fit their index; the message names them."
@@ -433,7 +433,8 @@ def _parse(name: str, text: bytes | None, path: str | None = None) -> dict:
         ('labels' not in s or (isinstance(s['labels'], list) and len(s['labels']) == s['pictures'] and all(type(l) is int and abs(l) < 2**31 for l in s['labels'])))
     if not isinstance(index, dict) or index.get('format') != FORMAT or not isinstance(index.get('shards'), list) or not all(map(fine, index['shards'])):
         raise ShardError(f'{name} is not an index of shards that this version reads (format {FORMAT}); make it again with hjepa_shards --index')
-    return index
+    try: return without_sha256(index, name)
+    except ValueError as e: raise ShardError(f'{e}; make it again with hjepa_shards --index') from e
 
 def _chosen(index: dict, urls: list[str], name: str) -> dict:
     "The lines of an index that belong to these addresses, in their order."

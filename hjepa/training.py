@@ -15,7 +15,6 @@ __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTE
            'read_config', 'require']
 
 # %% ../nbs/07_training.ipynb #e11e0c1c
-import hashlib
 import json
 import math
 import os
@@ -43,7 +42,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .core.config import PlainLoader, read_config  # noqa: F401 (still found here)
-from .core.config import (ConfigError, build_config, check_settings, config_sha256, config_yaml, flatten,
+from .core.config import (ConfigError, build_config, check_settings, config_yaml, flatten,
                                from_values, list_configs, require, setting, warn_idle)
 from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
                               naming, temporary_name, tensors_sha256, write_text)
@@ -1056,7 +1055,7 @@ def state(self: Trainer) -> dict[str, Any]:
                bad_images=sorted({*map(str, self.bad.names)} | self._known_bad))
     how = dict(threads=torch.get_num_threads(), world_size=self.world_size, batch_size=t.batch_size,
                grad_accumulation=t.grad_accumulation, images=len(self.dataset), listing=self.listing,
-               config=self._asked, config_sha256=config_sha256(self._asked),
+               config=self._asked, config_sha256=json_sha256(self._asked, compact=True),
                environment=environment(), scaler=scaler.state_dict() if scaler is not None else None)
     return far | how | dict(unwritten=[l for c in self.callbacks for l in getattr(c, 'unwritten', ())])
 
@@ -1110,15 +1109,13 @@ def prune(
         with suppress(OSError): shutil.rmtree(old.rename(temporary_name(old)))
 
 # %% ../nbs/07_training.ipynb #50a23588
-def _digest(state: dict) -> str: return hashlib.sha256(json.dumps({k: v for k, v in state.items() if k != 'sha256'}, sort_keys=True).encode()).hexdigest()
-
 def write_state(
     folder: Path, # a checkpoint in the making, with all its other files
     state: dict[str, Any], # how far the run has come
 ):
     "Write `state.json`, the last file of a checkpoint, with the SHA-256 of all files (of itself: of its other keys, sorted)."
-    state = json.loads(json.dumps(state))                             # as it will be read
-    sums = {f.name: file_sha256(f) for f in sorted(folder.iterdir())} | {'state.json': _digest(state)}
+    state = json.loads(json.dumps({k: v for k, v in state.items() if k != 'sha256'}))  # as it will be read
+    sums = {f.name: file_sha256(f) for f in sorted(folder.iterdir())} | {'state.json': json_sha256(state)}
     write_text(folder/'state.json', json.dumps(state | dict(sha256=sums), indent=1))
 
 def read_state(
@@ -1130,7 +1127,9 @@ def read_state(
     sums = state.pop('sha256', {})
     for name in sums if isinstance(sums, dict) else ['']:
         if name in ('', '.', '..') or '/' in name or '\\' in name: raise ValueError(f'{folder}/state.json: {name!r} is not the name of a file of the checkpoint')
-        if (_digest(state) if name == 'state.json' else file_sha256(folder/name)) != sums[name]: raise ValueError(f'{folder/name} is not as it was written (its SHA-256 differs)')
+        found = json_sha256(state) if name == 'state.json' else file_sha256(folder/name)
+        if found != sums[name]:
+            raise ValueError(f'{folder/name} is not as it was written (its SHA-256 differs)')
     counts = ('step', 'epoch', 'step_in_epoch', 'images_seen', 'skipped', 'summed', 'images', 'world_size', 'threads')
     odd = [k for k in counts if type(state.get(k)) is not int or state[k] < 0]
     kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
@@ -1315,7 +1314,7 @@ def _check_same_work(self: Trainer, path: Path, state: dict, allowed: bool):
 def _check_same_config(self: Trainer, path: Path, state: dict, allowed: bool):
     "`ConfigError`, with both values, if the configuration was changed in a way that no override may."
     if 'config' not in state: return self.say(f'{path.name} {_OLDER}: config.yaml is not checked')
-    if state.get('config_sha256') == config_sha256(self._asked): return
+    if state.get('config_sha256') == json_sha256(self._asked, compact=True): return
     now, before = flatten(self._asked), flatten(state['config'])
     usual = flatten(json.loads(json.dumps(asdict(type(self.config)()))))  # of keys newer than the checkpoint
     free = ('model.pretrained', 'training.start', *(self.safe_keys or SAFE_KEYS))    # two are for the start

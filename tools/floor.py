@@ -31,6 +31,8 @@ for i in range(400):
         data.load(i).save(folder/str(label)/f'{i:03d}.png')
 """
 
+CHECK = 'import sys; from hjepa.interop_export import check_export; check_export(sys.argv[1])'
+
 
 def settings() -> dict[str, str]:
     "The section of settings.ini."
@@ -93,7 +95,9 @@ def commands(
     go('eval', 'run')
     go('train', '--run-dir', 'crops', '--config', 'multicrop', *OWN)
     go('features', 'run', 'images', '-o', 'features.npz')
-    for suffix in ('onnx', 'pt2', 'safetensors'): go('export', 'run', '-o', f'exported.{suffix}')
+    for suffix in ('onnx', 'pt2', 'safetensors'):
+        go('export', 'run', '-o', f'exported.{suffix}')
+        run(programs/'python', '-c', CHECK, f'exported.{suffix}', cwd=work)
     go('export', 'run', '--format', 'hub', '-o', 'hub')
     go('show', 'run', '--images', 'images')
     go('report', 'run')
