@@ -57,7 +57,7 @@ def report(codec, shape, repeats, note):
     print(f'{note}: {n:,} symbols, {len(data):,} bytes ({8 * len(data) / n:.2f} bits per symbol)')
     print(f'  encode {n / best / 1e6:6.1f} Msymbols/s (median {n / mid / 1e6:.1f}), {1e3 * best:.2f} ms')
     best, mid, (back, _) = timed(lambda: codec.decode_latents(data), repeats)
-    assert all(torch.equal(a, b) for a, b in zip(latents, back))
+    assert all(torch.equal(a, b) for a, b in zip(latents, back, strict=True))
     print(f'  decode {n / best / 1e6:6.1f} Msymbols/s (median {n / mid / 1e6:.1f}), {1e3 * best:.2f} ms')
     return latents, n
 
@@ -73,7 +73,7 @@ def main():
     latents, n = report(codec, shape, a.repeats, 'many, one prior')
     low, weights = (t.numpy() for t in (codec.priors[0].low, codec.priors[0].weights))
     q = np.concatenate([l.numpy().swapaxes(0, 1).reshape(len(low), -1) for l in latents], 1)
-    messages = list(zip(to_indices(q, low, weights)[0], weights))
+    messages = list(zip(to_indices(q, low, weights)[0], weights, strict=True))
     best, _, data = timed(lambda: ans_encode(messages), a.repeats)
     print(f'  the bare coder: encode {n / best / 1e6:.1f}', end='')
     best, _, _ = timed(lambda: ans_decode(data, [(len(i), w) for i, w in messages]), a.repeats)

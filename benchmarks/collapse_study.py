@@ -83,7 +83,8 @@ def judge(run: dict) -> dict:
     first = next((v for v in verdicts if v.findings), None)
     start, nearest = _values(records[0]), {}
     for kind in start:
-        values = [v / limits.least(kind, s) for r in records for v, s in zip(_values(r)[kind], start[kind]) if v == v and s == s]
+        values = [v / limits.least(kind, s) for r in records
+                  for v, s in zip(_values(r)[kind], start[kind], strict=True) if v == v and s == s]
         nearest[kind] = round(min(values, default=float('nan')), 3)                      # below 1: bad
     late = None if first is None else (first.step - run['onset']) / run['steps_per_epoch']
     ok = None if run['expected'] is None else first is None if run['expected'] == 'healthy' else first is not None and late <= 1

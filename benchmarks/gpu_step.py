@@ -90,7 +90,8 @@ class Peer:
         loss.backward()
         self.optimizer.step(); self.optimizer.zero_grad()
         with torch.no_grad():
-            for q, k in zip(self.encoder.parameters(), self.target.parameters()): k.data.mul_(.996).add_(.004 * q.detach().data)
+            for q, k in zip(self.encoder.parameters(), self.target.parameters(), strict=True):
+                k.data.mul_(.996).add_(.004 * q.detach().data)
         self.n += 1
 
 
@@ -157,7 +158,9 @@ def measure(size, args, peak) -> list[dict]:
         t = statistics.median(times[k])
         row = dict(size=size, batch=batch, kind='ijepa' if k == 'ijepa' else k[0], fpn=k != 'ijepa' and k[1], ms=1000 * t, images_per_s=batch / t, gflop=s.flops and s.flops / 1e9,
                    tflops=s.flops and s.flops / t / 1e12, share=s.flops / t / 1e12 / peak if peak and s.flops else None, memory_gb=memory(s, args.device) / 1e9, expected_gb=s.expected and s.expected / 1e9)
-        if 'ijepa' in steps: row['times_ijepa'] = statistics.median(b / a for a, b in zip(times[k], times['ijepa']))
+        if 'ijepa' in steps:
+            pairs = zip(times[k], times['ijepa'], strict=True)
+            row['times_ijepa'] = statistics.median(b / a for a, b in pairs)
         rows.append(row | dict(profile=[] if row['kind'] == 'compiled' and args.device == 'cpu' else profile(s, args.device)))
     return rows
 

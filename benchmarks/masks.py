@@ -77,7 +77,9 @@ def main():
     times, median = measure(found, a.rounds), statistics.median
     table = {name: dict(ms=round(median(t), 2), fastest_ms=round(min(t), 2), images_per_s=round(1e3 * a.batch / median(t)), peak_rises_by_mib=round(memory[name], 1)) for name, t in times.items()}
     if a.ijepa:
-        for name, t in times.items(): table[name]['times_faster_than_ijepa'] = round(median(x / y for x, y in zip(times['I-JEPA'], t)), 1)
+        for name, t in times.items():
+            pairs = zip(times['I-JEPA'], t, strict=True)
+            table[name]['times_faster_than_ijepa'] = round(median(x / y for x, y in pairs), 1)
     result = dict(what=f'masks of {a.batch} images, {a.grid[0]}×{a.grid[1]} patches, hierarchical with {a.levels} levels', rounds=a.rounds, threads=a.threads,
                   machine=machine(), torch=torch.__version__, table=table)
     print(f'{result["what"]}; {result["machine"]}, {a.threads} threads; {a.rounds} rounds\n\n{"":14}{"ms":>8}{"fastest":>10}{"images/s":>11}{"peak +MiB":>11}   I-JEPA takes')

@@ -94,7 +94,7 @@ def measure(found, jpeg, im, rounds, n):
             torch.manual_seed(r + 1)
             t = [clock(lambda: [f(im) for _ in range(n)]) / n, clock(lambda: [f(decode()) for _ in range(n)]) / n]
             if r >= 0:
-                for what, seconds in zip(times, t): times[what][name].append(seconds)
+                for what, seconds in zip(times, t, strict=True): times[what][name].append(seconds)
     return times
 
 
@@ -123,7 +123,9 @@ def measure_large(rounds, sizes=((1280, 854), (2560, 1708), (4032, 3024))):
             photograph().resize((W, H), Image.Resampling.BICUBIC).save(Path(folder) / 'large.jpg', quality=90)
             reduced, whole = views = [MultiCropView(build_dataset('images', folder), t) for t in (MultiCropTransform(), Whole())]
             t = [[clock(lambda: v[max(r, 0), 0]['crops'].map(normalize)) for v in views] for r in range(-1, rounds)][1:]
-            rows.append(dict(width=W, height=H, reduced_by=reduced.transform.factor(H, W), **{f'{k}_ms': round(1e3 * statistics.median(x), 1) for k, x in zip(('reduced', 'whole'), zip(*t))}))
+            rows.append(dict(width=W, height=H, reduced_by=reduced.transform.factor(H, W),
+                             **{f'{k}_ms': round(1e3 * statistics.median(x), 1)
+                                for k, x in zip(('reduced', 'whole'), zip(*t, strict=True), strict=True)}))
     return rows
 
 
@@ -142,8 +144,11 @@ def main():
     times['files, loader with 1 worker'] = measure_loaders(found, buffer.getvalue(), max(3, a.rounds // 2), a.pictures, a.batch)
 
     median, crops = statistics.median, sum(n for n, *_ in KINDS)
-    table = {what: {name: dict(ms_per_picture=round(1e3 * median(t), 3), pictures_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
-                               hjepa_is_faster_by=round(median(x / y for x, y in zip(t, by['hjepa'])), 2)) for name, t in by.items()} for what, by in times.items()}
+    faster = lambda t, ours: round(median(x / y for x, y in zip(t, ours, strict=True)), 2)
+    table = {what: {name: dict(ms_per_picture=round(1e3 * median(t), 3),
+                               pictures_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
+                               hjepa_is_faster_by=faster(t, by['hjepa']))
+                    for name, t in by.items()} for what, by in times.items()}
     cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     names = ['torch', 'torchvision', 'pillow'] + ['lightly'] * any('lightly' in k for k in found)
     result = dict(what='2 crops of 224 and 6 of 96 pixels to normalised floats', picture="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,

@@ -108,7 +108,7 @@ def main():
     rows = {k: dict(seconds=statistics.median(times[k]), memory_mb=ask(k, args.batch)) for k in KINDS}
     base = rows['2 + 0']
     for k, r in rows.items():
-        ratio = statistics.median(a / b for a, b in zip(times[k], times['2 + 0']))
+        ratio = statistics.median(a / b for a, b in zip(times[k], times['2 + 0'], strict=True))
         r |= dict(time_ratio=ratio, memory_ratio=r['memory_mb'] / base['memory_mb'])
         print(f'{k:34s} {r["seconds"] * 1000:7.0f} ms  ×{ratio:.2f}   {r["memory_mb"]:6.0f} MB  ×{r["memory_ratio"]:.2f}')
     batches = {b: {k: ask(k, b) for k in ('1 + 0', '2 + 0', '2 + 6 global_only')} for b in (4, 8, 16)}

@@ -24,7 +24,8 @@ def anywhere(images, size: int, seed: int = 0):
     small = F.interpolate(images.float(), size=(size, size), mode='bilinear', antialias=True).round().byte()
     out, n = torch.zeros_like(images), images.shape[-1] - size + 1
     places = torch.randint(n, (len(images), 2), generator=torch.Generator().manual_seed(seed))
-    for canvas, garment, (y, x) in zip(out, small, places.tolist()): canvas[:, y:y + size, x:x + size] = garment
+    for canvas, garment, (y, x) in zip(out, small, places.tolist(), strict=True):
+        canvas[:, y:y + size, x:x + size] = garment
     return out
 
 

@@ -129,7 +129,9 @@ def main():
     machine = fit_step_time([r for r in rows if r['fit']])
     print(table(rows, machine)); print(machine); print(f'{time.time() - begin:.0f} s')
     out = dict(processor=processor(), precision=args.precision, threads=1, backend='gloo', repeats=args.repeats, torch=torch.__version__,
-               sizes={n: dict(zip(('pixels', 'patch', 'width', 'depth', 'heads', 'predictor_width', 'predictor_depth'), SIZES[n])) for n in args.sizes}, rows=rows)
+               sizes={n: dict(zip(('pixels', 'patch', 'width', 'depth', 'heads', 'predictor_width',
+                                   'predictor_depth'), SIZES[n], strict=False)) for n in args.sizes},
+               rows=rows)
     write_atomic(args.out, lambda tmp: tmp.write_text(json.dumps(out, indent=1) + '\n'))
 
 

@@ -82,7 +82,9 @@ def slow_ema(model, n):
     from hjepa.encoder import ema_momentum
     m = ema_momentum(n, model.ema_steps)
     with torch.no_grad():
-        for a, b in zip(model.target_encoder.encoder.parameters(), model.context_encoder.parameters()): a.mul_(m).add_(b, alpha=1 - m)
+        for a, b in zip(model.target_encoder.encoder.parameters(), model.context_encoder.parameters(),
+                        strict=True):
+            a.mul_(m).add_(b, alpha=1 - m)
 
 
 def separate_passes(model):
@@ -124,7 +126,8 @@ def ijepa(size, precision='fp32', *, path):
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            for q, k in zip(enc.parameters(), target.parameters()): k.data.mul_(.996).add_(.004 * q.detach().data)
+            for q, k in zip(enc.parameters(), target.parameters(), strict=True):
+                k.data.mul_(.996).add_(.004 * q.detach().data)
         return loss
     return step
 
@@ -219,8 +222,12 @@ def measure(args, size, rows: dict, profiles: dict, save):
         for n, t in turns.items():
             if n in rows: continue
             rows[n] = dict(seconds=statistics.median(t), quartiles=statistics.quantiles(t, n=4)[::2], peak_mb=last[n]['peak_mb'], added_mb=last[n]['peak_mb'] - last[n]['before_mb'],
-                           images_per_s=SIZES[size]['batch'] / statistics.median(t), beside=base, times_as_long=statistics.median(a / b for a, b in zip(t, turns[base])))
-            if 'ijepa fp32' in turns: rows[n]['times_as_fast_as_peer'] = statistics.median(b / a for a, b in zip(t, turns['ijepa fp32']))
+                           images_per_s=SIZES[size]['batch'] / statistics.median(t), beside=base,
+                           times_as_long=statistics.median(a / b
+                                                           for a, b in zip(t, turns[base], strict=True)))
+            if 'ijepa fp32' in turns:
+                pairs = zip(t, turns['ijepa fp32'], strict=True)
+                rows[n]['times_as_fast_as_peer'] = statistics.median(b / a for a, b in pairs)
             if n.endswith('FPN'): rows[n]['beside_no_fpn'] = side_by_side(args, size, group[n], group[n.removesuffix(' + FPN')])
         profiles |= {n: p for n, p in seen.items() if n not in profiles}
         save()

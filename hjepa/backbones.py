@@ -12,6 +12,7 @@ import difflib
 import math
 from copy import deepcopy
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import timm
@@ -65,7 +66,7 @@ def plan_levels(
     has = f'the maps are p{numbers[0]} to p{last} (strides {available[0]} to {available[-1]})'
     if wanted[0] not in numbers: raise ValueError(f'levels={levels!r}: no p{wanted[0]} to start with; {has}')
     if wanted[-1] > last and extra == 'none': raise ValueError(f"levels={levels!r}: {has}; coarser levels need extra='maxpool', 'conv' or 'p6p7'")
-    used = [s for s, n in zip(available, numbers) if n in wanted]
+    used = [s for s, n in zip(available, numbers, strict=True) if n in wanted]
     return used, used + [used[-1] * 2 ** i for i in range(1, wanted[-1] - last + 1)]
 
 # %% ../nbs/10_backbones.ipynb #569af7ab
@@ -142,7 +143,7 @@ class StageBody(nn.Module):
 def _doubling_strides(net: nn.Module, name: str) -> list[int]:
     "Strides of a timm network's stages; ValueError unless each is double the one before and timm can cut the network there."
     strides = [f['reduction'] for f in getattr(net, 'feature_info', [])]
-    if not strides or any(b != 2 * a for a, b in zip(strides, strides[1:])):
+    if not strides or any(b != 2 * a for a, b in pairwise(strides)):
         raise ValueError(f'{name!r} has maps of strides {strides}: expected a hierarchical network, each stride double the one before '
                          '(resnet50, swin_tiny_patch4_window7_224, efficientnet_b0, …), or a VisionTransformer or Eva')
     if not hasattr(net, 'prune_intermediate_layers'): raise ValueError(f'timm {timm.__version__} cannot give the stages of {name!r}; a newer timm may')
@@ -252,7 +253,8 @@ def forward(self: HybridBody,
     "Maps of the stages, and of the ViT after its final norm."
     vit, embed, maps = self.net, self.net.patch_embed, {}
     x = embed.backbone.stem(images)
-    for stride, stage in zip(self.all_strides, embed.backbone.stages): maps[stride] = x = self._run(stage, x)
+    for stride, stage in zip(self.all_strides, embed.backbone.stages, strict=True):
+        maps[stride] = x = self._run(stage, x)
     x = rearrange(embed.proj(embed.backbone.norm(x)), 'b d h w -> b h w d')
     grid = x.shape[1:3]
     x = vit.norm_pre(vit.patch_drop(vit._pos_embed(x)))                                      # [B, P + N, D]
@@ -326,7 +328,7 @@ def forward(self: ViTBody,
         grids = [level_grid(grid, l) for l in range(len(self.channels))]
         everything = torch.ones(tokens[0].shape[:2], dtype=torch.bool, device=images.device)
         tokens = self.fpn(pool_levels(tokens[0], everything, grid, len(grids))[0], grids)
-    return [rearrange(t, 'b (h w) d -> b d h w', h=g[0]) for t, g in zip(tokens, grids)]
+    return [rearrange(t, 'b (h w) d -> b d h w', h=g[0]) for t, g in zip(tokens, grids, strict=True)]
 
 @patch
 def depths(self: ViTBody) -> dict[str, int]: # parameter name → 0 for embeddings, i for block i; what comes after the blocks is left out
@@ -458,7 +460,7 @@ def check_images(self: Backbone,
 def _check_maps(self: Backbone, maps: list[Tensor], h: int, w: int):
     "Raise ValueError unless every map is its stride's share of the image: a few networks cut off edges."
     top = max(self.body.strides)
-    for m, s in zip(maps, self.body.strides):
+    for m, s in zip(maps, self.body.strides, strict=True):
         if tuple(m.shape[-2:]) == (-(-h // s), -(-w // s)): continue
         raise ValueError(f'{self.body.name} makes {m.shape[-2]}×{m.shape[-1]} cells of {h}×{w} pixels, where stride {s} means {-(-h // s)}×{-(-w // s)}: '
                          + (f'give multiples of {top}' if h % top or w % top else 'its convolutions cut off edges; take another network'))

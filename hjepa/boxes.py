@@ -396,7 +396,8 @@ def _paint(
         both = _resize_garment(*mattes[k], sizes[k])
         a, g = both.flip(2) if flip < 0.5 else both
         extent, taken = _extent(a > _SEEN), [b for _, b in done]
-        place = _find_place(list(zip(places[::2], places[1::2])), extent, a.shape, len(canvas), taken)
+        place = _find_place(list(zip(places[::2], places[1::2], strict=True)), extent, a.shape, len(canvas),
+                            taken)
         if place is None: continue
         (x, y), (h, w), gain, mean = place, a.shape, 0.4 + 0.5*gain, float(g.sum()/a.sum())
         canvas[y:y + h, x:x + w].mul_(1 - a).add_(a*(level + 35 + 55*lift - gain*mean) + gain*g)
@@ -449,7 +450,7 @@ def make_scenes(
     for i in range(n):
         c, level = _canvas(keyed_uniform(seed, word, [i], _CANVAS_NUMBERS, _CANVAS)[0], size)
         k = int(count[i]); w = where[i, :k]
-        done = _paint(c, level, u[i, 1:], list(zip(alpha[w], grey[w])), sizes[i, :k].tolist())
+        done = _paint(c, level, u[i, 1:], list(zip(alpha[w], grey[w], strict=True)), sizes[i, :k].tolist())
         images[i, 0] = (c + 0.5).floor().clamp(0, 255).to(torch.uint8)
         boxes.append([b for _, b in done]); labels.append([int(pool.labels[which[i, j]]) for j, _ in done])
     return BoxDataset('scenes', images, boxes=boxes, labels=labels, classes=pool.classes)
@@ -656,7 +657,7 @@ def _assemble(
     _refuse_shared(entries)
     with ThreadPoolExecutor(8) as pool: looks = list(pool.map(_look, entries))
     account.seen['images'] += len(entries)
-    for e, look in zip(entries, looks):
+    for e, look in zip(entries, looks, strict=True):
         account.seen['boxes'] += len(e.rows)
         if isinstance(look, _Wrong):
             account.drop('images', e.place, f'the image {e.path} {look}; it is left out', look.reason,
@@ -665,7 +666,7 @@ def _assemble(
         size, turn = look
         paths.append(e.path)
         sizes.append(size[::-1] if turn >= 5 else size)
-        for column, v in zip(columns, _usable(e, size, turn, account)): column.append(v)
+        for column, v in zip(columns, _usable(e, size, turn, account), strict=True): column.append(v)
     problems = _settle(account, name, max_bad_share, locate)
     if not paths: raise ValueError(f'{name}: there is no image')
     return BoxDataset(name, None, paths, *columns, classes, None, problems, account.left_out, sizes)
@@ -688,7 +689,7 @@ def _usable(e: _Entry, size: tuple[int, int], turn: int, account: _Account) -> t
             continue
         if what: account.note(place, called + what)
         rows.append((_turn_box(box, size, turn), label, ignore))
-    return tuple(map(list, zip(*rows))) if rows else ([], [], [])
+    return tuple(map(list, zip(*rows, strict=True))) if rows else ([], [], [])
 
 # %% ../nbs/10_boxes.ipynb #539899bc
 class _Folders:
@@ -1435,7 +1436,9 @@ def _sample(self: BoxView,
         image, boxes = _resize(im, hw), scale_boxes(boxes, size, hw)
         if self.jitter: image = self._jittered(image)
     if flip < self.flip: image, boxes = image.flip(-1), _mirror(boxes, w)
-    x, y = (0, 0) if self.zoom == (1, 1) else (int(r*(K - k + 1)) for r, k, K in zip((ux, uy), (w, h), self.size[::-1]))
+    x, y = 0, 0
+    if self.zoom != (1, 1):
+        x, y = (int(r*(K - k + 1)) for r, k, K in zip((ux, uy), (w, h), self.size[::-1], strict=True))
     return _pad(image, self.size, self.fill, x, y), boxes + torch.tensor([x, y, x, y])
 
 def _mirror(
@@ -1458,15 +1461,16 @@ def __getitems__(self: BoxView,
     u = keyed_uniform(self.seed, epoch, index, 6, stream=_BOXES)
     if self.plain and _fits(ds, self.size): image, boxes = self._batch(index, u[:, 0] < self.flip)
     else:
-        pics, js, bads = zip(*(_read_next(ds, i) for i in index.tolist()))
+        pics, js, bads = zip(*(_read_next(ds, i) for i in index.tolist()), strict=True)
         index, bad = torch.tensor(js), sum(bads, [])
-        image, boxes = zip(*(self._sample(p, ds.boxes[j][~ds.ignore[j]], v) for p, j, v in zip(pics, js, u)))
+        image, boxes = zip(*(self._sample(p, ds.boxes[j][~ds.ignore[j]], v)
+                             for p, j, v in zip(pics, js, u, strict=True)), strict=True)
         image = torch.stack(image)
     labels = [ds.labels[j][~ds.ignore[j]] for j in index.tolist()]
     keep = [(b[:, 2:] - b[:, :2] >= self.min_size).all(1) for b in boxes]
     return dict(image=to_chans(image, self.in_chans).contiguous(),
-                boxes=Ragged(b[k] for b, k in zip(boxes, keep)),
-                labels=Ragged(v[k] for v, k in zip(labels, keep)), index=index, bad=bad)
+                boxes=Ragged(b[k] for b, k in zip(boxes, keep, strict=True)),
+                labels=Ragged(v[k] for v, k in zip(labels, keep, strict=True)), index=index, bad=bad)
 
 @patch
 def count_boxes(self: BoxView) -> tuple[int, int]: # How many are to be learned, how many of these never are
@@ -1495,7 +1499,8 @@ def _batch(self: BoxView,
     ds, w = self.dataset, self.dataset.native_size[1]
     image = torch.where(flips[:, None, None, None], ds.images[index].flip(-1), ds.images[index])
     boxes = [ds.boxes[i][~ds.ignore[i]] for i in index.tolist()]
-    return _pad(image, self.size, self.fill), [_mirror(b, w) if f else b for b, f in zip(boxes, flips.tolist())]
+    return _pad(image, self.size, self.fill), [_mirror(b, w) if f else b
+                                               for b, f in zip(boxes, flips.tolist(), strict=True)]
 
 @patch
 def __getitem__(self: BoxView,

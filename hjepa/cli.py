@@ -298,8 +298,9 @@ def format_health(
 ) -> str:
     "Health of features without labels, one line per measure with a number per level, and in brackets that of random weights."
     from hjepa.collapse import health_words
-    return 'health of the features per level, in brackets that of random weights (no labels, or no probes):\n' + '\n'.join(
-        f'  {name:18s} ' + '  '.join(f'{health_words(*v):>18s}' for v in zip(values, blank[name])) for name, values in health.items())
+    head = 'health of the features per level, in brackets that of random weights (no labels, or no probes):\n'
+    row = lambda a, b: '  '.join(f'{health_words(*v):>18s}' for v in zip(a, b, strict=True))
+    return head + '\n'.join(f'  {name:18s} ' + row(values, blank[name]) for name, values in health.items())
 
 # %% ../nbs/12_cli.ipynb #f5df9160
 def probe_sets(
@@ -788,7 +789,8 @@ def detect_folder(
         some, images = _load_some(paths[start:start + n], model.config, found.left_out)
         if not images: continue
         boxes = [{k: v.cpu() for k, v in r.items()} for r in model.detect(images, tuple(args.scales))]
-        rows += [detection_row(p, to_tensor(im).shape[-2:], r, model) for p, im, r in zip(some, images, boxes)]
+        rows += [detection_row(p, to_tensor(im).shape[-2:], r, model)
+                 for p, im, r in zip(some, images, boxes, strict=True)]
         if args.pictures: draw_boxes(Path(args.pictures).expanduser(), some, images, boxes, model)
     if not rows: raise DataError(f'no image could be read: {found.left_out.words()}')
     return rows
@@ -824,7 +826,7 @@ def draw_boxes(
 ):
     "Images with their boxes, under the images' names; a name that is taken gets a number. Whole or not at all."
     from hjepa.detection import save_figure, show_detections
-    for path, image, r in zip(paths, images, found):
+    for path, image, r in zip(paths, images, found, strict=True):
         # with number and suffix at most 255 bytes
         name, n = os.fsdecode(os.fsencode(Path(path).stem)[:230]), 1
         target = folder/f'{name}.png'

@@ -113,7 +113,9 @@ def describe_codec(
     n = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
     kept = ', kept in memory' if s.kept is not None else ''
     if left := getattr(s, 'left_out', None): trainer.say(f'{s.name}: {left.words()}')
-    trainer.say(f'\nλ = {trainer.config.model.lambda_value:g}: features of {len(s):,} pictures of {s.name} ({", ".join(f"{l} of {c}" for l, c in zip(s.levels, s.channels))} channels{kept}); '
+    levels = ', '.join(f'{l} of {c}' for l, c in zip(s.levels, s.channels, strict=True))
+    trainer.say(f'\nλ = {trainer.config.model.lambda_value:g}: features of {len(s):,} pictures of {s.name} '
+                f'({levels} channels{kept}); '
                 f'transforms {n(m.analysis) + n(m.synthesis):.2f} M, densities {n(m.priors):.3f} M parameters; {trainer.world_size} process(es) on {trainer.device}, precision {trainer.accelerator.mixed_precision}\n'
                 f'{t.epochs} epochs of {trainer.steps_per_epoch} steps from step {trainer.step}; run folder {trainer.run_dir}')
 
@@ -495,7 +497,7 @@ def _images_of(codec, features) -> list:
     "A stream's images, one by one: FPNFeatures, or lists of maps [C, h, w]."
     from hjepa.rate_distortion import split_pictures
     if isinstance(features, dict): return split_pictures(features)
-    return [features] if features[0].ndim == 3 else [list(maps) for maps in zip(*features)]
+    return [features] if features[0].ndim == 3 else [list(maps) for maps in zip(*features, strict=True)]
 
 def write_maps(
     codec, # an FPNCodec, for the names of the levels
@@ -505,7 +507,7 @@ def write_maps(
     "One image's feature maps to a file that `hjepa_compress` and `read_maps` read, with a digest of all in it."
     from hjepa.core.files import save_tensors
     named = isinstance(features, dict)
-    maps = {k: v[0] for k, v in features.items()} if named else dict(zip(codec.levels, features))
+    maps = {k: v[0] for k, v in features.items()} if named else dict(zip(codec.levels, features, strict=True))
     meta = dict(canvas=json.dumps(features.canvas), image_size=json.dumps(features.image_sizes[0])) if named else {}
     save_tensors(file, maps, meta)
 

@@ -113,8 +113,11 @@ def neighbour_rows(
         row = dict(index=i) if data.paths is None else dict(path=data.paths[i])
         known = data.classes and data.labels is not None and data.labels[i] >= 0          # −1: not labelled
         return row | (dict(label=data.classes[data.labels[i]]) if known else {})
-    return [dict(query=name(q) if isinstance(q, int) else dict(path=str(q)), neighbours=[dict(cosine=round(c, 4), **name(i)) for c, i in zip(cosines, index)])
-            for q, cosines, index in zip(found.queries, found.cosines.tolist(), found.index.tolist())]
+    return [dict(query=name(q) if isinstance(q, int) else dict(path=str(q)),
+                 neighbours=[dict(cosine=round(c, 4), **name(i))
+                             for c, i in zip(cosines, index, strict=True)])
+            for q, cosines, index in zip(found.queries, found.cosines.tolist(), found.index.tolist(),
+                                         strict=True)]
 
 def format_neighbours(
     rows: list[dict], # of `neighbour_rows`

@@ -11,6 +11,7 @@ __all__ = ['PRECISION', 'ESCAPE_WEIGHT', 'LATENT_LIMIT', 'MAGIC', 'VERSION', 'Fa
 import math
 import zlib
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class FactorizedPrior(nn.Module):
     ):
         super().__init__()
         widths, scale = (1, *filters, 1), init_scale ** (1 / (len(filters) + 1))
-        pairs = list(zip(widths, widths[1:]))
+        pairs = list(pairwise(widths))
         self.matrices = nn.ParameterList(torch.full((channels, o, i), math.log(math.expm1(1 / scale / o))) for i, o in pairs)
         self.biases = nn.ParameterList(torch.rand(channels, o, 1) - .5 for _, o in pairs)
         self.factors = nn.ParameterList(torch.zeros(channels, o, 1) for _, o in pairs[:-1])
@@ -54,7 +55,7 @@ class FactorizedPrior(nn.Module):
         "The monotone network."
         get = (lambda p: p.detach()) if frozen else (lambda p: p)
         h = x[:, None]                                                              # [C, 1, n]
-        for k, (m, b) in enumerate(zip(self.matrices, self.biases)):
+        for k, (m, b) in enumerate(zip(self.matrices, self.biases, strict=True)):
             h = torch.baddbmm(get(b), F.softplus(get(m)), h)
             if k < len(self.factors): h = h + get(self.factors[k]).tanh() * h.tanh()
         return h[:, 0]
@@ -120,7 +121,7 @@ def update_tables(self: FactorizedPrior):
     cumulative, above = p.logits(edges).sigmoid().numpy(), p.logits(edges).neg().sigmoid().numpy()
     if not np.isfinite(cumulative).all(): raise ValueError('a density is not finite: did the training diverge?')
     tables, low = np.zeros((self.channels, S), np.int64), np.zeros(self.channels, np.int64)
-    for c, (cdf, up) in enumerate(zip(cumulative, above)):
+    for c, (cdf, up) in enumerate(zip(cumulative, above, strict=True)):
         first, last = np.count_nonzero(cdf[1:] < tail), len(cdf) - 2 - np.count_nonzero(up[:-1] < tail)
         n = min(max(last - first + 1, 1), S - 1)
         start = first if n == last - first + 1 else int(np.argmax(cdf[n:] - cdf[:-n]))   # too wide: the run with the most mass

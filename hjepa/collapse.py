@@ -183,7 +183,7 @@ def prediction_skill(
 ) -> list[float]: # per level, ≤ 1; NaN where targets do not vary at all
     "One minus the loss of the predictions over that of the mean target of the batch."
     out = []
-    for p, t, w in zip(outputs['predictions'], outputs['targets'], outputs['weights']):
+    for p, t, w in zip(outputs['predictions'], outputs['targets'], outputs['weights'], strict=True):
         mean = t[w > 0].mean(0)                                                             # [D]
         ours, constant = (_weighted_loss(v, t, w) for v in (p, mean.expand_as(t)))
         out.append(1 - ours / constant if constant > 1e-6 else math.nan)
@@ -209,7 +209,7 @@ def context_views(
     try:
         for _ in range(views):
             seen = masks(len(images), generator=generator).context_index                    # [n, K], −1 where padded
-            for x, k in zip(images.split(batch_size), seen.split(batch_size)):
+            for x, k in zip(images.split(batch_size), seen.split(batch_size), strict=True):
                 tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()               # zero in padded slots
                 out.append(tokens.sum(1) / (k >= 0).sum(1, keepdim=True).to(x.device))
     finally: enc.train(was_training)
@@ -440,7 +440,7 @@ def measure(self: HealthCallback,
     for x in self.images.split(self.batch_size):
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
-    return {k: _plain(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts)]).items()}
+    return {k: _plain(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()}
 
 # %% ../nbs/09_collapse.ipynb #2875f5da
 @patch

@@ -177,7 +177,8 @@ class FPNCodec(nn.Module):
         sizes = (c.n_hidden, c.n_channels, c.subsample)
         self.analysis = nn.ModuleList(Analysis(self.channels[l], *sizes) for l in range(n))
         self.synthesis = nn.ModuleList(Synthesis(self.channels[l], *sizes) for l in range(n))
-        for a, s in zip(self.analysis, self.synthesis): s.block.weight.data.copy_(a.block.weight.data)
+        for a, s in zip(self.analysis, self.synthesis, strict=True):
+            s.block.weight.data.copy_(a.block.weight.data)
         self.priors = nn.ModuleList(FactorizedPrior(c.n_channels, tuple(c.prior_filters), table_size=c.table_size) for _ in range(1 if c.shared_prior else L))
         self.log_gain, self.log_gain_back = nn.Parameter(torch.zeros(L, c.n_channels)), nn.Parameter(torch.zeros(L, c.n_channels))
         for l, k in enumerate(self.channels): self.register_buffer(f'mean_{l}', torch.zeros(k))
@@ -267,7 +268,7 @@ def as_maps(self: FPNCodec,
     if len(maps) != len(self.levels): raise ValueError(f'{len(maps)} maps were given: this codec is for {len(self.levels)} levels')
     single = not named and all(m.ndim == 3 for m in maps)
     if single: maps = [m[None] for m in maps]
-    for name, m, c in zip(self.levels, maps, self.channels):
+    for name, m, c in zip(self.levels, maps, self.channels, strict=True):
         if m.ndim != 4 or m.shape[:2] != (len(maps[0]), c):
             raise ValueError(f'{name} has shape {tuple(m.shape)}, expected {[len(maps[0]) if maps[0].ndim == 4 else "B", c, "h", "w"]}'.replace("'", ''))
     sizes = [tuple(m.shape[-2:]) for m in maps]
@@ -340,10 +341,12 @@ def fit(self: FPNCodec,
             rows = (rows.cpu() if x.device.type == 'mps' else rows).double()           # Apple's GPUs have no float64
             rows = torch.cat([torch.ones_like(rows[:, :1]), rows], 1)
             sums[l], seen[l] = sums[l] + rows.T @ rows, seen[l] + len(rows)
-    if not all(seen) or not all(x.isfinite().all() for x in sums): raise ValueError(f'statistics need finite features in every level; blocks per level: {dict(zip(self.levels, seen))}')
-    covariances = [self._fit_level(l, m / n) for l, (m, n) in enumerate(zip(sums, seen))]
+    if not all(seen) or not all(x.isfinite().all() for x in sums):
+        raise ValueError('statistics need finite features in every level; blocks per level: '
+                         f'{dict(zip(self.levels, seen, strict=True))}')
+    covariances = [self._fit_level(l, m / n) for l, (m, n) in enumerate(zip(sums, seen, strict=True))]
     if transforms:
-        for i, (a, b) in enumerate(zip(self.analysis, self.synthesis)):
+        for i, (a, b) in enumerate(zip(self.analysis, self.synthesis, strict=True)):
             _principal(a, b, sum(covariances[i::len(self.analysis)]))
     self.log_gain.fill_(-math.log(step)); self.log_gain_back.fill_(math.log(step))
     self.clear_tables()
@@ -469,7 +472,7 @@ def count_numbers(self: FPNCodec,
     Part of the format: a stream is filled up to one byte for every `NUMBERS_PER_BYTE` of them. Raises
     ValueError for more than `MAX_NUMBERS`."""
     if any(max(s) > MAX_SIDE for s in shape.sizes) or shape.batch > MAX_SIDE: raise ValueError(f'{shape.batch} maps of {shape.sizes} cells: a stream holds sides and batches up to {MAX_SIDE}')
-    features = sum(c * h * w for c, (h, w) in zip(self.channels, shape.sizes))
+    features = sum(c * h * w for c, (h, w) in zip(self.channels, shape.sizes, strict=True))
     latents = self.config.n_channels * sum(h * w for h, w in shape.latent_sizes(self.config.subsample))
     n = shape.batch * max(features, latents)
     if n > MAX_NUMBERS: raise ValueError(f'{shape.batch} maps of {shape.sizes} cells are {n} numbers; a stream holds up to {MAX_NUMBERS}: use smaller batches')
@@ -498,10 +501,10 @@ def encode_latents(self: FPNCodec,
     if [tuple(q.shape) for q in latents] != expected or any(q.dtype != torch.int32 for q in latents):
         raise ValueError(f'latents of {[(tuple(q.shape), q.dtype) for q in latents]}: expected int32 of {expected}')
     codes, messages = [], []
-    for levels, (low, weights) in zip(self._groups(), self._tables()):
+    for levels, (low, weights) in zip(self._groups(), self._tables(), strict=True):
         q = np.concatenate([rearrange(latents[l].cpu().numpy(), 'b c h w -> c (b h w)') for l in levels], 1)
         index, outside = to_indices(q, low, weights)
-        codes.append(outside); messages += list(zip(index, weights))
+        codes.append(outside); messages += list(zip(index, weights, strict=True))
     escapes, coded = pack_varints(np.concatenate(codes)), ans_encode(messages)
     payload = coded + bytes(max(0, -(-needed // NUMBERS_PER_BYTE) - len(coded)))
     return seal(bytes(self.fingerprint.tolist()) + pack_shape(shape) + pack_varints([len(escapes)]) + escapes + payload)
@@ -516,15 +519,18 @@ def decode_latents(self: FPNCodec,
     shape, escapes, payload = self._open(body)
     sizes, s = shape.latent_sizes(self.config.subsample), self.config.n_channels
     counts = [[shape.batch * math.prod(sizes[l]) for l in levels] for levels in self._groups()]
-    index = ans_decode(payload, [(sum(n), w) for n, (_, weights) in zip(counts, tables) for w in weights])
+    index = ans_decode(payload,
+                       [(sum(n), w) for n, (_, weights) in zip(counts, tables, strict=True) for w in weights])
     if index is None: raise StreamError('damaged: symbols and bytes do not end together')
     latents, codes = [], unpack_varints(escapes)
-    for g, (levels, n, (low, weights)) in enumerate(zip(self._groups(), counts, tables)):
+    for g, (levels, n, (low, weights)) in enumerate(zip(self._groups(), counts, tables, strict=True)):
         rows = np.stack(index[g * s:(g + 1) * s])
         used = np.count_nonzero(rows == 0)
         q, codes = from_indices(rows, codes[:used], low, weights), codes[used:]
         parts = np.split(q, np.cumsum(n)[:-1], 1)
-        latents += [torch.from_numpy(np.ascontiguousarray(p.reshape(s, shape.batch, *sizes[l]).swapaxes(0, 1))).to(self.std.device) for l, p in zip(levels, parts)]
+        maps = [p.reshape(s, shape.batch, *sizes[l]).swapaxes(0, 1)
+                for l, p in zip(levels, parts, strict=True)]
+        latents += [torch.from_numpy(np.ascontiguousarray(m)).to(self.std.device) for m in maps]
     if len(codes): raise StreamError('damaged: the values outside the tables do not match the symbols')
     return latents, shape
 
@@ -585,7 +591,7 @@ def quantise(self: FPNCodec,
     "Features to whole numbers, the only lossy step. Raises ValueError for features that are not finite, or whose latents are beyond ± 2^30."
     maps, shape = self.as_maps(features)
     out = []
-    for l, (x, size) in enumerate(zip(maps, shape.latent_sizes(self.config.subsample))):
+    for l, (x, size) in enumerate(zip(maps, shape.latent_sizes(self.config.subsample), strict=True)):
         if not x.numel():
             out.append(torch.zeros(len(x), self.config.n_channels, *size, dtype=torch.int32, device=x.device)); continue
         y = (self.analyse(l, x).float() - self.prior(l).medians[..., None]).round()
@@ -603,13 +609,13 @@ def dequantise(self: FPNCodec,
 ) -> Any: # FPNFeatures, or a list of float32 tensors where plain arrays went in
     "Whole numbers to features."
     maps = []
-    for l, (q, size) in enumerate(zip(latents, shape.sizes)):
+    for l, (q, size) in enumerate(zip(latents, shape.sizes, strict=True)):
         empty = not (q.numel() and math.prod(size))
         if empty: z = q.new_zeros(shape.batch, self.channels[l], *size, dtype=torch.float32)
         else: z = self._synthesise_in_parts(l, q.float() + self.prior(l).medians[..., None], size)
         maps.append(self.denormalise(l, z.float()))
     if shape.canvas is None: return [m[0] for m in maps] if shape.single else maps
-    return FPNFeatures(dict(zip(self.levels, maps)), shape.image_sizes, shape.canvas)
+    return FPNFeatures(dict(zip(self.levels, maps, strict=True)), shape.image_sizes, shape.canvas)
 
 # %% ../nbs/11_compression.ipynb #f3d5a421
 @patch

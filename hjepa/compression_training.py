@@ -69,7 +69,9 @@ class PictureFeatures:
     @property
     def gigabytes(self) -> float:
         "What the features of all pictures need, in float32."
-        return len(self.pictures) * sum(4 * c * math.prod(-(-n // s) for n in self.canvas) for c, s in zip(self.channels, self.detector.backbone.strides)) / 1e9
+        return len(self.pictures) * sum(4 * c * math.prod(-(-n // s) for n in self.canvas)
+                                        for c, s in zip(self.channels, self.detector.backbone.strides,
+                                                        strict=True)) / 1e9
     def __len__(self) -> int: return len(self.pictures) if self.kept is None else len(self.kept[self.levels[0]])
 
 # %% ../nbs/11_compression_training.ipynb #d9d55df8
@@ -184,7 +186,7 @@ class FileFeatures:
     ) -> dict[str, Tensor]: # level → [B, C, h, w]
         "Maps of some files. Raises ValueError if they do not fit together."
         many = [read_maps(self.files[i]) for i in index]
-        for i, maps in zip(index, many):
+        for i, maps in zip(index, many, strict=True):
             found = list(maps), [len(v) for v in maps.values()]
             if found != (self.levels, self.channels): raise ValueError(f'{self.files[i]}: levels {found[0]} of {found[1]} channels, expected {self.levels} of {self.channels} as in {self.files[0].name}')
             if any(maps[k].shape != many[0][k].shape for k in maps): raise ValueError(f'{self.files[i]}: maps of other sizes than {self.files[index[0]].name}; use training.batch_size=1 with training.grad_accumulation')
@@ -462,7 +464,9 @@ class CodecTrainer(Trainer):
     def progress(self) -> str:
         o = self.outputs
         mse, bpp, lam = o['mse'].item(), o['bpp'].item(), self.config.model.lambda_value
-        levels = ' '.join(f'{k} {m:.2f}/{b:.3f}' for k, m, b in zip(self.model.levels, o['level_mse'].tolist(), o['level_bpp'].tolist()))
+        levels = ' '.join(f'{k} {m:.2f}/{b:.3f}'
+                          for k, m, b in zip(self.model.levels, o['level_mse'].tolist(),
+                                             o['level_bpp'].tolist(), strict=True))
         return f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  λR/D {lam * bpp / max(mse, 1e-12):.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}'
     def summary(self) -> str:
         l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
@@ -539,7 +543,7 @@ def analyse_features(
         out, latents = codec(features), codec.quantise(features)[0]
         n = shape.pixels(codec.config.stride)
         pixels += n
-        for l, (x, q) in enumerate(zip(maps, latents)):
+        for l, (x, q) in enumerate(zip(maps, latents, strict=True)):
             s = sums.setdefault(l, dict(n=0, sum=0., squares=0., min=math.inf, max=-math.inf, error=0., bits=0., latents=0, zeros=0))
             if not x.numel(): continue
             x = x.cpu()
@@ -549,7 +553,8 @@ def analyse_features(
             s['latents'] += q.numel(); s['zeros'] += int((q == 0).sum())
     codec.training = was
     for m in codec.children(): m.train(was)
-    return [_level_row(name, s, pixels, sum(t['bits'] for t in sums.values())) for name, s in zip(codec.levels, sums.values())]
+    return [_level_row(name, s, pixels, sum(t['bits'] for t in sums.values()))
+            for name, s in zip(codec.levels, sums.values(), strict=True)]
 
 def _level_row(name: str, s: dict, pixels: float, bits: float) -> dict:
     n, k = max(s['n'], 1), max(s['latents'], 1)

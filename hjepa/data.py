@@ -95,7 +95,7 @@ class PixelRange:
     def counts(self) -> dict[str, int]:
         "Pixels seen, those that were no numbers, and those outside of the range."
         n = [0, 0, 0] if self._counts is None else self._counts.sum(0).tolist()
-        return dict(zip(('seen', 'no_number', 'outside'), n))
+        return dict(zip(('seen', 'no_number', 'outside'), n, strict=True))
 
 # %% ../nbs/00_data.ipynb #c6373370
 @patch
@@ -698,9 +698,9 @@ def cut_pictures(
             known.append((k, what, what[0] if isinstance(what, tuple) else size_of(what)))
         except OSError: bad.append(k)
     if not known: return out, bad
-    at, _, sizes = zip(*known)
+    at, _, sizes = zip(*known, strict=True)
     boxes, flips = geometry(torch.tensor(at), torch.tensor(sizes))
-    for (k, what, _), box, flip in zip(known, boxes.tolist(), flips.tolist()):
+    for (k, what, _), box, flip in zip(known, boxes.tolist(), flips.tolist(), strict=True):
         if not isinstance(what, tuple): out[k] = crop_resize_pil(what, box, flip, size)
         else:
             try: out[k] = _cut_jpeg(*pictures[k], what, box, flip, size, in_chans, decoder == 'auto')
@@ -1452,7 +1452,7 @@ def as_images(
     plain = all(getattr(dataset, k, None) is None for k in ('transform', 'target_transform', 'transforms'))
     from torchvision.datasets.folder import ImageFolder, default_loader
     if plain and isinstance(dataset, ImageFolder) and dataset.loader is default_loader:
-        paths, labels = zip(*dataset.samples)
+        paths, labels = zip(*dataset.samples, strict=True)
         return ImageDataset('imagefolder', paths=paths, labels=labels, classes=dataset.classes)
     return OwnDataset(dataset)
 

@@ -71,7 +71,8 @@ class LevelAnchors(AnchorGenerator):
         device = feature_maps[0].device
         self.set_cell_anchors(torch.float32, device)
         levels = self.grid_anchors([f.shape[-2:] for f in feature_maps], [[torch.tensor(s, device=device)] * 2 for s in self.strides])
-        return [torch.cat([a + s * self.offset for a, s in zip(levels, self.strides)])] * len(image_list.image_sizes)
+        return [torch.cat([a + s * self.offset
+                           for a, s in zip(levels, self.strides, strict=True)])] * len(image_list.image_sizes)
 
 # %% ../nbs/10_detection.ipynb #ed808a33
 class LevelWeights:
@@ -94,7 +95,7 @@ class LevelWeights:
         "The weighted loss of images that share their divisor."
         count = lambda matched: max(1, sum(int((m >= 0).sum()) for m in matched))
         n, start, total = count(matched_idxs), 0, Counter()
-        for size, weight in zip(self.level_sizes, self.level_weights):
+        for size, weight in zip(self.level_sizes, self.level_weights, strict=True):
             s = slice(start, start := start + size)
             matched = [m[s] for m in matched_idxs]
             part = super().compute_loss(targets, {k: v[:, s] for k, v in head_outputs.items()}, [a[s] for a in anchors], matched)
@@ -158,9 +159,11 @@ def build_faster_rcnn(
     "Faster R-CNN on a pyramid (Ren et al. 2015, Lin et al. 2017): anchors of `anchor_scale` strides (8), regions pooled from the levels below the extra ones."
     c = backbone.out_channels
     anchors = LevelAnchors([((cfg.anchor_scale or 8.) * s,) for s in backbone.strides], (.5, 1., 2.), backbone.strides, backbone.offset)
-    pooled = [(l, s) for l, s in zip(backbone.levels, backbone.strides) if l in ('p2', 'p3', 'p4', 'p5')] or list(zip(backbone.levels, backbone.strides))
+    every = list(zip(backbone.levels, backbone.strides, strict=True))
+    pooled = [(l, s) for l, s in every if l in ('p2', 'p3', 'p4', 'p5')] or every
     width = min(1024, 4 * c)
-    net = FasterRCNN(backbone, rpn_anchor_generator=anchors, box_roi_pool=region_pooling(*zip(*pooled)),
+    net = FasterRCNN(backbone, rpn_anchor_generator=anchors,
+                     box_roi_pool=region_pooling(*zip(*pooled, strict=True)),
                      box_head=TwoMLPHead(c * 49, width), box_predictor=FastRCNNPredictor(width, num_classes + 1),
                      box_score_thresh=cfg.score_threshold, box_nms_thresh=cfg.nms_threshold or .5, box_detections_per_img=cfg.max_detections)
     net.rpn = WeightedRPN(anchors, RPNHead(c, 3), .7, .3, 256, .5, dict(training=2000, testing=1000), dict(training=2000, testing=1000), .7)
@@ -292,7 +295,7 @@ def forward(self: FPNDetector,
     self._check_targets(len(images), boxes, labels)
     features = self.backbone(images)
     shift = int(self.config.head == 'faster_rcnn')                                   # there, class 0 is background
-    targets = [dict(boxes=b, labels=l + shift) for b, l in zip(boxes, labels)]
+    targets = [dict(boxes=b, labels=l + shift) for b, l in zip(boxes, labels, strict=True)]
     sizes = [tuple(images.shape[-2:])] * len(images)
     parts = self._faster_rcnn_losses(features, sizes, targets) if shift else self._dense_losses(features, sizes, targets)
     return dict(loss=sum(parts.values())) | {k: v.detach() for k, v in parts.items()}
@@ -302,7 +305,7 @@ def _check_targets(self: FPNDetector, n: int, boxes: list[Tensor], labels: list[
     "Raise ValueError for lists that do not fit n images, boxes without area and labels of no class."
     if not len(boxes) == len(labels) == n:
         raise ValueError(f'{len(boxes)} lists of boxes and {len(labels)} of labels for {n} images')
-    for i, (b, l) in enumerate(zip(boxes, labels)):
+    for i, (b, l) in enumerate(zip(boxes, labels, strict=True)):
         whole = l.dtype in (torch.int64, torch.int32)
         if b.ndim != 2 or b.shape[1] != 4 or l.shape != b.shape[:1] or not whole:
             raise ValueError(f'image {i} has boxes {list(b.shape)} and labels {list(l.shape)} of {l.dtype}; '
@@ -344,7 +347,7 @@ def level_sizes(self: FPNDetector,
 ) -> list[int]: # anchors per level
     "How many anchors each level has."
     per_cell = (self.net.rpn if self.config.head == 'faster_rcnn' else self.net).anchor_generator.num_anchors_per_location()
-    return [f.shape[-2] * f.shape[-1] * a for f, a in zip(features.values(), per_cell)]
+    return [f.shape[-2] * f.shape[-1] * a for f, a in zip(features.values(), per_cell, strict=True)]
 
 # %% ../nbs/10_detection.ipynb #ac656309
 class FPNFeatures(dict):
@@ -411,7 +414,8 @@ def detect_from_features(self: FPNDetector,
     self.eval()
     try: found = (self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes)(features, inner)
     finally: self.train(was_training)
-    for r, (h, w), (H, W) in zip(found, inner, image_sizes): r['boxes'] = r['boxes'] * r['boxes'].new_tensor([W / w, H / h, W / w, H / h])
+    for r, (h, w), (H, W) in zip(found, inner, image_sizes, strict=True):
+        r['boxes'] = r['boxes'] * r['boxes'].new_tensor([W / w, H / h, W / w, H / h])
     return found
 
 @patch
@@ -438,7 +442,8 @@ def _dense_boxes(self: FPNDetector, features: dict[str, Tensor], sizes: list[tup
     if 'bbox_ctrness' in outputs: scores = (scores * outputs['bbox_ctrness'].sigmoid()).sqrt()
     anchors = net.anchor_generator(ImageList(None, sizes), maps)[0]                          # [A, 4]
     counts, levels = self.level_sizes(features), []
-    for l, (s, d, a) in enumerate(zip(scores.split(counts, 1), outputs['bbox_regression'].split(counts, 1), anchors.split(counts))):
+    for l, (s, d, a) in enumerate(zip(scores.split(counts, 1), outputs['bbox_regression'].split(counts, 1),
+                                      anchors.split(counts), strict=True)):
         levels.append((l, *self._candidates(s, d, a)))
     return [self._suppress([(l, s[i], k[i], b[i]) for l, s, k, b in levels], size) for i, size in enumerate(sizes)]
 
@@ -458,8 +463,9 @@ def _candidates(self: FPNDetector, scores: Tensor, deltas: Tensor, anchors: Tens
 def _suppress(self: FPNDetector, levels: list[tuple], size: tuple[int, int]) -> dict[str, Tensor]:
     "Threshold, clip and suppress one image's candidates of all levels."
     keep = [s > self.net.score_thresh for _, s, _, _ in levels]
-    scores, labels, boxes = (torch.cat([x[i][m] for x, m in zip(levels, keep)]) for i in (1, 2, 3))
-    level = torch.cat([torch.full_like(k[m], l) for (l, _, k, _), m in zip(levels, keep)])
+    scores, labels, boxes = (torch.cat([x[i][m] for x, m in zip(levels, keep, strict=True)])
+                             for i in (1, 2, 3))
+    level = torch.cat([torch.full_like(k[m], l) for (l, _, k, _), m in zip(levels, keep, strict=True)])
     boxes = clip_boxes_to_image(boxes, size)
     real = remove_small_boxes(boxes, 1e-2)                                # beside the picture there is nothing: those have no area left
     boxes, scores, labels, level = (t[real] for t in (boxes, scores, labels, level))
@@ -488,7 +494,7 @@ def detect(self: FPNDetector,
     div = self.backbone.size_divisor
     size = lambda s: None if s == 1 else tuple(max(div, round(n * s / div) * div) for n in self.img_size)
     runs = [self.detect_from_features(self.get_fpn_features(images, size(s))) for s in scales]
-    return runs[0] if len(runs) == 1 else [self._merge(results) for results in zip(*runs)]
+    return runs[0] if len(runs) == 1 else [self._merge(results) for results in zip(*runs, strict=True)]
 
 def check_scales(
     scales: tuple[float, ...], # see `FPNDetector.detect`
@@ -619,7 +625,7 @@ class MeanAP:
         p = r['precision'][..., -1]                           # [IoU, recall, class, size]
         names = [self.classes[c] for c in r['classes'].reshape(-1).tolist()]
         parts = (p[..., 0], p[0, :, :, 0], p[5, :, :, 0], *p[..., 1:].unbind(-1))
-        return dict(zip(_SIZES, map(_mean_of, parts))) | dict(
+        return dict(zip(_SIZES, map(_mean_of, parts), strict=True)) | dict(
             per_class={c: _mean_of(p[:, :, i, 0]) for i, c in enumerate(names)},
             curves={c: p[0, :, i, 0].tolist() for i, c in enumerate(names)})
 
@@ -700,7 +706,7 @@ def show_detections(
     fig = Picture(figsize=(3 * columns, 3.1 * rows), layout='constrained')
     axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat: ax.axis('off')
-    for i, (ax, image, r) in enumerate(zip(axes.flat, images, results)):
+    for i, (ax, image, r) in enumerate(zip(axes.flat, images, results, strict=False)):
         strong = r['scores'] >= threshold
         levels = None if level_names is None else [level_names[l] for l in r['levels'][strong].tolist()]
         show_boxes(image, *(r[k][strong].cpu() for k in ('boxes', 'labels', 'scores')), classes, levels, ax=ax)
@@ -724,7 +730,8 @@ def show_precision_recall(
     if not curves: return fig
     mean = np.mean(list(curves.values()), 0)
     recall = np.linspace(0, 1, len(mean))
-    for (c, v), colour in zip(curves.items(), plt.cm.viridis(np.linspace(0, .95, len(curves)))): ax.plot(recall, v, color=colour, lw=1, label=f'{c} {v.mean():.2f}')
+    for (c, v), colour in zip(curves.items(), plt.cm.viridis(np.linspace(0, .95, len(curves))), strict=True):
+        ax.plot(recall, v, color=colour, lw=1, label=f'{c} {v.mean():.2f}')
     ax.plot(recall, mean, 'k', lw=2.5, label=f'mean {mean.mean():.2f}')
     if len(curves) > 20: return fig
     lines = ax.get_lines()                                                # a name may begin with _
@@ -884,7 +891,7 @@ def detection_groups(
     "Trainable parameters by depth, and by whether weight decay applies."
     groups = {}
     for g in parameter_groups(model):
-        for name, p in zip(g['names'], g['params']):
+        for name, p in zip(g['names'], g['params'], strict=True):
             own = name.startswith('net.backbone.')
             depth, total = model.backbone.depth_of(name.removeprefix('net.backbone.')) if own else (0, 1)
             scale = layer_decay ** (total - 1 - depth)
@@ -900,7 +907,10 @@ class DetectionTrainer(Trainer):
     def _make_dataset(self) -> BoxDataset: return detection_dataset(self.config)
     def _make_model(self) -> FPNDetector:
         m = self.config.model
-        if not any(len(b) > ignored.sum() for b, ignored in zip(self.dataset.boxes, self.dataset.ignore)): raise ConfigError(f'{self.dataset.name}: there is no box to learn from in its {len(self.dataset)} pictures')
+        if not any(len(b) > ignored.sum()
+                   for b, ignored in zip(self.dataset.boxes, self.dataset.ignore, strict=True)):
+            raise ConfigError(f'{self.dataset.name}: there is no box to learn from in its '
+                              f'{len(self.dataset)} pictures')
         if m.classes is None: m.classes = list(self.dataset.classes)
         if (m.frozen_blocks or m.frozen_norm) and not m.pretrained and m.hjepa_config is None and timm.is_model(m.backbone) and not checkpoints(self.run_dir):
             warnings.warn(f'model.frozen_blocks={m.frozen_blocks}, model.frozen_norm={m.frozen_norm}: what '

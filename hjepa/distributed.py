@@ -242,7 +242,7 @@ def mean(self: Team,
     flat = torch.cat([v.flatten() for v in values.values()])
     dist.all_reduce(flat)
     parts = (flat / self.size).split([v.numel() for v in values.values()])
-    return {k: p.view(v.shape) for (k, v), p in zip(values.items(), parts)}
+    return {k: p.view(v.shape) for (k, v), p in zip(values.items(), parts, strict=True)}
 
 # %% ../nbs/07_distributed.ipynb #6edf455b
 SHARDING = ('none', 'full')

@@ -667,7 +667,8 @@ def encode_at(self: ContextEncoder,
     "Encode whole images, for some patches of each: `gather_tokens` of what `forward` gives."
     grid, p = self._check_images(images), self.num_prefix_tokens
     if few := self._slices(images, grid, None, None):
-        return torch.cat([self.encode_at(*parts) for parts in zip(images.split(few), index.split(few))])
+        return torch.cat([self.encode_at(*parts)
+                          for parts in zip(images.split(few), index.split(few), strict=True)])
     if getattr(self.vit, 'rope', None) is not None: return gather_tokens(self.forward(images)[:, p:], index)
     x, *rest = self.embed(images), *self.vit.blocks
     for block in rest[:-1]: x = run_block(block, x)
@@ -744,7 +745,7 @@ def update(self: TargetEncoder,
     if not 0 <= momentum <= 1: raise ValueError(f'momentum={momentum}: expected a number between 0 and 1')
     ours, theirs = list(self.encoder.parameters()), [p.float() for p in context_encoder.parameters()]
     torch._foreach_lerp_(ours, theirs, 1 - momentum)
-    for a, b in zip(self.encoder.buffers(), context_encoder.buffers()): a.copy_(b)
+    for a, b in zip(self.encoder.buffers(), context_encoder.buffers(), strict=True): a.copy_(b)
 
 # %% ../nbs/01_encoder.ipynb #82138d62
 def ema_momentum(

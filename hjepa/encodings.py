@@ -60,7 +60,7 @@ def _collect(
         if not len(batch['index']): continue
         xs = encode(batch['image'])
         if out is None: out = [torch.empty(len(view), *x.shape[1:]) for x in xs]
-        for o, x in zip(out, xs): o[n:n + len(x)] = x
+        for o, x in zip(out, xs, strict=True): o[n:n + len(x)] = x
         n += len(batch['index'])
         labels.append(batch['label'].clone())                   # a worker's tensors hold open files
         index.append(batch['index'].clone())
@@ -459,7 +459,7 @@ def collect_readouts(
     view = model_view(model, dataset)
     words = f'features of {view.dataset.name}' if progress is True else progress or None
     f = _collect(view, go, batch_size, num_workers, words, thumbs=thumbs)
-    return Readouts(dict(zip(names, f.levels)), f.labels, f.index, f.bad, f.thumbs)
+    return Readouts(dict(zip(names, f.levels, strict=True)), f.labels, f.index, f.bad, f.thumbs)
 
 # %% ../nbs/09_encodings.ipynb #dddcc542
 def check_features(
@@ -561,5 +561,5 @@ def whiten(
     for n in names:
         base, _, white = n.partition('|')
         w = Whitening(train[base], white_dim(len(train[base]), dim), shrink) if white else lambda x: x
-        for o, x in zip(out, (train, test)): o[n] = w(x[base])
+        for o, x in zip(out, (train, test), strict=True): o[n] = w(x[base])
     return out

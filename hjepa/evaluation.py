@@ -109,7 +109,7 @@ class RidgeSums:
     ): self.parts = [len(z), z.sum(0), t.sum(0), _gram(z), z.T @ t]
     def __add__(self, other: 'RidgeSums') -> 'RidgeSums':
         new = object.__new__(RidgeSums)
-        new.parts = [a + b for a, b in zip(self.parts, other.parts)]
+        new.parts = [a + b for a, b in zip(self.parts, other.parts, strict=True)]
         return new
     def solve(self,
         alphas: Sequence[float], # each > 0
@@ -128,7 +128,7 @@ class RidgeImages(RidgeSums):
         t: Tensor, # [n, c] float32
     ): self.parts = [z, t]
     def __add__(self, other: 'RidgeImages') -> 'RidgeImages':
-        return RidgeImages(*(torch.cat(p) for p in zip(self.parts, other.parts)))
+        return RidgeImages(*(torch.cat(p) for p in zip(self.parts, other.parts, strict=True)))
     def solve(self,
         alphas: Sequence[float], # each > 0
     ) -> list[tuple[Tensor, Tensor]]: # per alpha: weights [d, c], offsets [c]
@@ -189,7 +189,7 @@ class RidgeProbe:
             right += torch.tensor([(z[p] @ w + b).argmax(1).eq(t[p]).sum().item() for w, b in rest.solve(alphas)])
         scores = (right / sum(len(parts[h]) for h in held)).tolist()
         self.val_accuracy, self.alpha = max(scores), alphas[scores.index(max(scores))]
-        self.val_accuracies = dict(zip(alphas, scores))
+        self.val_accuracies = dict(zip(alphas, scores, strict=True))
     def _standardise(self, x: Tensor) -> Tensor: return (x - self.mean) / self.std
     def predict(self,
         x: Tensor, # [m, d]
@@ -370,7 +370,7 @@ def _differences(
 ) -> list[dict[str, Any]]: # one per other row: name, and per measure `points` and `stderr`
     "How much better the last row is than each other one, in percentage points, with the paired standard error."
     out = []
-    for row, right in zip(rows[:-1], rights[:-1]):
+    for row, right in zip(rows[:-1], rights[:-1], strict=True):
         new = dict(name=row['name'])
         for m in ('linear', 'knn'):
             d = 100 * (rights[-1][m].float() - right[m].float())

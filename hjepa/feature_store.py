@@ -177,7 +177,8 @@ def _with_lost(folder: Path, dataset: ImageDataset, paths: list[str] | None) -> 
     if not gone: return dataset
     store, labels = FeatureStore(folder, partial=True), dataset.labels
     if labels is not None:
-        known = {} if store.labels is None else {paths[i]: y for i, y in zip(store.index.tolist(), store.labels.tolist())}
+        pairs = () if store.labels is None else zip(store.index.tolist(), store.labels.tolist(), strict=True)
+        known = {paths[i]: y for i, y in pairs}
         labels = [*labels, *(known.get(p, -1) for p in gone)]
     return ImageDataset(dataset.name, paths=dataset.paths + gone, labels=labels, classes=dataset.classes, in_chans=dataset.in_chans)
 
@@ -247,7 +248,8 @@ def _extract_missing(folder: Path, plan: dict[str, Any], model, dataset: ImageDa
     batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]
     loader = build_loader(view, batch_size, num_workers, [r for _, r in batches])
     with _ctrl_c_between() as check_ctrl_c:
-        for (s, r), batch in zip(batches, _bar(loader, f'features of {dataset.name}' if progress else None)):
+        for (s, r), batch in zip(batches, _bar(loader, f'features of {dataset.name}' if progress else None),
+                                 strict=True):
             bad.update(batch); bad.check(seen := seen + len(r))
             parts.append(_encode_batch(model, batch, plan)); unread += batch['bad']
             if r.stop == plan['ends'][s]:
@@ -351,7 +353,7 @@ def _check_shard(self: FeatureStore, s: int, f, index: Tensor, label: Tensor) ->
     self._compare(s, f, 'meta', lambda: json_sha256({k: meta.get(k) for k in ('bad', 'reasons')}))
     self._compare_rows(s, f, 'index', [index])
     self._compare_rows(s, f, 'label', [label])
-    return [Unreadable(b, r) for b, r in zip(bad, reasons or [''] * len(bad))]
+    return [Unreadable(b, r) for b, r in zip(bad, reasons or [''] * len(bad), strict=False)]
 
 @patch
 def _compare(self: FeatureStore, s: int, f, name: str, digest: Callable[[], str]):

@@ -11,6 +11,7 @@ __all__ = ['FUSION_METHODS', 'UPSAMPLE_METHODS', 'CONV_NORMS', 'EXTRA_LEVELS', '
 # %% ../nbs/03_fpn.ipynb #00c630b0
 import math
 import re
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -166,14 +167,15 @@ def forward(self: TokenFPN,
 ) -> list[Tensor]: # L tensors [B, C_l, d_l]; zeros in absent cells
     "Lateral maps, the top-down path, and the bottom-up path if there is one (which needs the whole finest level: ValueError with `listed`)."
     if listed is not None and self.bottom_up is not None: raise ValueError('listed: the bottom-up path needs all cells of the finest level')
-    out = [lateral(as_weights(x, lateral)) for lateral, x in zip(self.lateral, levels)]
+    out = [lateral(as_weights(x, lateral)) for lateral, x in zip(self.lateral, levels, strict=True)]
     has = lambda l: None if present is None else present[l]
     for l in reversed(range(len(out) - 1)):
         out[l] = self.fuse[l](out[l], self._from_above(l, out[l + 1], grids[l], has(l + 1), None if l else listed))
     if self.bottom_up is not None:
         for l, project in enumerate(self.bottom_up):
             out[l + 1] = out[l + 1] + project(downsample_mean(out[l], grids[l], has(l)))
-    return out if present is None else [x if p is None else x.masked_fill(~p[..., None], 0) for x, p in zip(out, present)]
+    return out if present is None else [x if p is None else x.masked_fill(~p[..., None], 0)
+                                        for x, p in zip(out, present, strict=True)]
 
 # %% ../nbs/03_fpn.ipynb #9357c15c
 CONV_NORMS = ('none', 'batch', 'group', 'layer')
@@ -355,7 +357,7 @@ def forward(self: FPN,
     merged = [None] * len(maps)
     for l in reversed(range(len(maps))):
         merged[l] = self.blocks[l](maps[l], merged[l + 1] if self.top_down and l + 1 < len(maps) else None)
-    out = [block.output(m) for block, m in zip(self.blocks, merged)]
+    out = [block.output(m) for block, m in zip(self.blocks, merged, strict=True)]
     for l, step in enumerate(self.down or []): out[l + 1] = step(out[l], out[l + 1])
     return self.named(out)
 
@@ -415,7 +417,7 @@ def check_factors(
     factors: tuple[float, ...], # scale of each level relative to the ViT's map, finest first
 ):
     "Raise ValueError unless every factor is half of the one before."
-    if not factors or any(b * 2 != a for a, b in zip(factors, factors[1:])):
+    if not factors or any(b * 2 != a for a, b in pairwise(factors)):
         raise ValueError(f'factors={tuple(factors)}: expected each to be half of the one before, finest first, such as (4, 2, 1, 0.5)')
 
 class SimplePyramid(Pyramid):
@@ -440,7 +442,8 @@ class SimplePyramid(Pyramid):
     ) -> dict[str, Tensor]: # level name → [B, out_channels, ceil(gh · factor), ceil(gw · factor)]
         "The pyramid of a ViT's last map."
         last = maps if isinstance(maps, Tensor) else maps[-1]
-        return self.named([output(scale(last)) for scale, output in zip(self.scales, self.outputs)])
+        return self.named([output(scale(last))
+                           for scale, output in zip(self.scales, self.outputs, strict=True)])
 
 # %% ../nbs/03_fpn.ipynb #688f4fe0
 class DepthPyramid(Pyramid):

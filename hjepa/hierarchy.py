@@ -86,7 +86,7 @@ def pool_levels(
     counts = level_counts(present, grid, num_levels)
     sums = [x.float().masked_fill(~present[..., None], 0)]
     for l in range(num_levels - 1): sums.append(sum2x2(sums[-1], level_grid(grid, l)))
-    return [s / c.clamp(min=1)[..., None] for s, c in zip(sums, counts)], counts
+    return [s / c.clamp(min=1)[..., None] for s, c in zip(sums, counts, strict=True)], counts
 
 # %% ../nbs/04_hierarchy.ipynb #8d762301
 def scatter_tokens(
@@ -106,7 +106,7 @@ def target_cells(
     "Cells to predict at every level, with the number of target patches in each."
     counts = level_counts(masks.target, masks.grid, num_levels)
     cells = [masks.target_index] + [mask_to_index(c > 0) for c in counts[1:]]
-    return cells, [gather_tokens(c[..., None], i)[..., 0] for c, i in zip(counts, cells)]
+    return cells, [gather_tokens(c[..., None], i)[..., 0] for c, i in zip(counts, cells, strict=True)]
 
 # %% ../nbs/04_hierarchy.ipynb #019d3ccb
 def cell_means(
@@ -481,10 +481,10 @@ def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells
         predicted = predicted.float()
         predictions = [self._head(l, cell_means(predicted, masks.target_index, c, masks.grid, l), c) for l, c in enumerate(cells)]
     else: predictions, seen = self._read_pyramid(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
-    losses = torch.stack([level_loss(p, t, w) for p, t, w in zip(predictions, targets, weights)])
+    losses = torch.stack([level_loss(p, t, w) for p, t, w in zip(predictions, targets, weights, strict=True)])
     out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights,
                loss=(losses * losses.new_tensor(self.level_weights)).sum(), level_losses=losses.detach(),
-               target_std=torch.stack([target_spread(t, w) for t, w in zip(targets, weights)]))
+               target_std=torch.stack([target_spread(t, w) for t, w in zip(targets, weights, strict=True)]))
     return out if visible is None else self._add_visible(out, seen, target_tokens, masks, *visible)
 
 @patch
@@ -495,8 +495,11 @@ def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: l
     each = tokens if isinstance(tokens, list) else [tokens] * len(cells)
     finest = look(each[0], index)
     coarse = [finest if t is each[0] else look(t, index) for t in each[1:]]
-    means = [finest if cells[0] is index else look(each[0], cells[0])] + [cell_means(x, index, c, grid, l) for l, (x, c) in enumerate(zip(coarse, cells[1:]), 1)]
-    return means if first else [norm(t).masked_fill((c < 0)[..., None], 0) for t, c in zip(means, cells)]
+    means = [finest if cells[0] is index else look(each[0], cells[0])]
+    means += [cell_means(x, index, c, grid, l)
+              for l, (x, c) in enumerate(zip(coarse, cells[1:], strict=True), 1)]
+    return means if first else [norm(t).masked_fill((c < 0)[..., None], 0)
+                                for t, c in zip(means, cells, strict=True)]
 
 @patch
 def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
@@ -518,8 +521,9 @@ def visible_cells(
     looked = masks.context & (kind == count.where(few, -1).argmax(1, keepdim=True))
     seen = level_counts(looked, masks.grid, num_levels)
     size = level_counts(torch.ones_like(looked[:1]), masks.grid, num_levels)
-    cells = [mask_to_index(s == n) for s, n in zip(seen, size)]
-    return cells, [gather_tokens(n.expand(len(masks), -1)[..., None], c)[..., 0] for n, c in zip(size, cells)]
+    cells = [mask_to_index(s == n) for s, n in zip(seen, size, strict=True)]
+    return cells, [gather_tokens(n.expand(len(masks), -1)[..., None], c)[..., 0]
+                   for n, c in zip(size, cells, strict=True)]
 
 # %% ../nbs/04_hierarchy.ipynb #eb2c864c
 @patch
@@ -536,13 +540,17 @@ def _read_pyramid(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks,
     tokens, index, present = torch.cat([patches, predicted], 1), torch.cat([C, masks.target_index], 1), None if whole else masks.context | masks.target
     if self.fpn.bottom_up is not None:
         levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
-        return tuple([self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(levels, which))] for which in (cells, visible))
+        return tuple([self._head(l, gather_tokens(x, c), c)
+                      for l, (x, c) in enumerate(zip(levels, which, strict=False))]
+                     for which in (cells, visible))
     V = visible[0] if visible else C[:, :0]
     places = torch.searchsorted(C.where(C >= 0, masks.grid[0] * masks.grid[1]), V.contiguous()).where(V >= 0, -1)                 # of visible patches that are looked at, in the context's list
     looked = torch.cat([V, masks.target_index], 1)                                                 # of the finest level only what is looked at
     finest, *above = self._listed_pyramid(torch.cat([gather_tokens(patches, places), predicted], 1), looked, tokens, index, present, masks.grid)
     both = self._head(0, finest, looked).split([looked.shape[1] - predicted.shape[1], predicted.shape[1]], 1)
-    return tuple([y] + [self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(above, which[1:]), 1)] for y, which in zip(both[::-1], (cells, visible)))
+    return tuple([y] + [self._head(l, gather_tokens(x, c), c)
+                        for l, (x, c) in enumerate(zip(above, which[1:], strict=False), 1)]
+                 for y, which in zip(both[::-1], (cells, visible), strict=True))
 
 @patch
 def _listed_pyramid(self: HJEPA, finest: Tensor, looked: Tensor, tokens: Tensor, index: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
@@ -557,7 +565,7 @@ def _listed_pyramid(self: HJEPA, finest: Tensor, looked: Tensor, tokens: Tensor,
 def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells, weights) -> dict:
     "Loss on cells all of whose patches are visible."
     targets = self._targets(target_tokens, cells[0], cells, masks.grid)
-    losses = torch.stack([level_loss(x, t, w) for x, t, w in zip(seen, targets, weights)])
+    losses = torch.stack([level_loss(x, t, w) for x, t, w in zip(seen, targets, weights, strict=True)])
     out['loss'] = out['loss'] + self.config.fpn.visible_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     return out | dict(visible_losses=losses.detach())
 

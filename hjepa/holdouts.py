@@ -176,7 +176,7 @@ def _from_file(file: Path, paths: Sequence[str]) -> Tensor:
         raise ValueError(f'{file} has no group for {found.count(None):,} of {len(paths):,} images, '
                          f'first {paths[found.index(None)]}; a line is NAME,GROUP')
     uses = {}
-    for f, p in zip(found, paths):
+    for f, p in zip(found, paths, strict=True):
         if (other := uses.setdefault(f, p)) != p:
             name = str(Path(*f))
             raise ValueError(f'{file}: the name {name!r} fits {other} and {p}; give more of their paths')

@@ -94,7 +94,7 @@ class FeatureGraph(nn.Module):
         self.names = [f'level{l}' for l in self.levels] + [re.sub(r'\W', '_', f'readout_{r}') for r in self.readouts]
         self.encoder = model.context_encoder if encoder == 'context' else model.target_encoder.encoder
         self.fpn = model.fpn if fpn else None
-        for name, v in zip(('pixel_mean', 'pixel_std'), model.pixel_stats):
+        for name, v in zip(('pixel_mean', 'pixel_std'), model.pixel_stats, strict=True):
             self.register_buffer(name, torch.tensor(v, device=next(model.parameters()).device).view(-1, 1, 1))
         self.reference(model, torch.zeros(1, self.encoder.in_chans, *model.img_size, dtype=torch.uint8))       # raises for what is not there
 
@@ -166,7 +166,7 @@ def _from_above(self: FeatureGraph, l: int, x: Tensor, h: int, w: int) -> Tensor
 @patch
 def _pyramid(self: FeatureGraph, levels: list[Tensor]) -> list[Tensor]: # L tensors [B, h, w, d_l]
     "The token FPN on whole images."
-    out = [lateral(x) for lateral, x in zip(self.fpn.lateral, levels)]
+    out = [lateral(x) for lateral, x in zip(self.fpn.lateral, levels, strict=True)]
     for l in reversed(range(len(out) - 1)):
         above = self._from_above(l, out[l + 1], *out[l].shape[1:3])
         out[l] = self.fpn.fuse[l](out[l].flatten(1, 2), above.flatten(1, 2)).reshape(out[l].shape)
@@ -300,7 +300,8 @@ def export_facts(
     from hjepa import __version__
     shapes = [f'level {l}: [batch, cells, width], cells in raster order' for l in graph.levels] + [f'read-out {r}: [batch, width]' for r in graph.readouts]
     return dict(hjepa=__version__, input='images: uint8 [batch, channels, height, width], RGB or grey, not normalised', channels=graph.encoder.in_chans, size='any that the patch size divides' if size is None else list(size),
-                trained_size=list(model.img_size), patch_size=list(graph.encoder.patch_size), outputs=dict(zip(graph.names, shapes)), model=asdict(model.config)) | graph.how
+                trained_size=list(model.img_size), patch_size=list(graph.encoder.patch_size),
+                outputs=dict(zip(graph.names, shapes, strict=True)), model=asdict(model.config)) | graph.how
 
 def export_torch(
     model: HJEPA, # on the CPU
@@ -354,7 +355,7 @@ def _to_onnx(graph: FeatureGraph, size: tuple[int, int] | None) -> Any: # an onn
         for n, level in loud.items(): logging.getLogger(n).setLevel(level)
     free = {n: ['batch', f'cells{n[5:]}' if n.startswith('level') else f'width_{n}', ''] for n in graph.names} | dict(images=['batch', '', 'height', 'width'])
     for value in (*proto.graph.input, *proto.graph.output):
-        for dim, name in zip(value.type.tensor_type.shape.dim, free[value.name]):
+        for dim, name in zip(value.type.tensor_type.shape.dim, free[value.name], strict=False):
             if dim.dim_param: dim.dim_param = name
     del proto.graph.value_info[:]                                                   # shapes in between speak of the old names
     return proto

@@ -202,7 +202,7 @@ def _deviation(values: Sequence[float]) -> float | None: # None for a single one
 def _summary(shot: int | str, draws: list[dict[str, tuple[float, float]]], images: int, fixed: str | None) -> dict[str, Any]:
     "One line of the result: the read-out chosen at each draw, and all of them."
     chosen = [fixed or max(d, key=lambda n: -1 if math.isnan(d[n][0]) else d[n][0]) for d in draws]
-    best = [d[n][1] for d, n in zip(draws, chosen)]
+    best = [d[n][1] for d, n in zip(draws, chosen, strict=True)]
     every = {n: [d[n][1] for d in draws] for n in draws[0]}
     return dict(shot=shot, images=images, mean=sum(best) / len(best), std=_deviation(best), accuracies=best, chosen=chosen,
                 readouts={n: dict(mean=sum(v) / len(v), std=_deviation(v)) for n, v in every.items()})
@@ -373,7 +373,7 @@ def _one_epoch(model: Classifier, loader, optimizer, rates: Iterator[float], smo
     "Train once through the images; the mean loss."
     net, device, total, n = model.net, model.head.weight.device, 0., 0
     model.train()
-    for b, rate in zip(loader, rates):
+    for b, rate in zip(loader, rates, strict=False):
         for g in optimizer.param_groups: g['lr'] = rate * g['lr_scale']
         with autocast_for(device, precision): logits = model(normalize(b['image'].to(device), *net.pixel_stats))
         loss = F.cross_entropy(logits.float(), torch.searchsorted(model.classes, b['label'].to(device)), label_smoothing=smoothing)

@@ -97,7 +97,7 @@ def place_blocks(
 ) -> Tensor: # int64 [B, num_blocks, 2], top row and left column
     "Corners of blocks, uniform over all places where the block lies inside the grid."
     g, shape = _rng(generator), (batch_size, num_blocks)
-    rows, cols = (torch.randint(0, n - s + 1, shape, generator=g) for n, s in zip(grid, size))
+    rows, cols = (torch.randint(0, n - s + 1, shape, generator=g) for n, s in zip(grid, size, strict=True))
     return torch.stack([rows, cols], -1)
 
 def draw_blocks(
@@ -107,7 +107,7 @@ def draw_blocks(
 ) -> Tensor: # bool [..., N]
     "Mask of each block on the grid, in raster order."
     row, col = ((torch.arange(n) >= c[..., None]) & (torch.arange(n) < c[..., None] + s)
-                for n, s, c in zip(grid, size, corner.unbind(-1)))     # [..., gh], [..., gw]
+                for n, s, c in zip(grid, size, corner.unbind(-1), strict=True))     # [..., gh], [..., gw]
     return (row[..., :, None] & col[..., None, :]).flatten(-2)          # [..., gh*gw]
 
 # %% ../nbs/06_masking.ipynb #d6d45a02
@@ -364,8 +364,8 @@ def _check_crops(self: MultiCropMaskGenerator, crops: Crops, batch_size: int) ->
     if crops.boxes.ndim != 3 or crops.boxes.shape[1] != batch_size or crops.num_global != self.num_global_crops:
         raise ValueError(f'crops are {crops.num_global} global ones of {crops.boxes.shape[1] if crops.boxes.ndim == 3 else "one unbatched"} image(s), '
                          f'expected {self.num_global_crops} of {batch_size}')
-    patch = [n / k for n, k in zip(crops[0].shape[-2:], self.base.grid)]
-    grid = tuple(round(n / p) for n, p in zip(crops[-1].shape[-2:], patch))
+    patch = [n / k for n, k in zip(crops[0].shape[-2:], self.base.grid, strict=True)]
+    grid = tuple(round(n / p) for n, p in zip(crops[-1].shape[-2:], patch, strict=True))
     if crops.num_local and grid != self.local_grid:
         raise ValueError(f'local crops have {grid[0]}x{grid[1]} patches of the size of global ones, but local_grid={self.local_grid[0]}x{self.local_grid[1]}')
     return crops.num_local
@@ -412,7 +412,7 @@ def _overlap(self: MultiCropMaskGenerator, masks: MultiCropMasks, crops: Crops) 
 def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -> MultiCropMasks:
     "Context tokens of any crop against the boxes of hidden local crops."
     touch = [tokens_touching(e, boxes[-masks.num_hidden:]) for e in extents]               # [c, B, h, N] each
-    hit = [(t.any(2) & s) for t, s in zip(touch, seen)]
+    hit = [(t.any(2) & s) for t, s in zip(touch, seen, strict=True)]
     masks.overlap = sum(h.sum() for h in hit).item() / sum(s.sum() for s in seen).item()
     if not self.exclude_overlap: return masks
     dropped, asked = torch.zeros_like(seen[0]), torch.ones(masks.num_hidden, masks.batch_size, dtype=torch.bool)
@@ -447,7 +447,8 @@ def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, 
     "Tokens of local crops against the hidden patches of global crops."
     g, (gh, gw) = masks.num_global, masks.globals.grid
     cols, rows = patch_edges(boxes[:g], flips[:g], (gh, gw))                               # [g, B, gw, 2], [g, B, gh, 2]
-    x, y = (shared_length(e[:, None], p).gt(0).float() for e, p in zip(extents[1], (cols, rows)))      # [v, g, B, lw, gw], [v, g, B, lh, gh]
+    # [v, g, B, lw, gw], [v, g, B, lh, gh]
+    x, y = (shared_length(e[:, None], p).gt(0).float() for e, p in zip(extents[1], (cols, rows), strict=True))
     target = masks.globals.target.float().view(g, -1, gh, gw)
     touch = (y @ target @ x.mT > 0).any(1).flatten(-2)                                     # [v, B, N]
     masks.overlap = (touch & seen[1]).sum().item() / seen[1].sum().item()

@@ -91,7 +91,8 @@ def __iter__(self: Crops) -> Iterator[Tensor]: return iter(self.crops)
 
 @patch
 def __repr__(self: Crops) -> str:
-    what = [f'{len(s)} {name} of {s.shape[-2]}×{s.shape[-1]}' for s, name in zip(self.stacks, ('global', 'local'))]
+    what = [f'{len(s)} {name} of {s.shape[-2]}×{s.shape[-1]}'
+            for s, name in zip(self.stacks, ('global', 'local'), strict=False)]
     return f'Crops({" + ".join(what)}' + (f', batch of {self.batch_size})' if self.batch_size else ')')
 
 # %% ../nbs/05_multicrop.ipynb #854c6a99
@@ -162,7 +163,7 @@ def _collate(
         raise ValueError(f'one batch holds crops of the shapes {shapes[0]} and {odd}. The number of crops must not change within an epoch (call set_epoch '
                          'between epochs), nor may pictures have different numbers of channels (give the '
                          'transform in_chans)')
-    stacks = [torch.stack(s, 1) for s in zip(*(c.stacks for c in items))]
+    stacks = [torch.stack(s, 1) for s in zip(*(c.stacks for c in items), strict=True)]
     return Crops.from_stacks(stacks, torch.stack([c.boxes for c in items], 1), torch.stack([c.flips for c in items], 1), torch.stack([c.sizes for c in items]))
 
 Crops.collate = staticmethod(_collate)
@@ -347,7 +348,7 @@ def factor(self: MultiCropTransform,
 ) -> int:   # 1, 2, 4 or 8
     "By how much a picture of this size may be reduced first: what keeps two pixels per output pixel in the smallest box."
     (r0, r1), kinds, worst = self.ratio, 1 + (self.num_local_at(2**40) > 0), math.inf
-    for (h, w), (low, _) in list(zip(self.crop_sizes, self.scales))[:kinds]:
+    for (h, w), (low, _) in list(zip(self.crop_sizes, self.scales, strict=True))[:kinds]:
         area = H * W * min(low, r1 * H / W, W / H / r0)
         worst = min(worst, math.sqrt(area * r0) / w, math.sqrt(area / r1) / h)
     return _factor(worst)
@@ -362,7 +363,7 @@ def geometry(self: MultiCropTransform,
 ) -> tuple[Tensor, Tensor]: # boxes float32 `[n, B, 4]` in whole source pixels, flips bool `[n, B]`
     "Where the crops are."
     boxes, g, u = [], self.num_global_crops, u.transpose(0, 1)
-    for v, scale in zip((u[:g], u[g:]), self.scales):
+    for v, scale in zip((u[:g], u[g:]), self.scales, strict=True):
         if len(v): boxes.append(crop_boxes(v.flatten(0, 1), sizes.repeat(len(v), 1), scale, self.ratio).view(len(v), -1, 4))
     return _snap(torch.cat(boxes), sizes, self._factors(sizes)), u[..., 4] < self.flip
 
@@ -396,7 +397,7 @@ _told = []   # what was said already, in this process
 def _has_colour(self: MultiCropTransform, chans: int) -> bool:
     "Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said once."
     if chans in (1, 3): return True
-    if any(j and not t for j, t in zip(self.jitters, self.transforms)) and not _told:
+    if any(j and not t for j, t in zip(self.jitters, self.transforms, strict=True)) and not _told:
         _told.append(chans)
         warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are '
                       '(color_jitter is for 1 and 3 channels)', stacklevel=2)
@@ -409,7 +410,7 @@ def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: boo
     if not self.jitters[kind] or not self._has_colour(x.shape[2]): return x
     flat, factors = x.flatten(0, 1), jitter_factors(u.transpose(0, 1).flatten(0, 1), self.jitters[kind]).to(device=x.device, dtype=_exact(x))
     step = max(1, (400_000 if x.device.type == 'cpu' else 2**27) // flat[0].numel()) # as many as the processor's cache holds
-    for a, f in zip(flat.split(step), factors.split(step)): a.copy_(color_jitter(a, f, self.hue))
+    for a, f in zip(flat.split(step), factors.split(step), strict=True): a.copy_(color_jitter(a, f, self.hue))
     return x
 
 # %% ../nbs/05_multicrop.ipynb #059b84fb
@@ -426,9 +427,10 @@ def make(self: MultiCropTransform,
     if len(chans := {len(x) for x in pictures}) > 1:
         raise ValueError(f'pictures with {sorted(chans)} channels in one batch; give in_chans')
     g, n, B = self.num_global_crops, len(boxes), len(pictures)
-    out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8) for k, hw in zip((g, n - g), self.crop_sizes) if k]
+    out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8)
+           for k, hw in zip((g, n - g), self.crop_sizes, strict=True) if k]
     cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()       # in pixels of the reduced pictures
-    for b, (x, cell, flip) in enumerate(zip(pictures, cells, flips.T.tolist())):
+    for b, (x, cell, flip) in enumerate(zip(pictures, cells, flips.T.tolist(), strict=True)):
         for k in range(n): out[k >= g][k - g*(k >= g), b] = cut(x, cell[k], flip[k], self.crop_sizes[k >= g])
     made = Crops.from_stacks(out, boxes, flips, sizes)
     return made if color is None else self.recolor(made, color, keyed)
@@ -442,7 +444,8 @@ def recolor(self: MultiCropTransform,
 ) -> Crops:              # The same crops in other colours
     "The second half of `make`: what these numbers do to colours, on the device where the crops are."
     g = self.num_global_crops
-    out = [self._color(kind, x, u, keyed) for kind, (x, u) in enumerate(zip(crops.stacks, (color[:, :g], color[:, g:])))]
+    out = [self._color(kind, x, u, keyed)
+           for kind, (x, u) in enumerate(zip(crops.stacks, (color[:, :g], color[:, g:]), strict=False))]
     return Crops.from_stacks(out, crops.boxes, crops.flips, crops.sizes)
 
 @patch
@@ -455,9 +458,11 @@ def cut_batch(self: MultiCropTransform,
 ) -> Crops:           # Batched, on the device of the pictures
     "The first half of `make` for pictures of one size: one by one on the CPU, all in one go elsewhere (to a few grey levels the same, on average a tenth)."
     g, out, dev = self.num_global_crops, [], pictures.device
-    for b, f, size in zip((boxes[:g], boxes[g:]), (flips[:g], flips[g:]), self.crop_sizes):
+    for b, f, size in zip((boxes[:g], boxes[g:]), (flips[:g], flips[g:]), self.crop_sizes, strict=True):
         if not len(b): continue
-        if one_by_one or (one_by_one is None and dev.type == 'cpu'): rows = [torch.stack([cut(x, *a, size) for x, *a in zip(pictures, *v)]) for v in zip(b.int().tolist(), f.tolist())]
+        if one_by_one or (one_by_one is None and dev.type == 'cpu'):
+            rows = [torch.stack([cut(x, *a, size) for x, *a in zip(pictures, *v, strict=True)])
+                    for v in zip(b.int().tolist(), f.tolist(), strict=True)]
         else: rows = crop_resize(pictures.repeat(len(b), 1, 1, 1), b.flatten(0, 1).to(dev), f.flatten().to(dev), size, inside=True).unflatten(0, (len(b), -1)).unbind()
         out.append(torch.stack(list(rows)))
     return Crops.from_stacks(out, boxes.to(dev), flips.to(dev), sizes.to(dev))
@@ -619,8 +624,8 @@ def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[s
     n = t.num_global_crops + counts.pop()
     place, color = (keyed_uniform(self.seed, epoch, index, n * k, stream=s).view(-1, n, k) for k, s in ((5, _PLACE), (4, _COLOR)))
     if self.cut_later: return self._uncut(index, place, color)
-    loaded, found, bad = zip(*(_read_next(self.source, i) for i in index.tolist()))
-    pixels, sizes, labels = zip(*loaded)
+    loaded, found, bad = zip(*(_read_next(self.source, i) for i in index.tolist()), strict=True)
+    pixels, sizes, labels = zip(*loaded, strict=True)
     crops = t.make(pixels, torch.tensor(sizes), place, None if self.on_device else color, keyed=True)
     return dict(crops=crops, label=torch.tensor(labels), index=torch.tensor(found), bad=sum(bad, [])) | (dict(color=color) if self.on_device else {})
 
@@ -717,7 +722,7 @@ def multicrop_collate_fn(
     samples: Sequence[tuple[Crops, int]] # What a `MultiCropDataset` gave
 ) -> tuple[Crops, Tensor]:               # Batched crops, labels int64 `[B]`
     "A batch for a `DataLoader` of one's own."
-    crops, labels = zip(*samples)
+    crops, labels = zip(*samples, strict=True)
     return to_send((Crops.collate(crops), torch.tensor([int(k) for k in labels])))
 
 # %% ../nbs/05_multicrop.ipynb #44e935ab

@@ -37,7 +37,8 @@ def hidden_shares(
     "The share of each cell's patches that is to be predicted, at every level."
     hidden = level_counts(masks.target.cpu(), masks.grid, num_levels)
     size = level_counts(torch.ones(1, masks.target.shape[1], dtype=torch.bool), masks.grid, num_levels)
-    return [(h / s).unflatten(1, level_grid(masks.grid, l)) for l, (h, s) in enumerate(zip(hidden, size))]
+    return [(h / s).unflatten(1, level_grid(masks.grid, l))
+            for l, (h, s) in enumerate(zip(hidden, size, strict=True))]
 
 def show_mask_levels(
     images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1
@@ -65,7 +66,7 @@ def show_mask_levels(
 # %% ../nbs/08_what_it_sees.ipynb #0c522621
 def _cell_lines(ax, level: int, grid: tuple[int, int], size: tuple[int, int]):
     "Thin lines between the cells of a level."
-    h, w = (2 ** level * s / g for s, g in zip(size, grid))
+    h, w = (2 ** level * s / g for s, g in zip(size, grid, strict=True))
     look = dict(color='.35', linewidth=.5 if max(level_grid(grid, level)) <= 10 else 0, alpha=.6)      # more of them would hide the image
     for k in range(1, level_grid(grid, level)[0]): ax.axhline(k * h - .5, **look)
     for k in range(1, level_grid(grid, level)[1]): ax.axvline(k * w - .5, **look)
@@ -91,7 +92,7 @@ def watch_attention(
         for m in layers: m.fused_attn = False
         yield seen
     finally:
-        for m, f, h in zip(layers, fused, hooks): m.fused_attn = f; h.remove()
+        for m, f, h in zip(layers, fused, hooks, strict=True): m.fused_attn = f; h.remove()
 
 def attention_weights(
     encoder: ContextEncoder, # for a model: `model.target_encoder.encoder` or `model.context_encoder`
@@ -178,7 +179,9 @@ def show_attention(
     size, grid, query = tuple(x.shape[-2:]), enc.grid_of(x.shape[-2:]), 'mean' if query is None else query
     maps = [attention_maps(w, grid, query).cpu() for w in _last_and_rollout(attention_weights(enc, x))]      # 2 × [B, heads, gh, gw]
     heads, own = _some_heads(maps[0].shape[1], heads), None
-    if not isinstance(query, str): maps, own = zip(*(read_from_others(m, query, grid[0] * grid[1] + enc.num_prefix_tokens) for m in maps))
+    if not isinstance(query, str):
+        maps, own = zip(*(read_from_others(m, query, grid[0] * grid[1] + enc.num_prefix_tokens)
+                          for m in maps), strict=True)
     norms = [_multiples(m, reach) for m in maps]
     fig, axes = image_grid(2 * len(x), 2 + len(heads), size[0] / size[1], 1.3)
     for i, row in enumerate(axes):
@@ -186,8 +189,11 @@ def show_attention(
         row[0].imshow(to_pixels(shown[i // 2:i // 2 + 1])[0])
         if not isinstance(query, str): _mark(row[0], query, grid, size)
         row[0].set_ylabel(('last block', 'rollout')[i % 2] + ('' if own is None else f'\nitself: {own[i % 2][i // 2].mean():.0%}'), fontsize=9 if size[0] / size[1] > .12 * len(axes[0]) else 6.5)
-        for ax, m in zip(row[1:], [of_image.mean(0), *of_image[heads]]): draw_cells(ax, m.numpy(), 0, grid, size, cmap='PuOr_r', norm=norms[i % 2])
-    for ax, t in zip(axes[0], ['reader: ' + _reader(query), 'mean', *(f'head {h}' for h in heads)]): ax.set_title(t, fontsize=9)
+        for ax, m in zip(row[1:], [of_image.mean(0), *of_image[heads]], strict=True):
+            draw_cells(ax, m.numpy(), 0, grid, size, cmap='PuOr_r', norm=norms[i % 2])
+    for ax, t in zip(axes[0], ['reader: ' + _reader(query), 'mean', *(f'head {h}' for h in heads)],
+                     strict=True):
+        ax.set_title(t, fontsize=9)
     rest = 'in multiples of uniform' + (', others only' if own is not None else '') + '  (×1: like everyone)'
     if norms[0].vmax == norms[1].vmax: return _log_bar(fig, axes, norms[0], f'attention and rollout, {rest}')
     _log_bar(fig, axes, norms[1], f'rollout, {rest}')
@@ -262,10 +268,12 @@ def show_similarity(
     patch_number(patch, grid)
     with looking(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     chosen = [(patch[0] >> l, patch[1] >> l) for l in range(len(levels))]
-    maps = [cell_similarity(f.cpu(), image, patch_number(c, level_grid(grid, l)), center).unflatten(1, level_grid(grid, l)) for l, (f, c) in enumerate(zip(levels, chosen))]
+    maps = [cell_similarity(f.cpu(), image, patch_number(c, level_grid(grid, l)),
+                            center).unflatten(1, level_grid(grid, l))
+            for l, (f, c) in enumerate(zip(levels, chosen, strict=True))]
     order = [image, *(i for i in range(len(x)) if i != image)][:n]
     fig, axes = image_grid(len(order), 1 + len(maps), size[0] / size[1], .95)
-    for i, row in zip(order, axes):
+    for i, row in zip(order, axes, strict=True):
         row[0].imshow(to_pixels(shown[i:i + 1])[0])
         for l, ax in enumerate(row[1:]): drawn = draw_cells(ax, maps[l][i].numpy(), l, grid, size, cmap='PuOr_r', vmin=-1, vmax=1)
     for l, ax in enumerate(axes[0]): _mark(ax, chosen[max(0, l - 1)], grid, size, max(0, l - 1))
@@ -393,10 +401,12 @@ def show_guesses(
     errors = {name: pixel_error(v, shown, masks) for name, v in filled.items()}
     size, columns = images.shape[-2:], dict(image=shown.float() / 255) | {name: filled[name] for name in ('seen', 'nearest', 'mean', 'truth')}
     fig, axes = image_grid(min(n, len(shown)), 5, size[0] / size[1], .95)
-    for ax, v in zip(axes.T, columns.values()):
-        for frame, pixels in zip(ax, to_pixels(v[:n].clamp(0, 1))): frame.imshow(pixels)
+    for ax, v in zip(axes.T, columns.values(), strict=True):
+        for frame, pixels in zip(ax, to_pixels(v[:n].clamp(0, 1)), strict=True): frame.imshow(pixels)
     titles = ['image', 'seen by the encoder', 'nearest patch to\nthe prediction', f'mean of {k} nearest', 'nearest patch to\nthe true target']
-    for ax, title, name in zip(axes[0], titles, columns): ax.set_title(title + (f'\nerror {errors[name]:.0%}' if name in ('nearest', 'mean', 'truth') else ''), fontsize=9)
+    for ax, title, name in zip(axes[0], titles, columns, strict=True):
+        ax.set_title(title + (f'\nerror {errors[name]:.0%}' if name in ('nearest', 'mean', 'truth') else ''),
+                     fontsize=9)
     words = f'level {bank.level}, a bank of {len(bank):,} cells; error: RMS of hidden pixels in % of the range (random patches: {errors["random"]:.0%}); grey: not seen'
     fig.supxlabel(textwrap.fill(words, int(15 * fig.get_figwidth())), fontsize=8)
     return fig

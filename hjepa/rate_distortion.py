@@ -101,7 +101,8 @@ def feature_statistics(
             sums[k] = sums.get(k, 0) + torch.stack([v.new_tensor(v[:, 0].numel()).expand(v.shape[1]), v.sum((0, 2, 3)), v.square().sum((0, 2, 3))])
     if not names or not all(s[0, 0] for s in sums.values()): raise ValueError('no features to measure statistics on; give at least one batch, without empty levels')
     means = [sums[k][1] / sums[k][0] for k in names]
-    spreads = [(sums[k][2] / sums[k][0] - m.square()).mean().clamp_min(1e-12).sqrt().item() for k, m in zip(names, means)]
+    spreads = [(sums[k][2] / sums[k][0] - m.square()).mean().clamp_min(1e-12).sqrt().item()
+               for k, m in zip(names, means, strict=True)]
     return FeatureStatistics(names, [m.float() for m in means], spreads, [1 / len(names)] * len(names))
 
 # %% ../nbs/11_rate_distortion.ipynb #ea592fb5
@@ -112,7 +113,8 @@ def squared_errors(self: FeatureStatistics,
 ) -> Tensor: # [L, 2] float64: per level the sum of squared errors over the squared spread, and how many numbers
     "What to add up over batches for the MSE of every level."
     error = lambda k, s: [(decoded[k] - features[k]).cpu().double().square().sum().item() / s ** 2, features[k].numel()]
-    return torch.tensor([error(k, s) for k, s in zip(self.levels, self.spreads)], dtype=torch.float64)
+    return torch.tensor([error(k, s) for k, s in zip(self.levels, self.spreads, strict=True)],
+                        dtype=torch.float64)
 
 @patch
 def mse(self: FeatureStatistics,
@@ -120,7 +122,8 @@ def mse(self: FeatureStatistics,
 ) -> tuple[float, dict[str, float]]: # weighted over the levels, and of each
     "Mean squared errors on normalised features: 1 is what the means alone would leave."
     each = (errors[:, 0] / errors[:, 1].clamp_min(1)).tolist()
-    return sum(w * e for w, e in zip(self.weights, each)), dict(zip(self.levels, each))
+    total = sum(w * e for w, e in zip(self.weights, each, strict=True))
+    return total, dict(zip(self.levels, each, strict=True))
 
 # %% ../nbs/11_rate_distortion.ipynb #18bea13b
 class LearnedStreams:
@@ -151,7 +154,8 @@ class LearnedStreams:
         "Latents of streams, as of one batch."
         parts = [self.codec.decode_latents(s) for s in streams]
         sizes = [s for _, shape in parts for s in shape.image_sizes]
-        return [torch.cat(level) for level in zip(*(latents for latents, _ in parts))], replace(parts[0][1], batch=len(sizes), image_sizes=sizes)
+        latents = [torch.cat(level) for level in zip(*(latents for latents, _ in parts), strict=True)]
+        return latents, replace(parts[0][1], batch=len(sizes), image_sizes=sizes)
 
 # %% ../nbs/11_rate_distortion.ipynb #20e49e73
 @patch
@@ -162,9 +166,12 @@ def account(self: LearnedStreams,
     "Bits of the headers, of the latents by the prior's densities (`estimated`) and, per level, by its tables (`levels`)."
     latents, shape = self._read(streams)
     priors, rows = [self.codec.prior(l) for l in range(len(latents))], [rearrange(q, 'b c h w -> c (b h w)') for q in latents]
-    return dict(header=8 * sum(frame_bytes(s, replace(shape, batch=1, image_sizes=[size])) for s, size in zip(streams, shape.image_sizes)),
-                estimated=sum(p.bits(r + p.medians).sum().item() for p, r in zip(priors, rows) if r.numel()),
-                levels={k: table_bits(p, r.cpu().numpy()) for k, p, r in zip(self.levels, priors, rows)})
+    return dict(header=8 * sum(frame_bytes(s, replace(shape, batch=1, image_sizes=[size]))
+                               for s, size in zip(streams, shape.image_sizes, strict=True)),
+                estimated=sum(p.bits(r + p.medians).sum().item()
+                              for p, r in zip(priors, rows, strict=True) if r.numel()),
+                levels={k: table_bits(p, r.cpu().numpy())
+                        for k, p, r in zip(self.levels, priors, rows, strict=True)})
 
 # %% ../nbs/11_rate_distortion.ipynb #1c64d6d6
 def _zstd():
@@ -218,7 +225,7 @@ class UniformCodec:
     ) -> list[np.ndarray]:
         "int32 [B, C, h, w] per level. Raises ValueError for features that are not finite or far too large for the step."
         out = []
-        for k, mean, spread in zip(self.levels, self.statistics.means, self.statistics.spreads):
+        for k, mean, spread in zip(self.levels, self.statistics.means, self.statistics.spreads, strict=True):
             q = ((features[k] - mean.to(features[k])[:, None, None]) / (self.setting * spread)).round()
             if q.numel() and not q.abs().max() < 2 ** 31: raise ValueError(f'{k} reaches {q.abs().max():.3g} steps of {self.setting:g} spreads: features must be finite, and the step not so small')
             out.append(q.cpu().numpy().astype(np.int32))
@@ -251,7 +258,8 @@ def _open(self: UniformCodec, data: bytes) -> tuple[float, list[int], list[tuple
     numbers = unpack_varints(data[6:6 + n]).tolist()
     levels = [tuple(numbers[i:i + 4]) for i in range(4, len(numbers), 4)]
     if len(numbers) != 4 + 4 * len(self.levels) or not 0 < step < math.inf or any(l[2] > 2 for l in levels): raise StreamError('damaged: its header is not one of this codec')
-    if sum(len(m) * l[0] * l[1] for m, l in zip(self.statistics.means, levels)) > MAX_NUMBERS: raise StreamError('damaged: it claims too much')
+    if sum(len(m) * l[0] * l[1] for m, l in zip(self.statistics.means, levels, strict=True)) > MAX_NUMBERS:
+        raise StreamError('damaged: it claims too much')
     if 6 + n + sum(l[3] for l in levels) != len(data): raise StreamError(f'damaged: {len(data) - 6 - n} bytes of levels, its header says {sum(l[3] for l in levels)}')
     return step, numbers[:4], levels, 6 + n
 
@@ -260,7 +268,8 @@ def _open(self: UniformCodec, data: bytes) -> tuple[float, list[int], list[tuple
 def _read(self: UniformCodec, data: bytes) -> FPNFeatures:
     "The features of one stream."
     (step, sizes, levels, at), maps = self._open(data), {}
-    for k, mean, spread, (h, w, kind, length) in zip(self.levels, self.statistics.means, self.statistics.spreads, levels):
+    for k, mean, spread, (h, w, kind, length) in zip(self.levels, self.statistics.means,
+                                                     self.statistics.spreads, levels, strict=True):
         raw = unsqueeze(data[at:at + length], self.coder, len(mean) * h * w * 2 ** kind)
         q = np.frombuffer(raw, self.KINDS[kind]).reshape(1, len(mean), h, w).astype(np.float32)
         maps[k], at = torch.from_numpy(q) * (step * spread) + mean[:, None, None], at + length
@@ -361,7 +370,7 @@ def decode(self: PictureCodec,
     images = [Image.open(io.BytesIO(s[:-4])) for s in streams]
     if self.scale == 'canvas': return [im.copy() for im in images]
     sizes = [struct.unpack('<HH', s[-4:]) for s in streams]
-    return [im.resize(size, Image.Resampling.BICUBIC) for im, size in zip(images, sizes)]
+    return [im.resize(size, Image.Resampling.BICUBIC) for im, size in zip(images, sizes, strict=True)]
 
 @patch
 def image_sizes(self: PictureCodec,
@@ -633,7 +642,7 @@ def bd_rate(
     "Mean difference in rate at equal quality (Bjøntegaard, VCEG-M33, with PCHIP). Raises ValueError for curves of fewer than two useful points, or without common qualities."
     from scipy.interpolate import PchipInterpolator
     fronts = [pareto_front(rate_a, quality_a), pareto_front(rate_b, quality_b)]
-    for name, (r, _) in zip('ab', fronts):
+    for name, (r, _) in zip('ab', fronts, strict=True):
         if len(r) < 2: raise ValueError(f'curve {name} has {len(r)} point(s) better than every cheaper one; expected at least 2: measure more rates')
     low, high = max(q[0] for _, q in fronts), min(q[-1] for _, q in fronts)
     if not low < high:
@@ -708,7 +717,7 @@ def pool_seeds(
     "Medians and ranges over seeds, row by row (matched by family and setting). Raises ValueError for none, or for sweeps that differ."
     if not results: raise ValueError('no results to pool; give a list of what measure_codecs returned')
     tables = [{(r['family'], r['setting']): r for r in result['rows']} for result in results]
-    for i, (result, table) in enumerate(zip(results, tables)):
+    for i, (result, table) in enumerate(zip(results, tables, strict=True)):
         if len(table) != len(result['rows']): raise ValueError(f'results {i} have several rows of one family and setting; give them families of their own, as in LearnedStreams(codec, family)')
         if odd := table.keys() ^ tables[0].keys(): raise ValueError(f'results 0 and {i} differ in {", ".join(f"{f} {s}" for f, s in sorted(odd, key=str))}; pool sweeps over the same settings')
     rows = [_pool([t[key] for t in tables]) for key in tables[0]]
@@ -744,8 +753,10 @@ def format_rows(
     columns = [c for c in COLUMNS if any(r.get(c) is not None for r in rows)] if columns is None else list(columns)
     if unknown := set(columns) - COLUMNS.keys(): raise ValueError(f'columns={columns}: {sorted(unknown)[0]!r} is unknown, expected some of {", ".join(COLUMNS)}')
     table = [['', *(COLUMNS[c][0] for c in columns)]] + [[r['name'], *(_cell(r, c, *COLUMNS[c][1:]) for c in columns)] for r in rows]
-    widths = [max(map(len, column)) for column in zip(*table)]
-    return '\n'.join('  '.join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:]))]).rstrip() for line in table)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return '\n'.join('  '.join([line[0].ljust(widths[0]),
+                                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
+                     for line in table)
 
 # %% ../nbs/11_rate_distortion.ipynb #9ece394c
 def format_rate_distortion(
@@ -810,7 +821,8 @@ def _flat(row: dict) -> dict:
     out = {}
     for k, v in row.items():
         if k != 'range': out |= {f'{k}_{n}': x for n, x in v.items()} if isinstance(v, dict) else {k: v}
-        if k in row.get('range', {}): out |= dict(zip((f'{k}_low', f'{k}_high'), row['range'][k]))
+        if k in row.get('range', {}):
+            out |= dict(zip((f'{k}_low', f'{k}_high'), row['range'][k], strict=True))
     return out
 
 # %% ../nbs/11_rate_distortion.ipynb #b453e839
@@ -831,7 +843,8 @@ def _draw_curve(ax: Any, rows: list[dict], y: str, style: int, label: str, rate:
     rows = [r for r in rows if r[y] is not None and r[rate] is not None]
     if not rows: return
     x, v = np.array([r[rate] for r in rows]), np.array([r[y] for r in rows])
-    bars = lambda k, at: np.abs(np.array([r.get('range', {}).get(k, [a, a]) for r, a in zip(rows, at)]).T - at)
+    bars = lambda k, at: np.abs(np.array([r.get('range', {}).get(k, [a, a])
+                                          for r, a in zip(rows, at, strict=True)]).T - at)
     ax.errorbar(x, v, xerr=bars(rate, x), yerr=bars(y, v), color=OKABE_ITO[_COLOURS[style % len(_COLOURS)]], label=label,
                 **dict(marker=_MARKS[style % len(_MARKS)], ls=_LINES[style % len(_LINES)], ms=4, lw=1.5, elinewidth=.8) | more)
 
@@ -858,14 +871,14 @@ def show_rate_distortion(
     axes = fig.subplots(1, len(panels), squeeze=False)[0]
     for name, rows in curves.items():
         style = _style(name, list(curves))
-        for ax, (y, _) in zip(axes, panels):
+        for ax, (y, _) in zip(axes, panels, strict=True):
             _draw_curve(ax, rows, y, style, name)
             if rows[0].get('kind') == 'picture': _draw_curve(ax, rows, y, style, f'{name}, no header', 'bpp_without_header', ls=':', lw=1, mfc='white', alpha=.8)
     full = results['reference'].get(quality)
     if measured and full is not None:
         axes[1].axhline(full, color='black', lw=1, label=f'uncompressed ({results["reference"]["bpp"]:.0f} bits per pixel)')
         if share is not None: axes[1].axhline(share * full, color='black', lw=.8, ls=(0, (2, 3)), label=f'{100 * share:g} % of it')
-    for ax, (_, words) in zip(axes, panels): _rate_axis(ax); ax.set(ylabel=words)
+    for ax, (_, words) in zip(axes, panels, strict=True): _rate_axis(ax); ax.set(ylabel=words)
     axes[0].set(yscale='log')
     if measured: axes[1].set(ylim=(0, None))
     look = dict(loc='outside lower center', ncols=4, fontsize=7.5, frameon=False)
@@ -886,7 +899,8 @@ def show_level_bits(
     fig = Picture(figsize=(7, max(2.6, 1.4 + .25 * len(rows))), dpi=100, layout='constrained')
     left, right = fig.subplots(1, 2)
     names, start = list(rows[0]['level_bpp']), np.zeros(len(rows))
-    colours = dict(zip(names, [OKABE_ITO[c] for c in ('blue', 'orange', 'green', 'purple', 'sky', 'vermilion', 'yellow')] * 10))
+    order = ('blue', 'orange', 'green', 'purple', 'sky', 'vermilion', 'yellow')
+    colours = dict(zip(names, [OKABE_ITO[c] for c in order] * 10, strict=False))
     for k in (*names, 'header'):
         share = 100 * np.array([r['level_bpp'][k] if k in names else r['bpp'] - sum(r['level_bpp'].values()) for r in rows]) / [r['bpp'] for r in rows]
         left.barh(range(len(rows)), share, left=start, color=colours.get(k, '#bbbbbb'), edgecolor='white', lw=.5, label=k, hatch=None if k in names else '///')

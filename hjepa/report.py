@@ -40,7 +40,7 @@ def kept_neighbours(
     if not 1 <= k < n: raise ValueError(f'k={k}: expected from 1 to {n - 1}, one less than the images')
     from sklearn.neighbors import NearestNeighbors
     near = [NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False) for x in (features, points)]      # without the row itself
-    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*near)]) / k)
+    return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]) / k)
 
 # %% ../nbs/09_report.ipynb #1e313a48
 @dataclass
@@ -149,7 +149,8 @@ def _class_styles(labels: np.ndarray | None, classes: Sequence[str] | None, most
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
     found = sorted(found[np.argsort(-counts, kind='stable')][:most].tolist())
     names = [str(c) if classes is None else str(classes[c]) for c in found]
-    styles = {c: (name, _CLASS_COLOURS[i % 7], _CLASS_MARKERS[i % 5]) for i, (c, name) in enumerate(zip(found, names))}
+    styles = {c: (name, _CLASS_COLOURS[i % 7], _CLASS_MARKERS[i % 5])
+              for i, (c, name) in enumerate(zip(found, names, strict=True))}
     return styles | ({} if np.isin(labels, found).all() else {-1: ('other', '.6', '.')})
 
 def _draw_points(ax, points: np.ndarray, labels, styles: dict):
@@ -164,7 +165,8 @@ def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squar
     pixels = to_pixels(images[which]).numpy()
     h, w = pixels.shape[1:3]
     reach = np.array([w, h]) / max(h, w) * side * (.43 if styles else .48)
-    for i, (x, y), p in zip(which, centre, pixels):                                # i: which image
+    # i: which image
+    for i, (x, y), p in zip(which, centre, pixels, strict=True):
         ax.imshow(p, extent=(x - reach[0], x + reach[0], y - reach[1], y + reach[1]), interpolation='antialiased', aspect='auto')
         if not styles: continue
         c = int(labels[i]) if int(labels[i]) in styles else -1
@@ -202,7 +204,7 @@ def _course_panels(names: Sequence[str]) -> tuple[Picture, dict[str, Any]]:
     "Labelled, empty panels, two in a row, over the same steps."
     rows = -(-len(names) // 2)
     fig = Picture(figsize=(7, 2.2 * rows + .3), dpi=100, layout='constrained')
-    axes = dict(zip(names, fig.subplots(rows, 2, squeeze=False).flat))
+    axes = dict(zip(names, fig.subplots(rows, 2, squeeze=False).flat, strict=False))
     for ax in fig.axes[len(names):]: ax.remove()
     for name, ax in axes.items():
         ax.set_title(_COURSE[name][0], fontsize=10); ax.set_ylabel(_COURSE[name][1], fontsize=9); ax.set_xlabel('optimiser step', fontsize=9)

@@ -189,10 +189,12 @@ def show_neighbours(
     def name(i: int) -> str:
         if y is None or y[i] < 0: return ''                                                 # −1: not labelled
         return '\n' + (str(g.dataset.classes[y[i]]) if g.dataset.classes else f'class {y[i]}')
-    for row, query, cosines, index in zip(axes, found.queries, found.cosines.tolist(), found.index.tolist()):
+    for row, query, cosines, index in zip(axes, found.queries, found.cosines.tolist(), found.index.tolist(),
+                                          strict=True):
         _thumbnail(row[0], g.picture(query), size, 'query' + (name(query) if isinstance(query, Integral) else ''))
         row[0].spines[:].set(visible=True, color=OKABE_ITO['vermilion'], linewidth=2.5)
-        for ax, c, i in zip(row[1:], cosines, index): _thumbnail(ax, g.picture(i), size, f'{c:.3f}{name(i)}')
+        for ax, c, i in zip(row[1:], cosines, index, strict=True):
+            _thumbnail(ax, g.picture(i), size, f'{c:.3f}{name(i)}')
     return fig
 
 def _thumbnail(ax, picture: Image.Image, size: int, title: str):

@@ -117,7 +117,8 @@ def expected_tokens(
     found = [count_tokens(generator(batch_size, g), num_levels) for _ in range(draws)]
     mean = lambda values: sum(values) / draws
     return Tokens(found[0].patches, mean([t.context for t in found]), mean([t.target for t in found]),
-                  [mean(c) for c in zip(*(t.cells for t in found))], [mean(c) for c in zip(*(t.visible for t in found))], found[0].level_cells)
+                  [mean(c) for c in zip(*(t.cells for t in found), strict=True)],
+                  [mean(c) for c in zip(*(t.visible for t in found), strict=True)], found[0].level_cells)
 
 # %% ../nbs/07_scaling.ipynb #fc42cb44
 def forward_flops(
@@ -132,12 +133,14 @@ def forward_flops(
     deep = c.target_blocks not in (None, 1)                                                        # then tokens of whole images, and no block after the last one asked for
     teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
     asked_of_teacher = None if deep or masks_per_image > 1 else tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)
-    inside, asked = shape.prefix + tokens.context, [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible)]
+    inside = shape.prefix + tokens.context
+    asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     return {'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
             'target encoder': embed(tokens.patches) + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
             'predictor': 2 * (inside + tokens.target) * e.width * p.width + p.flops(inside + tokens.target, tokens.target),
             'targets': pool_flops(shape, tokens)[0], 'pooling': pool_flops(shape, tokens)[1],
-            'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths)), 'FPN': fpn_flops(shape, tokens),
+            'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths, strict=False)),
+            'FPN': fpn_flops(shape, tokens),
             'pixel head': 2 * (tokens.context + tokens.target) * e.width * shape.patch_values if c.pixel_weight else 0} | regularizer_flops(shape)
 
 # %% ../nbs/07_scaling.ipynb #3ad3acda
@@ -171,7 +174,8 @@ def fpn_flops(
     "Operations of the token FPN for one image; 0 without."
     f, w, D, cells = shape.config.fpn, shape.widths, shape.encoder.width, _pyramid_cells(shape, tokens)
     if not f.use_fpn: return 0
-    total = sum(2 * n * D * d for n, d in zip(cells, w))                                               # lateral
+    # lateral
+    total = sum(2 * n * D * d for n, d in zip(cells, w, strict=False))
     for l in range(len(w) - 1):
         total += 2 * cells[l + (f.upsample == 'nearest')] * w[l + 1] * w[l]                            # top-down
         if f.upsample == 'learned': total += 2 * cells[l + 1] * 4 * w[l + 1] ** 2
@@ -286,7 +290,8 @@ def activation_bytes(
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     "Pooled maps, heads and losses of one image, and the pyramid."
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
-    for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens), shape.widths)):
+    for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
+                                         shape.widths, strict=False)):
         total += (m + pyramid * v) * (s * w + 8 * D)                                                   # the head's input, both sides of the loss
         if not pyramid and l: total += 4 * m * tokens.target                                           # which patches a mean is over
         if pyramid: total += n * (s * D + s * w + 4 * w) + (2 * s * w * n if l else 0)                 # lateral and top-down linear map and norm, the map

@@ -447,7 +447,7 @@ def _chosen(index: dict, urls: list[str], name: str) -> dict:
 @patch
 def _check_files(self: ShardDataset, index: dict):
     "Local shards must be there, and as long as when they were counted."
-    local = [(u, s) for u, s in zip(self.urls, index['shards']) if _scheme(u) is None]
+    local = [(u, s) for u, s in zip(self.urls, index['shards'], strict=True) if _scheme(u) is None]
     if gone := [u for u, _ in local if not Path(u).is_file()]: raise FileNotFoundError(f'{len(gone)} of {len(self.urls)} shards are missing: {", ".join(gone[:5])}')
     odd = [f'{s["name"]} ({Path(u).stat().st_size:,} bytes instead of {s["bytes"]:,})' for u, s in local if s.get('bytes') not in (None, Path(u).stat().st_size)]
     if odd: warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that are missing will be counted as unreadable; fetch the shards again, or count again with hjepa_shards --index', stacklevel=2)

@@ -509,7 +509,10 @@ def local_size(
 ) -> tuple[int, int]: # (h, w) in pixels
     "Size of local crops: the configuration's, or 3/7 of the model's image size in whole patches, at least two by two."
     wish = config.multicrop.local_crop_size
-    if wish is None: return tuple(max(2, round(n * 3 / 7)) * p for n, p in zip(model.context_encoder.grid_size, model.context_encoder.patch_size))
+    if wish is None:
+        return tuple(max(2, round(n * 3 / 7)) * p
+                     for n, p in zip(model.context_encoder.grid_size, model.context_encoder.patch_size,
+                                     strict=True))
     return tuple(wish) * (2 // len(wish)) if isinstance(wish, list) else (wish, wish)
 
 def build_crop_masks(
@@ -806,7 +809,7 @@ def _keep_buffers(self: Trainer):
 def _put_buffers_back(self: Trainer):
     "As they were before the step."
     with torch.no_grad():
-        for b, before in zip(self._model.buffers(), self._buffers): b.copy_(before)
+        for b, before in zip(self._model.buffers(), self._buffers, strict=True): b.copy_(before)
 
 @patch
 def _undo_step(self: Trainer) -> bool: # whether the state is that after the last whole step
@@ -853,7 +856,7 @@ def _skip(self: Trainer, batches: list[dict], losses: list[Tensor]):
 @patch
 def _names(self: Trainer, batches: list[dict], losses: list[Tensor]) -> list: # file names, or indices of pictures in memory; of all processes
     "The pictures of a step; only those of forward passes whose loss is not finite, if there are any."
-    here = [(bool(l.isfinite()), b['index'].tolist()) for b, l in zip(batches, losses)]
+    here = [(bool(l.isfinite()), b['index'].tolist()) for b, l in zip(batches, losses, strict=True)]
     if self.world_size > 1:
         from accelerate.utils import gather_object
         here = gather_object(here)
@@ -1039,7 +1042,7 @@ def _optimizer_tensors(self: Trainer) -> dict[str, Tensor]:
     raw, out = getattr(self.optimizer, 'optimizer', self.optimizer), {}
     if self._hosting: self._meet(MOMENTS)
     for g in raw.param_groups:
-        for name, p in zip(g['names'], g['params']):
+        for name, p in zip(g['names'], g['params'], strict=True):
             for key, value in raw.state.get(p, {}).items():
                 value = whole(value.detach())
                 if self.is_main: out[f'{name}|{key}'] = value.cpu().contiguous()
@@ -1089,13 +1092,15 @@ def not_finite(
     some = {k: getattr(t, '_local_tensor', t) for k, t in tensors.items() if t.is_floating_point()}
     names = [k for k, t in some.items() if t.numel()]
     sizes = [torch.linalg.vector_norm(some[k].detach(), math.inf).float() for k in names]       # NaN wins over any maximum
-    return None if not sizes or torch.stack(sizes).isfinite().all() else next(k for k, n in zip(names, sizes) if not n.isfinite())
+    if not sizes or torch.stack(sizes).isfinite().all(): return None
+    return next(k for k, n in zip(names, sizes, strict=True) if not n.isfinite())
 
 @patch
 def _check_finite(self: Trainer):
     "FloatingPointError, naming the first, if weights or moments are not finite numbers."
     raw = getattr(self.optimizer, 'optimizer', self.optimizer)
-    moments = {f'{n}|{k}': v for g in raw.param_groups for n, p in zip(g['names'], g['params']) for k, v in raw.state.get(p, {}).items() if v.ndim}
+    moments = {f'{n}|{k}': v for g in raw.param_groups for n, p in zip(g['names'], g['params'], strict=True)
+               for k, v in raw.state.get(p, {}).items() if v.ndim}
     if (name := not_finite(self.model.state_dict() | moments)) is None: return
     last = ''.join(f'; {p.name} is the last good one, and --resume {self.run_dir} goes on from it' for p in checkpoints(self.run_dir)[-1:])
     raise FloatingPointError(f'step {self.step}: {name} holds numbers that are not finite, so no checkpoint is written{last}. A lower training.lr, training.clip_grad above 0 or training.precision=fp32 may help')
@@ -1232,7 +1237,7 @@ def _load(self: Trainer, path: Path, allow: tuple[str, ...] = ()) -> int:
     weights, moments = (read_tensors(path/f'{n}.safetensors') for n in ('model', 'optimizer'))
     self._check_tensors(path, weights, moments)
     raw = getattr(self.optimizer, 'optimizer', self.optimizer)
-    named = [(n, p) for g in raw.param_groups for n, p in zip(g['names'], g['params'])]
+    named = [(n, p) for g in raw.param_groups for n, p in zip(g['names'], g['params'], strict=True)]
     per_param = {n: {} for n, _ in named}
     for key, value in moments.items(): per_param[key.rpartition('|')[0]][key.rpartition('|')[2]] = value
     own = self.model.state_dict()
@@ -1265,7 +1270,7 @@ def read_tensors(
 def _check_tensors(self: Trainer, path: Path, weights: dict[str, Tensor], moments: dict[str, Tensor]):
     "ValueError unless these are tensors of this model, of the right shapes and finite."
     own, raw = {k: v.shape for k, v in self.model.state_dict().items()}, getattr(self.optimizer, 'optimizer', self.optimizer)
-    shapes = {n: p.shape for g in raw.param_groups for n, p in zip(g['names'], g['params'])}
+    shapes = {n: p.shape for g in raw.param_groups for n, p in zip(g['names'], g['params'], strict=True)}
     wrong = [k for k in sorted(own.keys() | weights.keys()) if k not in weights or own.get(k) != weights[k].shape]
     wrong += [k for k, v in moments.items() if k.rpartition('|')[0] not in shapes or v.ndim and v.shape != shapes[k.rpartition('|')[0]]]
     if wrong: raise ValueError(f'{path}: its tensors are not those of this model, first {wrong[0]!r} ({len(wrong)} tensors)')

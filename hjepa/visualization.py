@@ -222,7 +222,8 @@ def show_multicrop(
     cover = [crop_coverage(boxes[:g], flips[:g], parts[k], masks.globals.grid, size) | crop_coverage(boxes[g:], flips[g:], parts[2 + k], local_grid, size) for k in (0, 1)]
     fig = Picture(figsize=(7, 7 / 3 * size[0] / size[1] * .95 + 1.6), dpi=100, layout='compressed')
     top, bottom = fig.subfigures(2, 1, height_ratios=[7 / 3 * size[0] / size[1], 1.3])
-    for ax, title, what in zip(top.subplots(1, 3), ('the crops', 'seen through some crop', 'asked for'), (None, *cover)):
+    for ax, title, what in zip(top.subplots(1, 3), ('the crops', 'seen through some crop', 'asked for'),
+                               (None, *cover), strict=True):
         ax.imshow(source if what is None else _spotlight(source, what)); ax.set_axis_off(); ax.set_title(title, fontsize=9)
         if what is None: _draw_boxes(ax, boxes, flips, g, n - masks.num_hidden)
     for i, ax in enumerate(np.atleast_1d(bottom.subplots(1, n))):
@@ -252,7 +253,7 @@ def _tint(pixels: Tensor, context: Tensor, target: Tensor) -> Tensor: # [h, w, 3
 
 def _draw_boxes(ax, boxes: Tensor, flips: Tensor, num_global: int, first_hidden: int):
     "Outlines: global crops thick, local ones thin, hidden ones dashed; a small arrow marks mirrored crops."
-    for i, ((x0, y0, x1, y1), flip) in enumerate(zip(boxes.tolist(), flips.tolist())):
+    for i, ((x0, y0, x1, y1), flip) in enumerate(zip(boxes.tolist(), flips.tolist(), strict=True)):
         kind = dict(color=OKABE_ITO['blue'], lw=2.5) if i < num_global else dict(color=OKABE_ITO['green'], lw=1.2) if i < first_hidden else dict(color=OKABE_ITO['vermilion'], lw=1.5, ls='--')
         ax.add_patch(Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, **kind))
         if flip: ax.annotate('↔', (x0, y0), color=kind['color'], fontsize=8, va='top', ha='left')
@@ -403,7 +404,8 @@ def error_maps(
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l] float32 on the CPU; NaN where nothing was predicted
     "1 − cosine between prediction and target, at the place of each cell. Raises ValueError if one of them is not finite."
     maps = []
-    for l, (p, t, cells) in enumerate(zip(outputs['predictions'], outputs['targets'], outputs['cells'])):
+    for l, (p, t, cells) in enumerate(zip(outputs['predictions'], outputs['targets'], outputs['cells'],
+                                          strict=True)):
         gh, gw = level_grid(grid, l)
         error = 1 - F.cosine_similarity(p.detach().float(), t.float(), dim=-1)     # [B, M]
         if not error[cells >= 0].isfinite().all(): raise ValueError(f'predictions or targets of level {l} hold NaN or infinity: the model has diverged')
@@ -425,7 +427,7 @@ def constant_error(
     outputs: dict[str, Any], # what `HJEPA.forward` returned, all levels
 ) -> list[float]: # L numbers
     "Mean 1 − cosine of always guessing the mean target of these cells: what a prediction must beat."
-    asked = [t[c >= 0].float() for t, c in zip(outputs['targets'], outputs['cells'])]
+    asked = [t[c >= 0].float() for t, c in zip(outputs['targets'], outputs['cells'], strict=True)]
     return [(1 - F.cosine_similarity(t, t.mean(0, keepdim=True), dim=-1)).mean().item() for t in asked]
 
 # %% ../nbs/08_visualization.ipynb #fb0b05cc
@@ -490,7 +492,8 @@ def history_series(
     rows = {r.get('step', i + 1): r[key] for i, r in enumerate(records) if r.get(key) is not None}
     rows = {s: v if isinstance(v, (list, tuple)) else [v] for s, v in sorted(rows.items())}
     values = np.full((len(rows), max(map(len, rows.values()), default=0)), np.nan)
-    for row, v in zip(values, rows.values()): row[:len(v)] = [np.nan if e is None else e for e in v]
+    for row, v in zip(values, rows.values(), strict=True):
+        row[:len(v)] = [np.nan if e is None else e for e in v]
     return np.array(list(rows)), values
 
 def smooth(
@@ -559,7 +562,7 @@ def _panels(names: Sequence[str]) -> tuple[Picture, dict[str, Any]]:
     "Labelled, empty panels, two in a row."
     nrows, ncols = -(-len(names) // 2), min(2, len(names))
     fig = Picture(figsize=(3.5 * ncols, 2.5 * nrows), dpi=100, layout='constrained')
-    axes = dict(zip(names, fig.subplots(nrows, ncols, squeeze=False).flat))
+    axes = dict(zip(names, fig.subplots(nrows, ncols, squeeze=False).flat, strict=False))
     for ax in fig.axes[len(names):]: ax.remove()
     for name, ax in axes.items():
         ax.set_title(_PANELS[name][0], fontsize=10)

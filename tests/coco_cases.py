@@ -27,7 +27,7 @@ def make_case(seed: int) -> tuple[list[dict], list[dict], int, float]:
             ignore.append(next(u) < .15)
         truth.append(as_boxes(boxes, labels) | dict(ignore=torch.tensor(ignore, dtype=torch.bool)))
         seen, kinds, scores = [], [], []
-        for box, label in zip(boxes, labels):
+        for box, label in zip(boxes, labels, strict=True):
             for _ in range(between(0, 2)):                     # none, one or two detections of each
                 w, h, d = box[2] - box[0], box[3] - box[1], .4 * next(u) ** 2
                 dx, dy = (next(u) - .5) * d * w, (next(u) - .5) * d * h
@@ -49,7 +49,8 @@ def by_pycocotools(found: list[dict], truth: list[dict], classes: int, small_bel
     from pycocotools.cocoeval import COCOeval
     as_rows = lambda images: [dict(image_id=i, category_id=c, bbox=[a, b, x - a, y - b], area=(x - a) * (y - b), k=k)
                               for i, r in enumerate(images)
-                              for k, ((a, b, x, y), c) in enumerate(zip(r['boxes'].double().tolist(), r['labels'].tolist()))]
+                              for k, ((a, b, x, y), c) in enumerate(zip(r['boxes'].double().tolist(),
+                                                                        r['labels'].tolist(), strict=True))]
     crowd = lambda r: int(truth[r['image_id']]['ignore'][r['k']])
     score = lambda r: found[r['image_id']]['scores'][r['k']].item()
     table = COCO()

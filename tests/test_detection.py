@@ -60,7 +60,8 @@ def test_names_of_tutorials():
         maps = ResNetFPN('resnet50', num_classes=80)(torch.empty(1, 3, 256, 320))
         assert {k: tuple(v.shape) for k, v in maps.items()} == {f'p{l}': (1, 256, -(-256 // 2 ** l), -(-320 // 2 ** l)) for l in range(2, 7)}
         fpn = FPN([256, 512, 1024, 2048], out_channels=256)
-        assert len(fpn([torch.empty(1, c, 64 // s, 80 // s) for c, s in zip((256, 512, 1024, 2048), (1, 2, 4, 8))])) == 4
+        assert len(fpn([torch.empty(1, c, 64 // s, 80 // s)
+                        for c, s in zip((256, 512, 1024, 2048), (1, 2, 4, 8), strict=True)])) == 4
         block = FPNBlock(512, 256)
         top = block(torch.empty(1, 512, 8, 8))
         assert block(torch.empty(1, 512, 16, 16), top_down=top).shape == (1, 256, 16, 16)
@@ -99,7 +100,8 @@ def coco_folder(root: Path, order: dict[str, list[str]]) -> Path:
         for i in range(12):
             scenes.load(i).save(root/part/f'{i}.png')
             images.append(dict(id=i, file_name=f'{i}.png', height=64, width=64))
-            for (x0, y0, x1, y1), label in zip(scenes.boxes[i].tolist(), scenes.labels[i].tolist()):
+            for (x0, y0, x1, y1), label in zip(scenes.boxes[i].tolist(), scenes.labels[i].tolist(),
+                                               strict=True):
                 if scenes.classes[label] in names:
                     rows.append(dict(id=len(rows), image_id=i, category_id=1 + names.index(scenes.classes[label]), bbox=[x0, y0, x1 - x0, y1 - y0], iscrowd=0, area=(x1 - x0) * (y1 - y0)))
         categories = [dict(id=1 + k, name=n) for k, n in enumerate(names)]
@@ -124,7 +126,8 @@ def test_parts_that_number_their_classes_differently(tmp_path):
     config = load_detection_run(run)
     train, test = (detection_dataset(config, part) for part in ('train', 'test'))
     for i in range(8):                                        # the same scenes: what both have is labelled alike
-        both = [[(b, l) for b, l in zip(d.boxes[i].tolist(), d.labels[i].tolist()) if l > 0] for d in (train, test)]
+        both = [[(b, l) for b, l in zip(d.boxes[i].tolist(), d.labels[i].tolist(), strict=True) if l > 0]
+                for d in (train, test)]
         assert both[0] == both[1]
     test.classes = test.classes[::-1]
     with pytest.raises(ValueError, match='read the data with classes=model.classes'): evaluate_detector(load_detection_model(run), test)

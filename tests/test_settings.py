@@ -455,7 +455,7 @@ def boxes(folder: Path, seed: int):
     rows = [dict(image_id=i, category_id=int(l), bbox=[*map(float, (x0, y0, x1 - x0, y1 - y0))],
                  area=float((x1 - x0) * (y1 - y0)), iscrowd=0)
             for i in range(8) for (x0, y0, x1, y1), l in zip(scenes.boxes[i].tolist(),
-                                                             scenes.labels[i].tolist())]
+                                                             scenes.labels[i].tolist(), strict=True)]
     wrong = [dict(rows[0], bbox=[1., 1., 0., 0.]), *rows[1:]]
     fewer = [r for r in rows if r['image_id'] < 5][1:]
     for split, (name, kept) in itertools.product(('train', 'test', 'val'),

@@ -107,7 +107,7 @@ def test_separate_blocks(grid):
     for _ in range(20):
         b = make(16, g)
         assert b.context.shape[1] >= make.min_context and b.targets.shape[1] == 4
-        for context, blocks in zip(b.context.tolist(), b.targets.tolist()):
+        for context, blocks in zip(b.context.tolist(), b.targets.tolist(), strict=True):
             assert not set(context) & {p for t in blocks for p in t} and max(context) < n
             for t in blocks:
                 rows, cols = ({p // grid[1] for p in t}, {p % grid[1] for p in t})
