@@ -11,8 +11,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from hjepa.coding import ans_decode, ans_encode, integer_table, to_indices
-from hjepa.compression import CodecConfig, FPNCodec, PyramidShape
+from hjepa.compression.coding import ans_decode, ans_encode, integer_table, to_indices
+from hjepa.compression.codec import CodecConfig, FPNCodec, PyramidShape
 
 
 def timed(f, repeats):

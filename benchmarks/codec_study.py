@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from detection_study import machine
 
-from hjepa.cli_codec import read_results, report_codec, run_codec
-from hjepa.compression_training import load_codec_run
+from hjepa.cli.codec import read_results, report_codec, run_codec
+from hjepa.compression.training import load_codec_run
 from hjepa.hierarchy import write_atomic
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'

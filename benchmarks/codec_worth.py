@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 from detection_study import machine
 
-from hjepa.boxes import BoxDataset, make_scenes
-from hjepa.cli import run_detection
-from hjepa.cli_codec import run_codec
-from hjepa.compression import load_compression_model
-from hjepa.compression_training import codec_runs
+from hjepa.detection.boxes import BoxDataset, make_scenes
+from hjepa.cli.train import run_detection
+from hjepa.cli.codec import run_codec
+from hjepa.compression.codec import load_compression_model
+from hjepa.compression.training import codec_runs
 from hjepa.core.files import read_json, say, write_json
-from hjepa.detection import detection_dataset, load_detection_model, load_detection_run, without_nan
-from hjepa.rate_distortion import baseline_codecs, image_scales, measure_codecs
+from hjepa.detection.detector import detection_dataset, load_detection_model, load_detection_run, without_nan
+from hjepa.compression.rate_distortion import baseline_codecs, image_scales, measure_codecs
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'/'codec_worth.json'
 QUALITIES = dict(jpeg=(5, 10, 20, 40, 70, 90), webp=(0, 10, 25, 50, 75, 90))

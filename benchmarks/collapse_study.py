@@ -48,16 +48,16 @@ def broken_targets(kind: str, from_epoch: float):
 
 def probe(model, data) -> dict[str, float]:
     "Held-back accuracy of a linear probe on two read-outs of the target encoder."
-    from hjepa.encodings import extract_dataset, readout
-    from hjepa.evaluation import RidgeProbe
+    from hjepa.evaluation.encodings import extract_dataset, readout
+    from hjepa.evaluation.probes import RidgeProbe
     f = extract_dataset(model, data.subset(range(min(2000, len(data)))), fpn=False, precision='fp32')
     return {r: RidgeProbe(readout(f.levels, r), f.labels).val_accuracy for r in ('mean', 'level0')}
 
 def one(part: str, name: str, seed: int, args) -> dict:
     "Train one run; its records."
     import torch
-    from hjepa.collapse import HealthCallback
-    from hjepa.data import build_dataset
+    from hjepa.evaluation.collapse import HealthCallback
+    from hjepa.data.images import build_dataset
     from hjepa.training import HistoryCallback, Trainer, load_config
     torch.set_num_threads(args.threads)
     overrides, broken, expected = RUNS[part][name]
@@ -77,7 +77,7 @@ def one(part: str, name: str, seed: int, args) -> dict:
 
 def judge(run: dict) -> dict:
     "When the verdict first raised an alarm, and how near the measures came to their limits."
-    from hjepa.collapse import HealthLimits, _values, diagnose
+    from hjepa.evaluation.collapse import HealthLimits, _values, diagnose
     limits, records = HealthLimits(), run['records']
     verdicts = [diagnose(records[:i + 1], limits) for i in range(len(records))]
     first = next((v for v in verdicts if v.findings), None)

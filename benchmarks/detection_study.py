@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from budget import Budget
 
-from hjepa.boxes import make_scenes
-from hjepa.data import ImageDataset, normalize
-from hjepa.detection import DetectionTrainer, evaluate_detector, load_detection_config, load_detection_model, load_detection_run
+from hjepa.detection.boxes import make_scenes
+from hjepa.data.images import ImageDataset, normalize
+from hjepa.detection.detector import DetectionTrainer, evaluate_detector, load_detection_config, load_detection_model, load_detection_run
 from hjepa.hierarchy import write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 
@@ -88,7 +88,7 @@ def cost(model) -> dict:
 
 def demo(args):
     "The shipped configuration, start to end, with the processor time that the whole command takes."
-    from hjepa.cli import run_detection
+    from hjepa.cli.train import run_detection
     for seed in args.seeds:
         folder = Path(args.out)/'demo'/f'demo-{seed}'
         if (folder/'result.json').exists(): continue

@@ -7,8 +7,8 @@
 S is ViT-S/16 at 224 px with a predictor of 6 × 384, B is ViT-B/16 with the configuration's own predictor (6 × 528), both with 3 levels. Each is
 measured without and with the feature pyramid, eagerly and with compiled blocks (`training.compile`). With --ijepa PATH, a checkout of facebookresearch/ijepa, its
 encoder, predictor and masks train beside ours, at the same sizes, eagerly. Steps are complete (forward, backward, AdamW, EMA); images and masks
-are made beforehand; all kinds take turns, and medians are compared. The share of the peak counts products as `hjepa.scaling.step_flops` does:
-attention is not counted twice for being computed again. Peaks are those of `hjepa.scaling.CARDS`; for a card that is not there give --peak."""
+are made beforehand; all kinds take turns, and medians are compared. The share of the peak counts products as `hjepa.evaluation.cost.step_flops` does:
+attention is not counted twice for being computed again. Peaks are those of `hjepa.evaluation.cost.CARDS`; for a card that is not there give --peak."""
 import argparse
 import copy
 import json
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from hjepa.hierarchy import HJEPA, ModelConfig, compile_blocks, from_values, write_atomic
 from hjepa.masking import build_mask_generator
-from hjepa.scaling import PeakBytes, count_tokens, describe, find_card, step_bytes, step_flops
+from hjepa.evaluation.cost import PeakBytes, count_tokens, describe, find_card, step_bytes, step_flops
 from hjepa.training import TrainingConfig, build_optimizer
 
 # model, pixels, patch, batch; and the same in the peer's words: width, depth, heads, predictor's width and depth
@@ -184,7 +184,7 @@ def main():
     p.add_argument('--batch', type=int, help='images per step (default: 256, tiny: 8)')
     p.add_argument('--device', default='cuda')
     p.add_argument('--precision', default='bf16', choices=list(HALF))
-    p.add_argument('--peak', type=float, help='TFLOP/s of the card in this precision, if it is not in hjepa.scaling.CARDS')
+    p.add_argument('--peak', type=float, help='TFLOP/s of the card in this precision, if it is not in hjepa.evaluation.cost.CARDS')
     p.add_argument('--repeats', type=int, default=20)
     p.add_argument('--warmup', type=int, default=16)
     p.add_argument('--ijepa', metavar='PATH', help='a checkout of facebookresearch/ijepa, to measure beside ours')

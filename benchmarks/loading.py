@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hjepa.data import DECODERS, TrainView, build_dataset, build_loader, crop_boxes, cut_pictures, keyed_uniform, load_image
+from hjepa.data.images import DECODERS, TrainView, build_dataset, build_loader, crop_boxes, cut_pictures, keyed_uniform, load_image
 from hjepa.hierarchy import write_atomic
-from hjepa.shards import write_shards
+from hjepa.data.shards import write_shards
 
 
 def photographs(width, height, n):

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from budget import BLOCKS, Budget
 
-from hjepa.collapse import effective_rank
-from hjepa.data import build_dataset
-from hjepa.encodings import extract_dataset, random_like, readouts
-from hjepa.evaluation import score_features
+from hjepa.evaluation.collapse import effective_rank
+from hjepa.data.images import build_dataset
+from hjepa.evaluation.encodings import extract_dataset, random_like, readouts
+from hjepa.evaluation.probes import score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 

@@ -21,10 +21,10 @@ import torch
 from budget import BLOCKS, Budget
 from PIL import Image
 
-from hjepa.collapse import effective_rank
-from hjepa.data import ImageDataset, build_dataset, normalize
-from hjepa.encodings import extract_dataset, pixel_features, random_like, readouts
-from hjepa.evaluation import knn_accuracy, score_features
+from hjepa.evaluation.collapse import effective_rank
+from hjepa.data.images import ImageDataset, build_dataset, normalize
+from hjepa.evaluation.encodings import extract_dataset, pixel_features, random_like, readouts
+from hjepa.evaluation.probes import knn_accuracy, score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.multicrop import STRATEGIES
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from hjepa.data import ImageDataset, TrainView, build_dataset
-from hjepa.encodings import Whitening, collect_readouts, random_like
+from hjepa.data.images import ImageDataset, TrainView, build_dataset
+from hjepa.evaluation.encodings import Whitening, collect_readouts, random_like
 from hjepa.hierarchy import HJEPA
 
 READOUTS, DIRECTIONS = ('mean', 'mean@4', 'level1', 'level0'), (64, 128, 256)

@@ -17,9 +17,9 @@ from budget import Budget
 from multicrop_worth import emoji
 from small_budget import shard
 
-from hjepa.collapse import effective_rank
-from hjepa.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
-from hjepa.evaluation import score_features
+from hjepa.evaluation.collapse import effective_rank
+from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
+from hjepa.evaluation.probes import score_features
 from hjepa.hierarchy import HJEPA, write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 

@@ -1,4 +1,4 @@
-"""Measure training steps of small models on this processor, and see whether the model of the step time in `hjepa.scaling` predicts them.
+"""Measure training steps of small models on this processor, and see whether the model of the step time in `hjepa.evaluation.cost` predicts them.
 
     python benchmarks/scaling.py                     # prints a table, writes nbs/results/scaling.json; about three minutes
     python benchmarks/scaling.py --sizes a d --out /tmp/scaling.json
@@ -22,7 +22,7 @@ import torch
 
 from hjepa.hierarchy import HJEPA, ModelConfig, from_values, write_atomic
 from hjepa.masking import build_mask_generator
-from hjepa.scaling import Work, expected_tokens, describe, fit_step_time, step_work
+from hjepa.evaluation.cost import Work, expected_tokens, describe, fit_step_time, step_work
 from hjepa.training import TrainingConfig, build_optimizer
 
 # name: pixels, patch, width, depth, heads, predictor's width and depth, batches, whether the constants are fitted to it

@@ -33,12 +33,12 @@ import torch
 from budget import BLOCKS, Budget, Clock, Length
 from rivals import PUBLIC, RivalTrainer, load_rival
 
-from hjepa.collapse import effective_rank
-from hjepa.data import ImageDataset, build_dataset
-from hjepa.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, principal_axes, random_like, readout_names, whiten
-from hjepa.evaluation import score_features
+from hjepa.evaluation.collapse import effective_rank
+from hjepa.data.images import ImageDataset, build_dataset
+from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, principal_axes, random_like, readout_names, whiten
+from hjepa.evaluation.probes import score_features
 from hjepa.hierarchy import HJEPA, count_parameters, write_atomic
-from hjepa.lowshot import low_shot
+from hjepa.evaluation.lowshot import low_shot
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 
 BASE, BATCH = 'tiny', 64

@@ -622,7 +622,7 @@ def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
     if images.ndim != 4 or images.shape[1] != self.in_chans:
         raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.in_chans}, H, W]')
     if not images.is_floating_point():
-        raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.normalize makes it from uint8')
+        raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.images.normalize makes it from uint8')
     return self.grid_of(images.shape[-2:])
 
 # %% ../nbs/01_encoder.ipynb #18c054b3

@@ -39,7 +39,7 @@ from .encoder import (ContextEncoder, Masks, TargetEncoder, as_weights, check_fl
                            weights_path)
 from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths
 from .predictor import Predictor
-from .regularizers import REGULARIZERS, Projector, regularize
+from .objectives.regularizers import REGULARIZERS, Projector, regularize
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -658,7 +658,7 @@ def preprocess(self: HJEPA,
     pictures: list, # paths, Pillow images, arrays or tensors; deep ones in the pixel range of the training
 ) -> Tensor: # [B, C, H, W] float32, ready for `extract_features`
     "Resize, crop and normalise images as in training."
-    from hjepa.data import normalize, preprocess
+    from hjepa.data.images import normalize, preprocess
     c = self.config
     return normalize(preprocess(pictures, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .data import (POLL, BadImages, EpochBatchSampler, PatientLoader, _collate_shared,
+from .data.images import (POLL, BadImages, EpochBatchSampler, PatientLoader, _collate_shared,
                         _exact, _one_thread,
                         _planes, _read_next, _ready, _to_pil, _turn_of, as_images, build_dataset,
                         center_boxes, channels_of, check_chans, collate,
@@ -148,7 +148,7 @@ def picture(self: Crops,
 def wrapped(self: Crops,
     f: Callable[[Tensor], Any] # What becomes of each tensor
 ) -> Crops:                    # Not to be used before it has been sent
-    "With every tensor wrapped, for the journey from a worker (see `hjepa.data.to_send`)."
+    "With every tensor wrapped, for the journey from a worker (see `hjepa.data.images.to_send`)."
     new = copy.copy(self)
     new.stacks, new.boxes, new.flips, new.sizes = [f(s) for s in self.stacks], f(self.boxes), f(self.flips), f(self.sizes)
     return new
@@ -792,7 +792,7 @@ def build_multicrop_transform(
     return kinds[kind](**kwargs)
 
 def build_multicrop_dataset(
-    dataset_name: str,                           # One of `hjepa.data.DATASETS`; `images` is a folder of one's own
+    dataset_name: str,                           # One of `hjepa.data.images.DATASETS`; `images` is a folder of one's own
     data_path: str | None = None,                # Where its files are or shall go
     split: str = 'train',                        # Usually `train`, and `test` or `val`
     in_chans: int | None = None,                 # Channels, or None: what the data set has

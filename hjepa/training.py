@@ -46,10 +46,10 @@ from .core.config import (ConfigError, build_config, check_settings, config_yaml
                                from_values, list_configs, require, setting, warn_idle)
 from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
                               naming, temporary_name, tensors_sha256, write_text)
-from .data import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
+from .data.images import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
                         build_loader, keyed_uniform, normalize, settle_range)
-from .distributed import choose_precision  # noqa: F401 (still found here)
-from .distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like,
+from .core.distributed import choose_precision  # noqa: F401 (still found here)
+from .core.distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like,
                                environment, gather_weights, is_lost, lost_message, make_accelerator,
                                plain_gradients, shard, split_batch, sync_gradients, whole)
 from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
@@ -218,7 +218,7 @@ def check_levels(
     num_levels: int, # L
 ):
     "Raise `ConfigError` for a read-out whose name says nothing, or a level that the model does not have."
-    from hjepa.encodings import parse_readout
+    from hjepa.evaluation.encodings import parse_readout
     for name in names:
         try: parts, _ = parse_readout(name)
         except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e

@@ -22,9 +22,9 @@ if sys.platform != 'linux': pytest.skip('needs fork, signals and /proc as Linux 
 import torch
 from safetensors.torch import load_file
 
-import hjepa.cli
-import hjepa.collapse
-import hjepa.encodings  # noqa: F401  (before processes are forked)
+import hjepa.cli.train
+import hjepa.evaluation.collapse
+import hjepa.evaluation.encodings  # noqa: F401  (before processes are forked)
 import hjepa.hierarchy
 import hjepa.training
 from hjepa.training import Callback, Trainer, checkpoints, left_over, load_run, read_state
@@ -40,9 +40,9 @@ STEPS = 160                                                     # 20 epochs of 8
 def train(*args, report: bool = False, before=None):
     "What a `Life` does: `hjepa_train` with these arguments, its report at the end only if wanted."
     def work():
-        if not report: hjepa.cli.report = lambda *a, **k: None
+        if not report: hjepa.cli.train.report = lambda *a, **k: None
         if before: before()
-        return hjepa.cli.train(list(map(str, args)))
+        return hjepa.cli.train.train(list(map(str, args)))
     return work
 
 
@@ -84,7 +84,7 @@ def tidy(run: Path):
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory) -> Path:
-    from hjepa.data import build_dataset
+    from hjepa.data.images import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('pictures')
     for i in range(128): data.load(i).save(root/f'{i:03d}.png')
     return root
@@ -399,7 +399,7 @@ def test_interrupted_in_the_report(pictures, tmp_path):
     def interrupt(*args):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    def before(): hjepa.cli.draw = interrupt
+    def before(): hjepa.cli.train.draw = interrupt
     out = finish(train(*SMALL, 'training.epochs=1', f'data.path={pictures}', '--run-dir', run, report=True, before=before), tmp_path/'log', 130)
     assert f'all steps are done and saved; measures and pictures are made by:\n  hjepa_train --resume {run}' in out and 'Traceback' not in out
     assert (run/'results.json').is_file() and not (run/'report.html').exists()
@@ -414,7 +414,7 @@ def test_terminated_in_the_report(pictures, tmp_path):
     stop_at(pictures, run, 8, tmp_path/'log0')
     for what in ('measure', 'draw'):
         def ask(*args): os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
-        def before(): setattr(hjepa.cli, what, ask)
+        def before(): setattr(hjepa.cli.train, what, ask)
         again = train('--resume', run, 'training.checkpoint_steps=1000', report=True, before=before)
         out = finish(again, tmp_path/'log', 130)
         assert f'all steps are done and saved; measures and pictures are made by:\n  hjepa_train --resume {run}' in out
@@ -435,7 +435,7 @@ def test_two_start_together(pictures, tmp_path):
         first = f'in use by process {lives[codes.index(0)].pid} on '
         assert first in lost or 'exists and is not an empty folder' in lost, lost
         assert load_run(run).training.seed == codes.index(0) and newest(run) == 2
-    assert len({hjepa.cli._run_name('tiny') for _ in range(200)}) == 200
+    assert len({hjepa.cli.train._run_name('tiny') for _ in range(200)}) == 200
 
 
 def test_two_resume_one_run(pictures, tmp_path, go_on):
@@ -521,7 +521,7 @@ def in_small_memory(megabytes: float, *args) -> subprocess.Popen:
     mount = f'mount -t tmpfs -o size={int(megabytes * 1024)}k tmpfs /dev/shm'
     may = shutil.which('unshare') and not subprocess.run(['unshare', '-m', 'sh', '-c', mount], capture_output=True).returncode
     if not may: pytest.skip('needs the right to mount')
-    code = 'import sys; from hjepa.cli import train; sys.exit(train())'
+    code = 'import sys; from hjepa.cli.train import train; sys.exit(train())'
     command = ['unshare', '-m', 'sh', '-c', f'{mount} && exec "$@"', 'sh', sys.executable, '-c', code]
     return subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -538,7 +538,7 @@ def test_small_shared_memory(pictures, tmp_path):
 
 def test_stop_does_not_wait_for_images(pictures, tmp_path, go_on):
     "A worker hangs (a disk in a network that is gone): SIGTERM ends the run at its last step, else the time-out."
-    from hjepa.data import TrainView
+    from hjepa.data.images import TrainView
     run, reads, stuck = tmp_path/'run', TrainView.__getitems__, tmp_path/'stuck'
     def hang(self, keys):
         if keys[0][0] == 2 and stuck.exists(): time.sleep(100)
@@ -601,7 +601,7 @@ def test_no_space_names_the_file(pictures, tmp_path):
 def test_loader_worker_killed(pictures, tmp_path, go_on):
     "In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to go on from."
     run = tmp_path/'run'
-    process = subprocess.Popen([sys.executable, '-c', 'import sys; from hjepa.cli import train; sys.exit(train())', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
+    process = subprocess.Popen([sys.executable, '-c', 'import sys; from hjepa.cli.train import train; sys.exit(train())', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
     workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(encoding='utf-8').split()]
@@ -724,15 +724,15 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     "In the place of every file that is read."
     pytest.importorskip('torchmetrics')
     from hjepa import HJEPA
-    from hjepa.backbones import build_backbone
-    from hjepa.compression import load_compression_model
-    from hjepa.compression_training import read_maps
-    from hjepa.data import build_dataset, load_image
-    from hjepa.detection import load_detection_model
+    from hjepa.detection.backbones import build_backbone
+    from hjepa.compression.codec import load_compression_model
+    from hjepa.compression.training import read_maps
+    from hjepa.data.images import build_dataset, load_image
+    from hjepa.detection.detector import load_detection_model
     from hjepa.encoder import create_vit
-    from hjepa.feature_store import FeatureStore, extract_to_disk
-    from hjepa.interop import run_record
-    from hjepa.report import read_run
+    from hjepa.evaluation.store import FeatureStore, extract_to_disk
+    from hjepa.sharing.sklearn import run_record
+    from hjepa.report.page import read_run
     mark, file = evil.pop('mark'), tmp_path/'x.safetensors'
     extract_to_disk(HJEPA.from_pretrained(whole), build_dataset('fashion_mnist_mini').subset(range(4)), tmp_path/'store')
     last = f'checkpoints/step_{STEPS:08d}/'
@@ -830,8 +830,8 @@ def config_with(**changes):
 def test_weights_that_claim_too_much(whole, tmp_path):
     "Headers and configurations that ask for terabytes are refused in seconds and with a gigabyte; so is what names other files, and what a terminal would obey is spelled out."
     from hjepa import HJEPA
-    from hjepa.compression import CodecConfig, FPNCodec, load_compression_model
-    from hjepa.detection import DetectorConfig, FPNDetector, load_detection_model
+    from hjepa.compression.codec import CodecConfig, FPNCodec, load_compression_model
+    from hjepa.detection.detector import DetectorConfig, FPNDetector, load_detection_model
     sources = dict(hjepa=checkpoints(whole)[-1]/'model.safetensors')
     sources['detector'] = FPNDetector(DetectorConfig(backbone='resnet10t', channels=64, levels=['p4', 'p5'], img_size=64, classes=['a'])).save_pretrained(tmp_path/'detector')
     sources['codec'] = FPNCodec(CodecConfig(fpn_channels_per_level=8, num_fpn_levels=2, n_hidden=8, n_channels=8)).save_pretrained(tmp_path/'codec')
@@ -874,9 +874,9 @@ def test_random_damage(whole, tmp_path):
     "Bytes changed, cut and doubled at random, in everything that is read: an error that says so, or a result; never anything else."
     pytest.importorskip('constriction')
     from hjepa import HJEPA
-    from hjepa.compression import CodecConfig, FPNCodec
-    from hjepa.feature_store import FeatureStore, extract_to_disk
-    from hjepa.data import build_dataset
+    from hjepa.compression.codec import CodecConfig, FPNCodec
+    from hjepa.evaluation.store import FeatureStore, extract_to_disk
+    from hjepa.data.images import build_dataset
     from hjepa.visualization import read_history
     dice, run = random.Random(11), copy_of(whole, tmp_path/'run')
     store = tmp_path/'store'
@@ -899,7 +899,7 @@ def test_random_damage(whole, tmp_path):
         return [s[n] for n in s.names]
     plain = copy_of(run/f'checkpoints/step_{STEPS:08d}', tmp_path/'plain')       # without sums, as somebody else's weights come
     (plain/'state.json').unlink()
-    cases = [(plain/'model.safetensors', header, lambda: HJEPA.from_pretrained(plain), 40), (run/'config.yaml', 10 ** 9, lambda: load_run(run), 30), (run/'history.jsonl', 10 ** 9, lambda: (read_history(run), hjepa.collapse.past_records(run)), 30),
+    cases = [(plain/'model.safetensors', header, lambda: HJEPA.from_pretrained(plain), 40), (run/'config.yaml', 10 ** 9, lambda: load_run(run), 30), (run/'history.jsonl', 10 ** 9, lambda: (read_history(run), hjepa.evaluation.collapse.past_records(run)), 30),
              (store/'store.json', 10 ** 9, lambda: read_all(store), 60), (store/'shard_00001.safetensors', 10 ** 9, lambda: read_all(store), 60), (run/f'checkpoints/step_{STEPS:08d}/state.json', 10 ** 9, lambda: read_state(run/f'checkpoints/step_{STEPS:08d}'), 200)]
     errors = 0
     for file, upto, read, n in cases:

@@ -12,7 +12,7 @@ from .test_runs import finish, tensors, wait_for_step
 
 SMALL = ['model.n_hidden=8', 'model.n_channels=16', 'training.lambda_values=[0.2,2]', 'training.base_epochs=1', 'training.epochs=4', 'training.batch_size=4', 'training.checkpoint_steps=5',
          'training.precision=fp32', 'evaluation.pictures=4', 'data.n=32', 'data.test_n=6']
-SCRIPT = 'import sys; from hjepa.cli_codec import train_codec; sys.exit(train_codec())'
+SCRIPT = 'import sys; from hjepa.cli.codec import train_codec; sys.exit(train_codec())'
 
 
 @pytest.fixture(scope='module')
@@ -20,7 +20,7 @@ def detector(tmp_path_factory) -> Path:
     "The run of a detector that has learned next to nothing."
     run = tmp_path_factory.mktemp('detector')/'run'
     small = ['data.n=32', 'data.test_n=6', 'training.epochs=1', 'model.img_size=64', 'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'model.score_threshold=0', 'training.precision=fp32']
-    code = 'import sys; from hjepa.cli import train_detection; sys.exit(train_detection())'
+    code = 'import sys; from hjepa.cli.train import train_detection; sys.exit(train_detection())'
     done = subprocess.run([sys.executable, '-c', code, *small, '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return run
@@ -81,7 +81,7 @@ def test_three_lines(detector, tmp_path):
 def test_kitti_configuration(tmp_path):
     "`train_factorized_prior_fpn` on a folder in KITTI's layout, with its own sizes but for the network's and the pictures'."
     from hjepa import DetectorConfig, FPNDetector, make_scenes
-    from hjepa.compression_training import CodecTrainer, feature_source, load_codec_config
+    from hjepa.compression.training import CodecTrainer, feature_source, load_codec_config
     base, line = tmp_path/'kitti'/'training', 'Car 0.00 0 -1.57 10 10 60 40 1.0 1.0 1.0 1.0 1.0 1.0 1.0\n'
     for folder in ('image_2', 'label_2'): (base/folder).mkdir(parents=True)
     scenes = make_scenes('train', 12, size=128, objects=(1, 2), garment=(12, 24))

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-import hjepa.cli_codec
-import hjepa.compression_training
-import hjepa.rate_distortion
+import hjepa.cli.codec
+import hjepa.compression.training
+import hjepa.compression.rate_distortion
 import hjepa.visualization  # noqa: F401 (in this process, not in every life)
 from hjepa.core.files import lock_folder, save_tensors
 from hjepa.training import checkpoints, read_state
@@ -35,12 +35,12 @@ PARTS = 'base', 'lambda_0.2', 'lambda_2'
 
 
 def command(name: str, *args):
-    "What a `Life` does: a command of `hjepa.cli_codec`, without its figures, which others test."
+    "What a `Life` does: a command of `hjepa.cli.codec`, without its figures, which others test."
     def work():
         figure = mock.Mock(savefig=lambda p, **k: Path(p).write_bytes(b'figure'))
-        hjepa.compression_training.show_analysis = lambda *a: figure
-        hjepa.rate_distortion.draw_rate_distortion = lambda *a: {}
-        return getattr(hjepa.cli_codec, name)(list(map(str, args)))
+        hjepa.compression.training.show_analysis = lambda *a: figure
+        hjepa.compression.rate_distortion.draw_rate_distortion = lambda *a: {}
+        return getattr(hjepa.cli.codec, name)(list(map(str, args)))
     return work
 
 
@@ -142,7 +142,7 @@ def test_a_damaged_part_is_repaired(whole, tmp_path, fault):
         for c in checkpoints(run/'lambda_2'): damage(c/'optimizer.safetensors')
     if fault == 'no last checkpoint': shutil.rmtree(last)
     with pytest.warns(UserWarning, match='lambda_2 not finished, or damaged, and left out'):
-        assert list(hjepa.compression_training.codec_runs(run)) == [.2]
+        assert list(hjepa.compression.training.codec_runs(run)) == [.2]
     said = finish(command('train_codec', '--resume', run), tmp_path/'log')
     assert ('begins anew' in said) == (fault == 'all damaged'), said
     check_same(run, whole)
@@ -311,7 +311,7 @@ def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
     for args in (('compress', *sources, '-o', taken), ('compress', *sources, '-o', taken/'deeper'),
                  ('decompress', sources[0], '-o', taken), ('decompress', sources[0], '--detect', tmp_path)):
         def early(args=args):
-            hjepa.cli_codec.find_codec = None                   # in this life only
+            hjepa.cli.codec.find_codec = None                   # in this life only
             return command(args[0], *args[1:], '--codec', whole/'lambda_2')()
         said = finish(early, tmp_path/'log', 2)
         wrong = 'expected the place of', os.strerror(errno.ENOTDIR), os.strerror(errno.EEXIST)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import hjepa.cli
-import hjepa.cli_codec
-import hjepa.cli_data
-import hjepa.cli_show
+import hjepa.cli.train
+import hjepa.cli.codec
+import hjepa.cli.shards
+import hjepa.cli.show
 from hjepa.core.files import read_text, write_json
-from hjepa.shards import write_shards
+from hjepa.data.shards import write_shards
 from tests.kills import finish, full_disk, sweep
 
 TINY = ['model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=24',
@@ -46,13 +46,13 @@ def bands(tmp_path_factory) -> Path:
 def test_five_channels_of_twelve_bits_through_every_command(bands, tmp_path):
     """The range is measured and printed once, saved with the weights, and what `preprocess` and every view
     use."""
-    said = run(tmp_path/'log', hjepa.cli.train, *TINY, 'model.in_chans=5', f'data.path={bands}',
+    said = run(tmp_path/'log', hjepa.cli.train.train, *TINY, 'model.in_chans=5', f'data.path={bands}',
                '--run-dir', tmp_path/'run')
     assert said.count('pixels from 0 … 4095 become 0 … 255') == 1, said
     assert '03.npy (it has 4 channels, and 5 are wanted' in said and 'outside of 0 … 4095' in said
     def features():
         from hjepa import HJEPA
-        from hjepa.data import EvalView, ImageDataset, normalize
+        from hjepa.data.images import EvalView, ImageDataset, normalize
         model = HJEPA.from_pretrained(tmp_path/'run')
         assert model.config.pixel_range == [0, 4095]
         data = ImageDataset('bands', paths=[bands/'05.npy'], in_chans=5)
@@ -62,17 +62,17 @@ def test_five_channels_of_twelve_bits_through_every_command(bands, tmp_path):
         assert seen.std() > .2                                          # and not the 17 levels near 0
         return 0
     run(tmp_path/'log', lambda args: features())
-    said = run(tmp_path/'log', hjepa.cli.features, tmp_path/'run', bands, '-o', tmp_path/'f.npz')
+    said = run(tmp_path/'log', hjepa.cli.train.features, tmp_path/'run', bands, '-o', tmp_path/'f.npz')
     assert '03.npy' in said and 'measured' not in said and len(np.load(tmp_path/'f.npz')['features']) == 15
-    run(tmp_path/'log', hjepa.cli_show.show, tmp_path/'run', 'masks', '--images', bands, '--channels',
+    run(tmp_path/'log', hjepa.cli.show.show, tmp_path/'run', 'masks', '--images', bands, '--channels',
         '4,2,0', '-o', tmp_path/'a')
-    run(tmp_path/'log', hjepa.cli_show.show, tmp_path/'run', 'masks', '--images', bands, '-o', tmp_path/'b')
+    run(tmp_path/'log', hjepa.cli.show.show, tmp_path/'run', 'masks', '--images', bands, '-o', tmp_path/'b')
     assert (tmp_path/'a'/'masks.png').read_bytes() != (tmp_path/'b'/'masks.png').read_bytes()
 
 
 def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
     "What the user says is not measured; crops leave the colours of five channels alone, and say so once."
-    said = run(tmp_path/'log', hjepa.cli.train, *TINY, 'model.in_chans=5', f'data.path={bands}',
+    said = run(tmp_path/'log', hjepa.cli.train.train, *TINY, 'model.in_chans=5', f'data.path={bands}',
                'data.pixel_range=[0,8000]',
                'multicrop.strategy=global_only', 'multicrop.num_local_crops=1', 'data.num_workers=1', '--run-dir', tmp_path/'run')
     assert 'measured' not in said and said.count('5 channels: brightness') == 1, said
@@ -113,10 +113,10 @@ DETECTOR = [*ANNOTATED, 'model.backbone=resnet10t', 'model.in_chans=5', 'model.c
 def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
     "Measured once and printed, saved with the detector, and used by test, inference, figures and codec."
     detector, out = tmp_path/'run', tmp_path/'boxes.json'
-    said = run(tmp_path/'log', hjepa.cli.train_detection, *DETECTOR, f'data.path={boxed}', '--run-dir', detector)
+    said = run(tmp_path/'log', hjepa.cli.train.train_detection, *DETECTOR, f'data.path={boxed}', '--run-dir', detector)
     assert said.count('pixels from 0 … 4095 become 0 … 255') == 1, said
     def looks():
-        from hjepa.detection import load_detection_model
+        from hjepa.detection.detector import load_detection_model
         model = load_detection_model(detector)
         assert model.config.pixel_range == [0, 4095]
         image = boxed/'val'/'0.npy'
@@ -127,21 +127,21 @@ def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
         assert np.abs(seen[0].numpy()[:, :48] * std + mean - byte / 255).max() < 1e-5
         return 0
     run(tmp_path/'log', lambda args: looks())
-    find = hjepa.cli.detect, boxed/'val', '--model', detector, '-o', out, '--pictures', tmp_path/'pictures', \
+    find = hjepa.cli.train.detect, boxed/'val', '--model', detector, '-o', out, '--pictures', tmp_path/'pictures', \
         '--threshold', 0
-    for command, *args in ((hjepa.cli.eval_detection, detector), find):
+    for command, *args in ((hjepa.cli.train.eval_detection, detector), find):
         assert 'measured on' not in run(tmp_path/'log', command, *args)
     rows = json.loads(read_text(out))
     assert len(rows) == 4 and (rows[0]['width'], rows[0]['height']) == (64, 48) and rows[0]['boxes']
     assert len(list((tmp_path/'pictures').glob('*.png'))) == 4
-    said = run(tmp_path/'log', hjepa.cli_codec.train_codec, *ANNOTATED, f'data.detector={detector}',
+    said = run(tmp_path/'log', hjepa.cli.codec.train_codec, *ANNOTATED, f'data.detector={detector}',
                f'data.path={boxed}', 'training.lambda_values=null', 'model.n_hidden=8', 'model.n_channels=8',
                '--run-dir', tmp_path/'codec')
     assert 'measured on' not in said, said
 
 
 def test_pixel_range_of_a_detector_is_the_users(boxed, tmp_path):
-    run(tmp_path/'log', hjepa.cli.train_detection, *DETECTOR, f'data.path={boxed}',
+    run(tmp_path/'log', hjepa.cli.train.train_detection, *DETECTOR, f'data.path={boxed}',
         'data.pixel_range=[0, 8000]', '--run-dir', tmp_path/'run')
     from hjepa.hierarchy import find_weights, saved_config
     assert saved_config(find_weights(tmp_path/'run'), 'detector')['pixel_range'] == [0, 8000]
@@ -169,11 +169,11 @@ def test_odd_folders_neither_hang_nor_pass_in_silence(odd, tmp_path):
     What cannot be decoded is named with its reason."""
     listed = '8 of 18 files left out: 5 × .heic file'
     colour = ['model.in_chans=3', f'data.path={odd}', 'data.max_bad_share=0.5', '--run-dir', tmp_path/'run']
-    said = run(tmp_path/'log', hjepa.cli.train, *TINY, *colour)
+    said = run(tmp_path/'log', hjepa.cli.train.train, *TINY, *colour)
     for words in (listed, '2 × not a regular file', '1 × broken link', 'Git LFS pointer', 'sparse.png (it '
                                                                                           'begins with'):
         assert words in said, said
-    said = run(tmp_path/'log', hjepa.cli_data.shards, odd, tmp_path/'shards')
+    said = run(tmp_path/'log', hjepa.cli.shards.shards, odd, tmp_path/'shards')
     for words in (listed, '2 of 10 images cannot be read', 'Git LFS pointer', '8 pictures in 1 shards'):
         assert words in said, said
 
@@ -184,7 +184,7 @@ def test_the_size_limit_can_be_raised_from_the_command_line(tmp_path):
     for k in range(8): Image.new('RGB', (40, 40), (k, 0, 0)).save(tmp_path/'images'/f'{k}.png')
     def train(args):
         Image.MAX_IMAGE_PIXELS = 500                                    # as if these were very large
-        return hjepa.cli.train(args)
+        return hjepa.cli.train.train(args)
     more = [*TINY, f'data.path={tmp_path/"images"}']
     said = run(tmp_path/'log', train, *more, '--run-dir', tmp_path/'run', code=2)
     assert 'megapixels, the limit is 0 (data.max_megapixels' in said, said
@@ -219,7 +219,7 @@ def test_memory_of_a_large_deep_image(tmp_path):
     """A PNG of 25 megapixels in 16 bits: what is decoded (2 bytes) and what is kept (1 byte), not 28 bytes
     a pixel."""
     Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(tmp_path/'large.png')
-    program = '''import resource, sys, hjepa.data as d
+    program = '''import resource, sys, hjepa.data.images as d
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == 'darwin' else 1 / 1024)
 before = peak(); im = d.load_image(sys.argv[1], 1); print(im.size, (peak() - before) / 25e6)'''
     command = [sys.executable, '-W', 'ignore', '-c', program, tmp_path/'large.png']

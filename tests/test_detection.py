@@ -17,7 +17,7 @@ from .test_runs import finish, tensors, wait_for_step
 
 SMALL = ['data.n=64', 'data.test_n=8', 'training.epochs=3', 'training.batch_size=8', 'training.checkpoint_steps=5', 'training.log_steps=1', 'training.precision=fp32',
          'model.img_size=64', 'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'data.crop=0.3', 'data.jitter=0.2']
-SCRIPT = 'import sys; from hjepa.cli import train_detection; sys.exit(train_detection())'
+SCRIPT = 'import sys; from hjepa.cli.train import train_detection; sys.exit(train_detection())'
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
@@ -70,7 +70,7 @@ def test_names_of_tutorials():
 @pytest.mark.parametrize('name', ['scenes', 'default', 'kitti', 'vit'])
 def test_shipped_configurations(name):
     from hjepa import FPNDetector
-    from hjepa.detection import load_detection_config
+    from hjepa.detection.detector import load_detection_config
     config = load_detection_config(name, ['model.pretrained=false']).model
     config.classes = ['a', 'b']
     with torch.device('meta'): model = FPNDetector(config)
@@ -112,8 +112,8 @@ def coco_folder(root: Path, order: dict[str, list[str]]) -> Path:
 
 def test_parts_that_number_their_classes_differently(tmp_path):
     "A class is its name: the test part's own numbers, and classes that it lacks or has more of, change nothing."
-    from hjepa.cli import eval_detection, train_detection
-    from hjepa.data import build_dataset
+    from hjepa.cli.train import eval_detection, train_detection
+    from hjepa.data.images import build_dataset
     names = build_dataset('fashion_mnist_mini').classes
     data = coco_folder(tmp_path/'data', dict(train=names[:9], val=[*names[9:], *names[8:0:-1]]))
     run = tmp_path/'run'
@@ -122,7 +122,7 @@ def test_parts_that_number_their_classes_differently(tmp_path):
     assert eval_detection([str(run)]) == 0
     again = json.loads((run/'results.json').read_text(encoding='utf-8'))
     assert trained['map'] == again['map'] and set(again['per_class']) <= set(names[:9])
-    from hjepa.detection import detection_dataset, evaluate_detector, load_detection_model, load_detection_run
+    from hjepa.detection.detector import detection_dataset, evaluate_detector, load_detection_model, load_detection_run
     config = load_detection_run(run)
     train, test = (detection_dataset(config, part) for part in ('train', 'test'))
     for i in range(8):                                        # the same scenes: what both have is labelled alike
@@ -135,7 +135,7 @@ def test_parts_that_number_their_classes_differently(tmp_path):
 
 def test_average_precision_is_that_of_pycocotools():
     "150 random cases, values written down by `python -m tests.coco_cases`."
-    from hjepa.detection import MeanAP
+    from hjepa.detection.detector import MeanAP
     values = json.loads(coco_cases.FILE.read_text(encoding='utf-8'))
     assert len(values) == 150 and len({v[0] for v in values}) > 100
     for seed, expected in enumerate(values):
@@ -149,8 +149,8 @@ def test_average_precision_is_that_of_pycocotools():
 
 DESCRIPTORS = """
 import os, resource, torch
-from hjepa.boxes import BoxDataset, BoxEvalView, BoxView
-from hjepa.data import build_loader
+from hjepa.detection.boxes import BoxDataset, BoxEvalView, BoxView
+from hjepa.data.images import build_loader
 resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
 n = 900
 boxes = torch.tensor([[2., 3, 30, 20]])
@@ -188,7 +188,7 @@ def detector(tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_boxes_are_whole_after_any_kill(detector, tmp_path):
-    from hjepa.cli import detect
+    from hjepa.cli.train import detect
     from PIL import Image
     (tmp_path/'some').mkdir()
     for k in range(2): Image.new('RGB', (64, 48), (90 * k, 99, 0)).save(tmp_path/'some'/f'{k}.png')
@@ -222,7 +222,7 @@ def test_damaged_detector_is_found(detector, tmp_path):
 def test_one_image_that_is_not_a_number(tmp_path):
     "Its step leaves nothing behind: batch norm's buffers stay finite, the run goes on and is saved."
     from hjepa import load_detection_model, make_scenes
-    from hjepa.detection import DetectionTrainer, load_detection_config
+    from hjepa.detection.detector import DetectionTrainer, load_detection_config
     from hjepa.training import CheckpointCallback
 
     class Poisoned(DetectionTrainer):
@@ -254,7 +254,7 @@ def files_up_to(size: int):
 def test_full_disk_names_the_file(detector, tmp_path, capsys):
     "Neither half a figure nor half a table is left."
     from hjepa import make_scenes
-    from hjepa.cli import detect
+    from hjepa.cli.train import detect
     scenes = make_scenes('test', 2, size=64, garment=(16, 48))
     for i in range(2): scenes.load(i).save(tmp_path/f'{i}.png')
     args = [str(tmp_path), '--model', str(detector), '-o', str(tmp_path/'boxes.json')]
@@ -269,7 +269,7 @@ def test_full_disk_names_the_file(detector, tmp_path, capsys):
 
 def test_annotations_and_images_of_every_kind(tmp_path, capsys):
     "A broken link, a named pipe, a folder and other encodings never abort or hang training or evaluation."
-    from hjepa.cli import eval_detection, train_detection
+    from hjepa.cli.train import eval_detection, train_detection
     data, run = voc_folder(tmp_path/'data', 24), tmp_path/'run'
     os.mkfifo(data/'pipe.xml')
     (data/'gone.xml').symlink_to('nowhere')
@@ -308,7 +308,7 @@ def voc_folder(root: Path, n: int) -> Path:
                                            ('<xmax>10</xmax><ymax>10</ymax>', 'model.img_size')])
 def test_never_trains_on_nothing(tmp_path, capsys, corners, says):
     "Boxes that are shares of the image, or all too small on the canvas, are an error in one line."
-    from hjepa.cli import train_detection
+    from hjepa.cli.train import train_detection
     data = voc_folder(tmp_path/'data', 20)
     for file in data.glob('*.xml'):
         text = file.read_text(encoding='utf-8').replace('<xmax>50</xmax><ymax>40</ymax>', corners)

@@ -40,7 +40,7 @@ def slice_masks(masks, keep: slice):
 
 def make_trainer(task: dict):
     "A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with what the task asks for."
-    from hjepa.data import build_dataset
+    from hjepa.data.images import build_dataset
     from hjepa.training import Callback, CheckpointCallback, HistoryCallback, Trainer, load_config, parameter_groups
 
     class Watched(Trainer):
@@ -75,7 +75,7 @@ def make_trainer(task: dict):
 
 def do(task: dict):
     "One task: train, and write what came out on rank 0."
-    from hjepa.distributed import whole
+    from hjepa.core.distributed import whole
     torch.manual_seed(7)                                                                    # must not matter
     trainer, found = make_trainer(task), {}
     if task.get('resume'): found['resumed'] = trainer.resume()
@@ -124,11 +124,11 @@ def count_sends(trainer) -> list:
 
 def stuck(task: dict):
     "Rank 1 dies while the main thread of rank 0 hears nothing, as in a collective of NCCL."
-    from hjepa.distributed import Team, make_accelerator
+    from hjepa.core.distributed import Team, make_accelerator
     team = Team(make_accelerator('fp32'))
     try: team.same(dict(images=100 + team.rank))
     except ValueError as e: print(f'refused on rank {team.rank}: {e}', file=sys.stderr, flush=True)
-    from hjepa.data import build_dataset
+    from hjepa.data.images import build_dataset
     from hjepa.training import Trainer, load_config
     other = build_dataset('fashion_mnist_mini').subset(range(64 * team.rank, 64 * team.rank + 64))
     try: Trainer(load_config('tiny', SMALL), task['run'], other)
@@ -336,7 +336,7 @@ COMMAND = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 
 @pytest.fixture(scope='module')
 def garments(tmp_path_factory) -> Path:
     "A folder of 1,280 small pictures."
-    from hjepa.data import build_dataset
+    from hjepa.data.images import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')/'class0'
     root.mkdir()
     for i in range(1280): data.load(i).save(root/f'{i:04d}.png')
@@ -346,7 +346,7 @@ def garments(tmp_path_factory) -> Path:
 def start(folder: Path, *args) -> subprocess.Popen:
     "`hjepa_train` in two processes."
     script = folder/'train.py'
-    script.write_text('import sys; from hjepa.cli import train; sys.exit(train())', encoding='utf-8')
+    script.write_text('import sys; from hjepa.cli.train import train; sys.exit(train())', encoding='utf-8')
     return subprocess.Popen([*PROGRAM, str(script), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'})
 
 

@@ -13,13 +13,13 @@ import pytest
 from .kills import finish, sweep, sweep_file
 
 N, SHARD = 400, 20
-COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli_features import store; sys.exit(store())']
+COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.features import store; sys.exit(store())']
 
 
 @pytest.fixture(scope='module')
 def garments(tmp_path_factory) -> Path:
     "A folder of small pictures."
-    from hjepa.data import build_dataset
+    from hjepa.data.images import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
     for i in range(N): data.load(i).save(root/f'{i:04d}.png')
     return root
@@ -47,7 +47,7 @@ def start(*args) -> subprocess.Popen:
 
 def go_on(*args):
     "The same command in this process, which has torch already."
-    from hjepa.cli_features import store
+    from hjepa.cli.features import store
     assert store(arguments(*args)) == 0
 
 
@@ -74,7 +74,7 @@ def uninterrupted(model, garments, tmp_path_factory) -> Path:
 
 def check_same(folder: Path, whole: Path):
     "The two stores hold the same, and nothing lies about."
-    from hjepa.feature_store import FeatureStore
+    from hjepa.evaluation.store import FeatureStore
     a, b = FeatureStore(folder), FeatureStore(whole)
     assert len(a) == N and a.paths == b.paths and a.index.equal(b.index)
     assert all(a[n].equal(b[n]) for n in ('mean', 'level1'))
@@ -115,7 +115,7 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
 def test_full_disk(model, garments, tmp_path, capsys):
     "A shard that cannot be written is said in one line and leaves nothing half-written."
     import resource
-    from hjepa.cli_features import store
+    from hjepa.cli.features import store
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
     try:
@@ -130,8 +130,8 @@ def test_full_disk(model, garments, tmp_path, capsys):
 def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
     "Arrays and figures: written whole or not at all, and the file is named; what was there before stays."
     import resource
-    from hjepa.cli import features
-    from hjepa.cli_features import neighbours
+    from hjepa.cli.train import features
+    from hjepa.cli.features import neighbours
     some, out = tmp_path/'some', tmp_path/name
     some.mkdir()
     for i in range(8): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
@@ -152,9 +152,9 @@ def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
 
 def write_one(name: str, model: Path, some: Path):
     "What a command that makes one file does: folder → exit code."
-    from hjepa.cli_export import export
-    from hjepa.cli_features import neighbours
-    from hjepa.cli import features
+    from hjepa.cli.share import export
+    from hjepa.cli.features import neighbours
+    from hjepa.cli.train import features
     def work(folder: Path) -> int:
         import torch
         torch.set_num_threads(1)
@@ -179,7 +179,7 @@ def test_one_file_is_whole_after_any_kill(model, garments, tmp_path, name):
 def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
     "kill -9 at every kind of call that writes: the same command ends as if nothing had happened."
     import torch
-    from hjepa.cli_features import store
+    from hjepa.cli.features import store
     from hjepa.core.files import load_tensors
     some = tmp_path/'some'
     some.mkdir()
@@ -201,7 +201,7 @@ def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
 
 def test_one_store_at_a_time(model, garments, uninterrupted, tmp_path, capsys):
     "A second process is refused, with the number of the first, which goes on and loses nothing."
-    from hjepa.cli_features import store
+    from hjepa.cli.features import store
     out = tmp_path/'features'
     process = start(model, garments, out)
     wait_for_shards(out, 2, process)
@@ -218,7 +218,7 @@ def test_a_terminal_that_knows_only_ascii(model, garments, tmp_path):
     "Names and signs that cannot be printed are spelled out; the work is not lost."
     for i, name in enumerate(('müller −√.png', 'a.png', 'b.png')):
         (tmp_path/name).write_bytes((garments/f'{i:04d}.png').read_bytes())
-    code = 'import sys; from hjepa.cli_features import neighbours; sys.exit(neighbours())'
+    code = 'import sys; from hjepa.cli.features import neighbours; sys.exit(neighbours())'
     args = [model, tmp_path/'a.png', '--images', tmp_path, '-k', '2', '-o', tmp_path/'out'/'n.png']
     env = os.environ | dict(PYTHONIOENCODING='ascii:strict', PYTHONUTF8='0', LC_ALL='C')
     done = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, env=env)
@@ -229,7 +229,7 @@ def test_a_terminal_that_knows_only_ascii(model, garments, tmp_path):
 
 def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys):
     "A search over what was stored encodes nothing again and finds what a search in memory finds."
-    from hjepa.cli_features import neighbours
+    from hjepa.cli.features import neighbours
     before, found, query = shards(uninterrupted), [], str(garments/'0007.png')
     for more in (['--store', str(uninterrupted)], []):
         assert neighbours([str(model), query, '--images', str(garments), '--readout', 'mean|white', '-k', '4', '--json', '-o', str(tmp_path/'n.png'), *more]) == 0

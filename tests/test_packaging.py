@@ -16,7 +16,7 @@ def shipped(root):
     "What both archives must contain, as paths below the top level."
     package = root/'hjepa'
     data = [p for folder, pattern in (('configs', '**/*.yaml'), ('assets', '*')) for p in (package/folder).glob(pattern) if p.is_file()]
-    return sorted(p.relative_to(root).as_posix() for p in [*package.glob('*.py'), package/'py.typed', *data])
+    return sorted(p.relative_to(root).as_posix() for p in [*package.rglob('*.py'), package/'py.typed', *data])
 
 
 def python(code, cwd, path=None):
@@ -90,15 +90,15 @@ def test_wheel_metadata(root, built):
     assert {'dev', 'detection', 'compression', 'export', 'webdataset'} <= set(meta.get_all('Provides-Extra'))
     commands = ConfigParser()
     commands.read_string(read['entry_points.txt'].decode())
-    assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli:train', 'hjepa_eval': 'hjepa.cli:evaluate',
-                                                 'hjepa_features': 'hjepa.cli:features', 'hjepa_train_detection': 'hjepa.cli:train_detection',
-                                                 'hjepa_eval_detection': 'hjepa.cli:eval_detection', 'hjepa_detect': 'hjepa.cli:detect',
-                                                 'hjepa_train_codec': 'hjepa.cli_codec:train_codec', 'hjepa_eval_codec': 'hjepa.cli_codec:eval_codec',
-                                                 'hjepa_compress': 'hjepa.cli_codec:compress', 'hjepa_decompress': 'hjepa.cli_codec:decompress',
-                                                 'hjepa_show': 'hjepa.cli_show:show', 'hjepa_report': 'hjepa.cli_show:report_run',
-                                                 'hjepa_neighbours': 'hjepa.cli_features:neighbours', 'hjepa_lowshot': 'hjepa.cli_features:lowshot',
-                                                 'hjepa_store': 'hjepa.cli_features:store', 'hjepa_export': 'hjepa.cli_export:export',
-                                                 'hjepa_shards': 'hjepa.cli_data:shards'}
+    assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli.train:train', 'hjepa_eval': 'hjepa.cli.train:evaluate',
+                                                 'hjepa_features': 'hjepa.cli.train:features', 'hjepa_train_detection': 'hjepa.cli.train:train_detection',
+                                                 'hjepa_eval_detection': 'hjepa.cli.train:eval_detection', 'hjepa_detect': 'hjepa.cli.train:detect',
+                                                 'hjepa_train_codec': 'hjepa.cli.codec:train_codec', 'hjepa_eval_codec': 'hjepa.cli.codec:eval_codec',
+                                                 'hjepa_compress': 'hjepa.cli.codec:compress', 'hjepa_decompress': 'hjepa.cli.codec:decompress',
+                                                 'hjepa_show': 'hjepa.cli.show:show', 'hjepa_report': 'hjepa.cli.show:report_run',
+                                                 'hjepa_neighbours': 'hjepa.cli.features:neighbours', 'hjepa_lowshot': 'hjepa.cli.features:lowshot',
+                                                 'hjepa_store': 'hjepa.cli.features:store', 'hjepa_export': 'hjepa.cli.share:export',
+                                                 'hjepa_shards': 'hjepa.cli.shards:shards'}
 
 
 @pytest.mark.network
@@ -161,7 +161,7 @@ def test_every_command_runs_with_the_lowest_versions(floor, monkeypatch, tmp_pat
     assert {s.partition('=')[0] for s in floor.settings()['console_scripts'].split()} <= set(called)
 
 
-@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli', 'hjepa.cli_codec', 'hjepa.cli_data', 'hjepa.cli_export', 'hjepa.cli_features', 'hjepa.cli_show'])
+@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli.train', 'hjepa.cli.codec', 'hjepa.cli.shards', 'hjepa.cli.share', 'hjepa.cli.features', 'hjepa.cli.show'])
 def test_import_is_light(root, tmp_path, module):
     "`hjepa_train --help` must not wait for torch."
     loaded = python(f'import sys, {module}; print(*sys.modules)', tmp_path, root)

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'model.drop_path_rate=0.1', 'training.epochs=2', 'training.batch_size=64', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5',
          'evaluation.probe=false', 'data.dataset=imagefolder']
-COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli import train; sys.exit(train())']
+COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.train import train; sys.exit(train())']
 
 
 @pytest.fixture(scope='session')
 def garments(tmp_path_factory) -> Path:
     "A folder of 1,280 small pictures in class folders."
-    from hjepa.data import build_dataset
+    from hjepa.data.images import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
     for c in range(2): (root/f'class{c}').mkdir()
     for i in range(1280): data.load(i).save(root/f'class{i % 2}'/f'{i:04d}.png')

@@ -21,18 +21,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hjepa.boxes import make_scenes
-from hjepa.collapse import HealthCallback
-from hjepa.compression import load_compression_model
-from hjepa.compression_training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
+from hjepa.detection.boxes import make_scenes
+from hjepa.evaluation.collapse import HealthCallback
+from hjepa.compression.codec import load_compression_model
+from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
                                         codec_callbacks, codec_runs, feature_source,
                                         fill_from_features, load_codec_config, real_bits, train_sweep)
 from hjepa.core.config import LARGEST, Rule, all_settings, kinds_of
-from hjepa.data import DataError
-from hjepa.detection import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
+from hjepa.data.images import DataError
+from hjepa.detection.detector import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
                              evaluate_detector, load_detection_config)
 from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
-from hjepa.shards import write_shards
+from hjepa.data.shards import write_shards
 from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
                             list_configs, load_config, new_run)
 
@@ -141,17 +141,17 @@ PRETRAINING = {
     'data.dataset': Row('imagefolder & data.path={tmp}/classes'),
     'data.path': Row('{tmp}/others', ends=('{tmp}/images',)),
     'data.split': Row('val', pack='measured'),
-    'data.download': Row(why='nothing to fetch here: nbs/00_data.ipynb'),
+    'data.download': Row(why='nothing to fetch here: nbs/data/01_images.ipynb'),
     'data.crop_scale': Row('[0.1, 0.2]', ends=('[1e-3, 1e-3]', '[1, 1]')),
     'data.crop_ratio': Row('[2, 3]', ends=('[1e-3, 1e-3]', '[1e3, 1e3]')),
     'data.flip': Row('1'),
     'data.num_workers': Row(why=SAME + 'nbs/07_training.ipynb', ends=('0', '1')),
     'data.decoder': Row('pillow'),
-    'data.augment_on_device': Row(why=SAME + 'nbs/00_data.ipynb'),
+    'data.augment_on_device': Row(why=SAME + 'nbs/data/01_images.ipynb'),
     'data.lanes': Row('1', pack='shards'),
     'data.shuffle_buffer': Row('1', pack='shards'),
     'data.pixel_range': Row('[0, 1000]', pack='deep', ends=('null',)),
-    'data.max_megapixels': Row(why='of images that are too large: nbs/00_data.ipynb', ends=('null', '100')),
+    'data.max_megapixels': Row(why='of images that are too large: nbs/data/01_images.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', other='0.9',
         given='data.path={tmp}/broken & training.epochs=14 & training.batch_size=8'),
@@ -185,7 +185,7 @@ PRETRAINING = {
         '[level1]', sees='results', pack='measured', ends=('null', '[mean, level0|white]')),
     'evaluation.whiten': Row('false', sees='results', pack='measured', given='evaluation.readouts=null'),
     'evaluation.groups': Row(
-        why='where there is no test split: nbs/09_holdouts.ipynb', pack='measured', ends=('null', 'stem')),
+        why='where there is no test split: nbs/evaluation/02_holdouts.ipynb', pack='measured', ends=('null', 'stem')),
     'evaluation.knn_k': Row('1', sees='results', pack='measured'),
     'evaluation.max_train': Row('5', sees='results', pack='measured'),
 }
@@ -213,11 +213,11 @@ DETECTION = {
     'model.img_size': Row('96', ends=('64', '[64, 96]')),
     'model.in_chans': Row('3', ends=('1', '3')),
     'model.classes': Row(
-        why='filled in; other names than the data have are refused: nbs/10_detection.ipynb', ends=('null',)),
+        why='filled in; other names than the data have are refused: nbs/detection/03_detector.ipynb', ends=('null',)),
     'model.score_threshold': Row('0.9', sees='results'),
     'model.nms_threshold': Row('0.05', sees='results', given='model.max_detections=1000'),
     'model.max_detections': Row('3', sees='results'),
-    'model.hjepa_config': Row(why='filled in: nbs/10_detection.ipynb'),
+    'model.hjepa_config': Row(why='filled in: nbs/detection/03_detector.ipynb'),
     'model.pixel_range': Row(why='filled in from the data: tests/test_data.py', ends=('null', '[0, 1000]')),
     'data.dataset': Row('coco & data.path={tmp}/coco'),
     'data.path': Row('{tmp}/coco2', pack='coco', ends=('{tmp}/coco',)),
@@ -234,13 +234,13 @@ DETECTION = {
     'data.jitter': Row('1'),
     'data.num_workers': Row(why=SAME + 'tests/test_detection.py', ends=('0', '1')),
     'data.pixel_range': Row('[0, 1000]', pack='coco', ends=('null',)),
-    'data.max_megapixels': Row(why='of images that are too large: nbs/00_data.ipynb', ends=('null', '100')),
+    'data.max_megapixels': Row(why='of images that are too large: nbs/data/01_images.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
-    'data.download': Row(why='nothing to fetch here: nbs/10_boxes.ipynb'),
+    'data.download': Row(why='nothing to fetch here: nbs/detection/02_boxes.ipynb'),
     'training.layer_decay': Row('0.1'),
     'evaluation.every': Row('1', sees='files'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/10_detection.ipynb'),
+    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/03_detector.ipynb'),
     'evaluation.small_below': Row('3', sees='results'),
 }
 CODEC = {
@@ -248,7 +248,7 @@ CODEC = {
         '[8, 8]', given='model.shared=false & model.num_fpn_levels=2', other='8 & model.shared=true',
         ends=('null', '8')),
     'model.num_fpn_levels': Row(why='as the features have: another number is refused', ends=('null', '2')),
-    'model.levels': Row(why='names only: nbs/11_compression.ipynb', ends=('null', '[p3, p4]')),
+    'model.levels': Row(why='names only: nbs/compression/02_codec.ipynb', ends=('null', '[p3, p4]')),
     'model.n_hidden': Row('4'),
     'model.n_channels': Row('4'),
     'model.subsample': Row('1', ends=('1', '2', '4')),
@@ -260,8 +260,8 @@ CODEC = {
     'model.lambda_value': Row('3'),
     'model.noise': Row('mixed'),
     'model.stride': Row('8', ends=('1', '16')),
-    'model.canvas': Row(why='filled in: nbs/11_compression_training.ipynb', ends=('null',)),
-    'model.features_of': Row(why='filled in: nbs/11_compression_training.ipynb'),
+    'model.canvas': Row(why='filled in: nbs/compression/04_training.ipynb', ends=('null',)),
+    'model.features_of': Row(why='filled in: nbs/compression/04_training.ipynb'),
     'data.detector': Row('{tmp}/detector2', pack='images', ends=('{tmp}/detector',)),
     'data.features': Row('{tmp}/maps2', ends=('{tmp}/maps',)),
     'data.test_features': Row('{tmp}/maps2', sees='results', ends=('{tmp}/maps',)),
@@ -273,10 +273,10 @@ CODEC = {
     'data.test_split': Row('val', sees='results', pack='images', ends=('null', 'val')),
     'data.n': Row('4', pack='images', ends=('1',)),
     'data.test_n': Row('1', sees='results', pack='images', ends=('1',)),
-    'data.download': Row(why='nothing to fetch here: nbs/10_boxes.ipynb', pack='images'),
+    'data.download': Row(why='nothing to fetch here: nbs/detection/02_boxes.ipynb', pack='images'),
     'data.resize': Row('[64, 96]', pack='images', ends=('null', '[64, 96]')),
     'data.flip': Row('1', pack='images'),
-    'data.cache_gb': Row(why=SAME + 'nbs/11_compression_training.ipynb', pack='images'),
+    'data.cache_gb': Row(why=SAME + 'nbs/compression/04_training.ipynb', pack='images'),
     'data.num_workers': Row(why=SAME + 'tests/test_codec.py', pack='images', ends=('0', '1')),
     'data.max_bad_share': Row(
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
@@ -290,7 +290,7 @@ CODEC = {
     'training.first_step': Row('4'),
     'evaluation.every': Row('null', sees='files', given='training.epochs=2'),
     'evaluation.pictures': Row('1', sees='results'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/11_compression_training.ipynb'),
+    'evaluation.batch_size': Row(why=SAME + 'nbs/compression/04_training.ipynb'),
     'evaluation.small_below': Row(why=MAPPED),
 }
 
@@ -308,7 +308,7 @@ class Job(NamedTuple):
 
 
 def pretraining_results(trainer) -> Any:
-    from hjepa.cli import measure
+    from hjepa.cli.train import measure
     return measure(trainer.model, trainer.config, trainer.dataset)
 
 

@@ -17,8 +17,8 @@ import rivals
 import small_budget
 from rivals import IJEPA, RIVALS, RivalTrainer, SeparateBlocks, load_rival
 
-from hjepa.data import ImageDataset, build_dataset
-from hjepa.encodings import collect_readouts
+from hjepa.data.images import ImageDataset, build_dataset
+from hjepa.evaluation.encodings import collect_readouts
 from hjepa.hierarchy import HJEPA, ConfigError
 from hjepa.training import Callback, CheckpointCallback, HistoryCallback, load_config, new_run
 

@@ -22,7 +22,7 @@ OWN = [*ONCE, 'data.dataset=imagefolder', 'data.path=images', 'training.batch_si
 IMAGES = """
 import sys
 from pathlib import Path
-from hjepa.data import build_dataset
+from hjepa.data.images import build_dataset
 data = build_dataset('fashion_mnist_mini')
 for i in range(400):
     folder, label = Path(sys.argv[1]), int(data.labels[i])
@@ -31,7 +31,7 @@ for i in range(400):
         data.load(i).save(folder/str(label)/f'{i:03d}.png')
 """
 
-CHECK = 'import sys; from hjepa.interop_export import check_export; check_export(sys.argv[1])'
+CHECK = 'import sys; from hjepa.sharing.export import check_export; check_export(sys.argv[1])'
 
 
 def settings() -> dict[str, str]:
