@@ -2,7 +2,7 @@
 import json
 import time
 
-from hjepa.hierarchy import write_atomic
+from hjepa.core.files import write_atomic
 from hjepa.training import Callback
 
 # blocks of one patch on a 4×4 grid, about half of it hidden

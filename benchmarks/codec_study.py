@@ -16,7 +16,7 @@ from detection_study import machine
 
 from hjepa.cli.codec import read_results, report_codec, run_codec
 from hjepa.compression.training import load_codec_run
-from hjepa.hierarchy import write_atomic
+from hjepa.core.files import write_atomic
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'
 

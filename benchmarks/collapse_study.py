@@ -57,7 +57,7 @@ def one(part: str, name: str, seed: int, args) -> dict:
     "Train one run; its records."
     import torch
     from hjepa.evaluation.collapse import HealthCallback
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     from hjepa.training import HistoryCallback, Trainer, load_config
     torch.set_num_threads(args.threads)
     overrides, broken, expected = RUNS[part][name]

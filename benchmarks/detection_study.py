@@ -19,9 +19,10 @@ import torch
 from budget import Budget
 
 from hjepa.detection.boxes import make_scenes
-from hjepa.data.images import ImageDataset, normalize
+from hjepa.data.datasets import ImageDataset
+from hjepa.data.views import normalize
 from hjepa.detection.detector import DetectionTrainer, evaluate_detector, load_detection_config, load_detection_model, load_detection_run
-from hjepa.hierarchy import write_atomic
+from hjepa.core.files import write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'

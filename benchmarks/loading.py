@@ -15,8 +15,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from hjepa.data.images import DECODERS, TrainView, build_dataset, build_loader, crop_boxes, cut_pictures, keyed_uniform, load_image
-from hjepa.hierarchy import write_atomic
+from hjepa.core.loader import build_loader
+from hjepa.core.random import keyed_uniform
+from hjepa.data.cutting import DECODERS, crop_boxes, cut_pictures
+from hjepa.data.images import load_image
+from hjepa.data.named import build_dataset
+from hjepa.data.views import TrainView
+from hjepa.core.files import write_atomic
 from hjepa.data.shards import write_shards
 
 

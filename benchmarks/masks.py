@@ -10,7 +10,7 @@ import argparse, json, multiprocessing, os, platform, resource, statistics, sys,
 
 import torch
 
-from hjepa.hierarchy import write_atomic
+from hjepa.core.files import write_atomic
 from hjepa.masking import build_mask_generator
 
 

@@ -14,10 +14,11 @@ import torch
 from budget import BLOCKS, Budget
 
 from hjepa.evaluation.collapse import effective_rank
-from hjepa.data.images import build_dataset
+from hjepa.data.named import build_dataset
 from hjepa.evaluation.encodings import extract_dataset, random_like, readouts
 from hjepa.evaluation.probes import score_features
-from hjepa.hierarchy import HJEPA, write_atomic
+from hjepa.core.files import write_atomic
+from hjepa.hierarchy import HJEPA
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 
 COMMON = ['training.batch_size=64', 'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0', *BLOCKS]

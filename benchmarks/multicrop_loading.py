@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from hjepa.data.images import build_dataset, normalize
+from hjepa.data.named import build_dataset
+from hjepa.data.views import normalize
 from hjepa.multicrop import MultiCropDataset, MultiCropTransform, MultiCropView, build_multicrop_dataloader
 
 MEAN, STD, J = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.4, 0.4, 0.4, 0.1)

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 
-from hjepa.hierarchy import create_hjepa, write_atomic
+from hjepa.core.files import write_atomic
+from hjepa.hierarchy import create_hjepa
 from hjepa.masking import MultiCropMaskGenerator
 from hjepa.multicrop import Crops
-from hjepa.training import TrainingConfig, build_optimizer, choose_precision
+from hjepa.core.distributed import choose_precision
+from hjepa.training import TrainingConfig, build_optimizer
 
 # name: global crops, local crops, strategy, share of local crops' patches that the encoder sees (the configuration's default is 0.6)
 KINDS = {'1 + 0': (1, 0, 'global_only', 1.), '2 + 0': (2, 0, 'global_only', 1.), '2 + 6 global_only': (2, 6, 'global_only', .6),

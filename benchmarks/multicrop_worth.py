@@ -22,10 +22,13 @@ from budget import BLOCKS, Budget
 from PIL import Image
 
 from hjepa.evaluation.collapse import effective_rank
-from hjepa.data.images import ImageDataset, build_dataset, normalize
+from hjepa.data.datasets import ImageDataset
+from hjepa.data.named import build_dataset
+from hjepa.data.views import normalize
 from hjepa.evaluation.encodings import extract_dataset, pixel_features, random_like, readouts
 from hjepa.evaluation.probes import knn_accuracy, score_features
-from hjepa.hierarchy import HJEPA, write_atomic
+from hjepa.core.files import write_atomic
+from hjepa.hierarchy import HJEPA
 from hjepa.multicrop import STRATEGIES
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
 

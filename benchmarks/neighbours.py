@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from hjepa.data.images import ImageDataset, TrainView, build_dataset
+from hjepa.data.datasets import ImageDataset
+from hjepa.data.named import build_dataset
+from hjepa.data.views import TrainView
 from hjepa.evaluation.encodings import Whitening, collect_readouts, random_like
 from hjepa.hierarchy import HJEPA
 

@@ -20,7 +20,8 @@ from small_budget import shard
 from hjepa.evaluation.collapse import effective_rank
 from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
 from hjepa.evaluation.probes import score_features
-from hjepa.hierarchy import HJEPA, write_atomic
+from hjepa.core.files import write_atomic
+from hjepa.hierarchy import HJEPA
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 
 COMMON = ['model.img_size=64', 'model.patch_size=8', 'data.dataset=images', 'data.flip=0', 'data.num_workers=0', 'training.epochs=1000', 'training.checkpoint_minutes=1']

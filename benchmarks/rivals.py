@@ -18,14 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hjepa.data.images import normalize
+from hjepa.data.views import normalize
 from hjepa.encoder import Masks, ema_momentum, gather_tokens
-from hjepa.hierarchy import HJEPA, ConfigError, ModelConfig, patch_pixels, save_model, target_spread
+from hjepa.core.config import ConfigError
+from hjepa.hierarchy import HJEPA, ModelConfig, patch_pixels, save_model, target_spread
 from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
 from hjepa.multicrop import Crops
 from hjepa.predictor import Predictor
 from hjepa.objectives.regularizers import sigreg
-from hjepa.training import RunConfig, Trainer, check_run_config, load_config, require
+from hjepa.core.config import require
+from hjepa.training import RunConfig, Trainer, check_run_config, load_config
 
 
 @dataclass

@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 
-from hjepa.hierarchy import HJEPA, ModelConfig, from_values, write_atomic
+from hjepa.core.config import from_values
+from hjepa.core.files import write_atomic
+from hjepa.hierarchy import HJEPA, ModelConfig
 from hjepa.masking import build_mask_generator
 from hjepa.evaluation.cost import Work, expected_tokens, describe, fit_step_time, step_work
 from hjepa.training import TrainingConfig, build_optimizer

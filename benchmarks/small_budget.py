@@ -34,10 +34,12 @@ from budget import BLOCKS, Budget, Clock, Length
 from rivals import PUBLIC, RivalTrainer, load_rival
 
 from hjepa.evaluation.collapse import effective_rank
-from hjepa.data.images import ImageDataset, build_dataset
+from hjepa.data.datasets import ImageDataset
+from hjepa.data.named import build_dataset
 from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, principal_axes, random_like, readout_names, whiten
 from hjepa.evaluation.probes import score_features
-from hjepa.hierarchy import HJEPA, count_parameters, write_atomic
+from hjepa.core.files import write_atomic
+from hjepa.hierarchy import HJEPA, count_parameters
 from hjepa.evaluation.lowshot import low_shot
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 

@@ -295,7 +295,7 @@ def main():
     if args.work: return work(args)
     if args.ijepa and not (Path(args.ijepa)/'src/models/vision_transformer.py').is_file(): p.error(f'--ijepa {args.ijepa}: no src/models/vision_transformer.py there; expected a checkout of facebookresearch/ijepa')
     import torch
-    from hjepa.hierarchy import write_atomic
+    from hjepa.core.files import write_atomic
     results = dict(machine=machine(), threads=args.threads, torch=torch.__version__, repeats=args.repeats, sizes={})
     def save(): write_atomic(Path(args.out), lambda tmp: tmp.write_text(json.dumps(results, indent=1) + '\n'))
     for size in args.only or SIZES:

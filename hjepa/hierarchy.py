@@ -9,7 +9,7 @@ __all__ = ['TARGET_NORMS', 'SIZE', 'MODEL_IDLE', 'EVERY', 'level_grid', 'cell_of
            'ModelConfig', 'check_timm_kwargs', 'check_model_config', 'HJEPA', 'check_target_blocks', 'visible_cells',
            'patch_pixels', 'create_hjepa', 'create_hjepa_from_config', 'TensorDropPath', 'compile_blocks', 'save_model',
            'hub_name', 'hub_file', 'find_weights', 'read_newest', 'model_from_file', 'check_sha256', 'ijepa_config',
-           'WrongKind', 'saved_config', 'count_parameters', 'ConfigError', 'check_plain', 'check_keys', 'from_values']
+           'WrongKind', 'saved_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
 import json
@@ -30,16 +30,14 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .core.config import ConfigError, check_settings, from_values, require, setting
-from .core.config import check_keys, check_plain  # noqa: F401 (still found here)
+from .core.config import check_settings, ConfigError, from_values, require, setting
 from .core.files import expand, file_sha256, load_tensors, read_json, read_meta, save_tensors
-from .core.files import printable, write_atomic  # noqa: F401 (still found here)
-from .encoder import (ContextEncoder, Masks, TargetEncoder, as_weights, check_float32, ema_momentum,
-                           gather_tokens, hub_or_cache, idle_arguments, load_vit, mask_to_index, weights_part,
-                           weights_path)
-from .fpn import FUSION_METHODS, UPSAMPLE_METHODS, TokenFPN, level_widths
+from .encoder import (as_weights, check_float32, ContextEncoder, ema_momentum, gather_tokens,
+                           hub_or_cache, idle_arguments, load_vit, mask_to_index, Masks, TargetEncoder,
+                           weights_part, weights_path)
+from .fpn import FUSION_METHODS, level_widths, TokenFPN, UPSAMPLE_METHODS
+from .objectives.regularizers import Projector, regularize, REGULARIZERS
 from .predictor import Predictor
-from .objectives.regularizers import REGULARIZERS, Projector, regularize
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -168,8 +166,6 @@ def target_spread(
     return (((target - mean) * there).square().sum((0, 1)) / n).sqrt().mean()
 
 # %% ../nbs/04_hierarchy.ipynb #2f2cca29
-_all_ = ['ConfigError', 'check_plain', 'check_keys', 'from_values'] # once here, and still found here
-
 @dataclass
 class PredictorConfig:
     "The predictor."
@@ -658,7 +654,7 @@ def preprocess(self: HJEPA,
     pictures: list, # paths, Pillow images, arrays or tensors; deep ones in the pixel range of the training
 ) -> Tensor: # [B, C, H, W] float32, ready for `extract_features`
     "Resize, crop and normalise images as in training."
-    from hjepa.data.images import normalize, preprocess
+    from hjepa.data.views import normalize, preprocess
     c = self.config
     return normalize(preprocess(pictures, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, Generator
 from fastcore.basics import patch, basic_repr
 
-from .encoder import Masks, mask_to_index
-from .hierarchy import level_grid, cell_of_patch
-from .multicrop import STRATEGIES, Crops, MultiCropMasks, patch_edges, shared_length
+from .encoder import mask_to_index, Masks
+from .hierarchy import cell_of_patch, level_grid
+from .multicrop import Crops, MultiCropMasks, patch_edges, shared_length, STRATEGIES
 
 # %% ../nbs/06_masking.ipynb #5c624d9a
 def _rng(generator: Generator | None) -> Generator:

@@ -21,11 +21,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .data.images import (POLL, BadImages, EpochBatchSampler, PatientLoader, _collate_shared,
-                        _exact, _one_thread,
-                        _planes, _read_next, _ready, _to_pil, _turn_of, as_images, build_dataset,
-                        center_boxes, channels_of, check_chans, collate,
-                        crop_boxes, crop_resize, cut, keyed_uniform, size_of, to_chans, to_hw, to_send, why)
+from .core.loader import (collate, _collate_shared, EpochBatchSampler, _one_thread, PatientLoader,
+                               POLL, to_send)
+from .core.random import keyed_uniform
+from .data.cutting import (center_boxes, crop_boxes, crop_resize, cut, _exact, _planes, size_of,
+                                to_chans, to_hw)
+from .data.datasets import as_images, channels_of, _to_pil
+from .data.images import check_chans, _turn_of, why
+from .data.named import build_dataset
+from .data.views import BadImages, _read_next, _ready
 
 # %% ../nbs/05_multicrop.ipynb #67cc7f30
 class Crops:

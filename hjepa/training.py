@@ -11,8 +11,7 @@ __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTE
            'build_crop_masks', 'build_view', 'run_dataset', 'step_seed', 'stop_on_signal', 'not_finite', 'prune',
            'write_state', 'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
            'CheckpointCallback', 'step_of', 'finite_json', 'HistoryCallback', 'ProgressCallback', 'epoch_line',
-           'new_run', 'write_new', 'load_run', 'PlainLoader', 'choose_precision', 'flatten', 'list_configs',
-           'read_config', 'require']
+           'new_run', 'write_new', 'load_run']
 
 # %% ../nbs/07_training.ipynb #e11e0c1c
 import json
@@ -41,21 +40,24 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core.config import PlainLoader, read_config  # noqa: F401 (still found here)
-from .core.config import (ConfigError, build_config, check_settings, config_yaml, flatten,
-                               from_values, list_configs, require, setting, warn_idle)
-from .core.files import (LockedError, append_text, clear_temporaries, expand, is_temporary, json_sha256, lock_folder,
-                              naming, temporary_name, tensors_sha256, write_text)
-from .data.images import (DECODERS, BadImages, EpochBatchSampler, ImageDataset, LostWorker, NoBatch, TrainView, build_dataset,
-                        build_loader, keyed_uniform, normalize, settle_range)
-from .core.distributed import choose_precision  # noqa: F401 (still found here)
-from .core.distributed import (SHARDING, LostProcess, Team, batch_place, clip_gradients, cut_like,
-                               environment, gather_weights, is_lost, lost_message, make_accelerator,
-                               plain_gradients, shard, split_batch, sync_gradients, whole)
-from .hierarchy import (HJEPA, MODEL_IDLE, SIZE, ModelConfig, check_model_config, compile_blocks,
-                             create_hjepa_from_config, file_sha256, printable, read_json, saved_config, write_atomic)
-from .masking import MultiCropMaskGenerator, build_mask_generator
-from .multicrop import STRATEGIES, AdaptiveMultiCropTransform, MultiCropTransform, MultiCropView
+from .core.config import (build_config, check_settings, config_yaml, ConfigError, flatten, from_values,
+                               require, setting, warn_idle)
+from .core.distributed import (batch_place, clip_gradients, cut_like, environment, gather_weights,
+                                    is_lost, lost_message, LostProcess, make_accelerator, plain_gradients,
+                                    shard, SHARDING, split_batch, sync_gradients, Team, whole)
+from .core.files import (append_text, clear_temporaries, expand, file_sha256, is_temporary,
+                              json_sha256, lock_folder, LockedError, naming, printable, read_json,
+                              temporary_name, tensors_sha256, write_atomic, write_text)
+from .core.loader import build_loader, EpochBatchSampler, LostWorker, NoBatch
+from .core.random import keyed_uniform
+from .data.cutting import DECODERS
+from .data.datasets import ImageDataset, settle_range
+from .data.named import build_dataset
+from .data.views import BadImages, normalize, TrainView
+from .hierarchy import (check_model_config, compile_blocks, create_hjepa_from_config, HJEPA,
+                             MODEL_IDLE, ModelConfig, saved_config, SIZE)
+from .masking import build_mask_generator, MultiCropMaskGenerator
+from .multicrop import AdaptiveMultiCropTransform, MultiCropTransform, MultiCropView, STRATEGIES
 
 # %% ../nbs/07_training.ipynb #7120e787
 SHARE = dict(low=0, high=1, expected='a share from 0 to 1')
@@ -310,9 +312,6 @@ RUN_IDLE = [
     (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
 
 # %% ../nbs/07_training.ipynb #d30cc1ac
-# still found here
-_all_ = ['PlainLoader', 'choose_precision', 'flatten', 'list_configs', 'read_config', 'require']
-
 def load_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
     overrides: list[str] = (), # ['training.lr=3e-4', 'model.fpn.use_fpn=true', …]

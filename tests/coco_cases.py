@@ -12,7 +12,7 @@ SIZES = ('map', 'map_50', 'map_75', 'map_small', 'map_medium', 'map_large')
 
 def make_case(seed: int) -> tuple[list[dict], list[dict], int, float]:
     "Found and true boxes of a few images, the number of classes, and the bound of what is small."
-    from hjepa.data.images import keyed_uniform
+    from hjepa.core.random import keyed_uniform
     u = iter(keyed_uniform(seed, 0, [0], 4000)[0].tolist())
     between = lambda lo, hi: lo + int(next(u) * (hi - lo + 1))
     classes, small_below = between(1, 4), (32., 16., 48.)[seed % 3]

@@ -84,7 +84,7 @@ def tidy(run: Path):
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory) -> Path:
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('pictures')
     for i in range(128): data.load(i).save(root/f'{i:03d}.png')
     return root
@@ -538,7 +538,7 @@ def test_small_shared_memory(pictures, tmp_path):
 
 def test_stop_does_not_wait_for_images(pictures, tmp_path, go_on):
     "A worker hangs (a disk in a network that is gone): SIGTERM ends the run at its last step, else the time-out."
-    from hjepa.data.images import TrainView
+    from hjepa.data.views import TrainView
     run, reads, stuck = tmp_path/'run', TrainView.__getitems__, tmp_path/'stuck'
     def hang(self, keys):
         if keys[0][0] == 2 and stuck.exists(): time.sleep(100)
@@ -727,7 +727,8 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     from hjepa.detection.backbones import build_backbone
     from hjepa.compression.codec import load_compression_model
     from hjepa.compression.training import read_maps
-    from hjepa.data.images import build_dataset, load_image
+    from hjepa.data.images import load_image
+    from hjepa.data.named import build_dataset
     from hjepa.detection.detector import load_detection_model
     from hjepa.encoder import create_vit
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
@@ -876,7 +877,7 @@ def test_random_damage(whole, tmp_path):
     from hjepa import HJEPA
     from hjepa.compression.codec import CodecConfig, FPNCodec
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     from hjepa.visualization import read_history
     dice, run = random.Random(11), copy_of(whole, tmp_path/'run')
     store = tmp_path/'store'

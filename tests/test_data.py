@@ -52,7 +52,8 @@ def test_five_channels_of_twelve_bits_through_every_command(bands, tmp_path):
     assert '03.npy (it has 4 channels, and 5 are wanted' in said and 'outside of 0 … 4095' in said
     def features():
         from hjepa import HJEPA
-        from hjepa.data.images import EvalView, ImageDataset, normalize
+        from hjepa.data.datasets import ImageDataset
+        from hjepa.data.views import EvalView, normalize
         model = HJEPA.from_pretrained(tmp_path/'run')
         assert model.config.pixel_range == [0, 4095]
         data = ImageDataset('bands', paths=[bands/'05.npy'], in_chans=5)
@@ -79,7 +80,8 @@ def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
     from hjepa.hierarchy import find_weights, saved_config
     assert saved_config(find_weights(tmp_path/'run'))['pixel_range'] == [0, 8000]
     assert "crops.png was not written" not in said
-    from hjepa.training import ConfigError, load_config
+    from hjepa.core.config import ConfigError
+    from hjepa.training import load_config
     wrong = dict(pixel_range=('[1]', '[5,2]', '[a,b]', '[0,.inf]', '7'), max_megapixels=('0', '.nan', 'x'))
     for key, bad in ((k, v) for k, values in wrong.items() for v in values):
         with pytest.raises(ConfigError, match=f'data.{key}'): load_config('tiny', [f'data.{key}={bad}'])

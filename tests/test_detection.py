@@ -113,7 +113,7 @@ def coco_folder(root: Path, order: dict[str, list[str]]) -> Path:
 def test_parts_that_number_their_classes_differently(tmp_path):
     "A class is its name: the test part's own numbers, and classes that it lacks or has more of, change nothing."
     from hjepa.cli.train import eval_detection, train_detection
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     names = build_dataset('fashion_mnist_mini').classes
     data = coco_folder(tmp_path/'data', dict(train=names[:9], val=[*names[9:], *names[8:0:-1]]))
     run = tmp_path/'run'
@@ -150,7 +150,7 @@ def test_average_precision_is_that_of_pycocotools():
 DESCRIPTORS = """
 import os, resource, torch
 from hjepa.detection.boxes import BoxDataset, BoxEvalView, BoxView
-from hjepa.data.images import build_loader
+from hjepa.core.loader import build_loader
 resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
 n = 900
 boxes = torch.tensor([[2., 3, 30, 20]])

@@ -40,7 +40,7 @@ def slice_masks(masks, keep: slice):
 
 def make_trainer(task: dict):
     "A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with what the task asks for."
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     from hjepa.training import Callback, CheckpointCallback, HistoryCallback, Trainer, load_config, parameter_groups
 
     class Watched(Trainer):
@@ -128,7 +128,7 @@ def stuck(task: dict):
     team = Team(make_accelerator('fp32'))
     try: team.same(dict(images=100 + team.rank))
     except ValueError as e: print(f'refused on rank {team.rank}: {e}', file=sys.stderr, flush=True)
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     from hjepa.training import Trainer, load_config
     other = build_dataset('fashion_mnist_mini').subset(range(64 * team.rank, 64 * team.rank + 64))
     try: Trainer(load_config('tiny', SMALL), task['run'], other)
@@ -336,7 +336,7 @@ COMMAND = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 
 @pytest.fixture(scope='module')
 def garments(tmp_path_factory) -> Path:
     "A folder of 1,280 small pictures."
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')/'class0'
     root.mkdir()
     for i in range(1280): data.load(i).save(root/f'{i:04d}.png')

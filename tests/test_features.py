@@ -19,7 +19,7 @@ COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.features import sto
 @pytest.fixture(scope='module')
 def garments(tmp_path_factory) -> Path:
     "A folder of small pictures."
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
     for i in range(N): data.load(i).save(root/f'{i:04d}.png')
     return root

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.train import train;
 @pytest.fixture(scope='session')
 def garments(tmp_path_factory) -> Path:
     "A folder of 1,280 small pictures in class folders."
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
     for c in range(2): (root/f'class{c}').mkdir()
     for i in range(1280): data.load(i).save(root/f'class{i % 2}'/f'{i:04d}.png')

@@ -33,8 +33,9 @@ from hjepa.detection.detector import (DetectionConfig, DetectionTrainer, MeanAPC
                              evaluate_detector, load_detection_config)
 from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
 from hjepa.data.shards import write_shards
+from hjepa.core.config import list_configs
 from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
-                            list_configs, load_config, new_run)
+                            load_config, new_run)
 
 
 pytestmark = pytest.mark.filterwarnings('ignore')

@@ -17,9 +17,11 @@ import rivals
 import small_budget
 from rivals import IJEPA, RIVALS, RivalTrainer, SeparateBlocks, load_rival
 
-from hjepa.data.images import ImageDataset, build_dataset
+from hjepa.data.datasets import ImageDataset
+from hjepa.data.named import build_dataset
 from hjepa.evaluation.encodings import collect_readouts
-from hjepa.hierarchy import HJEPA, ConfigError
+from hjepa.core.config import ConfigError
+from hjepa.hierarchy import HJEPA
 from hjepa.training import Callback, CheckpointCallback, HistoryCallback, load_config, new_run
 
 SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',

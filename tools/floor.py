@@ -22,7 +22,7 @@ OWN = [*ONCE, 'data.dataset=imagefolder', 'data.path=images', 'training.batch_si
 IMAGES = """
 import sys
 from pathlib import Path
-from hjepa.data.images import build_dataset
+from hjepa.data.named import build_dataset
 data = build_dataset('fashion_mnist_mini')
 for i in range(400):
     folder, label = Path(sys.argv[1]), int(data.labels[i])

@@ -17,8 +17,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
-from .train import (_make_run, _run_name, _train_args, best_device, check_kind, evaluation_folder,
-                       friendly_errors, list_sources, newest_run, parser, print_configs, run_loop, why)
+from .train import (best_device, check_kind, evaluation_folder, friendly_errors, list_sources,
+                             _make_run, newest_run, parser, print_configs, run_loop, _run_name, _train_args,
+                             why)
 from ..core.files import say
 
 # %% ../../nbs/cli/06_codec.ipynb #a8ad2386
@@ -54,7 +55,8 @@ def run_codec(
     from hjepa.core.files import expand, lock_folder
     from hjepa.detection.detector import need_extra
     from hjepa.core.distributed import Team
-    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback, make_accelerator
+    from hjepa.core.distributed import make_accelerator
+    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
     need_constriction()                                          # better now than after hours of training
     if resume: check_kind(resume, 'codec')
     cfg = load_codec_run(resume, overrides) if resume else load_codec_config(config, overrides)
@@ -287,7 +289,7 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data.images import _list_images
+        from hjepa.data.named import _list_images
         found = list_sources(args.sources, _list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):

@@ -15,8 +15,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from .train import (best_device, check_kind, friendly_errors, parser, positive, probe_sets, say_unreadable,
-                       warn_arguments)
+from .train import (best_device, check_kind, friendly_errors, parser, positive, probe_sets,
+                             say_unreadable, warn_arguments)
 
 # %% ../../nbs/cli/02_features.ipynb #34abd9f6
 _neighbours_examples = '''examples:
@@ -87,7 +87,7 @@ def run_images(
     split: str | None = None, # part of the data set; None: the one that the run was trained on
 ): # an ImageDataset
     "The images of a folder, or those that a run was trained on."
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     from hjepa.training import load_run, run_dataset
     from hjepa.core.files import expand
     chans = model.config.in_chans
@@ -293,7 +293,7 @@ def check_finetune(args: argparse.Namespace):
 
 def labelled_images(args: argparse.Namespace, model) -> tuple: # two ImageDatasets, to train and to test; what to note in the results
     "Training and test images with labels: of a folder, or of the run, as its own probes had them."
-    from hjepa.data.images import build_dataset
+    from hjepa.data.named import build_dataset
     from hjepa.training import load_run
     make = lambda name, path, split: build_dataset(name, path, split, model.config.in_chans)
     if args.images: return *(make('imagefolder', args.images, s) for s in ('train', 'test')), {}

@@ -131,7 +131,9 @@ def _once(f):
 
 def picture_makers(args: argparse.Namespace) -> dict: # name → function without arguments that draws it
     "The pictures that a run can have. The model is loaded when the first of them needs it."
-    from hjepa import pictures as p, report, visualization as v
+    from hjepa import visualization as v
+    from hjepa.figures import what_it_sees as p
+    from hjepa.report import page as report
     from hjepa.evaluation.collapse import run_verdict
     from hjepa.cli.train import draw_crops
     from hjepa.training import load_run
@@ -173,7 +175,7 @@ class Look:
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
         "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
-        from hjepa.data.images import DataError, collate, model_view
+        from hjepa.data.images import DataError; from hjepa.core.loader import collate; from hjepa.data.views import model_view
         images = collate(model_view(self.model, dataset, size).__getitems__(index))['image']
         if not len(images): raise DataError(f'none of {len(index)} pictures of {dataset.name!r} could be read')
         return images
@@ -204,7 +206,8 @@ def own_images(
 ): # an `ImageDataset`; None without a path
     "What `--images` names. Raises FileNotFoundError if it is not there."
     from hjepa.core.files import expand
-    from hjepa.data.images import ImageDataset, build_dataset
+    from hjepa.data.datasets import ImageDataset
+    from hjepa.data.named import build_dataset
     if path is None: return None
     path = expand(path)
     return ImageDataset(path.name, paths=[path], in_chans=in_chans) if path.is_file() else build_dataset('images', path, in_chans=in_chans)

@@ -174,7 +174,7 @@ def print_configs(
     "The shipped configurations, each with what it says of itself in its first line."
     from importlib.resources import files
     from hjepa.core.files import say
-    from hjepa.training import list_configs
+    from hjepa.core.config import list_configs
     for name in list_configs(job):
         text = files('hjepa').joinpath('configs', job, f'{name}.yaml').read_text(encoding='utf-8')
         say(f'{name:12s} {text.splitlines()[0].lstrip("# ")}')
@@ -371,7 +371,8 @@ def draw(
 ) -> dict: # name → path
     "The run's pictures, from a few images that readers can recognise across runs."
     import torch
-    from hjepa.data.images import collate, model_view, normalize
+    from hjepa.core.loader import collate
+    from hjepa.data.views import model_view, normalize
     from hjepa.training import build_masks
     from hjepa.visualization import read_history, save_pictures
     view = model_view(model, dataset)
@@ -507,7 +508,9 @@ def say_unreadable(
 def extract_folder(args: argparse.Namespace):
     "Features, paths and unreadable pictures for `hjepa_features`; the file is written completely or not at all."
     from hjepa.core.files import check_target, expand
-    from hjepa.data.images import DataError, ImageDataset, build_dataset
+    from hjepa.data.datasets import ImageDataset
+    from hjepa.data.images import DataError
+    from hjepa.data.named import build_dataset
     from hjepa.evaluation.encodings import collect_readouts, extract_dataset
     output = expand(args.output)
     if output.suffix not in ('.npz', '.safetensors'):
@@ -722,7 +725,8 @@ def detect(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_detect'):
         from hjepa.core.files import check_target, say, write_text
-        from hjepa.data.images import DataError, _list_images
+        from hjepa.data.images import DataError
+        from hjepa.data.named import _list_images
         from hjepa.detection.detector import check_scales, load_detection_model
         check_scales(args.scales)
         found, output = list_sources(args.images, _list_images), check_target(args.output)
@@ -782,7 +786,7 @@ def detect_folder(
     args: argparse.Namespace, # of `hjepa_detect`
 ) -> list[dict]: # one object per image, see `detection_row`
     "Boxes of all images. Raises DataError if none of them can be read."
-    from hjepa.data.images import DataError, to_tensor
+    from hjepa.data.images import DataError; from hjepa.data.cutting import to_tensor
     from tqdm import tqdm
     rows, paths, n = [], found.files, args.batch_size
     for start in tqdm(range(0, len(paths), n), desc='detecting', disable=len(paths) <= n):

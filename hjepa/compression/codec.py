@@ -24,7 +24,8 @@ from fastcore.basics import patch
 
 from torch import Tensor, nn
 
-from .coding import LATENT_LIMIT, FactorizedPrior, StreamError, ans_decode, ans_encode, from_indices, pack_varints, seal, to_indices, unpack_varints, unseal
+from .coding import (ans_decode, ans_encode, FactorizedPrior, from_indices, LATENT_LIMIT,
+                                      pack_varints, seal, StreamError, to_indices, unpack_varints, unseal)
 from ..core.config import check_settings, from_values, require, setting
 from ..detection.detector import FPNFeatures
 from ..hierarchy import model_from_file, read_newest, save_model, saved_config

@@ -29,12 +29,15 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
+from .codec import FPNCodec, MAX_NUMBERS, pack_shape, PyramidShape
+from .coding import (FactorizedPrior, pack_varints, PRECISION, StreamError, to_indices,
+                                      unpack_varints, unseal)
+from ..core.files import write_atomic
+from ..core.loader import build_loader
+from ..data.datasets import _to_pil
+from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, fit_size, letterbox
-from .coding import PRECISION, FactorizedPrior, StreamError, pack_varints, to_indices, unpack_varints, unseal
-from .codec import MAX_NUMBERS, FPNCodec, PyramidShape, pack_shape
-from ..data.images import _to_pil, build_loader, normalize
 from ..detection.detector import FPNDetector, FPNFeatures, MeanAP
-from ..hierarchy import write_atomic
 
 # %% ../../nbs/compression/03_rate_distortion.ipynb #a37e0672
 def rate(

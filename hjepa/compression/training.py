@@ -28,16 +28,21 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..detection.boxes import BoxDataset, BoxEvalView, BoxView
-from .codec import MAX_NUMBERS, CodecConfig, FPNCodec, check_codec_config, load_compression_model
-from ..core.config import ConfigError, check_settings, require, setting, warn_idle
+from .codec import (check_codec_config, CodecConfig, FPNCodec, load_compression_model,
+                                     MAX_NUMBERS)
+from ..core.config import check_settings, ConfigError, require, setting, warn_idle
 from ..core.files import (check_regular, clear_temporaries, list_files, load_tensors, read_json,
                               write_atomic, write_json, write_text)
-from ..data.images import BadImages, DataError, build_loader, normalize, to_hw
-from ..detection.detector import (DetectionConfig, DetectionData, FPNDetector, FPNFeatures, detection_dataset,
-                             load_detection_model, load_detection_run, only_pretraining)
-from ..training import (CHANCE, SHARE, Callback, HistoryCallback, Trainer, TrainingConfig, checkpoints,
-                            load_config, load_run, new_run, read_state, training_checks, warn_training,
+from ..core.loader import build_loader
+from ..data.cutting import to_hw
+from ..data.images import DataError
+from ..data.views import BadImages, normalize
+from ..detection.boxes import BoxDataset, BoxEvalView, BoxView
+from ..detection.detector import (detection_dataset, DetectionConfig, DetectionData, FPNDetector,
+                                      FPNFeatures, load_detection_model, load_detection_run,
+                                      only_pretraining)
+from ..training import (Callback, CHANCE, checkpoints, HistoryCallback, load_config, load_run, new_run,
+                            read_state, SHARE, Trainer, training_checks, TrainingConfig, warn_training,
                             write_state)
 
 # %% ../../nbs/compression/04_training.ipynb #7de1badb

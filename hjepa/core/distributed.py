@@ -25,9 +25,9 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .config import ConfigError
 from .files import say
 from ..encoder import cpu_flags
-from ..hierarchy import ConfigError
 
 # %% ../../nbs/core/05_distributed.ipynb #402ca5de
 def choose_precision(

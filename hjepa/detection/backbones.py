@@ -27,9 +27,11 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.files import load_tensors
-from ..encoder import ContextEncoder, check_loaded, hub_or_cache, loading_reports, weights_path
-from ..fpn import EXTRA_LEVELS, FPN, DepthPyramid, FPNBlock, Pyramid, SimplePyramid, TokenFPN, TokenPyramid, init_convs
-from ..hierarchy import HJEPA, create_hjepa_from_config, find_weights, level_grid, pool_levels, saved_config
+from ..encoder import check_loaded, ContextEncoder, hub_or_cache, loading_reports, weights_path
+from ..fpn import (DepthPyramid, EXTRA_LEVELS, FPN, FPNBlock, init_convs, Pyramid, SimplePyramid,
+                       TokenFPN, TokenPyramid)
+from ..hierarchy import (create_hjepa_from_config, find_weights, HJEPA, level_grid, pool_levels,
+                             saved_config)
 
 # %% ../../nbs/detection/01_backbones.ipynb #f5710c9d
 def level_of(

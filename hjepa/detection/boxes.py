@@ -25,9 +25,13 @@ from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
 from ..core.files import check_regular, read_text
-from ..data.images import (DataError, ImageDataset, PICTURES, PixelRange, _check_shape, _choose_split, _data_root,
-                        _fetch, _read_next, _ready, _resample, _tiff_shape, _to_pil, allow_megapixels, build_dataset, channels_of,
-                        check_chans, crop_resize_pil, keyed_uniform, to_chans, to_hw, to_tensor)
+from ..core.random import keyed_uniform
+from ..data.cutting import crop_resize_pil, _resample, to_chans, to_hw, to_tensor
+from ..data.datasets import channels_of, ImageDataset, _to_pil
+from ..data.images import (allow_megapixels, check_chans, _check_shape, DataError, PixelRange,
+                               _tiff_shape)
+from ..data.named import build_dataset, _choose_split, _data_root, _fetch, PICTURES
+from ..data.views import _read_next, _ready
 
 # %% ../../nbs/detection/02_boxes.ipynb #90fd2b61
 class Ragged(list):

@@ -41,16 +41,21 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, remove_small_boxes
 from torchvision.ops.poolers import LevelMapper
 
-from .backbones import PYRAMIDS, Backbone, ResNetFPN, backbone_cost, build_backbone
-from .boxes import (BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_size, good_boxes, letterbox,
-                         show_boxes)
-from ..core.config import ConfigError, check_settings, from_values, require, setting, warn_idle
+from ..core.config import check_settings, ConfigError, from_values, require, setting, warn_idle
 from ..core.files import load_tensors, printable, write_atomic
-from ..data.images import DataError, build_loader, normalize, settle_range, to_hw
-from ..hierarchy import SIZE, check_timm_kwargs, find_weights, model_from_file, read_newest, save_model, saved_config
+from ..core.loader import build_loader
+from ..data.cutting import to_hw
+from ..data.datasets import settle_range
+from ..data.images import DataError
+from ..data.views import normalize
+from .backbones import Backbone, backbone_cost, build_backbone, PYRAMIDS, ResNetFPN
+from .boxes import (BoxDataset, BoxEvalView, BoxView, build_box_dataset, fit_size,
+                                   good_boxes, letterbox, show_boxes)
+from ..hierarchy import (check_timm_kwargs, find_weights, model_from_file, read_newest, save_model,
+                             saved_config, SIZE)
+from ..training import (Callback, CHANCE, checkpoints, load_config, load_run, parameter_groups, SHARE,
+                            SHARES, Trainer, training_checks, TrainingConfig, warn_training)
 from ..visualization import read_history, smooth
-from ..training import (CHANCE, SHARE, SHARES, Callback, Trainer, TrainingConfig, checkpoints, load_config, load_run,
-                            parameter_groups, training_checks, warn_training)
 
 # %% ../../nbs/detection/03_detector.ipynb #5bd0ce92
 class LevelAnchors(AnchorGenerator):
@@ -529,7 +534,7 @@ def as_pixels(
     pixel_range: Sequence[float] | None = None, # of numbers that are no bytes; None: the type's
 ) -> Tensor: # uint8 [C, H, W]
     "One image of any kind as bytes."
-    from hjepa.data.images import _to_pil, to_chans, to_tensor
+    from hjepa.data.datasets import _to_pil; from hjepa.data.cutting import to_chans, to_tensor
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
     image = _to_pil(image, in_chans, pixel_range and tuple(pixel_range))
     return image if isinstance(image, Tensor) else to_tensor(image)

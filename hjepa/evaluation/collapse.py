@@ -22,7 +22,10 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.files import read_json
-from ..data.images import ImageDataset, collate, model_view, normalize, why
+from ..core.loader import collate
+from ..data.datasets import ImageDataset
+from ..data.images import why
+from ..data.views import model_view, normalize
 from ..encoder import Masks
 from ..hierarchy import HJEPA, level_loss
 from ..training import Callback, HistoryCallback, load_run

@@ -21,8 +21,9 @@ from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from ..encoder import Masks, can_pick
-from ..hierarchy import HJEPA, ModelConfig, count_parameters, from_values, level_grid, target_cells, visible_cells
+from ..core.config import from_values
+from ..encoder import can_pick, Masks
+from ..hierarchy import count_parameters, HJEPA, level_grid, ModelConfig, target_cells, visible_cells
 from ..objectives.regularizers import SLICES
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6

@@ -25,12 +25,15 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..data.images import (BadImages, EvalView, ImageDataset, build_loader, keyed_permutation, model_view, normalize,
-                        preprocess, to_hw)
+from ..core.distributed import choose_precision
+from ..core.loader import build_loader
+from ..core.random import keyed_permutation
+from ..data.cutting import to_hw
+from ..data.datasets import ImageDataset
+from ..data.views import BadImages, EvalView, model_view, normalize, preprocess
 from ..encoder import check_loaded, hub_or_cache, loading_reports
 from ..hierarchy import HJEPA, pool_levels
 from ..multicrop import _seeded
-from ..training import choose_precision
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c
 @dataclass
@@ -296,7 +299,7 @@ def preprocess(self: TimmFeatures,
     pictures: list, # paths, PIL images or arrays
 ) -> Tensor: # [B, C, H, W] float32
     "Resize, crop and normalise pictures as the weights want them."
-    from hjepa.data.images import preprocess
+    from hjepa.data.views import preprocess
     return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #58e65481

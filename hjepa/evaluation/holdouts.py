@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.files import expand, read_text
-from ..data.images import ImageDataset, keyed_uniform
+from ..core.random import keyed_uniform
+from ..data.datasets import ImageDataset
 
 # %% ../../nbs/evaluation/02_holdouts.ipynb #8e5b80ba
 def _by_class(

@@ -19,13 +19,16 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from ..data.images import ImageDataset, TrainView, build_loader, model_view, normalize
-from .encodings import (Readouts, TimmFeatures, _collect, autocast_for, blocks_needed, collect_readouts,
-                             evaluating, labelled, parse_readout, readout, thumbnails, whiten)
-from .probes import (RidgeProbe, _both_labelled, _model_source, _pixel_source, _with_labels,
-                              hold_out_facts, hold_out_words, stratified_split)
+from ..core.loader import build_loader
+from ..data.datasets import ImageDataset
+from ..data.views import model_view, normalize, TrainView
+from .encodings import (autocast_for, blocks_needed, _collect, collect_readouts, evaluating,
+                                        labelled, parse_readout, readout, Readouts, thumbnails,
+                                        TimmFeatures, whiten)
+from .holdouts import _by_class, check_groups, choose_groups, _dense, stratified_split
+from .probes import (_both_labelled, hold_out_facts, hold_out_words, _model_source,
+                                     _pixel_source, RidgeProbe, _with_labels)
 from ..hierarchy import HJEPA
-from .holdouts import _by_class, _dense, check_groups, choose_groups
 from ..multicrop import _seeded
 from ..training import learning_rate
 

@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.images import ImageDataset, as_images
-from .encodings import (Readouts, TimmFeatures, check_features, collect_readouts, labelled,
-                             pixel_features, random_like, readout_names, whiten)
+from ..data.datasets import as_images, ImageDataset
+from .encodings import (check_features, collect_readouts, labelled, pixel_features,
+                                        random_like, readout_names, Readouts, TimmFeatures, whiten)
+from .holdouts import (_by_class, check_groups, choose_groups, duplicate_words,
+                                       near_duplicates, stratified_folds, stratified_split)
 from ..hierarchy import HJEPA
-from .holdouts import (_by_class, check_groups, choose_groups, duplicate_words, near_duplicates,
-                            stratified_folds, stratified_split)
 
 # %% ../../nbs/evaluation/03_probes.ipynb #1a7faa95
 def knn_sweep(

@@ -18,9 +18,13 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import ImageDataset, build_dataset, normalize, preprocess
-from .encodings import TimmFeatures, Whitening, autocast_for, blocks_needed, check_features, collect_readouts, evaluating, parse_readout, readout, white_dim
-from .store import FeatureStore, extract_to_disk
+from ..data.datasets import ImageDataset
+from ..data.named import build_dataset
+from ..data.views import normalize, preprocess
+from .encodings import (autocast_for, blocks_needed, check_features, collect_readouts,
+                                        evaluating, parse_readout, readout, TimmFeatures, white_dim,
+                                        Whitening)
+from .store import extract_to_disk, FeatureStore
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #9000941d

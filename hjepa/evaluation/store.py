@@ -26,11 +26,14 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors, lock_folder,
-                              read_json, read_text, save_tensors, write_json, write_text)
-from ..data.images import (BadImages, DataError, ImageDataset, Unreadable, build_loader, model_view, normalize,
-                        why)
-from .encodings import TimmFeatures, _bar, autocast_for, blocks_needed, evaluating, parse_readout, readout
+from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors,
+                              lock_folder, read_json, read_text, save_tensors, write_json, write_text)
+from ..core.loader import build_loader
+from ..data.datasets import ImageDataset
+from ..data.images import DataError, Unreadable, why
+from ..data.views import BadImages, model_view, normalize
+from .encodings import (autocast_for, _bar, blocks_needed, evaluating, parse_readout,
+                                        readout, TimmFeatures)
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/06_store.ipynb #26ced289

@@ -26,8 +26,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from torch import Tensor, nn
 
 from ..encoder import ContextEncoder, Masks
-from ..hierarchy import HJEPA, cell_of_patch, level_counts, level_grid, level_targets, pool_levels
-from ..visualization import OKABE_ITO, Picture, _level_scores, _ready, component_colours, draw_cells, image_grid, looking, match_components, tint_masks, to_pixels
+from ..hierarchy import cell_of_patch, HJEPA, level_counts, level_grid, level_targets, pool_levels
+from ..visualization import (component_colours, draw_cells, image_grid, _level_scores, looking,
+                                 match_components, OKABE_ITO, Picture, _ready, tint_masks, to_pixels)
 
 # %% ../../nbs/figures/01_what_it_sees.ipynb #bbe2796a
 def hidden_shares(

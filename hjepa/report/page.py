@@ -22,12 +22,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from ..evaluation.collapse import Finding, HealthLimits, Verdict, _values, diagnose, run_verdict
 from ..core.files import check_target, expand, read_json, write_text
+from ..evaluation.collapse import diagnose, Finding, HealthLimits, run_verdict, _values, Verdict
 from ..evaluation.probes import hold_out_words
-from ..training import RunConfig, load_run
-from ..visualization import (LEVEL_COLOURS, OKABE_ITO, Picture, _add_total, _draw_levels, _draw_schedules,
-                                 history_series, plain_text, plot_history, read_history, smooth, to_pixels)
+from ..training import load_run, RunConfig
+from ..visualization import (_add_total, _draw_levels, _draw_schedules, history_series, LEVEL_COLOURS,
+                                 OKABE_ITO, Picture, plain_text, plot_history, read_history, smooth,
+                                 to_pixels)
 
 # %% ../../nbs/report/01_page.ipynb #3288a50e
 def kept_neighbours(

@@ -23,10 +23,10 @@ from fastcore.basics import patch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..encoder import _prefix_tokens
-from ..evaluation.encodings import Encodings, blocks_needed, parse_readout, readout
 from ..core.files import (check_regular, check_target, expand, file_sha256, load_tensors, save_tensors,
                               write_atomic)
+from ..encoder import _prefix_tokens
+from ..evaluation.encodings import blocks_needed, Encodings, parse_readout, readout
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/sharing/02_export.ipynb #ba4aeaa6

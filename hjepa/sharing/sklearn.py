@@ -25,13 +25,16 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
 
-from ..evaluation.collapse import health_words, run_verdict
-from ..data.images import ImageDataset, ImageError, model_view, normalize, preprocess
-from ..evaluation.encodings import Encodings, Whitening, _collect, blocks_needed, check_features, parse_readout, readout, white_dim
 from ..core.files import (check_target, expand, load_tensors, read_json, save_tensors, write_json,
                               write_text)
+from ..data.datasets import ImageDataset
+from ..data.images import ImageError
+from ..data.views import model_view, normalize, preprocess
 from ..encoder import hub_answers
-from ..hierarchy import HJEPA, find_weights, hub_file, hub_name, level_grid, read_newest, saved_config
+from ..evaluation.collapse import health_words, run_verdict
+from ..evaluation.encodings import (blocks_needed, check_features, _collect, Encodings, parse_readout,
+                                        readout, white_dim, Whitening)
+from ..hierarchy import find_weights, HJEPA, hub_file, hub_name, level_grid, read_newest, saved_config
 from ..training import load_run
 
 # %% ../../nbs/sharing/01_sklearn.ipynb #824b1765
