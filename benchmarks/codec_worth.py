@@ -15,14 +15,18 @@ from pathlib import Path
 import torch
 from detection_study import machine
 
-from hjepa.detection.boxes import BoxDataset, make_scenes
+from hjepa.detection.boxes import BoxDataset
+from hjepa.detection.scenes import make_scenes
 from hjepa.cli.train import run_detection
 from hjepa.cli.codec import run_codec
 from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import codec_runs
 from hjepa.core.files import read_json, say, write_json
-from hjepa.detection.detector import detection_dataset, load_detection_model, load_detection_run, without_nan
-from hjepa.compression.rate_distortion import baseline_codecs, image_scales, measure_codecs
+from hjepa.detection.detector import load_detection_model
+from hjepa.detection.results import without_nan
+from hjepa.detection.training import detection_dataset, load_detection_run
+from hjepa.compression.rate_distortion import baseline_codecs, image_scales
+from hjepa.compression.rate_distortion import measure_codecs
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'/'codec_worth.json'
 QUALITIES = dict(jpeg=(5, 10, 20, 40, 70, 90), webp=(0, 10, 25, 50, 75, 90))

@@ -18,10 +18,12 @@ import numpy as np
 import torch
 from budget import Budget
 
-from hjepa.detection.boxes import make_scenes
+from hjepa.detection.scenes import make_scenes
 from hjepa.data.datasets import ImageDataset
 from hjepa.data.views import normalize
-from hjepa.detection.detector import DetectionTrainer, evaluate_detector, load_detection_config, load_detection_model, load_detection_run
+from hjepa.detection.detector import load_detection_model
+from hjepa.detection.results import evaluate_detector
+from hjepa.detection.training import DetectionTrainer, load_detection_config, load_detection_run
 from hjepa.core.files import write_atomic
 from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from hjepa.data.named import build_dataset
 from hjepa.data.views import normalize
-from hjepa.multicrop import MultiCropDataset, MultiCropTransform, MultiCropView, build_multicrop_dataloader
+from hjepa.data.crop_views import MultiCropDataset, MultiCropView, build_multicrop_dataloader
+from hjepa.data.crops import MultiCropTransform
 
 MEAN, STD, J = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (0.4, 0.4, 0.4, 0.1)
 KINDS = [(2, 224, (0.4, 1.0)), (6, 96, (0.05, 0.4))]

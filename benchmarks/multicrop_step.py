@@ -19,7 +19,7 @@ import torch
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import create_hjepa
 from hjepa.masking import MultiCropMaskGenerator
-from hjepa.multicrop import Crops
+from hjepa.data.crops import Crops
 from hjepa.core.distributed import choose_precision
 from hjepa.training import TrainingConfig, build_optimizer
 

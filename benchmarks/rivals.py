@@ -23,7 +23,7 @@ from hjepa.encoder import Masks, ema_momentum, gather_tokens
 from hjepa.core.config import ConfigError
 from hjepa.hierarchy import HJEPA, ModelConfig, patch_pixels, save_model, target_spread
 from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
-from hjepa.multicrop import Crops
+from hjepa.data.crops import Crops
 from hjepa.predictor import Predictor
 from hjepa.objectives.regularizers import sigreg
 from hjepa.core.config import require

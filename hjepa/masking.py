@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, Generator
 from fastcore.basics import patch, basic_repr
 
+from .data.crops import Crops
 from .encoder import mask_to_index, Masks
 from .hierarchy import cell_of_patch, level_grid
-from .multicrop import Crops, MultiCropMasks, patch_edges, shared_length, STRATEGIES
+from .multicrop import MultiCropMasks, patch_edges, shared_length, STRATEGIES
 
 # %% ../nbs/06_masking.ipynb #5c624d9a
 def _rng(generator: Generator | None) -> Generator:

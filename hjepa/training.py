@@ -50,6 +50,8 @@ from .core.files import (append_text, clear_temporaries, expand, file_sha256, is
                               temporary_name, tensors_sha256, write_atomic, write_text)
 from .core.loader import build_loader, EpochBatchSampler, LostWorker, NoBatch
 from .core.random import keyed_uniform
+from .data.crop_views import MultiCropView
+from .data.crops import AdaptiveMultiCropTransform, MultiCropTransform
 from .data.cutting import DECODERS
 from .data.datasets import ImageDataset, settle_range
 from .data.named import build_dataset
@@ -57,7 +59,7 @@ from .data.views import BadImages, normalize, TrainView
 from .hierarchy import (check_model_config, compile_blocks, create_hjepa_from_config, HJEPA,
                              MODEL_IDLE, ModelConfig, saved_config, SIZE)
 from .masking import build_mask_generator, MultiCropMaskGenerator
-from .multicrop import AdaptiveMultiCropTransform, MultiCropTransform, MultiCropView, STRATEGIES
+from .multicrop import STRATEGIES
 
 # %% ../nbs/07_training.ipynb #7120e787
 SHARE = dict(low=0, high=1, expected='a share from 0 to 1')

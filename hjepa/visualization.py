@@ -31,12 +31,13 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .core.files import write_atomic
+from .data.crops import Crops
 from .data.cutting import to_tensor
 from .data.datasets import channels_of, _to_pil
 from .data.views import denormalize, normalize
 from .encoder import Masks
 from .hierarchy import cell_of_patch, HJEPA, level_grid
-from .multicrop import Crops, MultiCropMasks, patch_edges
+from .multicrop import MultiCropMasks, patch_edges
 
 # %% ../nbs/08_visualization.ipynb #f8eb67a0
 class Picture(Figure):

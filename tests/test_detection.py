@@ -70,7 +70,7 @@ def test_names_of_tutorials():
 @pytest.mark.parametrize('name', ['scenes', 'default', 'kitti', 'vit'])
 def test_shipped_configurations(name):
     from hjepa import FPNDetector
-    from hjepa.detection.detector import load_detection_config
+    from hjepa.detection.training import load_detection_config
     config = load_detection_config(name, ['model.pretrained=false']).model
     config.classes = ['a', 'b']
     with torch.device('meta'): model = FPNDetector(config)
@@ -122,7 +122,9 @@ def test_parts_that_number_their_classes_differently(tmp_path):
     assert eval_detection([str(run)]) == 0
     again = json.loads((run/'results.json').read_text(encoding='utf-8'))
     assert trained['map'] == again['map'] and set(again['per_class']) <= set(names[:9])
-    from hjepa.detection.detector import detection_dataset, evaluate_detector, load_detection_model, load_detection_run
+    from hjepa.detection.detector import load_detection_model
+    from hjepa.detection.results import evaluate_detector
+    from hjepa.detection.training import detection_dataset, load_detection_run
     config = load_detection_run(run)
     train, test = (detection_dataset(config, part) for part in ('train', 'test'))
     for i in range(8):                                        # the same scenes: what both have is labelled alike
@@ -135,7 +137,7 @@ def test_parts_that_number_their_classes_differently(tmp_path):
 
 def test_average_precision_is_that_of_pycocotools():
     "150 random cases, values written down by `python -m tests.coco_cases`."
-    from hjepa.detection.detector import MeanAP
+    from hjepa.detection.results import MeanAP
     values = json.loads(coco_cases.FILE.read_text(encoding='utf-8'))
     assert len(values) == 150 and len({v[0] for v in values}) > 100
     for seed, expected in enumerate(values):
@@ -222,7 +224,7 @@ def test_damaged_detector_is_found(detector, tmp_path):
 def test_one_image_that_is_not_a_number(tmp_path):
     "Its step leaves nothing behind: batch norm's buffers stay finite, the run goes on and is saved."
     from hjepa import load_detection_model, make_scenes
-    from hjepa.detection.detector import DetectionTrainer, load_detection_config
+    from hjepa.detection.training import DetectionTrainer, load_detection_config
     from hjepa.training import CheckpointCallback
 
     class Poisoned(DetectionTrainer):

@@ -60,7 +60,7 @@ def make_trainer(task: dict):
             return pixels, slice_masks(masks, slice(self.rank * n, (self.rank + 1) * n))
         def all_crops(self, crops):
             "Crops of the whole step: their places decide about masks."
-            from hjepa.multicrop import Crops
+            from hjepa.data.crops import Crops
             parts = self.team.gather(dict(boxes=crops.boxes, flips=crops.flips, sizes=crops.sizes, tensors=list(crops)))
             tensors = [torch.cat([p['tensors'][i] for p in parts]) for i in range(len(crops))]
             return Crops(tensors, torch.cat([p['boxes'] for p in parts], 1), torch.cat([p['flips'] for p in parts], 1), torch.cat([p['sizes'] for p in parts]), crops.num_global)

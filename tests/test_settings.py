@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hjepa.detection.boxes import make_scenes
+from hjepa.detection.scenes import make_scenes
 from hjepa.evaluation.collapse import HealthCallback
 from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
@@ -29,8 +29,9 @@ from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, 
                                         fill_from_features, load_codec_config, real_bits, train_sweep)
 from hjepa.core.config import LARGEST, Rule, all_settings, kinds_of
 from hjepa.data.images import DataError
-from hjepa.detection.detector import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
-                             evaluate_detector, load_detection_config)
+from hjepa.detection.results import evaluate_detector
+from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
+                                      load_detection_config)
 from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
 from hjepa.data.shards import write_shards
 from hjepa.core.config import list_configs

@@ -53,7 +53,7 @@ def run_codec(
     from hjepa.compression.coding import need_constriction
     from hjepa.compression.training import CodecTrainer, codec_callbacks, feature_source, fill_from_features, load_codec_config, load_codec_run, train_sweep
     from hjepa.core.files import expand, lock_folder
-    from hjepa.detection.detector import need_extra
+    from hjepa.detection.results import need_extra
     from hjepa.core.distributed import Team
     from hjepa.core.distributed import make_accelerator
     from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
@@ -132,7 +132,7 @@ def report_codec(
     "Curves of all codecs of a run: bits against error and average precision. Printed first, then written."
     from hjepa.compression.codec import load_compression_model
     from hjepa.compression.training import codec_runs, feature_source
-    from hjepa.detection.detector import need_extra
+    from hjepa.detection.results import need_extra
     run_dir = Path(run_dir)
     out = Path(out or run_dir)
     runs = codec_runs(run_dir)
@@ -156,7 +156,7 @@ def measure_run(
     baselines: bool, # measure zlib, zstd, JPEG and WebP as well, and these of the image at the canvas's size
 ) -> dict: # results of `measure_codecs` or `measure_features`, and the seed
     "Rate, distortion and, with a detector, average precision."
-    from hjepa.compression.rate_distortion import baseline_codecs, image_scales, measure_codecs, measure_features
+    from hjepa.compression.rate_distortion import baseline_codecs, image_scales; from hjepa.compression.rate_distortion import measure_codecs, measure_features
     e, seed = cfg.evaluation, dict(seed=cfg.training.seed)
     if source.detector is None: return measure_features(codecs, source) | seed
     scales = image_scales(source.pictures, source.canvas)
@@ -170,7 +170,7 @@ def write_results(
     out: Path, # folder
 ):
     "Print the table, then write `results.json`, `rate_distortion.csv` and `pictures/`, each whole or not at all."
-    from hjepa.detection.detector import without_nan
+    from hjepa.detection.results import without_nan
     from hjepa.core.files import write_json
     from hjepa.compression.rate_distortion import draw_rate_distortion, format_rate_distortion, write_csv
     say('\n' + format_rate_distortion(results))

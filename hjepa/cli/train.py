@@ -595,7 +595,7 @@ def run_detection(
     allow: list[str] = (), # what may have changed since: 'config', 'data'; see `Trainer.resume`
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train a detector, then measure and draw. Raises what `friendly_errors` explains."
-    from hjepa.detection.detector import DetectionTrainer, MeanAPCallback, detection_dataset, load_detection_config, load_detection_run, need_extra
+    from hjepa.detection.training import DetectionTrainer, MeanAPCallback, detection_dataset, load_detection_config, load_detection_run; from hjepa.detection.results import need_extra
     from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
     need_extra()                                                # better now than after hours of training
     if resume: check_kind(resume, 'detector')
@@ -632,7 +632,7 @@ def describe_detection(
 
 def _report_left_out(train, test, file: Path):
     "What was wrong with the annotations of both parts."
-    from hjepa.detection.boxes import format_left_out
+    from hjepa.detection.formats import format_left_out
     parts = (('training', train), ('test', test))
     words = [f'{part}: {text}' for part, d in parts if (text := format_left_out(d.left_out))]
     report_problems(train.problems + test.problems, file, '\n'.join(words))
@@ -663,7 +663,7 @@ def report_detection(
     out: Path | None = None, # where results and figures are written; None: the run's folder
 ) -> dict: # the results
     "Average precision, pictures, and how to use the detector."
-    from hjepa.detection.detector import draw_detection, evaluate_detector, format_detection, without_nan
+    from hjepa.detection.results import draw_detection, evaluate_detector, format_detection, without_nan
     from hjepa.core.files import check_target, say, write_json
     run_dir, e = Path(run_dir), cfg.evaluation
     check_target((out or run_dir)/'results.json')
@@ -690,10 +690,14 @@ def eval_detection(
     p.add_argument('--per-class', action='store_true', help='print the average precision of every class')
     args = p.parse_intermixed_args(argv)
     with friendly_errors('hjepa_eval_detection'):
-        from hjepa.detection.boxes import format_left_out
+        from hjepa.detection.formats import format_left_out
         from hjepa.core.files import expand, say
-        from hjepa.detection.detector import check_scales, detection_dataset, format_classes
-        from hjepa.detection.detector import load_detection_model, load_detection_run, need_extra
+        from hjepa.detection.detector import check_scales
+        from hjepa.detection.results import format_classes
+        from hjepa.detection.training import detection_dataset
+        from hjepa.detection.detector import load_detection_model
+        from hjepa.detection.results import need_extra
+        from hjepa.detection.training import load_detection_run
         need_extra()
         check_scales(args.scales)
         check_kind(args.run, 'detector')
@@ -829,7 +833,7 @@ def draw_boxes(
     model, # an FPNDetector
 ):
     "Images with their boxes, under the images' names; a name that is taken gets a number. Whole or not at all."
-    from hjepa.detection.detector import save_figure, show_detections
+    from hjepa.detection.results import save_figure, show_detections
     for path, image, r in zip(paths, images, found, strict=True):
         # with number and suffix at most 255 bytes
         name, n = os.fsdecode(os.fsencode(Path(path).stem)[:230]), 1

@@ -37,7 +37,8 @@ from ..core.loader import build_loader
 from ..data.datasets import _to_pil
 from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, fit_size, letterbox
-from ..detection.detector import FPNDetector, FPNFeatures, MeanAP
+from ..detection.detector import FPNDetector, FPNFeatures
+from ..detection.results import MeanAP
 
 # %% ../../nbs/compression/03_rate_distortion.ipynb #a37e0672
 def rate(

@@ -38,8 +38,8 @@ from ..data.cutting import to_hw
 from ..data.images import DataError
 from ..data.views import BadImages, normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, BoxView
-from ..detection.detector import (detection_dataset, DetectionConfig, DetectionData, FPNDetector,
-                                      FPNFeatures, load_detection_model, load_detection_run,
+from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
+from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
 from ..training import (Callback, CHANCE, checkpoints, HistoryCallback, load_config, load_run, new_run,
                             read_state, SHARE, Trainer, training_checks, TrainingConfig, warn_training,

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from ..core.distributed import choose_precision
 from ..core.loader import build_loader
 from ..core.random import keyed_permutation
+from ..data.crops import _seeded
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
 from ..data.views import BadImages, EvalView, model_view, normalize, preprocess
 from ..encoder import check_loaded, hub_or_cache, loading_reports
 from ..hierarchy import HJEPA, pool_levels
-from ..multicrop import _seeded
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c
 @dataclass

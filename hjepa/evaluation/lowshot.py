@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from ..core.loader import build_loader
+from ..data.crops import _seeded
 from ..data.datasets import ImageDataset
 from ..data.views import model_view, normalize, TrainView
 from .encodings import (autocast_for, blocks_needed, _collect, collect_readouts, evaluating,
@@ -29,7 +30,6 @@ from .holdouts import _by_class, check_groups, choose_groups, _dense, stratified
 from .probes import (_both_labelled, hold_out_facts, hold_out_words, _model_source,
                                      _pixel_source, RidgeProbe, _with_labels)
 from ..hierarchy import HJEPA
-from ..multicrop import _seeded
 from ..training import learning_rate
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #03ed2ffb
