@@ -6,15 +6,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compression.codec import CodecConfig, FPNCodec
+    from .compression.codec import CodecConfig, FPNCodec, load_compression_model
     from .data.crop_views import (MultiCropDataset, MultiCropDatasetRaw, build_multicrop_dataloader,
                                   build_multicrop_dataset, build_multicrop_transform, multicrop_collate_fn)
-    from .data.crops import AdaptiveMultiCropTransform, Crops
+    from .data.crops import AdaptiveMultiCropTransform, Crops, MultiCropEvalTransform, MultiCropTransform
     from .data.images import load_image
     from .data.shards import ShardDataset, index_shards, write_shards
-    from .detection.backbones import Backbone, ResNetFPN
+    from .detection.backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
     from .detection.boxes import BoxDataset
-    from .detection.detector import DetectorConfig, FPNDetector
+    from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
     from .detection.formats import build_box_dataset
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
@@ -22,31 +22,35 @@ if TYPE_CHECKING:
     from .evaluation.collapse import diagnose, run_verdict
     from .evaluation.encodings import TimmFeatures, extract_dataset
     from .evaluation.lowshot import compare_low_shot, fine_tune
-    from .evaluation.probes import compare, evaluate
+    from .evaluation.probes import compare, evaluate, format_table
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import FeatureStore, extract_to_disk
     from .fpn import FPN, FPNBlock, TokenFPN, fpn_from_torchvision, fpn_to_torchvision
     from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
     from .masking import (HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator,
-                          RandomMaskGenerator)
+                          RandomMaskGenerator, build_mask_generator)
     from .multicrop import MultiCropMasks
-    from .objectives.regularizers import sigreg, vicreg
+    from .objectives.regularizers import sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
     from .sharing.export import export_onnx, export_timm, export_torch
-    from .sharing.sklearn import HJEPAFeatures, push_to_hub
+    from .sharing.sklearn import HJEPAFeatures, push_to_hub, save_for_hub
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
+          'load_compression_model': 'compression.codec',
           'MultiCropDataset': 'data.crop_views', 'MultiCropDatasetRaw': 'data.crop_views',
           'build_multicrop_dataloader': 'data.crop_views', 'build_multicrop_dataset': 'data.crop_views',
           'build_multicrop_transform': 'data.crop_views', 'multicrop_collate_fn': 'data.crop_views',
           'AdaptiveMultiCropTransform': 'data.crops', 'Crops': 'data.crops',
+          'MultiCropEvalTransform': 'data.crops', 'MultiCropTransform': 'data.crops',
           'load_image': 'data.images',
           'ShardDataset': 'data.shards', 'index_shards': 'data.shards', 'write_shards': 'data.shards',
           'Backbone': 'detection.backbones', 'ResNetFPN': 'detection.backbones',
+          'backbone_cost': 'detection.backbones', 'build_backbone': 'detection.backbones',
           'BoxDataset': 'detection.boxes',
           'DetectorConfig': 'detection.detector', 'FPNDetector': 'detection.detector',
+          'FPNFeatures': 'detection.detector', 'load_detection_model': 'detection.detector',
           'build_box_dataset': 'detection.formats',
           'evaluate_detector': 'detection.results',
           'make_scenes': 'detection.scenes',
@@ -55,6 +59,7 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'TimmFeatures': 'evaluation.encodings', 'extract_dataset': 'evaluation.encodings',
           'compare_low_shot': 'evaluation.lowshot', 'fine_tune': 'evaluation.lowshot',
           'compare': 'evaluation.probes', 'evaluate': 'evaluation.probes',
+          'format_table': 'evaluation.probes',
           'Gallery': 'evaluation.retrieval', 'show_neighbours': 'evaluation.retrieval',
           'FeatureStore': 'evaluation.store', 'extract_to_disk': 'evaluation.store',
           'FPN': 'fpn', 'FPNBlock': 'fpn', 'TokenFPN': 'fpn', 'fpn_from_torchvision': 'fpn',
@@ -62,12 +67,16 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
           'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking',
           'MultiCropMaskGenerator': 'masking', 'RandomMaskGenerator': 'masking',
+          'build_mask_generator': 'masking',
           'MultiCropMasks': 'multicrop',
           'sigreg': 'objectives.regularizers', 'vicreg': 'objectives.regularizers',
+          'visreg': 'objectives.regularizers',
           'Predictor': 'predictor', 'PredictorBlock': 'predictor',
           'write_report': 'report.page',
-          'export_onnx': 'sharing.export', 'export_timm': 'sharing.export', 'export_torch': 'sharing.export',
-          'HJEPAFeatures': 'sharing.sklearn', 'push_to_hub': 'sharing.sklearn'}
+          'export_onnx': 'sharing.export', 'export_timm': 'sharing.export',
+          'export_torch': 'sharing.export',
+          'HJEPAFeatures': 'sharing.sklearn', 'push_to_hub': 'sharing.sklearn',
+          'save_for_hub': 'sharing.sklearn'}
 __all__ = [*_where]
 
 

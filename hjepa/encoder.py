@@ -6,7 +6,7 @@
 __all__ = ['IDLE', 'SPARE', 'HUB_SECONDS', 'LARGE_SCORES', 'SLICE_TOKENS', 'mask_to_index', 'index_to_mask', 'check_index',
            'gather_tokens', 'Masks', 'idle_arguments', 'create_vit', 'weights_path', 'weights_part', 'loading_reports',
            'check_loaded', 'load_vit', 'hub_answers', 'hub_or_cache', 'ContextEncoder', 'as_weights', 'attention_mask',
-           'gather_rope', 'cpu_flags', 'written_out_attention', 'PlainAttention', 'run_block', 'can_pick', 'last_block',
+           'gather_rope', 'written_out_attention', 'PlainAttention', 'run_block', 'can_pick', 'last_block',
            'check_float32', 'TargetEncoder', 'ema_momentum']
 
 # %% ../nbs/01_encoder.ipynb #4ca1cfc2
@@ -19,7 +19,7 @@ import urllib.request
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from .core.distributed import cpu_flags
 from .core.files import expand, load_tensors
 
 # %% ../nbs/01_encoder.ipynb #bbbeb475
@@ -496,13 +497,6 @@ def gather_rope(
     return rearrange(rope[:, :, index], 'l h b k r -> l b h k r')
 
 # %% ../nbs/01_encoder.ipynb #f35f0832
-@lru_cache
-def cpu_flags() -> frozenset[str]: # names as in /proc/cpuinfo; empty where the system has no such file
-    "What instructions this processor has."
-    try: text = Path('/proc/cpuinfo').read_text(encoding='utf-8')
-    except OSError: return frozenset()
-    return frozenset(next((l for l in text.splitlines() if l.startswith('flags')), '').split())
-
 LARGE_SCORES = 2 ** 24      # attention scores of a batch, all heads; 32 MB in bfloat16
 
 def written_out_attention(
@@ -622,7 +616,7 @@ def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
     if images.ndim != 4 or images.shape[1] != self.in_chans:
         raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.in_chans}, H, W]')
     if not images.is_floating_point():
-        raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.images.normalize makes it from uint8')
+        raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.views.normalize makes it from uint8')
     return self.grid_of(images.shape[-2:])
 
 # %% ../nbs/01_encoder.ipynb #18c054b3

@@ -81,7 +81,7 @@ def to_pixels(
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     if not (x.min() >= 0 and x.max() <= 1):
         raise ValueError(f'float images reach from {x.min():.3g} to {x.max():.3g}, expected 0 to 1; '
-                         'undo a normalisation first with hjepa.data.images.denormalize(images, mean, std)')
+                         'undo a normalisation first with hjepa.data.views.denormalize(images, mean, std)')
     if (chosen := _SHOWN.get()) is not None and x.shape[1] not in (1, 3): x = _choose(x, chosen)
     return repeat(x.mean(1), 'b h w -> b h w c', c=3) if x.shape[1] != 3 else rearrange(x, 'b c h w -> b h w c')
 

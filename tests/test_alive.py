@@ -860,7 +860,7 @@ def test_weights_that_claim_too_much(whole, tmp_path):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             for change in [*(config_with(**c) for c in claims[kind]), *headers]:
                 said = refused(loads[kind], with_header(source, tmp_path/'x.safetensors', change))
-                print(kind, hjepa.hierarchy.printable(said)[:200])
+                print(kind, hjepa.core.files.printable(said)[:200])
             raw = source.read_bytes()
             for data in (b'', raw[:7], raw[:100], (2 ** 63).to_bytes(8, 'little') + raw[8:], (10 ** 8 + 1).to_bytes(8, 'little') + raw[8:], bytes(10_000), raw[:-1], raw + b'x'):
                 (tmp_path/'x.safetensors').write_bytes(data)

@@ -169,7 +169,7 @@ def best_device() -> str:
     return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else 'cpu'
 
 def print_configs(
-    job: str = '', # see `hjepa.training.list_configs`
+    job: str = '', # see `hjepa.core.config.list_configs`
 ) -> int: # 0
     "The shipped configurations, each with what it says of itself in its first line."
     from importlib.resources import files

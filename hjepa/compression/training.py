@@ -243,7 +243,7 @@ class CodecData:
     test_features: str | None = None # and another one to measure on
     dataset: str | None = None # scenes, coco, voc or kitti
     path: str | None = None # its folder
-    annotations: str | None = None # see `hjepa.detection.detector.DetectionData`
+    annotations: str | None = None # see `hjepa.detection.training.DetectionData`
     test_annotations: str | None = None
     split: str | None = None # the part to train on
     test_split: str | None = None # the part to measure on
@@ -290,7 +290,7 @@ class CodecEvaluation:
     every: int | None = setting(1, low=1)
     pictures: int = setting(64, low=1) # images that they look at
     batch_size: int = setting(16, low=1) # images at once
-    small_below: float = setting(32.0, above=0) # see `hjepa.detection.detector.DetectionEvaluation`
+    small_below: float = setting(32.0, above=0) # see `hjepa.detection.training.DetectionEvaluation`
 
 @dataclass
 class CodecRun:

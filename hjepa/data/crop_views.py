@@ -277,7 +277,7 @@ def build_multicrop_transform(
     return kinds[kind](**kwargs)
 
 def build_multicrop_dataset(
-    dataset_name: str,                           # One of `hjepa.data.images.DATASETS`; `images` is a folder of one's own
+    dataset_name: str,                           # One of `hjepa.data.named.DATASETS`; `images` is a folder of one's own
     data_path: str | None = None,                # Where its files are or shall go
     split: str = 'train',                        # Usually `train`, and `test` or `val`
     in_chans: int | None = None,                 # Channels, or None: what the data set has

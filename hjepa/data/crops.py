@@ -140,7 +140,7 @@ def picture(self: Crops,
 def wrapped(self: Crops,
     f: Callable[[Tensor], Any] # What becomes of each tensor
 ) -> Crops:                    # Not to be used before it has been sent
-    "With every tensor wrapped, for the journey from a worker (see `hjepa.data.images.to_send`)."
+    "With every tensor wrapped, for the journey from a worker (see `hjepa.core.loader.to_send`)."
     new = copy.copy(self)
     new.stacks, new.boxes, new.flips, new.sizes = [f(s) for s in self.stacks], f(self.boxes), f(self.flips), f(self.sizes)
     return new

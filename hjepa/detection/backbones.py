@@ -454,7 +454,7 @@ def check_images(self: Backbone,
 ):
     "Raise ValueError for images of a wrong shape, type or size."
     if images.ndim != 4 or images.shape[1] != self.in_chans: raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.in_chans}, H, W]')
-    if not images.is_floating_point(): raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.images.normalize makes it from uint8')
+    if not images.is_floating_point(): raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.views.normalize makes it from uint8')
     (h, w), d = images.shape[-2:], self.size_divisor
     if h % d or w % d: raise ValueError(f'image size {h}×{w}: height and width must be multiples of {d} for {self.body.name}; pad to {-(-h // d) * d}×{-(-w // d) * d}')
 

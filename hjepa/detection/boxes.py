@@ -26,7 +26,7 @@ class Ragged(list):
     "A list of tensors that differ in length only; pickled as one tensor and the lengths."
     def __reduce__(self): return self.wrapped(lambda t: t).__reduce__()
     def wrapped(self,
-        wrap: Callable[[Tensor], Any] # See `hjepa.data.images.to_send`
+        wrap: Callable[[Tensor], Any] # See `hjepa.core.loader.to_send`
     ):                                # Pickled as the two tensors that it made of ours
         "What a worker sends."
         if not self: return _Parcel(Ragged)

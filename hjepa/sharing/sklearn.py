@@ -193,7 +193,7 @@ def _plan(self: HJEPAFeatures) -> tuple[list[str | int], bool]: # see `plan_read
 @patch
 def _check_input(self: HJEPAFeatures, X: Any, reset: bool) -> Any: # X, or a matrix of numbers
     "Pictures pass; a matrix is checked as every scikit-learn estimator does."
-    if isinstance(X, (str, Path)): raise ValueError(f'X is the single path {str(X)!r}; give a list of paths (hjepa.data.images.find_images lists the pictures of a folder)')
+    if isinstance(X, (str, Path)): raise ValueError(f'X is the single path {str(X)!r}; give a list of paths (hjepa.data.named.find_images lists the pictures of a folder)')
     if is_pictures(X): return X
     X = check_array(X, estimator=self)
     if reset: self.n_features_in_ = X.shape[1]
