@@ -4,7 +4,8 @@ It fails on a broken internal link, and on a page that does not fold the cells t
 
     python tools/build_site.py
 
-nbdev turns nbs/ into _proc/ exactly as it does for Quarto (which builds the published site); smalldocs renders that."""
+nbdev turns nbs/ into _proc/ exactly as it does for Quarto (which builds the published site), and smalldocs
+renders that."""
 import json
 import os
 import re
@@ -29,7 +30,7 @@ def process():
     cfg = get_config()
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    # a path relative to here: nbdev silently skips every file whose path has a component that begins with a dot
+    # a path relative to here: nbdev silently skips files below a folder whose name begins with a dot
     source = cfg.nbs_path.relative_to(root)
     # "cells containing imports and other code": told below where it matters
     os.environ['PYTHONWARNINGS'] = 'ignore::UserWarning'
@@ -54,9 +55,9 @@ def explain(source, proc):
         if (proc/path.relative_to(source)).exists() or any(part[0] in '._' for part in path.parts): continue
         try: exec_nb(path, Path(os.devnull), FilterDefaults)
         except Exception as e: print(f'{path}: {e}\n    {type(e.__cause__).__name__}: {e.__cause__}\n')
-    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none of the '
-             'others: give an import a cell of its own. Where show_doc itself fails on a class, give the class its '
-             'own __init__.')
+    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none '
+             'of the others: give an import a cell of its own. Where show_doc itself fails on a class, give the '
+             'class its own __init__.')
 
 
 def strip(text):
@@ -74,12 +75,13 @@ def join(text): return text if isinstance(text, str) else ''.join(text)
 
 def folds(cell):
     "Whether a cell asks for its code to be folded."
-    return cell['cell_type'] == 'code' and bool(re.match(r'(#\|.*\n)*#\| *code-fold: *true\b', join(cell['source'])))
+    if cell['cell_type'] != 'code': return False
+    return bool(re.match(r'(#\|.*\n)*#\| *code-fold: *true\b', join(cell['source'])))
 
 
 def prepare(proc, folder):
-    """Copy `proc` to `folder` with the names that Quarto's `output-file` would give (smalldocs names a page after its
-    file). How many folded cells each page should have."""
+    """Copy `proc` to `folder` with the names that Quarto's `output-file` would give: smalldocs names a page
+    after its file. Returns how many folded cells each page should have."""
     folded = {}
     for path in sorted(p for p in proc.rglob('*') if p.is_file()):
         relative = path.relative_to(proc)
@@ -91,12 +93,14 @@ def prepare(proc, folder):
             nb = json.loads(path.read_text(encoding='utf-8'))
             for cell in nb['cells']:
                 source = join(cell['source'])
-                if cell['cell_type'] == 'raw': source = re.sub(r'^output-file:.*\n?', '', source, flags=re.M)
+                if cell['cell_type'] == 'raw':
+                    source = re.sub(r'^output-file:.*\n?', '', source, flags=re.M)
                 if cell['cell_type'] == 'markdown': source = prose(source)
                 cell['source'] = source
             folded[new.relative_to(folder).with_suffix('.html').as_posix()] = sum(map(folds, nb['cells']))
             new.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
-        elif path.name == 'sidebar.yml': new.write_text(strip(path.read_text(encoding='utf-8')), encoding='utf-8')
+        elif path.name == 'sidebar.yml':
+            new.write_text(strip(path.read_text(encoding='utf-8')), encoding='utf-8')
         else: shutil.copy2(path, new)
     return folded
 
@@ -125,7 +129,7 @@ class Page(HTMLParser):
 
 
 def broken(site, home):
-    "Every link of the built site to a file or an id that is not there. `home`: the address it is published at."
+    "Links of the built site to a file or an id that is not there. `home`: the address it is published at."
     pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
     found = []
     for path, page in pages.items():
@@ -135,10 +139,13 @@ def broken(site, home):
             if parts.scheme or parts.netloc: continue
             name = unquote(parts.path)
             if not name: target = path
-            else: target = ((site/name.lstrip('/')) if name.startswith('/') else (path.parent/name)).resolve()
+            else:
+                target = ((site/name.lstrip('/')) if name.startswith('/') else (path.parent/name)).resolve()
             if target.is_dir(): target = target/'index.html'
             if not target.exists(): found.append(f'{path.relative_to(site)}: {link}')
-            elif target in pages and parts.fragment and unquote(parts.fragment) not in pages[target].ids | {'top'}:
+                continue
+            place = unquote(parts.fragment)
+            if place and target in pages and place not in {'top', *pages[target].ids}:
                 found.append(f'{path.relative_to(site)}: {link} (no such place on that page)')
     return sorted(set(found))
 

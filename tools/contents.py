@@ -17,7 +17,7 @@ ROOMS = {   # folder: (title, what is in it)
     'tutorials': ('Tutorials', 'Worked stories, with their numbers. They export nothing.'),
     'core': ('Core', 'What knows no model: files, configuration, random numbers, the training loop.'),
     'data': ('Data', 'From files and folders to batches.'),
-    'objectives': ('Objectives', 'Losses beside the prediction of features, and whose features are predicted.'),
+    'objectives': ('Objectives', 'Losses beside the prediction of features; whose features are predicted.'),
     'figures': ('Figures', 'What a model sees, and what it believes is hidden.'),
     'evaluation': ('Evaluation', 'What frozen features are worth, and whether a run has collapsed.'),
     'sharing': ('Sharing', 'Models in other hands and other programs.'),
@@ -37,13 +37,15 @@ def head(path: Path) -> tuple[str, str]:
     text = next(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
     title = re.search(r'^# (.*)', text, re.M)
     summary = re.search(r'^> ((?:.*\n?> ?)*.*)', text, re.M)
-    if not title or not summary: sys.exit(f'{path.relative_to(root)}: its first cell is no "# Title" with "> summary"')
+    if not title or not summary:
+        sys.exit(f'{path.relative_to(root)}: its first cell is no "# Title" with "> summary"')
     return title[1].strip(), re.sub(r'\s*\n> ?', ' ', summary[1]).strip()
 
 
 def sections(nbs: Path) -> list[tuple[str, str, list[Path]]]:
     "Title, sentence and notebooks of each section, in reading order."
-    found = sorted(p for p in nbs.rglob('*.ipynb') if not any(part[0] in '._' for part in p.relative_to(nbs).parts))
+    found = sorted(p for p in nbs.rglob('*.ipynb')
+                   if not any(part[0] in '._' for part in p.relative_to(nbs).parts))
     top = [p for p in found if p.parent == nbs]
     ideas = [p for p in top if re.match(r'\d', p.name) and p.name not in FIRST]
     start = [nbs/name for name in FIRST if nbs/name in top or name == 'contents.ipynb']
@@ -52,24 +54,27 @@ def sections(nbs: Path) -> list[tuple[str, str, list[Path]]]:
     for p in found:
         if p.parent != nbs: rooms.setdefault(p.parent.relative_to(nbs).parts[0], []).append(p)
     rooms.get('tutorials', []).sort(key=lambda p: (*TUTORIALS, p.stem).index(p.stem))
-    if new := rooms.keys() - ROOMS.keys(): sys.exit(f'tools/contents.py has no title for {", ".join(sorted(new))}')
-    return [(*START, start), (*IDEAS, ideas), *((*ROOMS[room], rooms[room]) for room in ROOMS if room in rooms)]
+    if new := rooms.keys() - ROOMS.keys():
+        sys.exit(f'tools/contents.py has no title for {", ".join(sorted(new))}')
+    return [(*START, start), (*IDEAS, ideas),
+            *((*ROOMS[room], rooms[room]) for room in ROOMS if room in rooms)]
 
 
 def page(found: list[tuple[str, str, list[Path]]], nbs: Path) -> str:
     "The text of contents.ipynb."
     texts = ['# Contents\n\n> Every page, room by room',
-             'The notebooks are the source of the package, its documentation and most of its tests. A module takes only from\n'
-             'modules that stand above it: the rooms from *core* to *command* are in that order, with the ideas between\n'
-             '*data* and *objectives*.']
+             'The notebooks are the source of the package, its documentation and most of its tests. A\n'
+             'module takes only from modules that stand above it: the rooms from *core* to *command* are in\n'
+             'that order, with the ideas between *data* and *objectives*.']
     for title, sentence, paths in found:
         rows = ['| notebook | about |', '|---|---|']
         for p in paths:
             if p.name == 'contents.ipynb' and p.parent == nbs: continue
             name, summary = head(p)
-            rows.append(f'| [{name}]({p.relative_to(nbs).as_posix()}) | {summary.replace("|", chr(92) + "|")} |')
+            summary = summary.replace('|', r'\|')
+            rows.append(f'| [{name}]({p.relative_to(nbs).as_posix()}) | {summary} |')
         texts.append('\n'.join([f'## {title}', '', sentence, '', *rows]))
-    cells = [dict(cell_type='markdown', id=f'contents-{i}', metadata={}, source=text.splitlines(keepends=True))
+    cells = [dict(cell_type='markdown', id=f'contents-{i}', metadata={}, source=text.splitlines(True))
              for i, text in enumerate(texts)]
     kernel = dict(display_name='python3', language='python', name='python3')
     nb = dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)

@@ -11,34 +11,52 @@ from pathlib import Path
 root = Path(__file__).resolve().parents[1]
 TARGET = root/'nbs'/'images'/'hjepa.svg'
 SIZE = 960, 430
-INK, GREY, PAPER = '#22303c', '#7b8794', '#ffffff'
+INK, GREY, PAPER, EDGE = '#22303c', '#7b8794', '#ffffff', '#d5dbe1'
 BLUE, ORANGE = ('#dbe9f8', '#2f6fb0'), ('#fdebd3', '#c8741a')   # fill, line: with gradient, and without
 DARK, LIGHT, HIDDEN = (38, 84, 124), (203, 220, 236), '#e9ecef'
 SHIRT = ['.##.##.', '#######', '#######', '.#####.', '.#####.', '.#####.', '.#####.']
-SEEN = ['.x...x.', '...x...', 'x....x.', '..x....', '....x.x', '.x.....', '...x.x.']   # 11 of the 49 patches
+SEEN = ['.x...x.', '...x...', 'x....x.', '..x....', '....x.x', '.x.....', '...x.x.']   # 11 of 49 patches
 N = 7
 
 
-def text(x: float, y: float, words: str, size: int = 13, colour: str = INK, anchor: str = 'middle', bold: bool = False) -> str:
+def text(x: float, y: float, words: str, size: int = 13, colour: str = INK, anchor: str = 'middle',
+         bold: bool = False) -> str:
     weight = ' font-weight="600"' if bold else ''
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}" text-anchor="{anchor}"{weight}>{words}</text>'
+    style = f'font-size="{size}" fill="{colour}" text-anchor="{anchor}"{weight}'
+    return f'<text x="{x:g}" y="{y:g}" {style}>{words}</text>'
+
+
+def rect(x: float, y: float, w: float, h: float, fill: str, line: str, width: float = 1.5,
+         corner: float = 0) -> str:
+    corners = f' rx="{corner:g}"' if corner else ''
+    return (f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}"{corners} fill="{fill}" '
+            f'stroke="{line}" stroke-width="{width:g}"/>')
 
 
 def box(x: float, y: float, w: float, h: float, colours: tuple[str, str], *lines: str) -> str:
     "A rounded box with a bold first line and lines of small text under it."
     fill, line = colours
-    parts = [f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="9" fill="{fill}" stroke="{line}" stroke-width="1.5"/>']
+    parts = [rect(x, y, w, h, fill, line, corner=9)]
     top = y + h / 2 + 5 - 8.5 * (len(lines) - 1)
     for i, words in enumerate(lines):
         parts.append(text(x + w / 2, top + 17 * i, words, 12 if i else 14, INK, bold=not i))
     return '\n'.join(parts)
 
 
-def arrow(*points: tuple[float, float], colour: str = INK, dashed: bool = False, head: str = 'head') -> str:
-    "A line through points, with a head at its end."
+def arrow(*points: tuple[float, float], colour: str = INK, dashed: bool = False, head: str = 'head',
+          both: bool = False) -> str:
+    "A line through points, with a head at its end, or at both."
     d = 'M' + ' L'.join(f'{x:g} {y:g}' for x, y in points)
     dash = ' stroke-dasharray="5 4"' if dashed else ''
-    return f'<path d="{d}" fill="none" stroke="{colour}" stroke-width="1.6"{dash} marker-end="url(#{head})"/>'
+    style = f'fill="none" stroke="{colour}" stroke-width="1.6"{dash}'
+    start = f' marker-start="url(#{head})"' if both else ''
+    return f'<path d="{d}" {style}{start} marker-end="url(#{head})"/>'
+
+
+def head(name: str, colour: str) -> str:
+    "The head of arrows."
+    box = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto-start-reverse"'
+    return f'<marker id="{name}" {box}><path d="M0 0 L10 5 L0 10 z" fill="{colour}"/></marker>'
 
 
 def shade(value: float) -> str:
@@ -53,8 +71,7 @@ def grid(x: float, y: float, side: float, values: list[list[float | None]], line
     for r, row in enumerate(values):
         for c, value in enumerate(row):
             fill = HIDDEN if value is None else shade(value)
-            parts.append(f'<rect x="{x + c * step:.1f}" y="{y + r * step:.1f}" width="{step:.1f}" height="{step:.1f}" '
-                         f'fill="{fill}" stroke="{line}" stroke-width="1.2"/>')
+            parts.append(rect(round(x + c * step, 1), round(y + r * step, 1), step, step, fill, line, 1.2))
     return '\n'.join(parts)
 
 
@@ -83,7 +100,7 @@ def levels(x: float, y: float, side: float, gap: float, line: str) -> str:
     for l in range(3):
         left = x + l * (side + gap)
         parts.append(grid(left, y, side, level(l)))
-        parts.append(f'<rect x="{left}" y="{y}" width="{side}" height="{side}" fill="none" stroke="{line}" stroke-width="1.5"/>')
+        parts.append(rect(left, y, side, side, 'none', line))
     return '\n'.join(parts)
 
 
@@ -93,19 +110,22 @@ def draw() -> str:
     seen = [[None if hidden(r, c) else v for c, v in enumerate(row)] for r, row in enumerate(image())]
     top, low, side = 62, 272, 98      # rows of the two branches, side of an image
     mid, under = top + side / 2, low + side / 2
-    heads = ''.join(f'<marker id="{name}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto-start-reverse">'
-                    f'<path d="M0 0 L10 5 L0 10 z" fill="{colour}"/></marker>' for name, colour in [('head', INK), ('warm', ORANGE[1])])
+    heads = ''.join(head(name, colour) for name, colour in [('head', INK), ('warm', ORANGE[1])])
+    font = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
-        'font-family="system-ui, -apple-system, \'Segoe UI\', Roboto, Helvetica, Arial, sans-serif">',
+        f'font-family="{font}">',
         '<title>Hierarchical JEPA</title>',
-        '<desc>The context encoder sees the visible patches; the predictor answers for the hidden ones; a slowly moving copy of '
-        'the encoder sees the whole image. Predictions and targets are averaged over cells of three sizes and compared.</desc>',
+        '<desc>The context encoder sees the visible patches; the predictor answers for the hidden ones; a '
+        'slowly moving copy of the encoder sees the whole image. Predictions and targets are averaged over '
+        'cells of three sizes and compared.</desc>',
         f'<defs>{heads}</defs>',
-        f'<rect x="0.5" y="0.5" width="{w - 1}" height="{h - 1}" rx="12" fill="{PAPER}" stroke="#d5dbe1"/>',
+        rect(0.5, 0.5, w - 1, h - 1, PAPER, EDGE, 1, 12),
         # the images
-        grid(26, top, side, seen), text(75, top - 12, 'what is seen'),
-        grid(26, low, side, image()), text(75, low + side + 20, 'the whole image'),
+        grid(26, top, side, seen),
+        text(75, top - 12, 'what is seen'),
+        grid(26, low, side, image()),
+        text(75, low + side + 20, 'the whole image'),
         # the two encoders and the predictor
         arrow((130, mid), (164, mid)),
         box(168, top + 12, 158, 74, BLUE, 'context encoder', 'a ViT on the visible', 'patches alone'),
@@ -117,24 +137,31 @@ def draw() -> str:
         text(258, (top + low + side) / 2 - 4, 'EMA of the weights,', 12, ORANGE[1], 'start'),
         text(258, (top + low + side) / 2 + 12, 'no gradient', 12, ORANGE[1], 'start'),
         # levels
-        arrow((532, mid), (606, mid)), text(569, mid - 22, 'mean over', 12, GREY), text(569, mid - 8, 'cells, head', 12, GREY),
-        levels(612, top, side, 16, BLUE[1]), text(775, top - 30, 'predictions', 14, bold=True),
-        arrow((328, under), (606, under)), text(467, under - 9, 'mean over the same cells, LayerNorm', 12, GREY),
-        levels(612, low, side, 16, ORANGE[1]), text(775, low + side + 44, 'targets', 14, bold=True)]
+        arrow((532, mid), (606, mid)),
+        text(569, mid - 22, 'mean over', 12, GREY),
+        text(569, mid - 8, 'cells, head', 12, GREY),
+        levels(612, top, side, 16, BLUE[1]),
+        text(775, top - 30, 'predictions', 14, bold=True),
+        arrow((328, under), (606, under)),
+        text(467, under - 9, 'mean over the same cells, LayerNorm', 12, GREY),
+        levels(612, low, side, 16, ORANGE[1]),
+        text(775, low + side + 44, 'targets', 14, bold=True)
+    ]
     for l, weight in enumerate(('1', '½', '¼')):
         x = 612 + l * (side + 16) + side / 2
-        parts.append(f'<path d="M{x:g} {top + side + 8} L{x:g} {low - 8}" fill="none" stroke="{INK}" stroke-width="1.6" '
-                     'marker-start="url(#head)" marker-end="url(#head)"/>')
-        parts.append(f'<rect x="{x - 47:g}" y="200" width="94" height="34" rx="6" fill="{PAPER}" stroke="#d5dbe1"/>')
+        parts.append(arrow((x, top + side + 8), (x, low - 8), both=True))
+        parts.append(rect(x - 47, 200, 94, 34, PAPER, EDGE, 1, 6))
         parts.append(text(x, 222, f'{weight} × smooth L1', 12))
         parts.append(text(x, top - 10, f'level {l}', 12, GREY))
-        parts.append(text(x, low + side + 20, 'patches' if l == 0 else f'cells of {2 ** l}×{2 ** l}', 12, GREY))
+        name = 'patches' if l == 0 else f'cells of {2 ** l}×{2 ** l}'
+        parts.append(text(x, low + side + 20, name, 12, GREY))
     return '\n'.join([*parts, '</svg>', ''])
 
 
 def main():
     args = argparse.ArgumentParser(description='Write nbs/images/hjepa.svg.')
-    args.add_argument('--check', action='store_true', help='write nothing; exit 1 if the file is out of date')
+    args.add_argument('--check', action='store_true',
+                      help='write nothing; exit 1 if the file is out of date')
     name = TARGET.relative_to(root)
     if args.parse_args().check:
         if not TARGET.exists() or TARGET.read_text(encoding='utf-8') != draw():
