@@ -141,7 +141,7 @@ def rendered(tool, tmp_path):
 
 
 def test_cells_are_folded_and_hidden_on_the_site(rendered, tool):
-    "`code-fold` becomes a closed <details> with its summary, `hide` leaves nothing, stored outputs are shown."
+    "`code-fold` becomes a closed <details> with its summary, `hide` leaves nothing, outputs are shown."
     folding = '#| code-fold: true\n#| code-summary: "Test: one is one"\nfolded = 1'
     html, flat, folded = rendered('shown = 1', folding, '#| hide\nsecret = 1')
     details = re.findall(r'<details([^>]*)>\s*<summary>(.*?)</summary>(.*?)</details>', html, re.S)

@@ -56,8 +56,8 @@ def explain(source, proc):
         try: exec_nb(path, Path(os.devnull), FilterDefaults)
         except Exception as e: print(f'{path}: {e}\n    {type(e.__cause__).__name__}: {e.__cause__}\n')
     sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none '
-             'of the others: give an import a cell of its own. Where show_doc itself fails on a class, give the '
-             'class its own __init__.')
+             'of the others: give an import a cell of its own. Where show_doc itself fails on a class, give '
+             'the class its own __init__.')
 
 
 def strip(text):
@@ -142,7 +142,8 @@ def broken(site, home):
             else:
                 target = ((site/name.lstrip('/')) if name.startswith('/') else (path.parent/name)).resolve()
             if target.is_dir(): target = target/'index.html'
-            if not target.exists(): found.append(f'{path.relative_to(site)}: {link}')
+            if not target.exists():
+                found.append(f'{path.relative_to(site)}: {link}')
                 continue
             place = unquote(parts.fragment)
             if place and target in pages and place not in {'top', *pages[target].ids}:

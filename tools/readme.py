@@ -4,8 +4,8 @@
     python tools/readme.py --check    # exit 1 if it is out of date
 
 Markdown cells are taken as they are, code cells become ```python blocks followed by their text outputs.
-Figures in outputs are left out: a markdown cell shows them, `![](images/x.png)`. `#| hide`, `#| echo: false` and
-`#| output: false` are honoured."""
+Figures in outputs are left out: a markdown cell shows them, `![](images/x.png)`. `#| hide`,
+`#| echo: false` and `#| output: false` are honoured."""
 import argparse
 import json
 import posixpath
