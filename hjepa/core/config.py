@@ -108,8 +108,9 @@ def in_words(
     rule: Rule = Rule(),
 ) -> str: # as in 'null, or a whole number from 1'
     "What is expected of a value, for messages and tables."
-    if rule.expected: return rule.expected
     kinds, words = kinds_of(hint), []
+    if rule.expected:
+        return ('null, or ' if type(None) in kinds and 'null' not in rule.expected else '') + rule.expected
     if bool in kinds: words.append('true or false')
     if float in kinds or int in kinds:
         words.append(('a number' if float in kinds else 'a whole number') + _range(rule))
@@ -262,7 +263,7 @@ def check_keys(
         path = f'{where}.{key}' if where else str(key)
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            hint = f'; did you mean {near[0]}?' if near else ''
+            hint = f'; did you mean {near[0]}?' if near else '.'
             raise ConfigError(f'{shown(path)}: no such key{hint} Allowed: {", ".join(known)}')
         if is_dataclass(known[key]): check_keys(known[key], value, path)
 
@@ -653,7 +654,7 @@ def _field_of(entry: dict) -> tuple[Any, Any]:
     few, most = entry['constraints'].get('length', (0, None))
     rule = entry['constraints'] | dict(length=(few, math.inf if most is None else most))
     hint = _hint_of(entry['type'])
-    choices = () if hint is bool else entry['allowed'] or ()
+    choices = () if hint is bool else tuple(entry['allowed'] or ())
     return hint, setting(entry['default'], choices=choices, others=entry['others'], expected=entry['said'],
                          unit=entry['unit'], **rule)
 
