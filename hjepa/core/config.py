@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST', 'MAX_YAML', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of', 'in_words', 'Plain',
            'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of', 'read_value',
-           'shown', 'all_settings', 'from_values', 'check_settings', 'require', 'list_configs', 'read_config',
-           'build_config', 'PlainDumper', 'config_yaml', 'value_at', 'warn_idle']
+           'shown', 'all_settings', 'from_values', 'check_settings', 'require', 'section_check', 'check_sections',
+           'list_configs', 'read_config', 'build_config', 'PlainDumper', 'config_yaml', 'value_at', 'warn_idle']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
@@ -17,7 +17,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
 from numbers import Integral, Real
 from os import PathLike, fspath
 from pathlib import Path
@@ -399,6 +401,27 @@ def require(
     "Raise a `ConfigError` for the first check that does not hold: what several settings must be together."
     for ok, key, value, expected in checks:
         if not ok: raise ConfigError(f'{key}={shown(value)}: expected {expected}')
+
+# %% ../../nbs/core/02_config.ipynb #21d87769
+_SECTION_CHECKS: dict[str, list[Callable[[Any, Any], None]]] = {}
+
+def section_check(
+    section: str, # name of a section, in any kind of configuration that has it
+) -> Callable: # a decorator, for functions of the section and the whole configuration
+    "Register a check of a section: it raises `ConfigError` for impossible values."
+    def register(check: Callable[[Any, Any], None]) -> Callable:
+        _SECTION_CHECKS.setdefault(section, []).append(check)
+        return check
+    return register
+
+def check_sections(
+    config: Any, # a dataclass of sections
+):
+    "Run the checks that were registered for its sections. Raises `ConfigError`."
+    for f in fields(config):
+        room = find_spec(f'hjepa.{f.name}') # its `__init__` imports what registers checks
+        if room and room.submodule_search_locations: import_module(room.name)
+        for check in _SECTION_CHECKS.get(f.name, ()): check(getattr(config, f.name), config)
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0031
 MAX_YAML = 256 * 1024 # bytes
