@@ -31,15 +31,18 @@ from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, 
                                         fill_from_features, load_codec_config, real_bits, train_sweep)
 from hjepa.core.config import (LARGEST, ConfigError, Rule, all_settings, build_config, kinds_of, light_kind,
                                schema, shipped_schema)
-from hjepa.data.images import DataError
+from hjepa.core.loader import DataError
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
                                       load_detection_config)
 from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
 from hjepa.data.shards import write_shards
 from hjepa.core.config import list_configs
-from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
-                            load_config, new_run)
+from hjepa.core.callbacks import Callback
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import RunConfig, Trainer, load_config
+from hjepa.core.checkpoints import checkpoints, new_run
 
 
 pytestmark = pytest.mark.filterwarnings('ignore')

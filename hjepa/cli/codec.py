@@ -51,12 +51,15 @@ def run_codec(
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train a codec, or one for every λ, then measure and draw. Raises what `friendly_errors` explains."
     from hjepa.compression.coding import need_constriction
-    from hjepa.compression.training import CodecTrainer, codec_callbacks, feature_source, fill_from_features, load_codec_config, load_codec_run, train_sweep
+    from hjepa.compression.training import (CodecTrainer, codec_callbacks, feature_source,
+                                            fill_from_features, load_codec_config, load_codec_run,
+                                            train_sweep)
     from hjepa.core.files import expand, lock_folder
     from hjepa.detection.results import need_extra
     from hjepa.core.distributed import Team
     from hjepa.core.distributed import make_accelerator
-    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
+    from hjepa.core.resuming import CheckpointCallback
+    from hjepa.core.history import HistoryCallback, ProgressCallback
     need_constriction()                                          # better now than after hours of training
     if resume: check_kind(resume, 'codec')
     cfg = load_codec_run(resume, overrides) if resume else load_codec_config(config, overrides)
@@ -156,7 +159,8 @@ def measure_run(
     baselines: bool, # measure zlib, zstd, JPEG and WebP as well, and these of the image at the canvas's size
 ) -> dict: # results of `measure_codecs` or `measure_features`, and the seed
     "Rate, distortion and, with a detector, average precision."
-    from hjepa.compression.rate_distortion import baseline_codecs, image_scales; from hjepa.compression.rate_distortion import measure_codecs, measure_features
+    from hjepa.compression.rate_distortion import baseline_codecs, image_scales
+    from hjepa.compression.rate_distortion import measure_codecs, measure_features
     e, seed = cfg.evaluation, dict(seed=cfg.training.seed)
     if source.detector is None: return measure_features(codecs, source) | seed
     scales = image_scales(source.pictures, source.canvas)
@@ -170,11 +174,11 @@ def write_results(
     out: Path, # folder
 ):
     "Print the table, then write `results.json`, `rate_distortion.csv` and `pictures/`, each whole or not at all."
-    from hjepa.detection.results import without_nan
+    from hjepa.core.files import finite_json
     from hjepa.core.files import write_json
     from hjepa.compression.rate_distortion import draw_rate_distortion, format_rate_distortion, write_csv
     say('\n' + format_rate_distortion(results))
-    write_json(out/'results.json', without_nan(results), digest=True)
+    write_json(out/'results.json', finite_json(results), digest=True)
     write_csv(results, out/'rate_distortion.csv')
     say(f'\ntable: {out/"rate_distortion.csv"}\nfigures:')
     for path in draw_rate_distortion(out, results).values(): say(f'  {path}')
@@ -327,7 +331,7 @@ def compress_files(
         rows.append(dict(stream=target.name, source=str(path), bytes=len(data), pixels=pixels))
         append_text(output/_PART, json.dumps(rows[-1]) + '\n')
     if not rows:
-        from hjepa.data.images import DataError
+        from hjepa.core.loader import DataError
         raise DataError(f'nothing could be compressed: {found.left_out.words() or "no sources"}')
     return rows
 

@@ -39,6 +39,7 @@ from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, fit_size, letterbox
 from ..detection.detector import FPNDetector, FPNFeatures
 from ..detection.results import MeanAP
+from ..core.files import finite_json
 
 # %% ../../nbs/compression/03_rate_distortion.ipynb #a37e0672
 def rate(
@@ -539,7 +540,8 @@ def average_precision(
 ) -> dict[str, float | None]: # map, map_50, map_75, map_small, map_medium, map_large
     "Its figures, None where there was nothing to measure."
     found = metric.compute() if metric else {}
-    return {k: None if math.isnan(found.get(k, math.nan)) else found[k] for k in ('map', 'map_50', 'map_75', 'map_small', 'map_medium', 'map_large')}
+    names = ('map', 'map_50', 'map_75', 'map_small', 'map_medium', 'map_large')
+    return finite_json({k: found.get(k, math.nan) for k in names})
 
 # %% ../../nbs/compression/03_rate_distortion.ipynb #351346b8
 class _Sums:

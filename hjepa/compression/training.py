@@ -36,15 +36,20 @@ from ..core.files import (check_regular, clear_temporaries, list_files, load_ten
                               write_atomic, write_json, write_text)
 from ..core.loader import build_loader
 from ..data.cutting import to_hw
-from ..data.images import DataError
-from ..data.views import BadImages, normalize
+from ..core.loader import DataError
+from ..core.loader import BadImages
+from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, BoxView
 from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
 from ..detection.formats import BOX_DATASETS
 from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
-from ..training import (Callback, CHANCE, checkpoints, HistoryCallback, load_config, load_run, new_run,
-                            read_state, SHARE, Trainer, TrainingConfig, warn_training, write_state)
+from ..core.callbacks import Callback
+from ..core.checkpoints import checkpoints, new_run, read_state, reload_config, write_state
+from ..core.history import HistoryCallback
+from ..core.loop import Loop
+from ..hierarchy import saved_config
+from ..training import (CHANCE, load_config, schedules, SHARE, TrainingConfig, warn_training)
 
 # %% ../../nbs/compression/04_training.ipynb #7de1badb
 class _Rows(Dataset):
@@ -362,7 +367,7 @@ def load_codec_run(
     overrides: list[str] = (), # only keys that do not change the result
 ) -> CodecRun:
     "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."
-    return load_run(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
+    return reload_config(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
 
 # %% ../../nbs/compression/04_training.ipynb #c3fe025e
 def codec_detection(
@@ -451,27 +456,29 @@ def start_codec(
     codec.load_state_dict(other.state_dict())
 
 # %% ../../nbs/compression/04_training.ipynb #fb7eeeb9
-class CodecTrainer(Trainer):
+class CodecTrainer(Loop):
     "The training loop for a codec. `dataset` is a `PictureFeatures` or `FileFeatures`."
-    kind, model_schema, check = 'codec', CodecConfig, staticmethod(check_codec_run)
-    safe_keys = CODEC_SAFE_KEYS
-    def _make_dataset(self): return feature_source(self.config, progress=self.accelerator.is_main_process, device=self.device)
-    def _make_model(self) -> FPNCodec:
+    kind, model_schema, safe_keys, start_keys = 'codec', CodecConfig, CODEC_SAFE_KEYS, ('training.start',)
+    def check(self, config: CodecRun) -> CodecRun: return check_codec_run(config)
+    def saved_config(self, file: Path) -> dict: return saved_config(file, self.kind)
+    def make_dataset(self): return feature_source(self.config, progress=self.is_main, device=self.device)
+    def make_model(self) -> FPNCodec:
         codec = FPNCodec(fill_from_features(self.config.model, self.dataset)).to(self.device)
         if not checkpoints(self.run_dir): start_codec(codec, self.config, self.dataset)
         return codec.train()
-    def _make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
         return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas), fused=self.device.type in ('cuda', 'cpu'))
-    def _clipped(self) -> list: return [p for g in self.optimizer.param_groups[:2] for p in g['params']]        # quantiles stay apart
-    def _make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
-    def _on_lengths(self): "No schedule beside the optimiser's."
-    def _on_update(self): "Nothing follows the weights."
-    def _inputs(self, batch: dict, generator) -> tuple:
+    def clipped(self) -> list: return [p for g in self.optimizer.param_groups[:2] for p in g['params']]  # no quantiles
+    def make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
+    def schedule(self, step: int) -> dict[str, float]:
+        return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
+    def inputs(self, batch: dict, generator) -> tuple:
         self.features = self.dataset.features(batch, self.device)
         return list(self.features.values()), None, generator, math.prod(self.features.canvas) * len(batch['index'])
-    def _forward(self, batch: dict, part: int) -> Tensor: return super()._forward(batch, part) + self.outputs['aux']
-    def _averages(self) -> dict[str, Tensor]: return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
+    def total_loss(self) -> Tensor: return self.outputs['loss'] + self.outputs['aux']
+    def averages(self) -> dict[str, Tensor]:
+        return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
     def step_logs(self) -> dict[str, Any]:
         o, lam = self.outputs, self.config.model.lambda_value
         line = {k: o[k].item() for k in ('loss', 'mse', 'bpp', 'aux')}

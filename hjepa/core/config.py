@@ -6,9 +6,10 @@
 __all__ = ['LARGEST', 'MAX_YAML', 'KINDS', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of', 'in_words',
            'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of',
            'read_value', 'shown', 'all_settings', 'from_values', 'require', 'relation', 'check_relations', 'value_at',
-           'check_settings', 'list_configs', 'read_config', 'build_config', 'PlainDumper', 'config_yaml', 'warn_idle',
-           'Kind', 'register_kind', 'load_kind', 'describe', 'schema', 'shipped_schema', 'find_kind', 'light_kind',
-           'settings_text', 'settings_markdown', 'kind_of_values', 'check_quickly']
+           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_config', 'build_config',
+           'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind', 'load_kind', 'describe', 'schema',
+           'shipped_schema', 'find_kind', 'light_kind', 'settings_text', 'settings_markdown', 'kind_of_values',
+           'check_quickly']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
@@ -24,6 +25,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass,
 from functools import lru_cache, reduce
 from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
 from numbers import Integral, Real
 from os import PathLike, fspath
 from pathlib import Path
@@ -444,6 +446,27 @@ def check_settings(
         else: raise ConfigError(f'{path}={shown(value)}: expected a {hint.__name__}')
     check_relations(config, where)
     return config
+
+# %% ../../nbs/core/02_config.ipynb #21d87769
+_SECTION_CHECKS: dict[str, list[Callable[[Any, Any], None]]] = {}
+
+def section_check(
+    section: str, # name of a section, in any kind of configuration that has it
+) -> Callable: # a decorator, for functions of the section and the whole configuration
+    "Register a check of a section: it raises `ConfigError` for impossible values."
+    def register(check: Callable[[Any, Any], None]) -> Callable:
+        _SECTION_CHECKS.setdefault(section, []).append(check)
+        return check
+    return register
+
+def check_sections(
+    config: Any, # a dataclass of sections
+):
+    "Run the checks that were registered for its sections. Raises `ConfigError`."
+    for f in fields(config):
+        room = find_spec(f'hjepa.{f.name}') # its `__init__` imports what registers checks
+        if room and room.submodule_search_locations: import_module(room.name)
+        for check in _SECTION_CHECKS.get(f.name, ()): check(getattr(config, f.name), config)
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0031
 MAX_YAML = 256 * 1024 # bytes

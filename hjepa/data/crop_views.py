@@ -22,9 +22,11 @@ from .crops import (AdaptiveMultiCropTransform, _bytes, Crops, MultiCropEvalTran
                               MultiCropTransform, _pixels)
 from .cutting import size_of, to_chans
 from .datasets import as_images
-from .images import check_chans, _turn_of, why
+from .images import check_chans, _turn_of
+from ..core.loader import why
 from .named import build_dataset
-from .views import BadImages, _read_next, _ready
+from ..core.loader import BadImages
+from .views import _read_next, _ready
 
 # %% ../../nbs/data/08_crop_views.ipynb #60427de3
 class _Source:

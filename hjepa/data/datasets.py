@@ -18,8 +18,9 @@ from PIL import Image, ImageOps
 from fastcore.basics import patch
 from ..core.files import check_regular, LeftOut, say
 from .cutting import to_chans
-from .images import (_bits_of, check_chans, DataError, _flatten, _from_values, ImageError,
-                               load_image, PixelRange, _range_of)
+from .images import (_bits_of, check_chans, _flatten, _from_values, ImageError, load_image,
+                               PixelRange, _range_of)
+from ..core.loader import DataError
 
 # %% ../../nbs/data/03_datasets.ipynb #0307a9a6
 class ImageDataset:

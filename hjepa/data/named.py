@@ -17,7 +17,8 @@ import torch
 from ..core.files import expand, LeftOut, list_files, printable, read_text
 from ..core.random import keyed_permutation
 from .datasets import ImageDataset
-from .images import allow_megapixels, DataError, _range_of
+from .images import allow_megapixels, _range_of
+from ..core.loader import DataError
 
 # %% ../../nbs/data/04_named.ipynb #7a33c21a
 def read_idx(

@@ -41,6 +41,7 @@ from .backbones import Backbone, backbone_cost, build_backbone, ENCODERS, PYRAMI
 from .boxes import fit_size, good_boxes, letterbox
 from ..hierarchy import (check_timm_kwargs, find_weights, model_from_file, RANGE, read_newest,
                              save_model, saved_config, SIZE)
+from ..core.modules import evaluating
 
 # %% ../../nbs/detection/05_detector.ipynb #5bd0ce92
 class LevelAnchors(AnchorGenerator):
@@ -390,10 +391,7 @@ def get_fpn_features(self: FPNDetector,
 ) -> FPNFeatures: # float32
     "The first half: pictures to a feature pyramid."
     x, image_sizes = self.prepare(images, size)
-    was_training = self.training
-    self.eval()
-    try: maps = self.backbone(x)
-    finally: self.train(was_training)
+    with evaluating(self): maps = self.backbone(x)
     return FPNFeatures({k: v.float() for k, v in maps.items()}, image_sizes, x.shape[-2:])
 
 # %% ../../nbs/detection/05_detector.ipynb #fb385c6c
@@ -406,10 +404,8 @@ def detect_from_features(self: FPNDetector,
     "The second half: a feature pyramid to boxes. Raises ValueError for maps that do not fit this detector."
     canvas, image_sizes = self._check_features(features, image_sizes)
     inner = [fit_size(s, canvas) for s in image_sizes]
-    was_training = self.training
-    self.eval()
-    try: found = (self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes)(features, inner)
-    finally: self.train(was_training)
+    boxes_of = self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes
+    with evaluating(self): found = boxes_of(features, inner)
     for r, (h, w), (H, W) in zip(found, inner, image_sizes, strict=True):
         r['boxes'] = r['boxes'] * r['boxes'].new_tensor([W / w, H / h, W / w, H / h])
     return found
@@ -525,7 +521,8 @@ def as_pixels(
     pixel_range: Sequence[float] | None = None, # of numbers that are no bytes; None: the type's
 ) -> Tensor: # uint8 [C, H, W]
     "One image of any kind as bytes."
-    from hjepa.data.datasets import _to_pil; from hjepa.data.cutting import to_chans, to_tensor
+    from hjepa.data.datasets import _to_pil; from hjepa.data.cutting import to_chans
+    from hjepa.data.cutting import to_tensor
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
     image = _to_pil(image, in_chans, pixel_range and tuple(pixel_range))
     return image if isinstance(image, Tensor) else to_tensor(image)

@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 from ..core.files import check_regular, read_text
 from ..core.random import keyed_uniform
-from ..data.images import allow_megapixels, _check_shape, DataError, _tiff_shape
+from ..data.images import allow_megapixels, _check_shape, _tiff_shape
+from ..core.loader import DataError
 from ..data.named import _choose_split, _data_root, _fetch, PICTURES
 from .boxes import BoxDataset, _brief
 

@@ -23,9 +23,9 @@ from ..core.loader import build_loader
 from ..data.crops import _seeded
 from ..data.datasets import ImageDataset
 from ..data.views import model_view, normalize, TrainView
-from .encodings import (autocast_for, blocks_needed, _collect, collect_readouts, evaluating,
-                                        labelled, parse_readout, readout, Readouts, thumbnails,
-                                        TimmFeatures, whiten)
+from .encodings import (autocast_for, blocks_needed, _collect, collect_readouts, labelled,
+                                        parse_readout, readout, Readouts, thumbnails, TimmFeatures, whiten)
+from ..core.modules import evaluating
 from .holdouts import _by_class, check_groups, choose_groups, _dense, stratified_split
 from .probes import (_both_labelled, hold_out_facts, hold_out_words, _model_source,
                                      _pixel_source, RidgeProbe, _with_labels)

@@ -30,10 +30,13 @@ from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, 
                               lock_folder, read_json, read_text, save_tensors, write_json, write_text)
 from ..core.loader import build_loader
 from ..data.datasets import ImageDataset
-from ..data.images import DataError, Unreadable, why
-from ..data.views import BadImages, model_view, normalize
-from .encodings import (autocast_for, _bar, blocks_needed, evaluating, parse_readout,
-                                        readout, TimmFeatures)
+from ..core.loader import DataError, Unreadable
+from ..core.loader import why
+from ..core.loader import BadImages
+from ..data.views import model_view, normalize
+from .encodings import (autocast_for, _bar, blocks_needed, parse_readout, readout,
+                                        TimmFeatures)
+from ..core.modules import evaluating
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/06_store.ipynb #26ced289
