@@ -32,7 +32,7 @@ from ..core.loader import build_loader
 from ..data.datasets import ImageDataset
 from ..data.images import DataError, Unreadable, why
 from ..data.views import BadImages, model_view, normalize
-from .encodings import (autocast_for, _bar, blocks_needed, evaluating, parse_readout,
+from .encodings import (autocast_for, progress_bar, blocks_needed, evaluating, parse_readout,
                                         readout, TimmFeatures)
 from ..hierarchy import HJEPA
 
@@ -251,7 +251,7 @@ def _extract_missing(folder: Path, plan: dict[str, Any], model, dataset: ImageDa
     batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]
     loader = build_loader(view, batch_size, num_workers, [r for _, r in batches])
     with _ctrl_c_between() as check_ctrl_c:
-        for (s, r), batch in zip(batches, _bar(loader, f'features of {dataset.name}' if progress else None),
+        for (s, r), batch in zip(batches, progress_bar(loader, f'features of {dataset.name}' if progress else None),
                                  strict=True):
             bad.update(batch); bad.check(seen := seen + len(r))
             parts.append(_encode_batch(model, batch, plan)); unread += batch['bad']

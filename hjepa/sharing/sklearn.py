@@ -32,7 +32,7 @@ from ..data.images import ImageError
 from ..data.views import model_view, normalize, preprocess
 from ..encoder import hub_answers
 from ..evaluation.collapse import health_words, run_verdict
-from ..evaluation.encodings import (blocks_needed, check_features, _collect, Encodings, parse_readout,
+from ..evaluation.encodings import (blocks_needed, check_features, collect_features, Encodings, parse_readout,
                                         readout, white_dim, Whitening)
 from ..hierarchy import find_weights, HJEPA, hub_file, hub_name, level_grid, read_newest, saved_config
 from ..training import load_run
@@ -228,7 +228,7 @@ def _features(self: HJEPAFeatures,
     data = as_dataset(X, model) if is_pictures(X) else ImageDataset('rows', self._rows(X, model), in_chans=model.config.in_chans)
     device, last = next(model.parameters()).device, blocks_needed([p for p in parts if isinstance(p, str)])
     def go(images: Tensor) -> list[Tensor]: return [read_parts(model.encode(normalize(images.to(device), *model.pixel_stats), last, self.fpn, self.encoder), parts)]
-    got = _collect(model_view(model, data), go, self.batch_size, self.num_workers,
+    got = collect_features(model_view(model, data), go, self.batch_size, self.num_workers,
                    'features' if self.progress else None, 1.)
     if got.bad: raise ImageError(got.bad[0], f'{len(got.bad)} of {len(data)} pictures cannot be read ({", ".join(got.bad[:3])}{", …" * (len(got.bad) > 3)}); take them out of X and y')
     check_features(got.levels[0], None, 'these')
