@@ -24,7 +24,7 @@ from ..core.random import fixed_seed
 from ..data.datasets import ImageDataset
 from ..data.views import model_view, normalize, TrainView
 from .encodings import (autocast_for, blocks_needed, collect_features, collect_readouts, evaluating,
-                                        labelled, parse_readout, readout, Readouts, thumbnails,
+                                        labelled, parse_readout, readout, readout_widths, Readouts, thumbnails,
                                         TimmFeatures, whiten)
 from .holdouts import in_class_order, check_groups, choose_groups, dense_groups, stratified_split
 from .probes import (labelled_sets, hold_out_facts, hold_out_words, model_source,
@@ -299,11 +299,11 @@ class Classifier(nn.Module):
             if self.net.fpn is not None: self.net.fpn.requires_grad_(True)
         else: self.body = self.net.net
         self.body.requires_grad_(True)
-        blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
-        with torch.no_grad(), evaluating(self): width = self._read(blank).shape[1]
+        device, width = next(model.parameters()).device, readout_widths(model, [readout])[readout]
         self.register_buffer('classes', classes.clone())
-        self.register_buffer('mean', blank.new_zeros(width)); self.register_buffer('std', blank.new_ones(width))
-        self.head = nn.Linear(width, len(classes), device=blank.device)
+        self.register_buffer('mean', torch.zeros(width, device=device))
+        self.register_buffer('std', torch.ones(width, device=device))
+        self.head = nn.Linear(width, len(classes), device=device)
     def _read(self, images: Tensor) -> Tensor: return readout(self.net.encode(images, self.last, encoder='context'), self.readout)       # [B, width]
     def features(self,
         images: Tensor, # [B, C, H, W], normalised
