@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
     from .sharing.export import export_onnx, export_timm, export_torch
-    from .sharing.sklearn import HJEPAFeatures, push_to_hub, save_for_hub
+    from .sharing.publish import push_to_hub, save_for_hub
+    from .sharing.sklearn import HJEPAFeatures
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
@@ -75,9 +76,20 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'write_report': 'report.page',
           'export_onnx': 'sharing.export', 'export_timm': 'sharing.export',
           'export_torch': 'sharing.export',
-          'HJEPAFeatures': 'sharing.sklearn', 'push_to_hub': 'sharing.sklearn',
-          'save_for_hub': 'sharing.sklearn'}
+          'push_to_hub': 'sharing.publish', 'save_for_hub': 'sharing.publish',
+          'HJEPAFeatures': 'sharing.sklearn'}
 __all__ = [*_where]
+
+# Which modules enter something into a table of a module that stands above them and does not know them.
+_entries = {'core.weights.KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+            'core.weights.PLACES': ('sharing.hub',),
+            'core.weights.FORMATS': ('sharing.ijepa',),
+            'hierarchy.INPUTS': ('multicrop',)}
+
+
+def import_entries(table: str):
+    "Import what enters itself into a table, before the table is searched."
+    for name in _entries[table]: import_module(f'.{name}', __name__)
 
 
 def __getattr__(name: str):

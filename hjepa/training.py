@@ -56,8 +56,9 @@ from .data.cutting import DECODERS
 from .data.datasets import ImageDataset, settle_range
 from .data.named import build_dataset
 from .data.views import BadImages, normalize, TrainView
-from .hierarchy import (check_model_config, compile_blocks, create_hjepa_from_config, HJEPA,
-                             MODEL_IDLE, ModelConfig, saved_config, SIZE)
+from .hierarchy import check_model_config, create_hjepa_from_config, HJEPA, MODEL_IDLE, ModelConfig, SIZE
+from .core.compiling import compile_blocks
+from .core.weights import saved_config
 from .masking import build_mask_generator, MultiCropMaskGenerator
 from .multicrop import STRATEGIES
 

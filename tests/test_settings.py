@@ -32,7 +32,8 @@ from hjepa.data.images import DataError
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
                                       load_detection_config)
-from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
+from hjepa.core.compiling import compile_blocks
+from hjepa.hierarchy import create_hjepa_from_config
 from hjepa.data.shards import write_shards
 from hjepa.core.config import list_configs
 from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,

@@ -27,11 +27,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.files import load_tensors
-from ..encoder import check_loaded, ContextEncoder, hub_or_cache, loading_reports, weights_path
+from ..encoder import check_loaded, ContextEncoder, loading_reports
+from ..core.weights import hub_or_cache, weights_path
 from ..fpn import (DepthPyramid, EXTRA_LEVELS, FPN, FPNBlock, init_convs, Pyramid, SimplePyramid,
                        TokenFPN, TokenPyramid)
-from ..hierarchy import (create_hjepa_from_config, find_weights, HJEPA, level_grid, pool_levels,
-                             saved_config)
+from ..hierarchy import create_hjepa_from_config, HJEPA, level_grid, pool_levels
+from ..core.weights import find_weights, saved_config
 
 # %% ../../nbs/detection/01_backbones.ipynb #f5710c9d
 def level_of(

@@ -38,8 +38,9 @@ from ..data.cutting import to_hw
 from ..data.views import normalize
 from .backbones import Backbone, backbone_cost, build_backbone, PYRAMIDS, ResNetFPN
 from .boxes import fit_size, good_boxes, letterbox
-from ..hierarchy import (check_timm_kwargs, find_weights, model_from_file, read_newest, save_model,
-                             saved_config, SIZE)
+from ..hierarchy import check_timm_kwargs, SIZE
+from ..core.weights import find_weights, model_from_file, read_newest, save_model, saved_config
+from ..core.weights import register_kind
 
 # %% ../../nbs/detection/05_detector.ipynb #5bd0ce92
 class LevelAnchors(AnchorGenerator):
@@ -518,7 +519,8 @@ def as_pixels(
     pixel_range: Sequence[float] | None = None, # of numbers that are no bytes; None: the type's
 ) -> Tensor: # uint8 [C, H, W]
     "One image of any kind as bytes."
-    from hjepa.data.datasets import _to_pil; from hjepa.data.cutting import to_chans, to_tensor
+    from hjepa.data.datasets import _to_pil; from hjepa.data.cutting import to_chans
+    from hjepa.data.cutting import to_tensor
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
     image = _to_pil(image, in_chans, pixel_range and tuple(pixel_range))
     return image if isinstance(image, Tensor) else to_tensor(image)
@@ -569,6 +571,8 @@ def load_weights(self: FPNDetector,
     wrong = [k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape]
     if wrong: raise ConfigError(f'{file} does not fit this detector, first at {sorted(wrong)[0]!r} ({len(wrong)} tensors): the backbones differ')
     self.load_state_dict(state)
+
+register_kind('detector', 'load_detection_model')
 
 # %% ../../nbs/detection/05_detector.ipynb #fb77e757
 @patch
