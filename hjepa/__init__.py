@@ -81,7 +81,7 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
 __all__ = [*_where]
 
 # Which modules enter something into a table of a module that stands above them and does not know them.
-_entries = {'core.weights.KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
             'core.weights.PLACES': ('sharing.hub',),
             'core.weights.FORMATS': ('sharing.ijepa',),
             'hierarchy.INPUTS': ('multicrop',)}

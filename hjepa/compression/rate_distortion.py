@@ -34,7 +34,7 @@ from .coding import (FactorizedPrior, pack_varints, PRECISION, StreamError, to_i
                                       unpack_varints, unseal)
 from ..core.files import write_atomic
 from ..core.loader import build_loader
-from ..data.datasets import _to_pil
+from ..data.datasets import to_pil
 from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, fit_size, letterbox
 from ..detection.detector import FPNDetector, FPNFeatures
@@ -355,7 +355,7 @@ class PictureCodec:
         size = picture.size[::-1]
         if not is_shrunk(size, canvas): return picture
         pixels, (h, w) = letterbox(picture, canvas)
-        return _to_pil(pixels[:, :h, :w], len(pixels))
+        return to_pil(pixels[:, :h, :w], len(pixels))
 
 def is_shrunk(
     size: tuple[int, int], # (H, W) of an image
@@ -595,7 +595,7 @@ def measure_codecs(
         if not index: continue
         truth = [dict(boxes=dataset.boxes[i], labels=dataset.labels[i], ignore=dataset.ignore[i]) for i in index]
         full.update(detector.detect_from_features(features), truth)
-        sums.update(features, detector, [_to_pil(dataset.load(i), chans) for i in index] if sends else None, truth)
+        sums.update(features, detector, [to_pil(dataset.load(i), chans) for i in index] if sends else None, truth)
         sizes += features.image_sizes
     if not sizes: raise ValueError(f'not one of the {len(dataset)} pictures of {dataset.name!r} could be read')
     return sums.results(full, 8 * chans * sum(map(math.prod, sizes))) | dict(small_below=small_below, bad=bad)
