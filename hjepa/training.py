@@ -222,14 +222,12 @@ def check_levels(
     num_levels: int, # L
 ):
     "Raise `ConfigError` for a read-out whose name says nothing, or a level that the model does not have."
-    from hjepa.evaluation.encodings import parse_readout
+    from hjepa.evaluation.encodings import highest_level
     for name in names:
-        try: parts, _ = parse_readout(name)
+        try: level = highest_level([name])
         except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e
-        for part, _ in parts:
-            there = not part.startswith('level') or int(part[5:]) < num_levels
-            require([(there, 'evaluation.readouts', name,
-                      f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
+        require([(level < num_levels, 'evaluation.readouts', name,
+                  f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
 
 def training_checks(
     t: TrainingConfig,

@@ -290,8 +290,8 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data.named import _list_images
-        found = list_sources(args.sources, _list_images)
+        from hjepa.data.named import list_images
+        found = list_sources(args.sources, list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):
             codec = find_codec(args.codec, best_device())

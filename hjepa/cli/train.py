@@ -730,10 +730,10 @@ def detect(
     with friendly_errors('hjepa_detect'):
         from hjepa.core.files import check_target, say, write_text
         from hjepa.data.images import DataError
-        from hjepa.data.named import _list_images
+        from hjepa.data.named import list_images
         from hjepa.detection.detector import check_scales, load_detection_model
         check_scales(args.scales)
-        found, output = list_sources(args.images, _list_images), check_target(args.output)
+        found, output = list_sources(args.images, list_images), check_target(args.output)
         if args.pictures: check_target(args.pictures, folder=True)
         if not found.files: raise DataError(f'no image: {found.left_out.words() or "the folder is empty"}')
         model = load_detection_model(args.model or newest_run('detector', '--model RUN'), best_device())

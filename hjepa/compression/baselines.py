@@ -22,7 +22,7 @@ from .codec import FPNCodec, MAX_NUMBERS
 from .coding import pack_varints, StreamError, unpack_varints
 from .features import detector_features
 from .streams import feature_statistics, FeatureStatistics, join_images
-from ..data.datasets import _to_pil
+from ..data.datasets import to_pil
 from ..detection.boxes import BoxDataset, fit_size, letterbox
 from ..detection.detector import FPNDetector, FPNFeatures
 
@@ -204,7 +204,7 @@ class ImageCodec:
         size = picture.size[::-1]
         if not is_shrunk(size, canvas): return picture
         pixels, (h, w) = letterbox(picture, canvas)
-        return _to_pil(pixels[:, :h, :w], len(pixels))
+        return to_pil(pixels[:, :h, :w], len(pixels))
 
 def is_shrunk(
     size: tuple[int, int], # (H, W) of an image

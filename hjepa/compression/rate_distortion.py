@@ -23,7 +23,7 @@ from PIL import Image
 from .features import detector_features
 from .streams import as_streams, feature_statistics, FeatureStatistics, LearnedStreams
 from ..core.files import write_atomic
-from ..data.datasets import _to_pil
+from ..data.datasets import to_pil
 from ..detection.boxes import BoxDataset, settle_images
 from ..detection.detector import FPNDetector, FPNFeatures
 from ..detection.results import format_bad, MeanAP, PRECISIONS, save_figure
@@ -150,7 +150,7 @@ def measure_codecs(
         index = batch['index'].tolist()
         truth = [dict(boxes=dataset.boxes[i], labels=dataset.labels[i], ignore=dataset.ignore[i]) for i in index]
         full.update(detector.detect_from_features(features), truth)
-        sums.update(features, detector, [_to_pil(dataset.load(i), chans) for i in index] if sends else None, truth)
+        sums.update(features, detector, [to_pil(dataset.load(i), chans) for i in index] if sends else None, truth)
         sizes += features.image_sizes
     if not sizes: raise ValueError(f'not one of the {len(dataset)} pictures of {dataset.name!r} could be read')
     return sums.results(full, 8 * chans * sum(map(math.prod, sizes))) | dict(small_below=small_below, bad=bad)

@@ -18,9 +18,9 @@ from PIL import Image
 from fastcore.basics import patch
 from ..core.random import keyed_uniform
 from ..data.cutting import crop_resize_pil, to_chans, to_hw, to_tensor
-from ..data.datasets import channels_of, ImageDataset, _to_pil
+from ..data.datasets import channels_of, ImageDataset, to_pil
 from ..data.images import check_chans, PixelRange
-from ..data.views import _read_next, _ready
+from ..data.views import read_next, ready_dataset
 
 # %% ../../nbs/detection/03_boxes.ipynb #90fd2b61
 class Ragged(list):
@@ -226,7 +226,7 @@ def show_boxes(
 ) -> Any:                                       # The matplotlib figure
     "A picture with its boxes, coloured by class or by pyramid level (colours that the colour-blind can tell apart)."
     from hjepa.visualization import Picture, to_pixels
-    im, k = to_pixels(to_tensor(_to_pil(image, channels_of(image)))[None])[0], len(boxes)
+    im, k = to_pixels(to_tensor(to_pil(image, channels_of(image)))[None])[0], len(boxes)
     height, width = im.shape[:2]
     for name, v in [('labels', labels), ('scores', scores), ('levels', levels)]:
         if v is not None and len(v) != k: raise ValueError(f'{len(v)} {name} for {k} boxes')
@@ -288,7 +288,7 @@ def _resize(
     "Antialiased bilinear resize of a whole picture; none if the size is right already."
     if isinstance(image, Tensor):
         if tuple(image.shape[-2:]) == hw: return image
-        image = _to_pil(image, image.shape[0])
+        image = to_pil(image, image.shape[0])
     if isinstance(image, Image.Image) and image.size[::-1] == hw: return to_tensor(image)
     h, w = _hw(image)
     return crop_resize_pil(image, (0, 0, w, h), False, hw)
@@ -371,7 +371,7 @@ def settle_images(
     pixel_range: Sequence[float] | None # Of deep images
 ) -> BoxDataset:                        # The same, or a copy
     "Before a view is used: channels that can be had, a pixel range. `ValueError` names what does not fit."
-    return dataset._with(_ready(dataset.pictures, check_chans(in_chans), pixel_range))
+    return dataset._with(ready_dataset(dataset.pictures, check_chans(in_chans), pixel_range))
 
 # %% ../../nbs/detection/03_boxes.ipynb #6d558ad5
 @patch
@@ -434,7 +434,7 @@ def __getitems__(self: BoxView,
     u = keyed_uniform(self.seed, epoch, index, 6, stream=_BOXES)
     if self.plain and _fits(ds, self.size): image, boxes = self._batch(index, u[:, 0] < self.flip)
     else:
-        pics, js, bads = zip(*(_read_next(ds, i) for i in index.tolist()), strict=True)
+        pics, js, bads = zip(*(read_next(ds, i) for i in index.tolist()), strict=True)
         index, bad = torch.tensor(js), sum(bads, [])
         image, boxes = zip(*(self._sample(p, ds.boxes[j][~ds.ignore[j]], v)
                              for p, j, v in zip(pics, js, u, strict=True)), strict=True)

@@ -518,10 +518,10 @@ def as_pixels(
     pixel_range: Sequence[float] | None = None, # of numbers that are no bytes; None: the type's
 ) -> Tensor: # uint8 [C, H, W]
     "One image of any kind as bytes."
-    from hjepa.data.datasets import _to_pil; from hjepa.data.cutting import to_chans
+    from hjepa.data.datasets import to_pil; from hjepa.data.cutting import to_chans
     from hjepa.data.cutting import to_tensor
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
-    image = _to_pil(image, in_chans, pixel_range and tuple(pixel_range))
+    image = to_pil(image, in_chans, pixel_range and tuple(pixel_range))
     return image if isinstance(image, Tensor) else to_tensor(image)
 
 # %% ../../nbs/detection/06_detector.ipynb #66eef26e

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 from ..core.files import check_regular, read_text
 from ..core.random import keyed_uniform
-from ..data.images import allow_megapixels, _check_shape, DataError, _tiff_shape
-from ..data.named import _choose_split, _data_root, _fetch, PICTURES
+from ..data.images import allow_megapixels, check_image_shape, DataError, tiff_shape
+from ..data.named import choose_split, data_root, fetch_data, PICTURES
 from .boxes import BoxDataset, brief
 
 # %% ../../nbs/detection/04_formats.ipynb #43db7439
@@ -144,14 +144,14 @@ def _file_size(path: Path) -> tuple[tuple[int, int], int]: # `(h, w)` as stored,
     try: im = Image.open(path)
     except Image.UnidentifiedImageError:
         if suffix not in ('.tif', '.tiff'): raise
-        return _plane(_tiff_shape(path)), 1
+        return _plane(tiff_shape(path)), 1
     with im:
         # the class's own would read a PNG's pixels
         with contextlib.suppress(Exception): orientation = Image.Image.getexif(im).get(0x0112, 1)
         return im.size[::-1], orientation
 
 def _plane(shape: tuple[int, ...]) -> tuple[int, int]: # `(h, w)` of pixels whose channels come first or last
-    _check_shape(shape)
+    check_image_shape(shape)
     if len(shape) == 2: return tuple(shape)
     return tuple(shape[1:] if shape[0] < shape[-1] else shape[:2])
 
@@ -578,7 +578,7 @@ def hold_out(
     "A split by a hash of the names: a picture stays on its side, whatever is added or removed."
     if split is None: return list(range(len(names)))
     u = keyed_uniform(0, 0, [zlib.crc32(str(n).encode()) for n in names], 1, stream=_SPLIT)[:, 0]
-    held = _choose_split('a folder without lists', split, ('train', 'val')) == 'val'
+    held = choose_split('a folder without lists', split, ('train', 'val')) == 'val'
     part = ((u < share) == held).nonzero()[:, 0].tolist()
     if names and not part: raise ValueError(f'of {len(names)} pictures none falls to the split {split!r}: there are too few to divide. Make a file, list or folder for each split')
     return part
@@ -590,7 +590,7 @@ def _voc_files(
 ) -> list[tuple[Path, tuple]]: # Annotation files, and where they are listed
     xml, lists = folder/'Annotations' if (folder/'Annotations').is_dir() else folder, folder/'ImageSets'/'Main'
     if split is not None and lists.is_dir():
-        split = _choose_split(f'VOC in {folder}', split, sorted(p.stem for p in lists.glob('*.txt') if '_' not in p.stem))
+        split = choose_split(f'VOC in {folder}', split, sorted(p.stem for p in lists.glob('*.txt') if '_' not in p.stem))
         table = lists/f'{split}.txt'
         lines = enumerate(read_text(table).splitlines(), 1)
         return [(xml/f'{Path(line.split()[0]).name}.xml', (str(table), n)) for n,
@@ -854,20 +854,20 @@ def _voc_folder(root: Path) -> Path | None: # The folder with the annotations
 
 @register_boxes('voc')
 def _build_voc(path, split, classes, max_bad_share, download, all_present) -> BoxDataset:
-    base = _data_root(path) if download else _folder('voc', path)
+    base = data_root(path) if download else _folder('voc', path)
     def get():
         from torchvision.datasets import VOCDetection
         for part in ('trainval', 'test'): VOCDetection(str(base), '2007', part, download=True)
-    _fetch('voc', base, lambda: _voc_folder(base), get, 'a folder Annotations with an .xml file per picture, and JPEGImages', download)
+    fetch_data('voc', base, lambda: _voc_folder(base), get, 'a folder Annotations with an .xml file per picture, and JPEGImages', download)
     return read_voc(_voc_folder(base), split, classes, max_bad_share, all_present)
 
 @register_boxes('kitti')
 def _build_kitti(path, split, classes, max_bad_share, download, all_present) -> BoxDataset:
-    base = _data_root(path) if download else _folder('kitti', path)
+    base = data_root(path) if download else _folder('kitti', path)
     def get():
         from torchvision.datasets import Kitti
         Kitti(str(base), download=True)
-    _fetch('kitti', base, lambda: _kitti_folder(base), get, 'the folders image_2 and label_2', download)
+    fetch_data('kitti', base, lambda: _kitti_folder(base), get, 'the folders image_2 and label_2', download)
     return read_kitti(base, classes, split, max_bad_share, all_present)
 
 # %% ../../nbs/detection/04_formats.ipynb #27d3ff25

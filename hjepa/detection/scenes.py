@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from ..core.random import keyed_uniform
-from ..data.cutting import _resample
+from ..data.cutting import resample
 from ..data.datasets import ImageDataset
-from ..data.named import build_dataset, _choose_split
+from ..data.named import build_dataset, choose_split
 from .boxes import box_of, BoxDataset
 from .formats import register_boxes
 
@@ -54,7 +54,7 @@ def cut_out(
 _SEEN = 0.25   # the opacity above which a pixel counts as covered
 
 @lru_cache(maxsize=None)
-def _stretch(n: int, m: int) -> Tensor: return _resample(torch.zeros(1), torch.tensor([float(n)]), n, m)[0]   # [m, n]
+def _stretch(n: int, m: int) -> Tensor: return resample(torch.zeros(1), torch.tensor([float(n)]), n, m)[0]   # [m, n]
 
 def _resize_garment(
     alpha: Tensor, # `[h, w]` opacity
@@ -155,7 +155,7 @@ def scene_garments(
     split: str = 'train' # `train`, `val` or `test`
 ) -> ImageDataset:       # The garments that its scenes are made of
     "The garments of a split; no two splits share one."
-    part, where = _SCENES[_choose_split('scenes', split, tuple(_SCENES))]
+    part, where = _SCENES[choose_split('scenes', split, tuple(_SCENES))]
     ds = build_dataset('fashion_mnist_mini', split=part)
     return ds.subset(np.flatnonzero(where(np.arange(len(ds)))))
 
@@ -184,7 +184,7 @@ def make_scenes(
     if not 0 <= objects[0] <= objects[1]: raise ValueError(f'objects is {objects}; expected (fewest, most), 0 or more')
     if not 4 <= garment[0] <= garment[1] <= size: raise ValueError(f'garment is {garment} on a canvas of {size}; expected 4 <= shortest <= longest <= {size} pixels')
     pool = scene_garments(split)
-    word, most = list(_SCENES).index(_choose_split('scenes', split, tuple(_SCENES))), objects[1]
+    word, most = list(_SCENES).index(choose_split('scenes', split, tuple(_SCENES))), objects[1]
     u = keyed_uniform(seed, word, range(n), (1 + most)*_OBJECT_NUMBERS, _OBJECTS).view(n, 1 + most, -1)
     count, sizes, which = _draw_objects(u, objects, garment, len(pool))
     used, where = which.unique(return_inverse=True)

@@ -121,18 +121,19 @@ def forward(self: FeatureGraph,
     maps = [t[:, p:].reshape(t.shape[0], gh, gw, t.shape[-1]) for t in blocks]
     levels = [_pooled(maps[-1], l) for l in range(self.num_levels)]
     if self.fpn is not None: levels = self._pyramid(levels)
-    e = Encodings([x.flatten(1, 2) for x in levels], [m.flatten(1, 2) for m in maps], [t[:, 0] for t in blocks] if getattr(enc.vit, 'cls_token', None) is not None else [], (gh, gw))
-    vectors = [torch.cat([_vector(e, maps, part, k) for part, k in parse_readout(r)[0]], 1) for r in self.readouts]
-    return tuple([e.levels[l] for l in self.levels] + vectors)
+    cls = [t[:, 0] for t in blocks] if getattr(enc.vit, 'cls_token', None) is not None else []
+    e = _GraphEncodings([x.flatten(1, 2) for x in levels], [m.flatten(1, 2) for m in maps], cls, (gh, gw))
+    return tuple([e.levels[l] for l in self.levels] + [readout(e, r) for r in self.readouts])
 
 def _pooled(x: Tensor, level: int) -> Tensor: # [B, ⌈gh / 2ˡ⌉, ⌈gw / 2ˡ⌉, D]
     "Means over the cells of a level of the map x [B, gh, gw, D]."
     return on_grid(mean_weights(x.shape[1], 2 ** level, x.device), x, mean_weights(x.shape[2], 2 ** level, x.device)) if level else x
 
-def _vector(e: Encodings, maps: list[Tensor], part: str, last: int | None) -> Tensor: # [B, width]
-    "One part of a read-out, see `hjepa.evaluation.encodings.readout`; cells of several blocks are pooled here, for all sizes."
-    if last is None or not part.startswith('level'): return readout(e, part + f'@{last}' * bool(last))
-    return torch.cat([_pooled(m, int(part[5:])).flatten(1) for m in maps[-last:]], 1)
+class _GraphEncodings(Encodings):
+    "Encodings whose cells are pooled in operations that all sizes share."
+    def cells(self, tokens: Tensor, level: int) -> Tensor: # [B, C_l, D]
+        maps = tokens.reshape(tokens.shape[0], *self.grid, tokens.shape[-1])
+        return _pooled(maps, level).flatten(1, 2)
 
 # %% ../../nbs/sharing/02_export.ipynb #fd82de5f
 @patch
