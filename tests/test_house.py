@@ -18,7 +18,8 @@ evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot ev
 evaluation.store evaluation.retrieval evaluation.cost
 sharing.sklearn sharing.export
 report.page
-detection.pyramids detection.backbones detection.boxes detection.formats detection.scenes detection.detector
+detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
+detection.voc detection.kitti detection.scenes detection.detector
 detection.results detection.training
 compression.coding compression.codec compression.features compression.streams compression.baselines
 compression.rate_distortion compression.training
