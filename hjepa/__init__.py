@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
     from .detection.formats import build_box_dataset
+    from .detection.pyramids import FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .evaluation.probes import compare, evaluate, format_table
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import FeatureStore, extract_to_disk
-    from .fpn import FPN, FPNBlock, TokenFPN, fpn_from_torchvision, fpn_to_torchvision
+    from .fpn import TokenFPN
     from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
     from .masking import (HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator,
                           RandomMaskGenerator, build_mask_generator)
@@ -53,6 +54,8 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'DetectorConfig': 'detection.detector', 'FPNDetector': 'detection.detector',
           'FPNFeatures': 'detection.detector', 'load_detection_model': 'detection.detector',
           'build_box_dataset': 'detection.formats',
+          'FPN': 'detection.pyramids', 'FPNBlock': 'detection.pyramids',
+          'fpn_from_torchvision': 'detection.pyramids', 'fpn_to_torchvision': 'detection.pyramids',
           'evaluate_detector': 'detection.results',
           'make_scenes': 'detection.scenes',
           'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
@@ -63,8 +66,7 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'format_table': 'evaluation.probes',
           'Gallery': 'evaluation.retrieval', 'show_neighbours': 'evaluation.retrieval',
           'FeatureStore': 'evaluation.store', 'extract_to_disk': 'evaluation.store',
-          'FPN': 'fpn', 'FPNBlock': 'fpn', 'TokenFPN': 'fpn', 'fpn_from_torchvision': 'fpn',
-          'fpn_to_torchvision': 'fpn',
+          'TokenFPN': 'fpn',
           'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
           'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking',
           'MultiCropMaskGenerator': 'masking', 'RandomMaskGenerator': 'masking',

@@ -726,7 +726,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     from hjepa import HJEPA
     from hjepa.detection.backbones import build_backbone
     from hjepa.compression.codec import load_compression_model
-    from hjepa.compression.training import read_maps
+    from hjepa.compression.features import read_maps
     from hjepa.data.images import load_image
     from hjepa.data.named import build_dataset
     from hjepa.detection.detector import load_detection_model

@@ -18,9 +18,11 @@ evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot ev
 evaluation.store evaluation.retrieval evaluation.cost
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 report.page
-detection.backbones detection.boxes detection.formats detection.scenes detection.detector
+detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
+detection.voc detection.kitti detection.scenes detection.detector
 detection.results detection.training
-compression.coding compression.codec compression.rate_distortion compression.training
+compression.coding compression.codec compression.features compression.streams compression.baselines
+compression.rate_distortion compression.training
 cli.train cli.features cli.show cli.share cli.shards cli.codec
 '''.split()
 # Arrows that still point the wrong way; each is to be turned, and none may be added.
