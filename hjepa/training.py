@@ -56,8 +56,9 @@ from .data.cutting import DECODERS
 from .data.datasets import ImageDataset, settle_range
 from .data.named import build_dataset, DATASETS
 from .data.views import BadImages, normalize, TrainView
-from .hierarchy import (compile_blocks, create_hjepa_from_config, HJEPA,
-                             MODEL_IDLE, ModelConfig, RANGE, saved_config, SIZE)
+from .core.compiling import compile_blocks
+from .core.weights import saved_config
+from .hierarchy import create_hjepa_from_config, HJEPA, MODEL_IDLE, ModelConfig, RANGE, SIZE
 from .masking import build_mask_generator, mask_settings, MASKS, MultiCropMaskGenerator
 from .multicrop import STRATEGIES
 

@@ -105,7 +105,7 @@ def check_kind(
     kind: str, # 'hjepa', 'detector', …
 ):
     "Raise a ValueError if the run has checkpoints of another kind of model. Damaged ones say nothing: what loads them deals with those."
-    from hjepa.hierarchy import WrongKind, find_weights, saved_config
+    from hjepa.core.weights import WrongKind, find_weights, saved_config
     try: file = find_weights(Path(run))                         # a path: what is resumed is on this disk
     except FileNotFoundError: return
     try: saved_config(file, kind)
@@ -772,7 +772,7 @@ def newest_run(
     option: str, # what names one, for the message
 ) -> Path:
     "The folder of the newest run of a kind under `runs/`. Raises FileNotFoundError if there is none."
-    from hjepa.hierarchy import find_weights, saved_config
+    from hjepa.core.weights import find_weights, saved_config
     # a link may lead nowhere
     runs = [f for f in Path('runs').glob('*/config.yaml') if f.is_file()]
     for run in sorted(runs, key=lambda f: f.stat().st_mtime, reverse=True):

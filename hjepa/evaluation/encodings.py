@@ -33,7 +33,8 @@ from ..core.random import fixed_seed
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
 from ..data.views import BadImages, EvalView, model_view, normalize, preprocess
-from ..encoder import check_loaded, hub_or_cache, loading_reports
+from ..encoder import check_loaded, loading_reports
+from ..core.weights import hub_or_cache
 from ..hierarchy import HJEPA, pool_levels
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c
