@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['naming', 'temporary_name', 'write_atomic', 'json_sha256', 'with_sha256', 'without_sha256', 'write_text', 'write_json',
-           'check_regular', 'read_text', 'read_json', 'append_text', 'file_sha256', 'tensors_sha256', 'save_tensors',
-           'read_meta', 'load_tensors', 'check_tensors', 'printable', 'say', 'tolerant_streams', 'LockedError',
-           'lock_folder', 'is_temporary', 'clear_temporaries', 'check_target', 'expand', 'LeftOut', 'Listing',
-           'list_files']
+           'finite_json', 'check_regular', 'read_text', 'read_json', 'append_text', 'file_sha256', 'tensors_sha256',
+           'save_tensors', 'read_meta', 'load_tensors', 'check_tensors', 'printable', 'say', 'tolerant_streams',
+           'LockedError', 'lock_folder', 'is_temporary', 'clear_temporaries', 'check_target', 'expand', 'LeftOut',
+           'Listing', 'list_files']
 
 # %% ../../nbs/core/01_files.ipynb #122d8440
 import errno
@@ -134,6 +134,15 @@ def write_json(
     "Write a JSON file, completely or not at all."
     if digest: value = with_sha256(value)
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + '\n')
+
+# %% ../../nbs/core/01_files.ipynb #48038ed3
+def finite_json(
+    value: Any,  # plain JSON
+) -> Any:  # the same with null for numbers that are not finite
+    "JSON that every reader understands: it knows neither NaN nor infinity."
+    if isinstance(value, dict): return {k: finite_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [finite_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 # %% ../../nbs/core/01_files.ipynb #33603a96
 def check_regular(

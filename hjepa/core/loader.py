@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['POLL', 'to_send', 'collate', 'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader',
-           'build_loader']
+           'worker_options', 'build_loader', 'DataError', 'Unreadable', 'why', 'unreadable', 'BadImages']
 
 # %% ../../nbs/core/06_loader.ipynb #ea29aeaf
 import multiprocessing.queues
 import os, shutil, signal, sys, threading, time, warnings
+from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any, Iterator, Sequence
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from PIL import Image
 from fastcore.basics import patch
-from .files import say
+from .files import printable, say
 from .random import keyed_permutation
 
 # %% ../../nbs/core/06_loader.ipynb #35c3d2c9
@@ -195,6 +197,16 @@ def _one_thread(worker: int, max_pixels: int | None = Image.MAX_IMAGE_PIXELS):
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
     if hasattr(os, 'setpgid'): os.setpgid(0, 0)              # so is what torchrun or a scheduler sends to the whole group
 
+def worker_options(
+    num_workers: int, # Processes that prepare batches; 0: this one does
+    prefetch: int = 2 # Batches that each worker has ready
+) -> dict:            # Arguments of `PatientLoader`
+    "What a loader of batches needs with so many workers."
+    if not num_workers: return dict(num_workers=0, collate_fn=collate)
+    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
+    return dict(num_workers=num_workers, collate_fn=_collate_shared, persistent_workers=True,
+                prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL)
+
 def build_loader(
     view: Dataset,                             # `TrainView`, `EvalView`, or another with `__getitems__`; one with a `seed` is keyed by (epoch, index)
     batch_size: int,                           # Samples per batch and process
@@ -210,11 +222,71 @@ def build_loader(
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
         warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
-    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin,
-                timeout=POLL) if num_workers else {}
-    loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers,
-                           collate_fn=_collate_shared if num_workers else collate,
-                           pin_memory=pin_memory, generator=torch.Generator(), **more)
+    loader = PatientLoader(view, batch_sampler=sampler, pin_memory=pin_memory, generator=torch.Generator(),
+                           **worker_options(num_workers, prefetch))
     loader.patience = patience
     return loader
+
+# %% ../../nbs/core/06_loader.ipynb #a24676ca
+class DataError(RuntimeError): "A data set that cannot be had or used; the message says what to do."
+
+class Unreadable(str):
+    "The name of an image that cannot be read: an ordinary string, with the `reason` beside it."
+    def __new__(cls,
+        name: str | Path, # The image
+        reason: str = ''  # Why it cannot be read
+    ):
+        self = super().__new__(cls, name)
+        self.reason = reason
+        return self
+    def __getnewargs__(self): return str(self), self.reason
+
+def why(
+    name: str # Of an image, perhaps an `Unreadable`
+) -> str:     # `a.png (the file is empty)`
+    "A name and, where it is known, the reason why it cannot be read."
+    reason = getattr(name, 'reason', '')
+    return printable(f'{name} ({reason})' if reason else str(name))
+
+def unreadable(
+    name: str | Path, # What the image is called where it was asked for
+    e: OSError        # What came instead of it
+) -> Unreadable:
+    "The name, with the reason of an error."
+    return Unreadable(name, getattr(e, 'reason', '') or str(e))
+
+# %% ../../nbs/core/06_loader.ipynb #85f68fc8
+class BadImages:
+    "Counts and names the images that could not be read, and stops the run when their share is too large."
+    def __init__(self,
+        max_bad_share: float = 0.1, # Stop above this share of all images asked for
+        min_seen: int = 100         # … but not before this many were asked for
+    ):
+        self.max_bad_share, self.min_seen, self.names = max_bad_share, min_seen, Counter()
+    def __len__(self) -> int: return len(self.names)
+    @property
+    def count(self) -> int: return self.names.total()
+    def update(self,
+        bad: dict[str, Any] | Sequence[str] # A batch, or the names
+    ):
+        "Note the bad pictures of a batch."
+        self.names.update(bad['bad'] if isinstance(bad, dict) else bad)
+
+# %% ../../nbs/core/06_loader.ipynb #9557f8ec
+@patch
+def check(self: BadImages,
+    n_total_seen: int # Pictures asked for up to now, good and bad
+):
+    "Raises `DataError` if more than the stated share was bad."
+    if n_total_seen < self.min_seen or self.count <= self.max_bad_share * n_total_seen: return
+    raise DataError(f'{self.count} of {n_total_seen} pictures ({self.count/n_total_seen:.0%}) could not be read; the limit is '
+        f'max_bad_share={self.max_bad_share:.0%}. {self.words()}')
+
+@patch
+def words(self: BadImages,
+    most: int = 5 # How many are named
+) -> str:         # '' if all could be read
+    "The first ones and their reasons, in one line."
+    if not self.names: return ''
+    more = f', and {len(self.names) - most:,} more' if len(self.names) > most else ''
+    return f'The first ones: {", ".join(map(why, list(self.names)[:most]))}{more}'
