@@ -797,7 +797,7 @@ def detect_folder(
     args: argparse.Namespace, # of `hjepa_detect`
 ) -> list[dict]: # one object per image, see `detection_row`
     "Boxes of all images. Raises DataError if none of them can be read."
-    from hjepa.data.images import DataError; from hjepa.data.cutting import to_tensor
+    from hjepa.core.loader import DataError; from hjepa.data.cutting import to_tensor
     from tqdm import tqdm
     rows, paths, n = [], found.files, args.batch_size
     for start in tqdm(range(0, len(paths), n), desc='detecting', disable=len(paths) <= n):
