@@ -386,8 +386,8 @@ def build_view(
     "What the loader cuts from images: one crop of each, or several."
     d, seed, chans = config.data, config.training.seed, config.model.in_chans
     if not config.multicrop.strategy:
-        return TrainView(dataset, model.img_size, chans, seed, tuple(d.crop_scale), tuple(d.crop_ratio), d.flip,
-                         d.decoder, d.augment_on_device)
+        return TrainView(dataset, model.img_size, chans, seed, tuple(d.crop_scale), tuple(d.crop_ratio),
+                         d.flip, d.decoder, d.augment_on_device)
     return MultiCropView(dataset, _crops_of(config, model), chans, seed, d.augment_on_device)
 
 def _crops_of(config: RunConfig, model: HJEPA) -> MultiCropTransform:
@@ -403,13 +403,14 @@ def _crops_of(config: RunConfig, model: HJEPA) -> MultiCropTransform:
                                       warmup_epochs=c.warmup_epochs, **how)
 
 # %% ../nbs/07_training.ipynb #be547ae8
+# what a run may change on its way
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',
              'data.max_megapixels',
              'training.log_steps', 'training.checkpoint_minutes', 'training.checkpoint_steps',
              'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision',
              'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts',
-             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')  # a run may change them on its way
+             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
 
 class Trainer(Loop):
     """Trains an `HJEPA` and keeps everything in a run folder.
@@ -431,14 +432,14 @@ class Trainer(Loop):
         self.mask_generator = masks(self.config, model)
         return compile_blocks(model) if self.config.training.compile else model
     def _settle_pixels(self) -> list[float] | None:  # the pixel range, for the model's configuration
-        "Of deep images the pixel range: what the configuration says, else what is measured, and printed, once."
+        "Of deep images the pixel range: the configuration's, or what is measured and printed once."
         wish = self.config.data.pixel_range or self.config.model.pixel_range
         self.dataset = settle_range(self.dataset, wish, self.say)
         return wish if self.dataset.pixel_range is None else list(self.dataset.pixel_range)
     def check_shardable(self):
         if self.config.training.compile:
-            raise ConfigError('training.compile=true: blocks that are sharded cannot be compiled in one piece; '
-                              'use training.sharding=none, or compile=false')
+            raise ConfigError('training.compile=true: blocks that are sharded cannot be compiled in one '
+                              'piece; use training.sharding=none, or compile=false')
     def saved_config(self, file: Path) -> dict: return saved_config(file, self.kind)
 
 # %% ../nbs/07_training.ipynb #d8b79b03

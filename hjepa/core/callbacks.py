@@ -31,7 +31,8 @@ class Callback:
         """After a step that was skipped; `trainer.skip_logs` says why, and with which images.
 
         `after_step` follows."""
-    def after_epoch(self, trainer): "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
+    def after_epoch(self, trainer):
+        "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer):
         """When the loop ends with an exception (`trainer.error`), even before `before_fit` was called.
