@@ -113,6 +113,7 @@ def read_state(
         raise ValueError(f'{folder}/state.json: {odd[0]} is {str(state.get(odd[0]))[:40]!r}')
     return state
 
+# %% ../../nbs/core/11_checkpoints.ipynb #5ff6a602
 def _check_sums(folder: Path, state: dict, sums: Any):
     "ValueError unless every file of a checkpoint has the digest that was written down."
     for name in sums if isinstance(sums, dict) else ['']:

@@ -247,8 +247,9 @@ def same(self: ProcessGroup,
     for rank, other in enumerate(rest, 1):
         for key in first:
             if other.get(key) != first[key]:
-                raise ConfigError(f'processes differ: {key} is {first[key]!r} on rank 0 and {other.get(key)!r} '
-                                  f'on rank {rank}; each needs the same configuration and the same data')
+                raise ConfigError(f'processes differ: {key} is {first[key]!r} on rank 0 and '
+                                  f'{other.get(key)!r} on rank {rank}; each needs the same configuration and '
+                                  'the same data')
 
 # %% ../../nbs/core/05_distributed.ipynb #7e170dbc
 @patch
@@ -360,7 +361,7 @@ def is_lost(
 @patch
 @contextmanager
 def watch(self: ProcessGroup,
-    advice: str = '', # how to go on, for the message
+    advice: str = '', # how to resume, for the message
     every: float = 1., # seconds between signs of life
     grace: float = 20., # seconds that the main thread has to notice by itself
 ):
@@ -397,8 +398,8 @@ def _keep_watch(group: ProcessGroup, channel, leave: threading.Event, advice: st
 
 def lost_message(
     group: ProcessGroup,
-    advice: str = '', # how to go on
+    advice: str = '', # how to resume
 ) -> str:
     "What happened, in one line."
-    return (f'rank {group.rank} of {group.size}: another process of this run has ended (killed, out of memory, '
-            'or with an error of its own, printed above or below)' + (f'; {advice}' if advice else ''))
+    return (f'rank {group.rank} of {group.size}: another process of this run has ended (killed, out of '
+            'memory, or with an error of its own, printed above or below)' + (f'; {advice}' if advice else ''))

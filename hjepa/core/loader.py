@@ -104,11 +104,12 @@ def to_send(
 def collate(
     batch: dict[str, Any] | Sequence[dict[str, Any]],  # what `__getitems__` gave, or a list of samples
 ) -> dict[str, Any]:
-    """A batch: `image` uint8 [B, C, H, W], `label` int64 [B] (−1: none), `index` int64 [B], `bad` list of names.
+    """A batch: `image` uint8 [B, C, H, W], `label` int64 [B] (−1: none), `index` int64 [B], names under `bad`.
 
     One that is already made passes through. In a worker it is made ready to be sent, see `to_send`."""
     if isinstance(batch, (list, tuple)):
-        stacked = {k: torch.stack([torch.as_tensor(b[k]) for b in batch]) for k in ('image', 'label', 'index')}
+        stack = lambda key: torch.stack([torch.as_tensor(b[key]) for b in batch])
+        stacked = {k: stack(k) for k in ('image', 'label', 'index')}
         batch = stacked | {'bad': sum((b['bad'] for b in batch), [])}
     return to_send(batch)
 
@@ -178,7 +179,7 @@ def _report(kind, error, trace):
     if not isinstance(error, (ConnectionError, EOFError)): sys.__excepthook__(kind, error, trace)
 
 def _cannot_send(error, batch):
-    "The thread that sends batches would print an error and go on, and the main process wait for ever."
+    "The thread that sends batches would print an error and continue, and the main process wait for ever."
     say(f'a process that loads images cannot send a batch: {type(error).__name__}: {error}', sys.stderr)
     os._exit(1)
 
@@ -223,8 +224,8 @@ def build_loader(
         if hasattr(view, 'seed'): sampler = EpochBatchSampler(len(view), batch_size, view.seed)
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
-        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are '
-                      'opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
+        warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes '
+                      'are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
     begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
     more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL)
     loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers,
@@ -285,8 +286,8 @@ def check(self: BadImages,
 ):
     "Raises `DataError` if more than the stated share was bad."
     if n_total_seen < self.min_seen or self.count <= self.max_bad_share * n_total_seen: return
-    raise DataError(f'{self.count} of {n_total_seen} images ({self.count / n_total_seen:.0%}) could not be read; '
-                    f'the limit is max_bad_share={self.max_bad_share:.0%}. {self.words()}')
+    raise DataError(f'{self.count} of {n_total_seen} images ({self.count / n_total_seen:.0%}) could not be '
+                    f'read; the limit is max_bad_share={self.max_bad_share:.0%}. {self.words()}')
 
 @patch
 def words(self: BadImages,

@@ -39,7 +39,7 @@ from .resuming import CheckpointCallback, listing_sha256, Resumable
 class Loop(Resumable):
     """Trains a model and keeps everything in a run folder.
 
-    `fit()` starts or goes on; after `resume()` it continues from the newest checkpoint in the folder."""
+    `fit()` starts or continues; after `resume()` it starts from the newest checkpoint in the folder."""
     def __init__(self,
         config: Any,  # what to do: a dataclass with sections `training`, `data` and `model`
         run_dir: str | Path,  # the run's folder
@@ -544,7 +544,7 @@ def alone(self: Loop):
 @patch
 @contextmanager
 def _rescue(self: Loop):
-    "Within the block, the end of another process is a `LostProcess` that says how to go on."
+    "Within the block, the end of another process is a `LostProcess` that says how to resume."
     try: yield
     except BaseException as e:
         if self.world_size == 1 or isinstance(e, LostProcess) or not is_lost(e): raise

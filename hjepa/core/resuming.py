@@ -201,7 +201,7 @@ class CheckpointCallback(Callback):
 @patch
 def resume(self: Resumable,
     allow: tuple[str, ...] = (),  # what may have changed by hand: 'config' (config.yaml), 'data' (the images)
-) -> int:  # the step at which training goes on
+) -> int:  # the step at which training continues
     """Load the newest readable checkpoint of the run folder.
 
     Raises `ConfigError` if configuration or images are not as they were, `LockedError` if the run is going on
@@ -230,6 +230,7 @@ def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
     raise ValueError(f'{self.run_dir}: none of its {len(found)} checkpoints can be read; '
                      f'they are in {self.run_dir}/checkpoints/.damaged_*')
 
+# %% ../../nbs/core/12_resuming.ipynb #f6569586
 @patch
 def _set_aside(self: Resumable, path: Path, why: str):
     "Rename a checkpoint that cannot be read, or delete it where that fails: the run will write it again."
@@ -276,7 +277,7 @@ def _place(self: Resumable, weights: dict[str, Tensor], moments: dict[str, Tenso
         if per_param[n]: raw.state[p] = {k: _placed(v, p, raw) for k, v in per_param[n].items()}
 
 def _placed(value: Tensor, like: nn.Parameter, optimizer) -> Tensor:
-    """A moment in its parameter's layout (fused AdamW goes through memory, whatever the strides).
+    """A moment in its parameter's layout (fused AdamW goes through memory, for any strides).
 
     The step count goes where AdamW wants it."""
     if value.shape == like.shape: return torch.empty_like(like).copy_(cut_like(value, like))
@@ -334,6 +335,7 @@ def _check_same_work(self: Resumable, path: Path, state: dict, allowed: bool):
         self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but '
                  'not bit for bit as it would have')
 
+# %% ../../nbs/core/12_resuming.ipynb #36155b00
 @patch
 def _check_same_config(self: Resumable, path: Path, state: dict, allowed: bool):
     "`ConfigError`, with both values, if the configuration was changed in a way that no override may."
