@@ -9,7 +9,7 @@ __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTE
            'load_config', 'cosine', 'learning_rate', 'parameter_groups', 'build_optimizer', 'schedules', 'build_masks',
            'local_size', 'build_crop_masks', 'run_dataset', 'build_view', 'Trainer', 'epoch_line', 'load_run']
 
-# %% ../nbs/07_training.ipynb #ed6601c9
+# %% ../nbs/07_training.ipynb #e11e0c1c
 import math
 import warnings
 from collections.abc import Callable

@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'new_run', 'write_new', 'reload_config', 'write_state', 'read_state', 'sync_folder', 'read_tensors',
            'checkpoints', 'newest_state', 'prune', 'run_folders', 'left_over']
 
-# %% ../../nbs/core/11_checkpoints.ipynb #dc72d98f
+# %% ../../nbs/core/11_checkpoints.ipynb #0ccd5be5
 import json
 import os
 import re

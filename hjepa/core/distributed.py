@@ -8,7 +8,7 @@ __all__ = ['PATIENCE', 'SHARDING', 'cpu_flags', 'choose_precision', 'computes_bf
            'ProcessGroup', 'shard', 'shard_units', 'whole', 'cut_like', 'gather_weights', 'sync_gradients',
            'clip_gradients', 'LostProcess', 'is_lost', 'lost_message']
 
-# %% ../../nbs/core/05_distributed.ipynb #adcd01e3
+# %% ../../nbs/core/05_distributed.ipynb #d6b5c41d
 import os
 import sys
 import threading

@@ -6,7 +6,7 @@
 __all__ = ['POLL', 'EpochBatchSampler', 'to_send', 'collate', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader',
            'build_loader', 'DataError', 'Unreadable', 'why', 'unreadable', 'BadImages']
 
-# %% ../../nbs/core/06_loader.ipynb #0d3b03ca
+# %% ../../nbs/core/06_loader.ipynb #ea29aeaf
 import multiprocessing.queues
 import os
 import shutil
@@ -94,7 +94,7 @@ def _wrapped(x: Any) -> Any:
     if type(x) in (list, tuple): return type(x)(map(_wrapped, x))
     return x.wrapped(_Sent) if hasattr(x, 'wrapped') else x
 
-# %% ../../nbs/core/06_loader.ipynb #dc497765
+# %% ../../nbs/core/06_loader.ipynb #589150ec
 def to_send(
     batch: Any,  # tensors on the CPU, in lists, tuples, dictionaries and objects with a method `wrapped`
 ) -> Any:  # in a worker the same with every tensor wrapped; elsewhere the batch itself

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Loop', 'warn_batch', 'stop_on_signal']
 
-# %% ../../nbs/core/13_loop.ipynb #c0f9a290
+# %% ../../nbs/core/13_loop.ipynb #7964671e
 import json
 import math
 import os

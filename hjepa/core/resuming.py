@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['listing_sha256', 'Resumable', 'CheckpointCallback']
 
-# %% ../../nbs/core/12_resuming.ipynb #399bc4cb
+# %% ../../nbs/core/12_resuming.ipynb #534e0a89
 import json
 import os
 import shutil
