@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POLL', 'EpochBatchSampler', 'to_send', 'collate', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader',
-           'build_loader', 'DataError', 'Unreadable', 'why', 'unreadable', 'BadImages']
+           'worker_options', 'build_loader', 'DataError', 'Unreadable', 'why', 'unreadable', 'BadImages']
 
 # %% ../../nbs/core/06_loader.ipynb #ea29aeaf
 import multiprocessing.queues
@@ -208,6 +208,16 @@ def _collate_shared(batch):
         raise SharedMemoryFull(str(e)) from e
 
 # %% ../../nbs/core/06_loader.ipynb #2ec2a6fe
+def worker_options(
+    num_workers: int,  # processes that prepare batches; 0: this one does
+    prefetch: int = 2,  # batches that each worker has ready
+) -> dict[str, Any]:  # arguments of `PatientLoader`
+    "What a loader of batches needs with so many workers."
+    if not num_workers: return dict(num_workers=0, collate_fn=collate)
+    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
+    return dict(num_workers=num_workers, collate_fn=_collate_shared, persistent_workers=True,
+                prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL)
+
 def build_loader(
     view: Dataset,  # with `__getitems__`; one with a `seed` is keyed by (epoch, index)
     batch_size: int,  # samples per batch and process
@@ -226,11 +236,8 @@ def build_loader(
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
         warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes '
                       'are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
-    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL)
-    loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers,
-                           collate_fn=_collate_shared if num_workers else collate, pin_memory=pin_memory,
-                           generator=torch.Generator(), **(more if num_workers else {}))
+    loader = PatientLoader(view, batch_sampler=sampler, pin_memory=pin_memory, generator=torch.Generator(),
+                           **worker_options(num_workers, prefetch))
     loader.patience = patience
     return loader
 
