@@ -26,7 +26,6 @@ from .core.config import (check_sections, check_settings, ConfigError, Kind, loa
                                relation, setting, warn_idle)
 from .core.distributed import SHARDING
 from .core.loop import Loop
-from .core.weights import saved_config
 from .data.crop_views import MultiCropView
 from .data.crops import AdaptiveMultiCropTransform, MultiCropTransform
 from .data.cutting import DECODERS
@@ -436,7 +435,6 @@ class Trainer(Loop):
         if self.config.training.compile:
             raise ConfigError('training.compile=true: blocks that are sharded cannot be compiled in one '
                               'piece; use training.sharding=none, or compile=false')
-    def saved_config(self, file: Path) -> dict: return saved_config(file, self.kind)
 
 # %% ../nbs/07_training.ipynb #d8b79b03
 @patch

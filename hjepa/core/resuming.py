@@ -28,6 +28,7 @@ from .distributed import cut_like, environment, split_batch, whole
 from .files import (clear_temporaries, json_sha256, naming, temporary_name, tensors_sha256,
                               write_atomic)
 from .modules import not_finite
+from .weights import saved_config
 
 # %% ../../nbs/core/12_resuming.ipynb #b69ddaf4
 def listing_sha256(
@@ -78,11 +79,6 @@ class Resumable(Host):
     start_keys: tuple[str, ...] = ()  # keys that matter only before the first step
     start_hint: str = ''  # how a new run can begin with the weights of an old one
     filled_keys: tuple[str, ...] = ()  # keys of the model that the data fills in; older checkpoints lack them
-
-    def saved_config(self,
-        file: Path,  # a checkpoint's model.safetensors
-    ) -> dict | None:  # None: it is not checked
-        "The configuration of a model in a file."
 
 @patch
 def _named(self: Resumable) -> list[tuple[str, nn.Parameter]]:
@@ -303,8 +299,7 @@ def _check_tensors(self: Resumable, path: Path, weights: dict[str, Tensor], mome
 @patch
 def _check_same_model(self: Resumable, path: Path):
     "Raise `ConfigError` naming the first key in which a checkpoint's model differs from this one."
-    saved = self.saved_config(path/'model.safetensors')
-    if saved is None: return
+    saved = saved_config(path/'model.safetensors', self.kind)
     theirs = flatten(asdict(from_values(self.model_schema, saved, 'model')))  # newer keys: defaults
     ours = flatten(asdict(self._model.config))  # with what the data has filled in
     free = {k.removeprefix('model.') for k in self.start_keys}
