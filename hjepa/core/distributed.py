@@ -401,5 +401,6 @@ def lost_message(
     advice: str = '', # how to resume
 ) -> str:
     "What happened, in one line."
-    return (f'rank {group.rank} of {group.size}: another process of this run has ended (killed, out of '
-            'memory, or with an error of its own, printed above or below)' + (f'; {advice}' if advice else ''))
+    more = f'; {advice}' if advice else ''
+    return (f'rank {group.rank} of {group.size}: another process of this run has ended (killed, out of memory, '
+            f'or with an error of its own, printed above or below){more}')

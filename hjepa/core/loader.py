@@ -104,7 +104,7 @@ def to_send(
 def collate(
     batch: dict[str, Any] | Sequence[dict[str, Any]],  # what `__getitems__` gave, or a list of samples
 ) -> dict[str, Any]:
-    """A batch: `image` uint8 [B, C, H, W], `label` int64 [B] (−1: none), `index` int64 [B], names under `bad`.
+    """A batch: `image` uint8 [B, C, H, W], `label` int64 [B] (−1: none), `index` int64 [B], `bad` names.
 
     One that is already made passes through. In a worker it is made ready to be sent, see `to_send`."""
     if isinstance(batch, (list, tuple)):
@@ -235,7 +235,8 @@ def build_loader(
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
         warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes '
-                      'are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
+                      'are opened again and again. Make data.lanes a multiple of data.num_workers',
+                      stacklevel=2)
     loader = PatientLoader(view, batch_sampler=sampler, pin_memory=pin_memory, generator=torch.Generator(),
                            **worker_options(num_workers, prefetch))
     loader.patience = patience

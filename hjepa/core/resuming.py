@@ -204,6 +204,7 @@ def resume(self: Resumable,
     elsewhere."""
     with self.alone(): return self._resume(tuple(allow))
 
+# %% ../../nbs/core/12_resuming.ipynb #5ec4f891
 @patch
 def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
     found, trouble = checkpoints(self.run_dir), None
