@@ -25,7 +25,7 @@ from hjepa.core.files import read_json, say, write_json
 from hjepa.detection.detector import load_detection_model
 from hjepa.core.files import finite_json
 from hjepa.detection.training import detection_dataset, load_detection_run
-from hjepa.compression.rate_distortion import baseline_codecs, image_scales
+from hjepa.compression.baselines import baseline_codecs, image_scales
 from hjepa.compression.rate_distortion import measure_codecs
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'/'codec_worth.json'

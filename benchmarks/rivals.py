@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from hjepa.data.views import normalize
 from hjepa.encoder import Masks, ema_momentum, gather_tokens
 from hjepa.core.config import ConfigError, Kind, load_kind, require
-from hjepa.hierarchy import HJEPA, ModelConfig, patch_pixels, save_model, target_spread
+from hjepa.core.weights import save_model
+from hjepa.hierarchy import HJEPA, ModelConfig, target_spread
+from hjepa.objectives.pixels import patch_pixels
 from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
 from hjepa.data.crops import Crops
 from hjepa.predictor import Predictor

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
     from .detection.formats import build_box_dataset
+    from .detection.pyramids import FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .evaluation.probes import compare, evaluate, format_table
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import FeatureStore, extract_to_disk
-    from .fpn import FPN, FPNBlock, TokenFPN, fpn_from_torchvision, fpn_to_torchvision
+    from .fpn import TokenFPN
     from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
     from .masking import (HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator,
                           RandomMaskGenerator, build_mask_generator)
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
     from .sharing.export import export_onnx, export_timm, export_torch
-    from .sharing.sklearn import HJEPAFeatures, push_to_hub, save_for_hub
+    from .sharing.publish import push_to_hub, save_for_hub
+    from .sharing.sklearn import HJEPAFeatures
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
@@ -52,6 +54,8 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'DetectorConfig': 'detection.detector', 'FPNDetector': 'detection.detector',
           'FPNFeatures': 'detection.detector', 'load_detection_model': 'detection.detector',
           'build_box_dataset': 'detection.formats',
+          'FPN': 'detection.pyramids', 'FPNBlock': 'detection.pyramids',
+          'fpn_from_torchvision': 'detection.pyramids', 'fpn_to_torchvision': 'detection.pyramids',
           'evaluate_detector': 'detection.results',
           'make_scenes': 'detection.scenes',
           'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
@@ -62,8 +66,7 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'format_table': 'evaluation.probes',
           'Gallery': 'evaluation.retrieval', 'show_neighbours': 'evaluation.retrieval',
           'FeatureStore': 'evaluation.store', 'extract_to_disk': 'evaluation.store',
-          'FPN': 'fpn', 'FPNBlock': 'fpn', 'TokenFPN': 'fpn', 'fpn_from_torchvision': 'fpn',
-          'fpn_to_torchvision': 'fpn',
+          'TokenFPN': 'fpn',
           'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
           'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking',
           'MultiCropMaskGenerator': 'masking', 'RandomMaskGenerator': 'masking',
@@ -75,9 +78,20 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'write_report': 'report.page',
           'export_onnx': 'sharing.export', 'export_timm': 'sharing.export',
           'export_torch': 'sharing.export',
-          'HJEPAFeatures': 'sharing.sklearn', 'push_to_hub': 'sharing.sklearn',
-          'save_for_hub': 'sharing.sklearn'}
+          'push_to_hub': 'sharing.publish', 'save_for_hub': 'sharing.publish',
+          'HJEPAFeatures': 'sharing.sklearn'}
 __all__ = [*_where]
+
+# Which modules enter something into a table of a module that stands above them and does not know them.
+_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+            'core.weights.PLACES': ('sharing.hub',),
+            'core.weights.FORMATS': ('sharing.ijepa',),
+            'hierarchy.INPUTS': ('multicrop',)}
+
+
+def import_entries(table: str):
+    "Import what enters itself into a table, before the table is searched."
+    for name in _entries[table]: import_module(f'.{name}', __name__)
 
 
 def __getattr__(name: str):

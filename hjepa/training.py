@@ -12,28 +12,28 @@ __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTE
 # %% ../nbs/07_training.ipynb #e11e0c1c
 import math
 import warnings
+import torch
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from fastcore.basics import patch
 from pathlib import Path
+from torch import nn, Tensor
 from typing import Any
 
-import torch
-from fastcore.basics import patch
-from torch import Tensor, nn
-
 from .core.checkpoints import reload_config
+from .core.compiling import compile_blocks
 from .core.config import (check_sections, check_settings, ConfigError, Kind, load_kind, register_kind,
                                relation, setting, warn_idle)
 from .core.distributed import SHARDING
 from .core.loop import Loop
+from .core.weights import saved_config
 from .data.crop_views import MultiCropView
 from .data.crops import AdaptiveMultiCropTransform, MultiCropTransform
 from .data.cutting import DECODERS
 from .data.datasets import ImageDataset, settle_range
 from .data.named import build_dataset, DATASETS
 from .data.views import normalize, TrainView
-from .hierarchy import (compile_blocks, create_hjepa_from_config, HJEPA, MODEL_IDLE, ModelConfig, RANGE,
-                             saved_config, SIZE)
+from .hierarchy import create_hjepa_from_config, HJEPA, MODEL_IDLE, ModelConfig, RANGE, SIZE
 from .masking import build_mask_generator, mask_settings, MASKS, MultiCropMaskGenerator
 from .multicrop import STRATEGIES
 

@@ -32,7 +32,7 @@ from torch import Tensor
 from .core.files import write_atomic
 from .data.crops import Crops
 from .data.cutting import to_tensor
-from .data.datasets import channels_of, _to_pil
+from .data.datasets import channels_of, to_pil
 from .data.views import denormalize, normalize
 from .encoder import Masks
 from .hierarchy import cell_of_patch, HJEPA, level_grid
@@ -216,7 +216,7 @@ def show_multicrop(
 ) -> Picture:
     "Where crops lie in the source, what of it is seen and what is asked, and each crop with its tints."
     if crops.batch_size is None: crops = Crops.collate([crops])
-    source = to_pixels(to_tensor(_to_pil(picture, channels_of(picture)))[None])[0]                        # [H, W, 3], upright
+    source = to_pixels(to_tensor(to_pil(picture, channels_of(picture)))[None])[0]                        # [H, W, 3], upright
     if source.shape[:2] != tuple(crops.sizes[image].tolist()): raise ValueError(f'the picture is {source.shape[0]}×{source.shape[1]}, but these crops are of one of {"×".join(map(str, crops.sizes[image].tolist()))}')
     size, g, n = source.shape[:2], crops.num_global, len(crops)
     boxes, flips = crops.boxes[:, image].cpu(), crops.flips[:, image].cpu()

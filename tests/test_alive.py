@@ -729,13 +729,13 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     from hjepa import HJEPA
     from hjepa.detection.backbones import build_backbone
     from hjepa.compression.codec import load_compression_model
-    from hjepa.compression.training import read_maps
+    from hjepa.compression.features import read_maps
     from hjepa.data.images import load_image
     from hjepa.data.named import build_dataset
     from hjepa.detection.detector import load_detection_model
     from hjepa.encoder import create_vit
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
-    from hjepa.sharing.sklearn import run_record
+    from hjepa.sharing.publish import run_record
     from hjepa.report.page import read_run
     mark, file = evil.pop('mark'), tmp_path/'x.safetensors'
     extract_to_disk(HJEPA.from_pretrained(whole), build_dataset('fashion_mnist_mini').subset(range(4)), tmp_path/'store')

@@ -8,20 +8,22 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 # The reading order. A room is all its modules, in the order of its notebooks.
 ORDER = '''
-core.files core.config core.random core.distributed core.loader
-core.modules core.callbacks core.history core.checkpoints core.resuming core.loop
+core.files core.config core.random core.distributed core.loader core.weights
+core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling
 data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
 encoder predictor fpn
-objectives.regularizers
+objectives.regularizers objectives.pixels
 hierarchy multicrop masking training visualization
 figures.what_it_sees
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
 evaluation.store evaluation.retrieval evaluation.cost
-sharing.sklearn sharing.export
+sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 report.page
-detection.backbones detection.boxes detection.formats detection.scenes detection.detector
+detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
+detection.voc detection.kitti detection.scenes detection.detector
 detection.results detection.training
-compression.coding compression.codec compression.rate_distortion compression.training
+compression.coding compression.codec compression.features compression.streams compression.baselines
+compression.rate_distortion compression.training
 cli.train cli.features cli.show cli.share cli.shards cli.codec
 '''.split()
 

@@ -96,7 +96,7 @@ def whole_path(
     model: str | Path, # a run's folder or a file
 ) -> str: # from the root, so that a run finds its detector from any folder
     "Where a model is. Raises FileNotFoundError if there is none."
-    from hjepa.hierarchy import find_weights
+    from hjepa.core.weights import find_weights
     find_weights(model)
     return str(Path(model).expanduser().resolve())
 
@@ -159,7 +159,7 @@ def measure_run(
     baselines: bool, # measure zlib, zstd, JPEG and WebP as well, and these of the image at the canvas's size
 ) -> dict: # results of `measure_codecs` or `measure_features`, and the seed
     "Rate, distortion and, with a detector, average precision."
-    from hjepa.compression.rate_distortion import baseline_codecs, image_scales
+    from hjepa.compression.baselines import baseline_codecs, image_scales
     from hjepa.compression.rate_distortion import measure_codecs, measure_features
     e, seed = cfg.evaluation, dict(seed=cfg.training.seed)
     if source.detector is None: return measure_features(codecs, source) | seed
@@ -293,8 +293,8 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data.named import _list_images
-        found = list_sources(args.sources, _list_images)
+        from hjepa.data.named import list_images
+        found = list_sources(args.sources, list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):
             codec = find_codec(args.codec, best_device())
@@ -348,7 +348,7 @@ def bar(
 # %% ../../nbs/cli/06_codec.ipynb #362a8601
 def _features_of(path: Path, codec, detector):
     "What a source gives the codec. Raises OSError or ValueError for one that cannot be read."
-    from hjepa.compression.training import read_maps
+    from hjepa.compression.features import read_maps
     from hjepa.core.files import check_regular
     from hjepa.data.images import load_image
     check_regular(path)
@@ -501,8 +501,8 @@ MAX_STREAM = 2 ** 30 # bytes of a stream that is read: the numbers that it may h
 
 def _images_of(codec, features) -> list:
     "A stream's images, one by one: FPNFeatures, or lists of maps [C, h, w]."
-    from hjepa.compression.rate_distortion import split_pictures
-    if isinstance(features, dict): return split_pictures(features)
+    from hjepa.compression.streams import split_images
+    if isinstance(features, dict): return split_images(features)
     return [features] if features[0].ndim == 3 else [list(maps) for maps in zip(*features, strict=True)]
 
 def write_maps(

@@ -175,7 +175,7 @@ class Look:
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
         "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
-        from hjepa.data.images import DataError
+        from hjepa.core.loader import DataError
         from hjepa.core.loader import collate
         from hjepa.data.views import model_view
         images = collate(model_view(self.model, dataset, size).__getitems__(index))['image']

@@ -105,7 +105,7 @@ def check_kind(
     kind: str, # 'hjepa', 'detector', …
 ):
     "Raise a ValueError if the run has checkpoints of another kind of model. Damaged ones say nothing: what loads them deals with those."
-    from hjepa.hierarchy import WrongKind, find_weights, saved_config
+    from hjepa.core.weights import WrongKind, find_weights, saved_config
     try: file = find_weights(Path(run))                         # a path: what is resumed is on this disk
     except FileNotFoundError: return
     try: saved_config(file, kind)
@@ -737,10 +737,10 @@ def detect(
     with friendly_errors('hjepa_detect'):
         from hjepa.core.files import check_target, say, write_text
         from hjepa.core.loader import DataError
-        from hjepa.data.named import _list_images
+        from hjepa.data.named import list_images
         from hjepa.detection.detector import check_scales, load_detection_model
         check_scales(args.scales)
-        found, output = list_sources(args.images, _list_images), check_target(args.output)
+        found, output = list_sources(args.images, list_images), check_target(args.output)
         if args.pictures: check_target(args.pictures, folder=True)
         if not found.files: raise DataError(f'no image: {found.left_out.words() or "the folder is empty"}')
         model = load_detection_model(args.model or newest_run('detector', '--model RUN'), best_device())
@@ -779,7 +779,7 @@ def newest_run(
     option: str, # what names one, for the message
 ) -> Path:
     "The folder of the newest run of a kind under `runs/`. Raises FileNotFoundError if there is none."
-    from hjepa.hierarchy import find_weights, saved_config
+    from hjepa.core.weights import find_weights, saved_config
     # a link may lead nowhere
     runs = [f for f in Path('runs').glob('*/config.yaml') if f.is_file()]
     for run in sorted(runs, key=lambda f: f.stat().st_mtime, reverse=True):
@@ -797,7 +797,7 @@ def detect_folder(
     args: argparse.Namespace, # of `hjepa_detect`
 ) -> list[dict]: # one object per image, see `detection_row`
     "Boxes of all images. Raises DataError if none of them can be read."
-    from hjepa.data.images import DataError; from hjepa.data.cutting import to_tensor
+    from hjepa.core.loader import DataError; from hjepa.data.cutting import to_tensor
     from tqdm import tqdm
     rows, paths, n = [], found.files, args.batch_size
     for start in tqdm(range(0, len(paths), n), desc='detecting', disable=len(paths) <= n):

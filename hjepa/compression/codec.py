@@ -28,7 +28,8 @@ from .coding import (ans_decode, ans_encode, FactorizedPrior, from_indices, LATE
                                       pack_varints, seal, StreamError, to_indices, unpack_varints, unseal)
 from ..core.config import check_settings, from_values, relation, require, setting
 from ..detection.detector import FPNFeatures
-from ..hierarchy import model_from_file, read_newest, save_model, saved_config
+from ..core.weights import model_from_file, read_newest, save_model, saved_config
+from ..core.weights import register_model_kind
 
 # %% ../../nbs/compression/02_codec.ipynb #064ec15b
 def level_area(
@@ -668,3 +669,5 @@ def load_compression_model(
     elif not torch.equal(codec.fingerprint, codec.compute_fingerprint()):
         raise ValueError(f'{file}: its fingerprint does not fit its weights; they were changed after update_tables(), or the file is damaged')
     return codec.to(device)
+
+register_model_kind('codec', 'load_compression_model')

@@ -624,7 +624,9 @@ def _type_words(hint: Any) -> str:
 def _entry(f, hint: Any, key: str, meaning: str) -> dict:
     "What there is to know of a setting."
     rule, default = rule_of(f), f.default_factory() if f.default is MISSING else f.default
-    allowed = list(rule.choices) or ['true', 'false'] * (kinds_of(hint) == (bool,))
+    # what registers itself later has no order of its own
+    allowed = sorted(rule.choices) if rule.others else list(rule.choices)
+    if kinds_of(hint) == (bool,): allowed = ['true', 'false']
     rest = {k: getattr(rule, k) for k in ('low', 'above', 'high', 'below')}
     rest = {k: v for k, v in rest.items() if v is not None}
     if rule.length != (0, math.inf): rest['length'] = [None if n == math.inf else n for n in rule.length]

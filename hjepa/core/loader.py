@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POLL', 'to_send', 'collate', 'EpochBatchSampler', 'SharedMemoryFull', 'LostWorker', 'NoBatch', 'PatientLoader',
-           'build_loader', 'DataError', 'Unreadable', 'why', 'unreadable', 'BadImages']
+           'worker_options', 'build_loader', 'DataError', 'Unreadable', 'why', 'unreadable', 'BadImages']
 
 # %% ../../nbs/core/06_loader.ipynb #ea29aeaf
 import multiprocessing.queues
@@ -197,6 +197,16 @@ def _one_thread(worker: int, max_pixels: int | None = Image.MAX_IMAGE_PIXELS):
     signal.signal(signal.SIGINT, signal.SIG_IGN)             # Ctrl-C is for the main process, which ends its workers
     if hasattr(os, 'setpgid'): os.setpgid(0, 0)              # so is what torchrun or a scheduler sends to the whole group
 
+def worker_options(
+    num_workers: int, # Processes that prepare batches; 0: this one does
+    prefetch: int = 2 # Batches that each worker has ready
+) -> dict:            # Arguments of `PatientLoader`
+    "What a loader of batches needs with so many workers."
+    if not num_workers: return dict(num_workers=0, collate_fn=collate)
+    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
+    return dict(num_workers=num_workers, collate_fn=_collate_shared, persistent_workers=True,
+                prefetch_factor=prefetch, worker_init_fn=begin, timeout=POLL)
+
 def build_loader(
     view: Dataset,                             # `TrainView`, `EvalView`, or another with `__getitems__`; one with a `seed` is keyed by (epoch, index)
     batch_size: int,                           # Samples per batch and process
@@ -212,12 +222,8 @@ def build_loader(
         else: sampler = [range(i, min(i + batch_size, len(view))) for i in range(0, len(view), batch_size)]
     if num_workers and (lanes := getattr(view, 'lanes', num_workers)) % num_workers:
         warnings.warn(f'{num_workers} workers share {lanes} lanes of a stream: the same batches, but lanes are opened again and again. Make data.lanes a multiple of data.num_workers', stacklevel=2)
-    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch, worker_init_fn=begin,
-                timeout=POLL) if num_workers else {}
-    loader = PatientLoader(view, batch_sampler=sampler, num_workers=num_workers,
-                           collate_fn=_collate_shared if num_workers else collate,
-                           pin_memory=pin_memory, generator=torch.Generator(), **more)
+    loader = PatientLoader(view, batch_sampler=sampler, pin_memory=pin_memory, generator=torch.Generator(),
+                           **worker_options(num_workers, prefetch))
     loader.patience = patience
     return loader
 
