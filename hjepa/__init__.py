@@ -134,6 +134,18 @@ _where = {name: module for module, names in _names.items() for name in names.spl
 __all__ = [*_where]
 
 
+# Which modules enter something into a table of a module that stands above them and does not know them.
+_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+            'core.weights.PLACES': ('sharing.hub',),
+            'core.weights.FORMATS': ('sharing.ijepa',),
+            'hierarchy.INPUTS': ('multicrop',)}
+
+
+def import_entries(table: str):
+    "Import what enters itself into a table, before the table is searched."
+    for name in _entries[table]: import_module(f'.{name}', __name__)
+
+
 def __getattr__(name: str):
     if name in _where:
         value = globals()[name] = getattr(import_module(f'.{_where[name]}', __name__), name)
