@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing import Any, Sequence
 
-from ..core.loader import unreadable, why
+from ..core.loader import unreadable
 from ..core.random import keyed_uniform
 from .cutting import (center_boxes, crop_boxes, crop_resize, crop_resize_pil, cut_pictures,
                                 DECODERS, size_of, to_chans, to_hw)
