@@ -83,7 +83,8 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
 __all__ = [*_where]
 
 # Which modules enter something into a table of a module that stands above them and does not know them.
-_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+_entries = {'core.config.SECTION_CHECKS': ('evaluation.encodings',),
+            'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
             'core.weights.PLACES': ('sharing.hub',),
             'core.weights.FORMATS': ('sharing.ijepa',),
             'hierarchy.INPUTS': ('multicrop',)}
