@@ -491,7 +491,9 @@ def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells
     if self.fpn is None:
         predicted = predicted.float()
         predictions = [self._head(l, cell_means(predicted, masks.target_index, c, masks.grid, l), c) for l, c in enumerate(cells)]
-    else: predictions, seen = self._read_pyramid(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
+    else:
+        read = self._read_listed if self.fpn.bottom_up is None else self._read_pyramid
+        predictions, seen = read(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
     losses = torch.stack([level_loss(p, t, w) for p, t, w in zip(predictions, targets, weights, strict=True)])
     out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights,
                loss=(losses * losses.new_tensor(self.level_weights)).sum(), level_losses=losses.detach(),
@@ -539,39 +541,62 @@ def visible_cells(
 # %% ../nbs/04_hierarchy.ipynb #eb2c864c
 @patch
 def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
-    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N] says which are there, None: all."
+    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N]: which are there, None: all."
     there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if present is None else present
     levels, counts = pool_levels(tokens, there, grid, self.num_levels)
-    return self.fpn(levels, [level_grid(grid, l) for l in range(self.num_levels)], None if present is None else [c > 0 for c in counts])
+    grids = [level_grid(grid, l) for l in range(self.num_levels)]
+    return self.fpn(levels, grids, None if present is None else [c > 0 for c in counts])
 
 @patch
-def _read_pyramid(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks, cells: list[Tensor], visible: list[Tensor], whole: bool):
-    "The heads' answers [B, M_l, D] for target cells and [B, V_l, D] for visible cells; `whole`: every patch is one or the other."
-    patches, C = patches.to(predicted.dtype), masks.context_index
-    tokens, index, present = torch.cat([patches, predicted], 1), torch.cat([C, masks.target_index], 1), None if whole else masks.context | masks.target
-    if self.fpn.bottom_up is not None:
-        levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
-        return tuple([self._head(l, gather_tokens(x, c), c)
-                      for l, (x, c) in enumerate(zip(levels, which, strict=False))]
-                     for which in (cells, visible))
-    V = visible[0] if visible else C[:, :0]
-    places = torch.searchsorted(C.where(C >= 0, masks.grid[0] * masks.grid[1]), V.contiguous()).where(V >= 0, -1)                 # of visible patches that are looked at, in the context's list
-    looked = torch.cat([V, masks.target_index], 1)                                                 # of the finest level only what is looked at
-    finest, *above = self._listed_pyramid(torch.cat([gather_tokens(patches, places), predicted], 1), looked, tokens, index, present, masks.grid)
-    both = self._head(0, finest, looked).split([looked.shape[1] - predicted.shape[1], predicted.shape[1]], 1)
-    return tuple([y] + [self._head(l, gather_tokens(x, c), c)
-                        for l, (x, c) in enumerate(zip(above, which[1:], strict=False), 1)]
-                 for y, which in zip(both[::-1], (cells, visible), strict=True))
+def _read_pyramid(self: HJEPA,
+    patches: Tensor, # [B, K, D] the context encoder's
+    predicted: Tensor, # [B, M, D]
+    masks: Masks, # on the model's device
+    cells: list[Tensor], # L lists [B, M_l], target cells
+    visible: list[Tensor], # L lists [B, V_l], visible cells; or none
+    whole: bool = False, # every patch is a context or a target patch
+) -> tuple[list[Tensor], list[Tensor]]: # [B, M_l, D] of target cells, [B, V_l, D] of visible cells
+    "The heads' answers for cells: the pyramid of the whole grid, read where it is asked."
+    tokens = torch.cat([patches.to(predicted.dtype), predicted], 1)                                # [B, K + M, D]
+    index = torch.cat([masks.context_index, masks.target_index], 1)
+    present = None if whole else masks.context | masks.target
+    levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
+    return tuple([self._head(l, gather_tokens(x, c), c) for l, (x, c) in enumerate(zip(levels, which, strict=False))]
+                 for which in (cells, visible))
+
+# %% ../nbs/04_hierarchy.ipynb #799c3ab3
+#| code-fold: true
+#| code-summary: "The same, with the finest level computed only where it is read"
+@patch
+def _read_listed(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks, cells: list[Tensor],
+                 visible: list[Tensor], whole: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    "`_read_pyramid` for a pyramid without bottom-up path."
+    n, C, patches = masks.grid[0] * masks.grid[1], masks.context_index, patches.to(predicted.dtype)
+    tokens, V = torch.cat([patches, predicted], 1), visible[0] if visible else C[:, :0]
+    places = torch.searchsorted(C.where(C >= 0, n), V.contiguous()).where(V >= 0, -1)              # of V in the list C
+    finest = torch.cat([gather_tokens(patches, places), predicted], 1)                             # [B, V_0 + M, D]
+    read = torch.cat([V, masks.target_index], 1)
+    finest, *above = self._listed_pyramid(finest, read, tokens, masks, whole)
+    both = self._head(0, finest, read).split([V.shape[1], predicted.shape[1]], 1)
+    return tuple([first] + [self._head(l, gather_tokens(x, c), c)
+                            for l, (x, c) in enumerate(zip(above, which[1:], strict=False), 1)]
+                 for first, which in zip(both[::-1], (cells, visible), strict=True))
 
 @patch
-def _listed_pyramid(self: HJEPA, finest: Tensor, looked: Tensor, tokens: Tensor, index: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
-    "`_pyramid` of listed tokens [B, T, D]; the finest level only for some of them, in the order of their list [B, F], and whatever comes out in its padded slots."
-    grids, exact = [level_grid(grid, l) for l in range(self.num_levels)], tokens.float()
-    everything = [torch.arange(h * w, device=index.device).expand(len(index), -1) for h, w in grids[1:]]
-    levels = [finest] + [cell_means(exact, index, c, grid, l) for l, c in enumerate(everything, 1)]
-    there = None if present is None else [None] + [c > 0 for c in level_counts(present, grid, self.num_levels)[1:]]
-    return self.fpn(levels, grids, there, looked)
+def _listed_pyramid(self: HJEPA, finest: Tensor, read: Tensor, tokens: Tensor, masks: Masks,
+                    whole: bool) -> list[Tensor]:
+    "`_pyramid` of listed tokens [B, K + M, D]; of the finest level only cells `read` [B, T], made of `finest` [B, T, D]."
+    index, grids = torch.cat([masks.context_index, masks.target_index], 1), []
+    for l in range(self.num_levels): grids.append(level_grid(masks.grid, l))
+    every = [torch.arange(h * w, device=index.device).expand(len(index), -1) for h, w in grids[1:]]
+    exact, there = tokens.float(), None
+    levels = [finest] + [cell_means(exact, index, c, masks.grid, l) for l, c in enumerate(every, 1)]
+    if not whole:
+        counts = level_counts(masks.context | masks.target, masks.grid, self.num_levels)
+        there = [None] + [c > 0 for c in counts[1:]]
+    return self.fpn(levels, grids, there, read)
 
+# %% ../nbs/04_hierarchy.ipynb #a8a03bc0
 @patch
 def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells, weights) -> dict:
     "Loss on cells all of whose patches are visible."
