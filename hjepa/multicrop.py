@@ -20,27 +20,28 @@ from .data.crops import Crops
 from dataclasses import dataclass
 from functools import cached_property
 from .encoder import Masks, check_index, gather_tokens, index_to_mask, mask_to_index
-from .hierarchy import (HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, register_input,
-                             scatter_tokens, target_cells, visible_cells)
+from .hierarchy import (HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels,
+                             register_input, scatter_tokens, target_cells, visible_cells)
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
 @dataclass(eq=False)
 class MultiCropMasks(Mapping):
-    """What is seen and what is predicted of a batch of crops, also as a dictionary of its fields and two lists.
+    """What is seen and what is predicted of a batch of crops, also as a dictionary of its fields and two
+    lists.
 
-    `masks['global_masks']` and `masks['local_masks']` have one entry per crop. Local crops `0 … num_visible-1` go
-    through the context encoder, the rest are hidden and predicted."""
+    `masks['global_masks']` and `masks['local_masks']` have one entry per crop. Local crops `0 …
+    num_visible-1` go through the context encoder, the rest are hidden and predicted."""
     strategy: str # one of `STRATEGIES`
     globals: Masks # of all global crops: crop 0 of every image, then crop 1, …
     batch_size: int # B images
     num_local: int = 0 # local crops per image
     num_hidden: int = 0 # the last so many local crops are hidden
-    local: Tensor | None = None # [v·B, k] int64: patches that the encoder sees of the visible local crops, −1 where padded; None: all
-    local_seen: Tensor | None = None # [v·B, k] bool: which of those may be used; None: all that are not padded
+    local: Tensor | None = None  # [v·B, k] int64: patches that the encoder sees of the visible local crops, −1 where padded; None: all
+    local_seen: Tensor | None = None  # [v·B, k] bool: which of those may be used; None: all that are not padded
     local_grid: tuple[int, int] | None = None # (gh, gw) patches of a local crop, needed with `local`
     asked: Tensor | None = None # [h, B] bool: which hidden crops are predicted; None: all
-    overlap: float | None = None # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
+    overlap: float | None = None  # share of context tokens from other crops that may show source pixels of what is predicted, before any are dropped; None: not measured
 
     __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
     def __iter__(self) -> Iterator[str]:
@@ -57,9 +58,13 @@ class MultiCropMasks(Mapping):
     @property
     def num_visible(self) -> int: return self.num_local - self.num_hidden
     def __post_init__(self):
-        if self.strategy not in STRATEGIES: raise ValueError(f'strategy={self.strategy!r}: expected one of {", ".join(STRATEGIES)}')
-        if len(self.globals) % self.batch_size: raise ValueError(f'masks of {len(self.globals)} global crops do not belong to batch_size={self.batch_size} images: expected a multiple')
-        if not 0 <= self.num_hidden <= self.num_local: raise ValueError(f'num_hidden={self.num_hidden}: expected from 0 to num_local={self.num_local}')
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f'strategy={self.strategy!r}: expected one of {", ".join(STRATEGIES)}')
+        if len(self.globals) % self.batch_size:
+            raise ValueError(f'masks of {len(self.globals)} global crops do not belong to '
+                             f'batch_size={self.batch_size} images: expected a multiple')
+        if not 0 <= self.num_hidden <= self.num_local:
+            raise ValueError(f'num_hidden={self.num_hidden}: expected from 0 to num_local={self.num_local}')
         if self.local is not None and self.local_grid is None:
             raise ValueError('local lists patches of local crops; local_grid must say of how many')
         if self.local is not None:
@@ -76,8 +81,8 @@ def seen_of_local(self: MultiCropMasks, n: int) -> Tensor: # [v, B, n] bool
     return index_to_mask(index, n).unflatten(0, (-1, self.batch_size))
 
 def _masks_by_name(masks: MultiCropMasks, key: str) -> Any:
-    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B, n]`, True = not
-    seen by the encoder; None if all of them are seen whole. Other names: the field."""
+    """`'global_masks'`: one `Masks` per global crop. `'local_masks'`: per visible local crop a bool `[B,
+    n]`, True = not seen by the encoder; None if all of them are seen whole. Other names: the field."""
     if key == 'local_masks':
         if masks.local is None: return None
         return [~s for s in masks.seen_of_local(math.prod(masks.local_grid))]
@@ -119,16 +124,21 @@ def overlap_targets(
 ) -> tuple[Tensor, Tensor]: # targets [v, g, B, D], share of the local crop that lies in the global one [v, g, B]
     "Mean of the cells that local crops overlap, weighted by the area of the overlap."
     g, (ch, cw) = len(cells), level_grid(grid, level)
-    cols, rows = patch_edges(boxes[:g], flips[:g], grid)                                   # [g, B, gw, 2], [g, B, gh, 2]
+    # [g, B, gw, 2], [g, B, gh, 2]
+    cols, rows = patch_edges(boxes[:g], flips[:g], grid)
     local = boxes[g:, None]                                                                # [v, 1, B, 4]
     x = shared_length(cols, local[..., None, 0::2])[..., 0]                                # [v, g, B, gw]
     y = shared_length(rows, local[..., None, 1::2])[..., 0]                                # [v, g, B, gh]
-    add = lambda t, n: t.new_zeros(*t.shape[:-1], n).index_add_(-1, torch.arange(t.shape[-1], device=t.device) >> level, t)
+    add = lambda t, n: t.new_zeros(*t.shape[:-1], n).index_add_(
+        -1,
+        torch.arange(t.shape[-1], device=t.device) >> level, t)
     area = (add(y, ch)[..., :, None] * add(x, cw)[..., None, :]).flatten(-2)               # [v, g, B, C]
     total = area.sum(-1)
     size = (local[..., 2] - local[..., 0]) * (local[..., 3] - local[..., 1])
-    with torch.autocast(cells.device.type, enabled=False):                                 # targets stay in float32
-        return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells.float()), total / size
+    # targets stay in float32
+    with torch.autocast(cells.device.type, enabled=False):
+        return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None],
+                            cells.float()), total / size
 
 # %% ../nbs/05_multicrop.ipynb #68327d28
 @patch
@@ -143,10 +153,12 @@ def forward_crops(self: HJEPA,
     images, views = crops.global_crops, _Views(self, crops)
     target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
-    local = self._encode_local(crops, masks)                                               # [v·B, P + k, D], or None
+    # [v·B, P + k, D], or None
+    local = self._encode_local(crops, masks)
     seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
     if local is not None and masks.strategy != 'global_only':
-        seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))    # [v·B, P + k, W]
+        # [v·B, P + k, W]
+        seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens, visible)
@@ -157,7 +169,8 @@ def forward_crops(self: HJEPA,
     return out if return_all_levels else self._finest(out)
 
 @register_input(Crops)
-def _from_crops(model: HJEPA, crops: Crops, masks: MultiCropMasks, return_all_levels: bool) -> dict[str, Any]:
+def _from_crops(model: HJEPA, crops: Crops, masks: MultiCropMasks,
+                return_all_levels: bool) -> dict[str, Any]:
     "What `HJEPA.forward` does with crops."
     return model.forward_crops(crops, masks, return_all_levels)
 
@@ -165,16 +178,31 @@ def _from_crops(model: HJEPA, crops: Crops, masks: MultiCropMasks, return_all_le
 @patch
 def _check_crops(self: HJEPA, crops: Crops, masks: MultiCropMasks):
     "Raise a ValueError that says what does not fit."
-    if not hasattr(masks, 'globals'): raise ValueError(f'crops need MultiCropMasks (from a MultiCropMaskGenerator), not {type(masks).__name__}')
-    if self.crop_head is None: raise ValueError('this model was made for single images; make it with crops_enabled=True (in a configuration: model.crops.enabled=true)')
-    if crops.boxes.ndim != 3: raise ValueError('these are the crops of one image; collate them to a batch first (Crops.collate([crops]))')
-    if not crops[0].is_floating_point(): raise ValueError(f'crops are {crops[0].dtype}, expected floating point: crops.map(normalize) makes it from uint8')
-    ours, theirs = (crops.num_global, crops.num_local, crops.boxes.shape[1]), (masks.num_global, masks.num_local, masks.batch_size)
-    if ours != theirs: raise ValueError('crops are {} global and {} local of {} images, but the masks are for {}, {} and {}'.format(*ours, *theirs))
+    if not hasattr(masks, 'globals'):
+        raise ValueError('crops need MultiCropMasks (from a MultiCropMaskGenerator), not '
+                         f'{type(masks).__name__}')
+    if self.crop_head is None:
+        raise ValueError('this model was made for single images; make it with crops_enabled=True (in a '
+                         'configuration: model.crops.enabled=true)')
+    if crops.boxes.ndim != 3:
+        raise ValueError('these are the crops of one image; collate them to a batch first '
+                         '(Crops.collate([crops]))')
+    if not crops[0].is_floating_point():
+        raise ValueError(f'crops are {crops[0].dtype}, expected floating point: crops.map(normalize) makes '
+                         'it from uint8')
+    ours = (crops.num_global, crops.num_local, crops.boxes.shape[1])
+    theirs = (masks.num_global, masks.num_local, masks.batch_size)
+    if ours != theirs:
+        raise ValueError('crops are {} global and {} local of {} images, but the masks are for {}, {} and '
+                         '{}'.format(*ours, *theirs))
     grid = self.context_encoder.grid_of(crops[0].shape[-2:])
-    if grid != masks.globals.grid: raise ValueError(f'global crops have {grid[0]}×{grid[1]} patches, but the masks are for {masks.globals.grid[0]}×{masks.globals.grid[1]}')
+    if grid != masks.globals.grid:
+        raise ValueError(f'global crops have {grid[0]}×{grid[1]} patches, but the masks are for '
+                         f'{masks.globals.grid[0]}×{masks.globals.grid[1]}')
     local = self.context_encoder.grid_of(crops[-1].shape[-2:])
-    if crops.num_local and masks.local_grid not in (None, local): raise ValueError(f'local crops have {local[0]}×{local[1]} patches, but the masks are for {masks.local_grid[0]}×{masks.local_grid[1]}')
+    if crops.num_local and masks.local_grid not in (None, local):
+        raise ValueError(f'local crops have {local[0]}×{local[1]} patches, but the masks are for '
+                         f'{masks.local_grid[0]}×{masks.local_grid[1]}')
 
 # %% ../nbs/05_multicrop.ipynb #f8b69469
 class _Views:
@@ -185,23 +213,27 @@ class _Views:
         sizes = [(0, crops.num_global)] + ([(crops.num_global, len(crops))] if crops.num_local else [])
         self.grids = [self.enc.grid_of(crops[a].shape[-2:]) for a, _ in sizes]
         source = crops.sizes.repeat(len(crops), 1)                                         # [n·B, 2]
-        self.geometry = [(crops.boxes[a:b].flatten(0, 1), crops.flips[a:b].flatten(), source[:(b - a) * self.batch]) for a, b in sizes]
+        self.geometry = [(crops.boxes[a:b].flatten(0, 1), crops.flips[a:b].flatten(),
+                          source[:(b - a) * self.batch]) for a, b in sizes]
 
     @cached_property
     def global_table(self) -> Tensor: return self._table(0)                                # [g·B, N, W]
     @cached_property
     def local_table(self) -> Tensor: return self._table(1)                                 # [l·B, n, W]
-    def _table(self, kind: int) -> Tensor: return self.predictor.place(*self.geometry[kind], self.grids[kind], self.enc.grid_size)
+    def _table(self, kind: int) -> Tensor:
+        return self.predictor.place(*self.geometry[kind], self.grids[kind], self.enc.grid_size)
 
     def positions(self, start: int, stop: int, index: Tensor | None = None) -> Tensor:
-        "Positions [(stop−start)·B, K, W] of the listed tokens (None: all) of crops start … stop−1, which are all of one size."
+        """Positions [(stop−start)·B, K, W] of the listed tokens (None: all) of crops start … stop−1, which
+        are all of one size."""
         g, b = self.num_global, self.batch
         table, first = (self.global_table, 0) if stop <= g else (self.local_table, g)
         table = table[(start - first) * b:(stop - first) * b]
         return table if index is None else gather_tokens(table, index.to(table.device, non_blocking=True))
 
     def place(self, tokens: Tensor, start: int, stop: int, index: Tensor | None = None) -> Tensor:
-        "Encodings [(stop−start)·B, P + K, D] narrowed for the predictor, with positions added to patches: [·, P + K, W]."
+        """Encodings [(stop−start)·B, P + K, D] narrowed for the predictor, with positions added to patches:
+        [·, P + K, W]."""
         p, x = self.enc.num_prefix_tokens, self.predictor.embed(tokens)
         return torch.cat([x[:, :p], x[:, p:] + self.positions(start, stop, index)], 1)
 
@@ -210,12 +242,15 @@ class _Views:
 def _encode_local(self: HJEPA, crops: Crops, masks: MultiCropMasks) -> Tensor | None: # [v·B, P + k, D]
     "Visible local crops through the context encoder."
     if not masks.num_visible: return None
-    return self.context_encoder(crops.local_crops[:masks.num_visible * masks.batch_size], context=masks.local)
+    return self.context_encoder(crops.local_crops[:masks.num_visible * masks.batch_size],
+                                context=masks.local)
 
 def _usable(masks: MultiCropMasks, length: int) -> Tensor: # [v·B, k] bool, on the CPU
-    "Which of the visible local crops' encoded patches may be attended to; `length` of each, if all of them are seen."
+    """Which of the visible local crops' encoded patches may be attended to; `length` of each, if all of
+    them are seen."""
     if masks.local_seen is not None: return masks.local_seen
-    return torch.ones(masks.num_visible * masks.batch_size, length, dtype=torch.bool) if masks.local is None else masks.local >= 0
+    return torch.ones(masks.num_visible * masks.batch_size, length,
+                      dtype=torch.bool) if masks.local is None else masks.local >= 0
 
 def key_mask(
     *parts: Tensor, # bool [B, T_i] each, on the CPU: True = may be attended to
@@ -233,7 +268,8 @@ def by_image(
     return x.unflatten(0, (-1, batch)).transpose(0, 1).flatten(1, 2)
 
 @patch
-def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor], masks: MultiCropMasks) -> Tensor: # [g·B, M, D]
+def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor],
+                    masks: MultiCropMasks) -> Tensor:  # [g·B, M, D]
     "Predictions of the hidden part of global crops."
     m, p, g = masks.globals, self.context_encoder.num_prefix_tokens, masks.num_global
     parts, valid = [seen[0]], [F.pad(m.context_index >= 0, (p, 0), value=True)]
@@ -241,22 +277,26 @@ def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor], masks: Multi
         parts.append(by_image(seen[1][:, p:], masks.batch_size).repeat(g, 1, 1))           # [g·B, v·k, W]
         valid.append(by_image(_usable(masks, seen[1].shape[1] - p), masks.batch_size).repeat(g, 1))
     asked = m.target_index >= 0
-    out = self.predictor.answer(torch.cat(parts, 1), views.positions(0, g, m.target_index), key_mask(*valid, asked))
+    out = self.predictor.answer(torch.cat(parts, 1), views.positions(0, g, m.target_index),
+                                key_mask(*valid, asked))
     return out if asked.all() else out.masked_fill(~asked.to(out.device)[..., None], 0)
 
 # %% ../nbs/05_multicrop.ipynb #1cd7d76c
 def cell_places(
-    axes: tuple[Tensor, Tensor, Tensor], # x [n, gw], y [n, gh], footprint [n, 2] of patches; see `crop_axes`
+    # x [n, gw], y [n, gh], footprint [n, 2] of patches; see `crop_axes`
+    axes: tuple[Tensor, Tensor, Tensor],
     level: int, # of the cells
 ) -> Tensor: # [n, C, 4] (x, y, log2 w, log2 h), for `place_embedding`
     "Centre and footprint of each cell of crops; cells at the edge may be smaller."
-    def merge(t):                                                                          # [n, k] → mean [n, c], members [c]
+    def merge(t):  # [n, k] → mean [n, c], members [c]
         n, step = t.shape[1], 2 ** level
-        count = torch.tensor([min(step, n - i) for i in range(0, n, step)], dtype=t.dtype).to(t.device, non_blocking=True)
+        count = torch.tensor([min(step, n - i) for i in range(0, n, step)],
+                             dtype=t.dtype).to(t.device, non_blocking=True)
         return F.pad(t, (0, -n % step)).unflatten(1, (-1, step)).sum(2) / count, count
     (x, w), (y, h) = merge(axes[0]), merge(axes[1])
     rows, cols = y.shape[1], x.shape[1]
-    width, height = (axes[2][:, i:i + 1] + n.log2() for i, n in enumerate((w, h)))         # [n, cols], [n, rows]
+    # [n, cols], [n, rows]
+    width, height = (axes[2][:, i:i + 1] + n.log2() for i, n in enumerate((w, h)))
     wide = lambda t: t[:, None].expand(-1, rows, -1)
     tall = lambda t: t[:, :, None].expand(-1, -1, cols)
     return torch.stack([wide(x), tall(y), wide(width), tall(height)], -1).flatten(1, 2)
@@ -269,56 +309,83 @@ def evidence_level(
 
 # %% ../nbs/05_multicrop.ipynb #864d65e0
 @patch
-def _evidence(self: HJEPA, views: _Views, local: Tensor, masks: MultiCropMasks) -> tuple[Tensor, Tensor]: # [v·B, P + C, W]; [v·B, P + C] bool, on the CPU
+def _evidence(
+        self: HJEPA, views: _Views, local: Tensor,
+        masks: MultiCropMasks) -> tuple[Tensor, Tensor]:  # [v·B, P + C, W]; [v·B, P + C] bool, on the CPU
     "Encodings [v·B, P + k, D] of visible local crops, pooled to cells, narrowed and placed."
-    p, grid, (boxes, flips, sizes) = self.context_encoder.num_prefix_tokens, views.grids[1], views.geometry[1]
+    p = self.context_encoder.num_prefix_tokens
+    grid = views.grids[1]
+    (boxes, flips, sizes) = views.geometry[1]
     level, n = evidence_level(grid), len(local)
-    present = masks.seen_of_local(math.prod(grid)).flatten(0, 1)                           # [v·B, N], on the CPU
+    # [v·B, N], on the CPU
+    present = masks.seen_of_local(math.prod(grid)).flatten(0, 1)
     index = torch.arange(math.prod(grid)).expand(n, -1) if masks.local is None else masks.local
     move = lambda t: t.to(local.device, non_blocking=True)
     tokens = scatter_tokens(self._patches(local), move(index), math.prod(grid))            # [v·B, N, D]
     cells = pool_levels(tokens, move(present), grid, level + 1)[0][level]                  # [v·B, C, D]
-    places = cell_places(crop_axes(boxes[:n], flips[:n], sizes[:n], grid, self.context_encoder.grid_size), level)
+    places = cell_places(crop_axes(boxes[:n], flips[:n], sizes[:n], grid, self.context_encoder.grid_size),
+                         level)
     places = self.predictor.flipped(place_embedding(places, self.predictor.embed_dim), flips[:n, None])
     x = self.predictor.embed(torch.cat([local[:, :p], cells.to(local.dtype)], 1))
     full = level_counts(present, grid, level + 1)[level] > 0
-    return torch.cat([x[:, :p], x[:, p:] + places], 1), torch.cat([full.any(1, keepdim=True).expand(-1, p), full], 1)
+    return torch.cat([x[:, :p], x[:, p:] + places],
+                     1), torch.cat([full.any(1, keepdim=True).expand(-1, p), full], 1)
 
 @patch
-def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_tokens: Tensor | list[Tensor], masks: MultiCropMasks) -> dict:
+def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_tokens: Tensor | list[Tensor],
+               masks: MultiCropMasks) -> dict:
     "The loss of visible local crops on the coarsest cells of global crops."
     g, v, b, L, crops = masks.num_global, masks.num_visible, masks.batch_size, self.num_levels, views.crops
     whole = torch.ones(g * b, math.prod(views.grids[0]), dtype=torch.bool, device=local.device)
     cells = level_targets(target_tokens, whole, views.grids[0], L, self.config.target_norm)[-1]
-    target, share = overlap_targets(cells.unflatten(0, (g, b)), crops.boxes[:g + v], crops.flips[:g + v], views.grids[0], L - 1)
+    target, share = overlap_targets(cells.unflatten(0, (g, b)), crops.boxes[:g + v], crops.flips[:g + v],
+                                    views.grids[0], L - 1)
     seen, usable = self._evidence(views, local, masks)
-    weight = (share >= self.config.crops.min_overlap) & usable.any(1).view(v, 1, b).to(share.device, non_blocking=True)       # [v, g, B]
-    places = self.predictor.flipped(_meeting_places(self, views, v), crops.flips[:g].T.repeat(v, 1))                          # [v·B, g, W]
-    answer = self.crop_head(self.predictor.answer(seen, places, key_mask(usable, torch.ones(v * b, g, dtype=torch.bool))))    # [v·B, g, D]
-    rows = lambda t: t.movedim(2, 0).flatten(1, 2)                                         # [v, g, B, …] → [B, v·g, …]
+    # [v, g, B]
+    weight = (share >= self.config.crops.min_overlap) & usable.any(1).view(v, 1, b).to(
+        share.device, non_blocking=True)
+    # [v·B, g, W]
+    places = self.predictor.flipped(_meeting_places(self, views, v), crops.flips[:g].T.repeat(v, 1))
+    # [v·B, g, D]
+    answer = self.crop_head(
+        self.predictor.answer(seen, places, key_mask(usable, torch.ones(v * b, g, dtype=torch.bool))))
+    # [v, g, B, …] → [B, v·g, …]
+    rows = lambda t: t.movedim(2, 0).flatten(1, 2)
     loss = level_loss(by_image(answer, b), rows(target), rows(weight).float())
-    return out | dict(loss=out['loss'] + self.config.crops.local_weight * loss, local_loss=loss.detach(), skipped_pairs=1 - weight.float().mean())
+    return out | dict(loss=out['loss'] + self.config.crops.local_weight * loss, local_loss=loss.detach(),
+                      skipped_pairs=1 - weight.float().mean())
 
 def _meeting_places(model: HJEPA, views: _Views, v: int) -> Tensor: # [v·B, g, W]
-    "Position embedding of the region that each visible local crop shares with each global crop (its own box, if they do not meet)."
+    """Position embedding of the region that each visible local crop shares with each global crop (its own
+    box, if they do not meet)."""
     g, boxes = views.num_global, views.crops.boxes
-    local, glob = boxes[g:g + v, None], boxes[None, :g]                                    # [v, 1, B, 4], [1, g, B, 4]
-    both = torch.cat([torch.maximum(local[..., :2], glob[..., :2]), torch.minimum(local[..., 2:], glob[..., 2:])], -1)
+    # [v, 1, B, 4], [1, g, B, 4]
+    local = boxes[g:g + v, None]
+    glob = boxes[None, :g]
+    both = torch.cat(
+        [torch.maximum(local[..., :2], glob[..., :2]),
+         torch.minimum(local[..., 2:], glob[..., 2:])], -1)
     both = torch.where((both[..., 2:] > both[..., :2]).all(-1, keepdim=True), both, local) # [v, g, B, 4]
     flat = both.transpose(1, 2).reshape(-1, 4)                                             # [v·B·g, 4]
     sizes = views.crops.sizes.repeat_interleave(g, 0).repeat(v, 1)
-    pos = crop_positions(flat, torch.zeros_like(flat[:, 0], dtype=torch.bool), sizes, (1, 1), model.context_encoder.grid_size, model.predictor.embed_dim)
+    pos = crop_positions(flat, torch.zeros_like(flat[:, 0], dtype=torch.bool), sizes, (1, 1),
+                         model.context_encoder.grid_size, model.predictor.embed_dim)
     return pos.view(v * views.batch, g, -1)
 
 # %% ../nbs/05_multicrop.ipynb #b311b64e
 @patch
 def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks: MultiCropMasks) -> dict:
     "The loss on hidden local crops."
-    b, h, p, n = masks.batch_size, masks.num_hidden, self.context_encoder.num_prefix_tokens, len(views.crops)
-    hidden = views.crops.local_crops[masks.num_visible * b:]                               # [h·B, C, H, W]; read by the target encoder alone
+    b = masks.batch_size
+    h = masks.num_hidden
+    p = self.context_encoder.num_prefix_tokens
+    n = len(views.crops)
+    # [h·B, C, H, W]; read by the target encoder alone
+    hidden = views.crops.local_crops[masks.num_visible * b:]
     questions = by_image(views.positions(n - h, n), b)                                     # [B, h·N, W]
     valid = [by_image(F.pad(masks.globals.context_index >= 0, (p, 0), value=True), b)]
-    parts = [by_image(seen[0], b)]                                                         # [B, g·(P + K), W]
+    # [B, g·(P + K), W]
+    parts = [by_image(seen[0], b)]
     if len(seen) > 1:
         parts.append(by_image(seen[1][:, p:], b))                                          # [B, v·k, W]
         valid.append(by_image(_usable(masks, seen[1].shape[1] - p), b))
@@ -330,12 +397,16 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
     move = lambda t: t.to(answer.device, non_blocking=True)
     cells, weights = target_cells(everything, self.num_levels)
     weights = [move(w * asked.flatten()[:, None]) for w in weights]
-    cross = self._compare(answer[:, :0], answer, self.target_tokens(hidden), everything.to(answer.device), list(map(move, cells)), weights)
-    return out | dict(loss=out['loss'] + self.config.crops.cross_weight * cross['loss'], cross_losses=cross['level_losses'], skipped_crops=1 - asked.float().mean())
+    cross = self._compare(answer[:, :0], answer, self.target_tokens(hidden), everything.to(answer.device),
+                          list(map(move, cells)), weights)
+    return out | dict(loss=out['loss'] + self.config.crops.cross_weight * cross['loss'],
+                      cross_losses=cross['level_losses'], skipped_crops=1 - asked.float().mean())
 
 def _all_hidden(n: int, grid: tuple[int, int]) -> Masks:
     "Masks that ask for everything: what is seen is in other crops, which `Masks` by itself does not allow."
     new = object.__new__(Masks)
     every = torch.ones(n, grid[0] * grid[1], dtype=torch.bool)
-    new.__dict__.update(context=~every, target=every, grid=grid, context_index=torch.empty(n, 0, dtype=torch.int64), target_index=mask_to_index(every))
+    new.__dict__.update(context=~every, target=every, grid=grid,
+                        context_index=torch.empty(n, 0,
+                                                  dtype=torch.int64), target_index=mask_to_index(every))
     return new

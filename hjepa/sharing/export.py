@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..core.files import (check_regular, check_target, expand, file_sha256, load_tensors, save_tensors,
                               write_atomic)
-from ..encoder import _prefix_tokens
+from ..encoder import prefix_tokens
 from ..evaluation.encodings import blocks_needed, Encodings, parse_readout, readout
 from ..hierarchy import HJEPA
 
@@ -35,11 +35,14 @@ def cubic_weights(
     new: int, # positions wanted
     device: torch.device | None = None, # None: the CPU
 ) -> Tensor: # [new, old], rows sum to 1
-    "Antialiased bicubic interpolation as a matrix (Keys 1981, a = −1/2), as `F.interpolate(…, mode='bicubic', antialias=True)`."
+    """Antialiased bicubic interpolation as a matrix (Keys 1981, a = −1/2), as `F.interpolate(…,
+    mode='bicubic', antialias=True)`."""
     scale = torch.full((), 1., device=device) * old / new
-    at = (torch.arange(new, device=device) + .5) * scale                            # [new], centres in old positions
+    # [new], centres in old positions
+    at = (torch.arange(new, device=device) + .5) * scale
     d = ((torch.arange(old, device=device) + .5 - at[:, None]) / scale.clamp(min=1)).abs()
-    w = torch.where(d < 1, 1.5 * d ** 3 - 2.5 * d ** 2 + 1, torch.where(d < 2, -.5 * d ** 3 + 2.5 * d ** 2 - 4 * d + 2, 0.))
+    w = torch.where(d < 1, 1.5 * d**3 - 2.5 * d**2 + 1,
+                    torch.where(d < 2, -.5 * d**3 + 2.5 * d**2 - 4 * d + 2, 0.))
     return w / w.sum(1, keepdim=True)
 
 def on_grid(
@@ -73,13 +76,16 @@ def double_weights(
 
 # %% ../../nbs/sharing/05_export.ipynb #782dd0a0
 class FeatureGraph(nn.Module):
-    """uint8 images [B, C, H, W] → features of chosen levels [B, cells, d], then read-outs [B, width], in operations that all sizes share.
+    """uint8 images [B, C, H, W] → features of chosen levels [B, cells, d], then read-outs [B, width], in
+    operations that all sizes share.
 
     Raises ValueError for levels and read-outs that the model does not have."""
     def __init__(self,
         model: HJEPA, # its weights are shared, not copied
-        levels: Sequence[int] | None = None, # which, 0 = finest, each once; None: all, or none if there are read-outs
-        readouts: Sequence[str] = (), # names of `hjepa.evaluation.encodings.readout`: mean, cls, level0, cls+mean@4, …
+        # which, 0 = finest, each once; None: all, or none if there are read-outs
+        levels: Sequence[int] | None = None,
+        # names of `hjepa.evaluation.encodings.readout`: mean, cls, level0, cls+mean@4, …
+        readouts: Sequence[str] = (),
         fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
         encoder: str = 'target', # 'target' or 'context'
     ):
@@ -87,16 +93,25 @@ class FeatureGraph(nn.Module):
         if (kind := next(model.parameters()).dtype) != torch.float32:
             raise ValueError(f'the weights are {kind}; files are made of float32 ones: model.float()')
         n = self.num_levels = model.num_levels
-        self.levels = list(dict.fromkeys(levels)) if levels is not None else [] if readouts else list(range(n))
-        self.readouts, self.last, self.how = list(dict.fromkeys(readouts)), blocks_needed(readouts), dict(fpn=fpn, encoder=encoder)
-        if not self.levels + self.readouts or not all(0 <= l < n for l in self.levels): raise ValueError(f'levels={self.levels}: this model has levels 0 (finest) to {n - 1}')
-        if white := [r for r in self.readouts if parse_readout(r)[1]]: raise ValueError(f'read-out {white[0]!r}: whitening is fitted on training features, which a file does not have; export the plain one')
-        self.names = [f'level{l}' for l in self.levels] + [re.sub(r'\W', '_', f'readout_{r}') for r in self.readouts]
+        self.levels = list(
+            dict.fromkeys(levels)) if levels is not None else [] if readouts else list(range(n))
+        self.readouts = list(dict.fromkeys(readouts))
+        self.last = blocks_needed(readouts)
+        self.how = dict(fpn=fpn, encoder=encoder)
+        if not self.levels + self.readouts or not all(0 <= l < n for l in self.levels):
+            raise ValueError(f'levels={self.levels}: this model has levels 0 (finest) to {n - 1}')
+        if white := [r for r in self.readouts if parse_readout(r)[1]]:
+            raise ValueError(f'read-out {white[0]!r}: whitening is fitted on training features, which a '
+                             'file does not have; export the plain one')
+        self.names = [f'level{l}'
+                      for l in self.levels] + [re.sub(r'\W', '_', f'readout_{r}') for r in self.readouts]
         self.encoder = model.context_encoder if encoder == 'context' else model.target_encoder.encoder
         self.fpn = model.fpn if fpn else None
         for name, v in zip(('pixel_mean', 'pixel_std'), model.pixel_stats, strict=True):
-            self.register_buffer(name, torch.tensor(v, device=next(model.parameters()).device).view(-1, 1, 1))
-        self.reference(model, torch.zeros(1, self.encoder.in_chans, *model.img_size, dtype=torch.uint8))       # raises for what is not there
+            self.register_buffer(name,
+                                 torch.tensor(v, device=next(model.parameters()).device).view(-1, 1, 1))
+        # raises for what is not there
+        self.reference(model, torch.zeros(1, self.encoder.in_chans, *model.img_size, dtype=torch.uint8))
 
     @torch.no_grad()
     def reference(self,
@@ -117,7 +132,8 @@ def forward(self: FeatureGraph,
     enc, (ph, pw), p = self.encoder, self.encoder.patch_size, self.encoder.num_prefix_tokens
     gh, gw = images.shape[2] // ph, images.shape[3] // pw
     x = self._embed((images.float() / 255 - self.pixel_mean) / self.pixel_std, gh, gw)
-    blocks = [enc.final_norm(t) for t in list(enc._each_block(x, None, None, (gh, gw)))[-self.last:]]          # [B, P + N, D]
+    # [B, P + N, D]
+    blocks = [enc.final_norm(t) for t in list(enc._each_block(x, None, None, (gh, gw)))[-self.last:]]
     maps = [t[:, p:].reshape(t.shape[0], gh, gw, t.shape[-1]) for t in blocks]
     levels = [_pooled(maps[-1], l) for l in range(self.num_levels)]
     if self.fpn is not None: levels = self._pyramid(levels)
@@ -127,7 +143,8 @@ def forward(self: FeatureGraph,
 
 def _pooled(x: Tensor, level: int) -> Tensor: # [B, ⌈gh / 2ˡ⌉, ⌈gw / 2ˡ⌉, D]
     "Means over the cells of a level of the map x [B, gh, gw, D]."
-    return on_grid(mean_weights(x.shape[1], 2 ** level, x.device), x, mean_weights(x.shape[2], 2 ** level, x.device)) if level else x
+    return on_grid(mean_weights(x.shape[1], 2**level, x.device), x,
+                   mean_weights(x.shape[2], 2**level, x.device)) if level else x
 
 class _GraphEncodings(Encodings):
     "Encodings whose cells are pooled in operations that all sizes share."
@@ -140,8 +157,9 @@ class _GraphEncodings(Encodings):
 def _embed(self: FeatureGraph, x: Tensor, gh: int, gw: int) -> Tensor: # [B, P + N, D]
     "Patches and their positions, see `ContextEncoder.embed`."
     enc, vit = self.encoder, self.encoder.vit
-    (ph, pw), pe, pos, prefix = enc.patch_size, vit.patch_embed, vit.pos_embed, _prefix_tokens(vit)
-    x = x.reshape(x.shape[0], enc.in_chans, gh, ph, gw, pw).permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], gh * gw, enc.in_chans * ph * pw)
+    (ph, pw), pe, pos, prefix = enc.patch_size, vit.patch_embed, vit.pos_embed, prefix_tokens(vit)
+    x = x.reshape(x.shape[0], enc.in_chans, gh, ph, gw,
+                  pw).permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], gh * gw, enc.in_chans * ph * pw)
     x = pe.norm(F.linear(x, pe.proj.weight.flatten(1), pe.proj.bias))              # [B, N, D]
     n = 0 if pos is None or vit.no_embed_class else len(prefix)
     if pos is not None:
@@ -159,9 +177,12 @@ def _from_above(self: FeatureGraph, l: int, x: Tensor, h: int, w: int) -> Tensor
     "Top-down tokens for level l from level l + 1, see `TokenFPN`."
     f, (rows, cols) = self.fpn, (torch.arange(n, device=x.device) for n in (h, w))
     if f.upsample_method == 'nearest': return f.top_down[l](x)[:, rows // 2][:, :, cols // 2]
-    if f.upsample_method == 'bilinear': return f.top_down[l](on_grid(double_weights(x.shape[1], h, x.device), x, double_weights(x.shape[2], w, x.device)))
+    if f.upsample_method == 'bilinear':
+        return f.top_down[l](on_grid(double_weights(x.shape[1], h, x.device), x,
+                                     double_weights(x.shape[2], w, x.device)))
     b, ph, pw, d = x.shape
-    y = f.upsample[l].make(x).reshape(b, ph, pw, 2, 2, d).permute(0, 1, 3, 2, 4, 5).reshape(b, 2 * ph, 2 * pw, d)
+    y = f.upsample[l].make(x).reshape(b, ph, pw, 2, 2, d).permute(0, 1, 3, 2, 4,
+                                                                  5).reshape(b, 2 * ph, 2 * pw, d)
     return f.top_down[l](y[:, rows][:, :, cols])
 
 @patch
@@ -174,7 +195,8 @@ def _pyramid(self: FeatureGraph, levels: list[Tensor]) -> list[Tensor]: # L tens
     if self.fpn.bottom_up is not None:
         for l, project in enumerate(self.fpn.bottom_up):
             (h, w), dev = out[l].shape[1:3], out[l].device
-            out[l + 1] = out[l + 1] + project(on_grid(mean_weights(h, 2, dev), out[l], mean_weights(w, 2, dev)))
+            out[l + 1] = out[l + 1] + project(
+                on_grid(mean_weights(h, 2, dev), out[l], mean_weights(w, 2, dev)))
     return out
 
 # %% ../../nbs/sharing/05_export.ipynb #c4ec5e1f
@@ -228,10 +250,13 @@ def free_place(
     suffix: str, # that its name must have
     overwrite: bool = False, # whether a file there may be replaced
 ) -> Path:
-    "The path, if something can be written there and may. Raises OSError (FileExistsError, …) or ValueError."
+    """The path, if something can be written there and may. Raises OSError (FileExistsError, …) or
+    ValueError."""
     file = expand(file)
     if file.suffix != suffix: raise ValueError(f'{file}: expected a name that ends in {suffix}')
-    if file.exists() and not overwrite: raise FileExistsError(f'{file} exists; choose another name, or say overwrite=True (on the command line --overwrite)')
+    if file.exists() and not overwrite:
+        raise FileExistsError(f'{file} exists; choose another name, or say overwrite=True (on the command '
+                              'line --overwrite)')
     return check_target(file)
 
 def write_checked(
@@ -242,7 +267,8 @@ def write_checked(
     examples: Sequence[Tensor], # batches of images
     tolerance: float = 1e-3, # largest difference, over the largest feature
 ) -> dict[tuple[int, int], float]: # (H, W) → largest difference over the largest feature
-    "Write a file, compare it with the model, put it in its place. Raises ValueError if they differ, and then leaves no file."
+    """Write a file, compare it with the model, put it in its place. Raises ValueError if they differ, and
+    then leaves no file."""
     found = {}
     def go(p):
         write(p)
@@ -250,8 +276,12 @@ def write_checked(
         play = load(p)
         for images in examples:
             got, want = play(images), reference(images)
-            diff = max((torch.as_tensor(a) - b).abs().max().item() / max(b.abs().max().item(), 1e-12) for a, b in zip(got, want, strict=True))
-            if not diff <= tolerance: raise ValueError(f'{file} would differ from the model by {diff:.1e} of the largest feature at {images.shape[2]}×{images.shape[3]} px; please report this with the configuration of the run')
+            diff = max((torch.as_tensor(a) - b).abs().max().item() / max(b.abs().max().item(), 1e-12)
+                       for a, b in zip(got, want, strict=True))
+            if not diff <= tolerance:
+                raise ValueError(f'{file} would differ from the model by {diff:.1e} of the largest feature '
+                                 f'at {images.shape[2]}×{images.shape[3]} px; please report this with the '
+                                 'configuration of the run')
             found[tuple(images.shape[2:])] = diff
     write_atomic(file, go)
     return found
@@ -262,28 +292,42 @@ def example_images(
 ) -> list[Tensor]: # uint8 [2, C, H, W]
     "Noise of the trained size and of another one."
     (h, w), (ph, pw), g = model.img_size, model.context_encoder.patch_size, torch.Generator().manual_seed(0)
-    return [torch.randint(0, 256, (2, model.config.in_chans, *hw), dtype=torch.uint8, generator=g) for hw in ([(h, w), (h + ph, w + 2 * pw)] if size is None else [tuple(size)])]
+    return [
+        torch.randint(0, 256, (2, model.config.in_chans, *hw), dtype=torch.uint8, generator=g)
+        for hw in ([(h, w), (h + ph, w + 2 * pw)] if size is None else [tuple(size)])
+    ]
 
 # %% ../../nbs/sharing/05_export.ipynb #0c5cf018
-SIZE_FREE = ('NoneType', 'RotaryEmbedding', 'RotaryEmbeddingCat', 'RotaryEmbeddingMixed')       # kinds of rotary positions that are made from symbolic sizes
+# kinds of rotary positions that are made from symbolic sizes
+SIZE_FREE = ('NoneType', 'RotaryEmbedding', 'RotaryEmbeddingCat', 'RotaryEmbeddingMixed')
 
 def export_program(
     graph: FeatureGraph, # what to record
     size: tuple[int, int] | None = None, # (H, W) in pixels, for a program of this size only; None: any
 ) -> torch.export.ExportedProgram: # takes uint8 [B, C, H, W]; B, H and W are free
-    "Record the graph with symbolic sizes. Raises ValueError for encoders whose positions can only be recorded for one size."
-    enc, dim, rope = graph.encoder, torch.export.Dim, type(getattr(graph.encoder.vit, 'rope', None)).__name__
-    if size is None and rope not in SIZE_FREE: raise ValueError(f'the positions of this encoder ({rope}) can be recorded for one size of image only: give size=(H, W), on the command line --size H W')
+    """Record the graph with symbolic sizes. Raises ValueError for encoders whose positions can only be
+    recorded for one size."""
+    enc = graph.encoder
+    dim = torch.export.Dim
+    rope = type(getattr(graph.encoder.vit, 'rope', None)).__name__
+    if size is None and rope not in SIZE_FREE:
+        raise ValueError(f'the positions of this encoder ({rope}) can be recorded for one size of image '
+                         'only: give size=(H, W), on the command line --size H W')
     (ph, pw), n = enc.patch_size, 4 * 2 ** graph.num_levels
-    gh, gw = (n - 1, n - 3) if size is None else enc.grid_of(size)                  # the example's coarse levels are no single cells
-    images = torch.zeros(2, enc.in_chans, ph * gh, pw * gw, dtype=torch.uint8, device=graph.pixel_mean.device)
+    # the example's coarse levels are no single cells
+    gh, gw = (n - 1, n - 3) if size is None else enc.grid_of(size)
+    images = torch.zeros(2, enc.in_chans, ph * gh, pw * gw, dtype=torch.uint8,
+                         device=graph.pixel_mean.device)
     shapes = {0: dim('batch', max=2 ** 31)}             # torch 2.6 asks for an end
     if size is None: shapes |= {2: ph * dim('gh', max=4096), 3: pw * dim('gw', max=4096)}
-    with torch.no_grad(): return torch.export.export(graph.eval(), (images,), dynamic_shapes=(shapes,), strict=False)
+    with torch.no_grad():
+        return torch.export.export(graph.eval(), (images,), dynamic_shapes=(shapes,), strict=False)
 
 def guards_off() -> dict[str, bool]: # arguments of `ExportedProgram.module`
-    "What turns guards on sizes off in the installed torch; versions before guards know no word for it, and need none."
-    return {'check_guards': False} if 'check_guards' in signature(torch.export.ExportedProgram.module).parameters else {}
+    """What turns guards on sizes off in the installed torch; versions before guards know no word for it,
+    and need none."""
+    return {'check_guards': False} if 'check_guards' in signature(
+        torch.export.ExportedProgram.module).parameters else {}
 
 def without_guards(
     program: torch.export.ExportedProgram, # of `export_program`
@@ -299,10 +343,13 @@ def export_facts(
 ) -> dict[str, Any]: # for JSON
     "What a user of an exported file wants to know: input, outputs, sizes and the model's configuration."
     from hjepa import __version__
-    shapes = [f'level {l}: [batch, cells, width], cells in raster order' for l in graph.levels] + [f'read-out {r}: [batch, width]' for r in graph.readouts]
-    return dict(hjepa=__version__, input='images: uint8 [batch, channels, height, width], RGB or grey, not normalised', channels=graph.encoder.in_chans, size='any that the patch size divides' if size is None else list(size),
-                trained_size=list(model.img_size), patch_size=list(graph.encoder.patch_size),
-                outputs=dict(zip(graph.names, shapes, strict=True)), model=asdict(model.config)) | graph.how
+    shapes = [f'level {l}: [batch, cells, width], cells in raster order'
+              for l in graph.levels] + [f'read-out {r}: [batch, width]' for r in graph.readouts]
+    return dict(hjepa=__version__, input='images: uint8 [batch, channels, height, width], RGB or grey, not '
+                                         'normalised', channels=graph.encoder.in_chans,
+                size='any that the patch size divides' if size is None else list(size), trained_size=list(
+                    model.img_size), patch_size=list(graph.encoder.patch_size), outputs=dict(
+                        zip(graph.names, shapes, strict=True)), model=asdict(model.config)) | graph.how
 
 def export_torch(
     model: HJEPA, # on the CPU
@@ -311,20 +358,26 @@ def export_torch(
     overwrite: bool = False, # replace a file that is there
     **kwargs, # of `FeatureGraph`: levels, readouts, fpn, encoder
 ) -> dict[tuple[int, int], float]: # (H, W) → largest difference from the model, over the largest feature
-    "Write features as a program of `torch.export`; `torch.export.load(file).module(check_guards=False)` runs it (without that word where torch does not know it, see `guards_off`)."
+    """Write features as a program of `torch.export`; `torch.export.load(file).module(check_guards=False)`
+    runs it (without that word where torch does not know it, see `guards_off`)."""
     file, graph = free_place(file, '.pt2', overwrite), FeatureGraph(model, **kwargs)
     program, facts = export_program(graph, size), export_facts(model, graph, size)
     def write(p):
-        with open(p, 'wb') as f: torch.export.save(program, f, extra_files={'hjepa.json': json.dumps(facts)})
+        with open(p, 'wb') as f:
+            torch.export.save(program, f, extra_files={'hjepa.json': json.dumps(facts)})
     def load(p):
         with open(p, 'rb') as f: return without_guards(torch.export.load(f))
-    return write_checked(file, write, load, lambda images: graph.reference(model, images), example_images(model, size))
+
+    return write_checked(file, write, load, lambda images: graph.reference(model, images),
+                         example_images(model, size))
 
 # %% ../../nbs/sharing/05_export.ipynb #d95d1779
 def need_onnx():
     "Raise an ImportError that says what to install."
     try: import onnx, onnxruntime, onnxscript                                       # noqa: F401
-    except ImportError as e: raise ImportError(f'{e.name or e} is missing: ONNX needs the extra, pip install "hjepa[export]"') from e
+    except ImportError as e:
+        raise ImportError(
+            f'{e.name or e} is missing: ONNX needs the extra, pip install "hjepa[export]"') from e
 
 def export_onnx(
     model: HJEPA, # on the CPU
@@ -333,32 +386,43 @@ def export_onnx(
     overwrite: bool = False, # replace a file that is there
     **kwargs, # of `FeatureGraph`: levels, readouts, fpn, encoder
 ) -> dict[tuple[int, int], float]: # (H, W) → largest difference from the model, over the largest feature
-    "Write features as an ONNX model: input `images` (uint8), outputs `level0`, …, `readout_mean`, …; sizes are free. Raises ImportError without the extra."
+    """Write features as an ONNX model: input `images` (uint8), outputs `level0`, …, `readout_mean`, …;
+    sizes are free. Raises ImportError without the extra."""
     need_onnx()
     import onnx, onnxruntime
     file, graph = free_place(file, '.onnx', overwrite), FeatureGraph(model, **kwargs)
     if (weight := sum(p.numel() * p.element_size() for p in graph.parameters())) > 2 ** 31 - 2 ** 24:
-        raise ValueError(f'{weight / 2 ** 30:.1f} GiB of weights do not fit into one ONNX file (2 GiB); use format torch')
+        raise ValueError(f'{weight / 2 ** 30:.1f} GiB of weights do not fit into one ONNX file (2 GiB); '
+                         'use format torch')
     proto = _to_onnx(graph, size)
-    onnx.helper.set_model_props(proto, {k: v if isinstance(v, str) else json.dumps(v) for k, v in export_facts(model, graph, size).items()})
+    onnx.helper.set_model_props(
+        proto,
+        {k: v if isinstance(v, str) else json.dumps(v) for k, v in export_facts(model, graph, size).items()})
     def load(p):
         session = onnxruntime.InferenceSession(p, providers=['CPUExecutionProvider'])
         return lambda images: session.run(None, {'images': images.numpy()})
-    return write_checked(file, lambda p: p.write_bytes(proto.SerializeToString()), load, lambda images: graph.reference(model, images), example_images(model, size))
+
+    return write_checked(file, lambda p: p.write_bytes(proto.SerializeToString()), load,
+                         lambda images: graph.reference(model, images), example_images(model, size))
 
 # %% ../../nbs/sharing/05_export.ipynb #080bb869
 def _to_onnx(graph: FeatureGraph, size: tuple[int, int] | None) -> Any: # an onnx.ModelProto
     "Record and translate; formulas of symbolic sizes become readable names."
     loud = {n: logging.getLogger(n).level for n in ('onnxscript', 'onnx_ir', 'torch.onnx')}
     for n in loud: logging.getLogger(n).setLevel(logging.ERROR)
-    try: proto = torch.onnx.export(export_program(graph, size), (), dynamo=True, verbose=False, input_names=['images'], output_names=graph.names).model_proto
+    try:
+        proto = torch.onnx.export(export_program(graph, size), (), dynamo=True, verbose=False,
+                                  input_names=['images'], output_names=graph.names).model_proto
     finally:
         for n, level in loud.items(): logging.getLogger(n).setLevel(level)
-    free = {n: ['batch', f'cells{n[5:]}' if n.startswith('level') else f'width_{n}', ''] for n in graph.names} | dict(images=['batch', '', 'height', 'width'])
+    free = {
+        n: ['batch', f'cells{n[5:]}' if n.startswith('level') else f'width_{n}', ''] for n in graph.names
+    } | dict(images=['batch', '', 'height', 'width'])
     for value in (*proto.graph.input, *proto.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, free[value.name], strict=False):
             if dim.dim_param: dim.dim_param = name
-    del proto.graph.value_info[:]                                                   # shapes in between speak of the old names
+    # shapes in between speak of the old names
+    del proto.graph.value_info[:]
     return proto
 
 # %% ../../nbs/sharing/05_export.ipynb #3b22e8a5
@@ -369,7 +433,8 @@ def timm_arguments(
     from timm.models.eva import Eva
     enc, c = model.context_encoder, model.config
     size = model.img_size[0] if model.img_size[0] == model.img_size[1] else model.img_size
-    kwargs = dict(c.encoder_kwargs) | dict(img_size=size, in_chans=c.in_chans, num_classes=0, global_pool='avg', dynamic_img_size=True)
+    kwargs = dict(c.encoder_kwargs) | dict(img_size=size, in_chans=c.in_chans, num_classes=0,
+                                           global_pool='avg', dynamic_img_size=True)
     kwargs |= {'use_fc_norm' if isinstance(enc.vit, Eva) else 'fc_norm': False}
     return c.encoder_type, kwargs if c.patch_size is None else kwargs | dict(patch_size=c.patch_size)
 
@@ -379,9 +444,11 @@ def export_timm(
     encoder: str = 'target', # 'target' or 'context'
     overwrite: bool = False, # replace a file that is there
 ) -> dict[tuple[int, int], float]: # (H, W) → largest difference of the mean token, over its largest number
-    "Write the encoder's weights under timm's names; the arguments of `timm_arguments` are in the file's header."
+    """Write the encoder's weights under timm's names; the arguments of `timm_arguments` are in the file's
+    header."""
     import timm
-    if encoder not in ('target', 'context'): raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
+    if encoder not in ('target', 'context'):
+        raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     file, (name, kwargs) = free_place(file, '.safetensors', overwrite), timm_arguments(model)
     enc = model.context_encoder if encoder == 'context' else model.target_encoder.encoder
     state = {re.sub('^fc_norm', 'norm', k): v.contiguous() for k, v in enc.timm_state_dict().items()}
@@ -393,4 +460,5 @@ def export_timm(
         def play(images): return [vit((images.float() / 255 - graph.pixel_mean) / graph.pixel_std)]
         return play
     write = lambda p: save_tensors(p, state, dict(architecture=name, arguments=json.dumps(kwargs)))
-    return write_checked(file, write, load, lambda images: graph.reference(model, images), example_images(model))
+    return write_checked(file, write, load, lambda images: graph.reference(model, images),
+                         example_images(model))
