@@ -40,7 +40,7 @@ from .core.weights import hub_or_cache, weights_path
 # %% ../nbs/01_encoder.ipynb #bbbeb475
 def mask_to_index(
     mask: Tensor, # [B, N] bool (or 0/1), the set of patches of each image
-) -> Tensor: # [B, K] int64, raster indices in ascending order, −1 in padded slots; K is the largest count in the batch
+) -> Tensor: # [B, K] int64, ascending raster indices, −1 in padded slots; K is the batch's largest count
     "Index form of a batch of patch sets. An empty batch gives [0, 0]."
     mask = mask.bool()
     counts = mask.sum(1, keepdim=True)                                  # [B, 1]
@@ -58,6 +58,8 @@ def index_to_mask(
     return mask.scatter_(1, index.where(index >= 0, n), True)[:, :n]
 
 # %% ../nbs/01_encoder.ipynb #5eb1a412
+#| code-fold: true
+#| code-summary: "A check of lists of patches"
 def check_index(
     index: Tensor, # [B, K] patches, −1 where padded
     n: int, # N, patches of the grid
@@ -84,8 +86,8 @@ def gather_tokens(
     wide = index.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])                    # [k·B, K, D]
     if len(index) == len(x): picked = x.gather(1, wide)
     else:
-        picked = x.expand(len(index) // len(x),
-                          *x.shape).gather(2, wide.unflatten(0, (-1, len(x)))).flatten(0, 1)
+        several = x.expand(len(index) // len(x), *x.shape)                              # [k, B, N, D]
+        picked = several.gather(2, wide.unflatten(0, (-1, len(x)))).flatten(0, 1)
     return picked.masked_fill_((index < 0)[..., None], 0)
 
 # %% ../nbs/01_encoder.ipynb #1e7769e7
@@ -110,47 +112,7 @@ class Masks:
 
     def __len__(self) -> int: return len(self.context)
 
-def _index_of(name: str, mask: Tensor,
-              index: Tensor | None) -> Tensor: # [B, K] int64, ascending, −1 at the end
-    """The index form of a set [B, N]: the list that was given, checked and put in order, or the one that is
-    derived."""
-    if index is None: return mask_to_index(mask)
-    n = mask.shape[1]
-    check_index(index, n, f'{name}_index', len(mask))
-    odd = (index_to_mask(index, n) != mask).any(1) | ((index >= 0).sum(1) != mask.sum(1))
-    if odd.any():
-        raise ValueError(f'{name}_index of image {int(odd.nonzero()[0])} does not list the patches of its '
-                         f'{name}, each once (are the two lists swapped?); left out, the lists are derived')
-    ordered = index.where(index >= 0, n).sort(1).values
-    return ordered.where(ordered < n, -1)
-
-# %% ../nbs/01_encoder.ipynb #4335eaef
-@patch
-def _check(self: Masks):
-    "Raise a ValueError that names what is wrong and in which image."
-    n = self.grid[0] * self.grid[1]
-    for name in ('context', 'target'):
-        mask = getattr(self, name)
-        if mask.ndim != 2 or mask.shape[1] != n:
-            raise ValueError(f'{name} has shape {tuple(mask.shape)}, expected [B, {n}] for the patch grid '
-                             f'{self.grid[0]}×{self.grid[1]} (one entry per patch, in raster order)')
-        _not_empty(name, mask)
-    if self.context.shape != self.target.shape:
-        raise ValueError(f'context {tuple(self.context.shape)} and target {tuple(self.target.shape)} '
-                         'differ in shape')
-    both = (self.context & self.target).any(1).nonzero().flatten().tolist()
-    if both:
-        raise ValueError(f'context and target of image {both[0]} overlap: a patch that is seen must not be '
-                         'predicted')
-
-def _not_empty(name: str, mask: Tensor):
-    "Raise a ValueError that names the first image whose set of patches is empty."
-    empty = (~mask.any(1)).nonzero().flatten().tolist()
-    kind = 'visible patch (a 0 in its mask)' if name == 'context' else 'hidden patch (a 1 in its mask)'
-    if empty:
-        raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of '
-                         f'{len(mask)} images): every image needs at least one {kind}')
-
+# %% ../nbs/01_encoder.ipynb #d67040b7
 @patch(cls_method=True)
 def from_binary(
     cls: Masks,
@@ -179,8 +141,51 @@ def to(self: Masks,
     new.__dict__.update({k: move(v) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
     return new
 
+# %% ../nbs/01_encoder.ipynb #4335eaef
+#| code-fold: true
+#| code-summary: "Checks of masks and lists"
+@patch
+def _check(self: Masks):
+    "Raise a ValueError that names what is wrong and in which image."
+    n = self.grid[0] * self.grid[1]
+    for name in ('context', 'target'):
+        mask = getattr(self, name)
+        if mask.ndim != 2 or mask.shape[1] != n:
+            raise ValueError(f'{name} has shape {tuple(mask.shape)}, expected [B, {n}] for the patch grid '
+                             f'{self.grid[0]}×{self.grid[1]} (one entry per patch, in raster order)')
+        _not_empty(name, mask)
+    if self.context.shape != self.target.shape:
+        raise ValueError(f'context {tuple(self.context.shape)} and target {tuple(self.target.shape)} '
+                         'differ in shape')
+    both = (self.context & self.target).any(1).nonzero().flatten().tolist()
+    if both:
+        raise ValueError(f'context and target of image {both[0]} overlap: a patch that is seen must not be '
+                         'predicted')
+
+def _not_empty(name: str, mask: Tensor):
+    "Raise a ValueError that names the first image whose set of patches is empty."
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    kind = 'visible patch (a 0 in its mask)' if name == 'context' else 'hidden patch (a 1 in its mask)'
+    if empty:
+        raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of '
+                         f'{len(mask)} images): every image needs at least one {kind}')
+
+def _index_of(name: str, mask: Tensor, index: Tensor | None) -> Tensor:
+    "The index form [B, K] of a set [B, N]: the list that was given, checked and in order, or the derived one."
+    if index is None: return mask_to_index(mask)
+    n = mask.shape[1]
+    check_index(index, n, f'{name}_index', len(mask))
+    odd = (index_to_mask(index, n) != mask).any(1) | ((index >= 0).sum(1) != mask.sum(1))
+    if odd.any():
+        raise ValueError(f'{name}_index of image {int(odd.nonzero()[0])} does not list the patches of its '
+                         f'{name}, each once (are the two lists swapped?); left out, the lists are derived')
+    ordered = index.where(index >= 0, n).sort(1).values
+    return ordered.where(ordered < n, -1)
+
 # %% ../nbs/01_encoder.ipynb #a4c7113e
-IDLE = dict(
+#| code-fold: true
+#| code-summary: "Arguments of timm without effect, and why"
+IDLE = dict( # argument of timm → harmless value, why
     patch_drop_rate=(0, 'masks say which patches it sees'),
     drop_rate=(0, 'it has no classifier (pos_drop_rate, proj_drop_rate and attn_drop_rate act within it)'),
     num_classes=(0, 'it has no classifier'),
@@ -190,7 +195,6 @@ IDLE = dict(
     attn_pool_mlp_ratio=(None, 'it pools no tokens'),
     dynamic_img_size=(True, 'it takes images of any size that its patches divide'),
     dynamic_img_pad=(False, 'image sizes are multiples of the patch size'),
-    # argument of timm → harmless value, why
     out_indices=(None, '`ContextEncoder.intermediate` says which blocks are read'))
 
 def idle_arguments(
@@ -237,6 +241,8 @@ def create_vit(
     return vit
 
 # %% ../nbs/01_encoder.ipynb #7654c9e7
+#| code-fold: true
+#| code-summary: "The part of a file that is an encoder"
 SPARE = ('head.', 'head_dist.', 'attn_pool.', 'pre_logits.', 'mask_token')        # no part of an encoder
 
 def weights_part(
@@ -254,6 +260,8 @@ def weights_part(
     return found
 
 # %% ../nbs/01_encoder.ipynb #d87fdb39
+#| code-fold: true
+#| code-summary: "What was loaded, and what was not"
 @contextmanager
 def loading_reports() -> Iterator[list]:
     "What `load_state_dict` reports within the block, whatever is loaded."
@@ -284,6 +292,8 @@ def check_loaded(
                      'architecture, depth, class_token agree?')
 
 # %% ../nbs/01_encoder.ipynb #155db2d5
+#| code-fold: true
+#| code-summary: "Loading a file into a ViT"
 def load_vit(
     vit: VisionTransformer | Eva, # loaded in place
     tensors: dict[str, Tensor], # of a file, by name
@@ -319,6 +329,8 @@ def load_vit(
     for report in found: check_loaded(vit, report, where)
 
 # %% ../nbs/01_encoder.ipynb #054e7b4b
+#| code-fold: true
+#| code-summary: "Which ViTs can leave tokens out"
 def _check_vit(vit: nn.Module, name: str):
     "Refuse, by name and with the reason, what cannot run on a subset of patches."
     why = None
@@ -368,8 +380,7 @@ class ContextEncoder(nn.Module):
 # %% ../nbs/01_encoder.ipynb #93e85ba3
 @patch
 def _one_final_norm(self: ContextEncoder):
-    """Keep exactly one norm after the blocks (timm's `norm`, or `fc_norm` where the model pools first), and
-    no pooling head."""
+    "Keep one norm after the blocks (timm's `norm`, or `fc_norm` where the model pools first), no pooling head."
     vit = self.vit
     self.norm_name = 'norm' if not isinstance(vit.norm, nn.Identity) else 'fc_norm'
     if self.norm_name == 'norm': vit.fc_norm = nn.Identity()
@@ -395,18 +406,6 @@ def grid_of(self: ContextEncoder,
 
 # %% ../nbs/01_encoder.ipynb #b65ff330
 @patch
-def _positions(self: ContextEncoder, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
-    """Position embeddings of prefix tokens [1, P, D] and of patches [1, N, D], interpolated by timm for
-    other grids."""
-    vit, pos = self.vit, self.vit.pos_embed
-    if pos is None: return None, None
-    n_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    if grid != tuple(vit.patch_embed.grid_size):
-        pos = resample_abs_pos_embed(pos, new_size=grid, old_size=vit.patch_embed.grid_size,
-                                     num_prefix_tokens=n_prefix)
-    return (pos[:, :n_prefix] if n_prefix else None), pos[:, n_prefix:]
-
-@patch
 def embed(self: ContextEncoder,
     images: Tensor, # [B, C, H, W]
     # [k·B, K] patches to embed, −1 where padded, row i of image i mod B; None: all
@@ -414,8 +413,8 @@ def embed(self: ContextEncoder,
 ) -> Tensor: # [k·B, P + K, D] prefix tokens, then patches
     "Patch and position embedding of a subset of the patches. Images take the type of the weights."
     grid, (ph, pw), pe = self.grid_of(images.shape[-2:]), self.patch_size, self.vit.patch_embed
-    x = rearrange(images.to(pe.proj.weight.dtype), 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)', ph=ph,
-                  pw=pw)
+    cut = 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)'
+    x = rearrange(images.to(pe.proj.weight.dtype), cut, ph=ph, pw=pw)              # [B, N, C·ph·pw]
     if index is not None: x = gather_tokens(x, index)
     x = pe.norm(F.linear(x, pe.proj.weight.flatten(1), pe.proj.bias))              # [B, K, D]
     prefix_pos, pos = self._positions(grid)
@@ -424,6 +423,20 @@ def embed(self: ContextEncoder,
         prefix = torch.cat(prefix, 1) if prefix_pos is None else torch.cat(prefix, 1) + prefix_pos
         x = torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], 1)
     return self.vit.norm_pre(self.vit.pos_drop(x))
+
+# %% ../nbs/01_encoder.ipynb #06cda70e
+#| code-fold: true
+#| code-summary: "Position embeddings of any grid, and the type of the weights"
+@patch
+def _positions(self: ContextEncoder, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+    "Position embeddings of prefix tokens [1, P, D] and patches [1, N, D]; timm interpolates for other grids."
+    vit, pos = self.vit, self.vit.pos_embed
+    if pos is None: return None, None
+    n_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if grid != tuple(vit.patch_embed.grid_size):
+        pos = resample_abs_pos_embed(pos, new_size=grid, old_size=vit.patch_embed.grid_size,
+                                     num_prefix_tokens=n_prefix)
+    return (pos[:, :n_prefix] if n_prefix else None), pos[:, n_prefix:]
 
 def as_weights(
     x: Tensor, # of any floating type
@@ -452,7 +465,9 @@ def gather_rope(
     if rope.ndim == 2: return rope[index][:, None]
     return rearrange(rope[:, :, index], 'l h b k r -> l b h k r')
 
-# %% ../nbs/01_encoder.ipynb #f35f0832
+# %% ../nbs/01_encoder.ipynb #0440fb80
+#| code-fold: true
+#| code-summary: "Attention written out"
 LARGE_SCORES = 2 ** 24      # attention scores of a batch, all heads; 32 MB in bfloat16
 
 def written_out_attention(
@@ -464,33 +479,31 @@ def written_out_attention(
 ) -> Tensor: # [B, h, R, d]
     "softmax(q kᵀ / √d) v (Vaswani et al. 2017, Eq. 1)."
     scores = (q * q.shape[-1] ** -.5) @ k.mT                                                # [B, h, R, T]
-    if attn_mask is not None:
-        scores = scores.masked_fill(
-            ~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask.to(scores.dtype)
+    if attn_mask is not None and attn_mask.dtype == torch.bool: scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None: scores = scores + attn_mask.to(scores.dtype)
     return scores.softmax(-1) @ v
 
 class PlainAttention(TorchFunctionMode):
-    """Within it, `scaled_dot_product_attention` of bfloat16 tensors is written out, or computed in float32
-    where the scores would be large."""
+    "Within it, `scaled_dot_product_attention` of bfloat16 is written out, or where scores are many in float32."
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention or args[0].dtype != torch.bfloat16:
             return func(*args, **kwargs)
         q, k, v = args[:3]
-        simple = len(args) == 3 and not (kwargs.keys() - {'attn_mask', 'dropout_p', 'is_causal'}
-                                         or kwargs.get('dropout_p') or kwargs.get('is_causal'))
+        other = kwargs.keys() - {'attn_mask', 'dropout_p', 'is_causal'}
+        simple = len(args) == 3 and not (other or kwargs.get('dropout_p') or kwargs.get('is_causal'))
         with torch.autocast('cpu', enabled=False):
             if simple and q.shape[:-1].numel() * k.shape[-2] <= LARGE_SCORES:
                 return written_out_attention(q, k, v, kwargs.get('attn_mask'))
             return func(q.float(), k.float(), v.float(), *args[3:], **kwargs).to(q.dtype)
 
+# %% ../nbs/01_encoder.ipynb #f35f0832
 def run_block(
     block: nn.Module, # a transformer block
     x: Tensor, # [B, T, D]
     **kwargs, # its further arguments
 ) -> Tensor: # [B, T, D]
-    """`block(x)`, with another attention where the fused one would be slow: in bfloat16 on a CPU without a
-    matrix unit."""
+    "`block(x)`, with another attention where the fused one is slow: in bfloat16 on a CPU without a matrix unit."
     slow = x.device.type == 'cpu' and torch.is_autocast_enabled('cpu') and 'amx_bf16' not in cpu_flags()
     if not slow or torch.compiler.is_compiling(): return block(x, **kwargs)
     with PlainAttention(): return block(x, **kwargs)
@@ -517,14 +530,14 @@ def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Te
     for tokens in self._each_block(x, index, attn_mask, grid): last = tokens
     return last
 
+# %% ../nbs/01_encoder.ipynb #001d9a29
 @patch
 def forward(self: ContextEncoder,
     images: Tensor, # [B, C, H, W], normalised
     mask: Tensor | None = None, # [B, N], 1 = hidden, 0 = visible; None: everything is visible
-    # instead of `mask`: the visible patches in index form, [k·B, K], −1 where padded, row i of image i mod
-    # B
+    # instead of `mask`: the visible patches in index form, [k·B, K], −1 where padded, row i of image i mod B
     context: Tensor | None = None,
-) -> Tensor: # [k·B, P + K, D] tokens after the final norm: prefix tokens (CLS, registers), then the visible patches
+) -> Tensor: # [k·B, P + K, D] tokens after the final norm: CLS and registers, then the visible patches
     "Encode the visible patches. Outputs in padded slots are zero."
     grid = self._check_images(images)
     if few := self._slices(images, grid, mask, context):
@@ -547,15 +560,16 @@ SLICE_TOKENS = 2048
 
 @patch
 def _slices(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask: Tensor | None,
-            context: Tensor | None) -> int:  # images at a time; 0: all
-    "How many whole images to encode at a time on a CPU, where no gradient is asked for."
-    if self.training or torch.is_grad_enabled(
-    ) or images.device.type != 'cpu' or mask is not None or context is not None or torch.compiler.is_compiling(
-    ):
-        return 0
+            context: Tensor | None) -> int:
+    "How many whole images to encode at a time on a CPU, where no gradient is needed; 0: all."
+    whole = mask is None and context is None and not torch.compiler.is_compiling()
+    if self.training or torch.is_grad_enabled() or images.device.type != 'cpu' or not whole: return 0
     few = max(1, SLICE_TOKENS // (grid[0] * grid[1]))
     return few if few < len(images) else 0
 
+# %% ../nbs/01_encoder.ipynb #0aba23d0
+#| code-fold: true
+#| code-summary: "What is visible, and checks of masks and images"
 @patch
 def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask,
              context) -> Tensor | None: # [k·B, K]
@@ -567,7 +581,7 @@ def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask,
         if len(context) % max(1, len(images)) or not len(images) <= len(context):
             raise ValueError(f'context lists patches of {len(context)} images, expected a multiple of '
                              f'{len(images)}')
-        if context.device.type == 'cpu': check_index(context, n, 'context')  # elsewhere, looking would wait
+        if context.device.type == 'cpu': check_index(context, n, 'context')  # a GPU would have to wait
         return context
     hidden = _binary(mask)
     if hidden.shape != (len(images), n):
@@ -591,17 +605,35 @@ def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
                          'makes it from uint8')
     return self.grid_of(images.shape[-2:])
 
-# %% ../nbs/01_encoder.ipynb #18c054b3
+# %% ../nbs/01_encoder.ipynb #ccc3c8a7
+#| code-fold: true
+#| code-summary: "A block computed at some of its tokens"
 def can_pick(
     block: nn.Module, # a transformer block
 ) -> bool:
-    """Whether `last_block` knows this block: timm's plain one, with nothing hooked into it (sharding,
-    pictures) and not compiled."""
+    "Whether `last_block` knows this block: timm's plain one, not compiled, with no hooks (sharding, figures)."
     a = getattr(block, 'attn', None)
     return (isinstance(block, Block) and type(block).forward is Block.forward and type(a) is Attention
             and getattr(a, 'gate', None) is None and block._compiled_call_impl is None
             and not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules()))
 
+class _PickedBlock:
+    "A block that is read at some of its tokens; holds no parameters of its own."
+    def __init__(self, block: Block, pick): self.block, self.pick = block, pick
+    def __call__(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        block, a, y = self.block, self.block.attn, self.block.norm1(x)
+        third = a.qkv.weight.shape[0] // 3
+        q, kv = a.qkv.weight.split([third, 2 * third])
+        qb, kvb = (None, None) if a.qkv.bias is None else a.qkv.bias.split([len(q), len(kv)])
+        q = a.q_norm(rearrange(F.linear(self.pick(y), q, qb), 'b r (h d) -> b h r d', h=a.num_heads))
+        k, v = rearrange(F.linear(y, kv, kvb), 'b t (two h d) -> two b h t d', two=2, h=a.num_heads)
+        z = F.scaled_dot_product_attention(q, a.k_norm(k), v, attn_mask=attn_mask,
+                                           dropout_p=a.attn_drop.p if a.training else 0.)
+        z = a.proj_drop(a.proj(a.norm(rearrange(z, 'b h r d -> b r (h d)'))))
+        x = self.pick(x) + block.drop_path1(block.ls1(z))
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+# %% ../nbs/01_encoder.ipynb #18c054b3
 def last_block(
     block: nn.Module, # a transformer block
     x: Tensor, # [B, T, D]
@@ -612,21 +644,6 @@ def last_block(
     if not can_pick(block): return pick(run_block(block, x, attn_mask=attn_mask))
     return run_block(_PickedBlock(block, pick), x, attn_mask=attn_mask)
 
-class _PickedBlock:
-    "A block that is read at some of its tokens; holds no parameters of its own."
-    def __init__(self, block: Block, pick): self.block, self.pick = block, pick
-    def __call__(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        block, a, y = self.block, self.block.attn, self.block.norm1(x)
-        q, kv = a.qkv.weight.split([a.qkv.weight.shape[0] // 3, a.qkv.weight.shape[0] // 3 * 2])
-        qb, kvb = (None, None) if a.qkv.bias is None else a.qkv.bias.split([len(q), len(kv)])
-        q = a.q_norm(rearrange(F.linear(self.pick(y), q, qb), 'b r (h d) -> b h r d', h=a.num_heads))
-        k, v = rearrange(F.linear(y, kv, kvb), 'b t (two h d) -> two b h t d', two=2, h=a.num_heads)
-        z = F.scaled_dot_product_attention(q, a.k_norm(k), v, attn_mask=attn_mask,
-                                           dropout_p=a.attn_drop.p if a.training else 0.)
-        z = a.proj_drop(a.proj(a.norm(rearrange(z, 'b h r d -> b r (h d)'))))
-        x = self.pick(x) + block.drop_path1(block.ls1(z))
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
 # %% ../nbs/01_encoder.ipynb #97e7c07e
 @patch
 def encode_at(self: ContextEncoder,
@@ -636,22 +653,21 @@ def encode_at(self: ContextEncoder,
     "Encode whole images, for some patches of each: `gather_tokens` of what `forward` gives."
     grid, p = self._check_images(images), self.num_prefix_tokens
     if few := self._slices(images, grid, None, None):
-        return torch.cat([self.encode_at(*parts)
-                          for parts in zip(images.split(few), index.split(few), strict=True)])
+        parts = zip(images.split(few), index.split(few), strict=True)
+        return torch.cat([self.encode_at(*each) for each in parts])
     if getattr(self.vit, 'rope', None) is not None: return gather_tokens(self.forward(images)[:, p:], index)
     x, *rest = self.embed(images), *self.vit.blocks
     for block in rest[:-1]: x = run_block(block, x)
-    return self.final_norm(last_block(rest[-1], x, lambda t: gather_tokens(t[:, p:], index))).masked_fill(
-        (index < 0)[..., None], 0)
+    x = self.final_norm(last_block(rest[-1], x, lambda t: gather_tokens(t[:, p:], index)))
+    return x.masked_fill((index < 0)[..., None], 0)
 
 # %% ../nbs/01_encoder.ipynb #e4eb7256
 @patch
 def intermediate(self: ContextEncoder,
     images: Tensor, # [B, C, H, W], normalised
     blocks: list[int], # after how many blocks, each from 1 to the number of blocks
-) -> list[Tensor]: # one [B, N, D] per entry: patch tokens in raster order; those after the very last block have passed the final norm
-    """Patch tokens of whole images after some of the blocks. Blocks beyond the last one asked for are not
-    computed."""
+) -> list[Tensor]: # one [B, N, D] per entry, in raster order; after the very last block with the final norm
+    "Patch tokens of whole images after some of the blocks; blocks beyond the last of them are not computed."
     grid, depth = self._check_images(images), len(self.vit.blocks)
     if not blocks or not all(1 <= b <= depth for b in blocks):
         raise ValueError(f'blocks={blocks}: expected numbers from 1 to {depth}, this encoder\'s blocks')
@@ -664,11 +680,12 @@ def intermediate(self: ContextEncoder,
 # %% ../nbs/01_encoder.ipynb #33084ba8
 @patch
 def timm_state_dict(self: ContextEncoder) -> dict[str, Tensor]:
-    """Weights under timm's own names, for `timm.create_model(encoder_type, num_classes=0,
-    …).load_state_dict`."""
+    "Weights under timm's own names, for `timm.create_model(encoder_type, num_classes=0, …).load_state_dict`."
     return {k: v.detach().clone() for k, v in self.vit.state_dict().items()}
 
-# %% ../nbs/01_encoder.ipynb #3be8e41c
+# %% ../nbs/01_encoder.ipynb #705811ac
+#| code-fold: true
+#| code-summary: "A check that weights are float32"
 _PRECISIONS = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}
 
 def check_float32(
@@ -683,9 +700,9 @@ def check_float32(
                          f'(model.float()) and set training.precision={_PRECISIONS.get(kind, "fp32")} (in '
                          'a loop of your own: torch.autocast)')
 
+# %% ../nbs/01_encoder.ipynb #3be8e41c
 class TargetEncoder(nn.Module):
-    """An exponential moving average of a `ContextEncoder`: sees whole images, gives targets, takes no
-    gradient (Grill et al. 2020)."""
+    "Moving average of a `ContextEncoder`: sees whole images, gives targets, takes no gradient (Grill et al. 2020)."
     def __init__(self,
         context_encoder: ContextEncoder, # the encoder to copy and to follow
     ):
