@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'LEVEL_COLOURS', 'LEVEL_STYLES', 'MASK_TINTS', 'Picture', 'showing_channels', 'to_pixels', 'plain_text',
            'image_grid', 'show_images', 'mask_parts', 'tint_masks', 'show_masks', 'crop_coverage', 'crop_tokens',
-           'show_multicrop', 'looking', 'principal_scores', 'match_components', 'oklab_to_rgb', 'component_colours',
-           'pca_colours', 'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error',
-           'show_prediction_error', 'read_history', 'history_series', 'smooth', 'plot_history', 'save_pictures']
+           'show_multicrop', 'principal_scores', 'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours',
+           'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error',
+           'show_prediction_error', 'history_series', 'smooth', 'plot_history', 'save_pictures']
 
 # %% ../nbs/08_visualization.ipynb #7c090db8
 import io
 import itertools
-import json
 import warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,6 +37,7 @@ from .data.views import denormalize, normalize
 from .encoder import Masks
 from .hierarchy import cell_of_patch, HJEPA, level_grid
 from .multicrop import MultiCropMasks, patch_edges
+from .core.modules import evaluating
 
 # %% ../nbs/08_visualization.ipynb #f8eb67a0
 class Picture(Figure):
@@ -269,18 +269,6 @@ def _ready(model: HJEPA, images: Tensor) -> tuple[Tensor, Tensor]: # normalised 
     else: x, shown = images, denormalize(images.detach().cpu(), mean, std)
     return x.to(next(model.parameters()).device), shown.cpu()
 
-@contextmanager
-def looking(
-    model: torch.nn.Module, # any module
-):
-    "Evaluation mode without gradients; afterwards every part is in the mode that it had."
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(): yield model
-    finally:
-        for m, mode in modes: m.training = mode
-
 # %% ../nbs/08_visualization.ipynb #f975e53b
 def principal_scores(
     x: Tensor, # [n, d] features
@@ -386,7 +374,7 @@ def show_feature_maps(
 ) -> Picture: # a row per image: the image, then a map per level
     "What each level tells apart: feature maps as PCA colours."
     x, shown = _ready(model, images)
-    with looking(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
+    with torch.no_grad(), evaluating(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
     scores, shares = _level_scores(levels, grid)
     maps, pixels = [component_colours(s).numpy() for s in scores], to_pixels(shown[:n]).numpy()
@@ -423,7 +411,7 @@ def prediction_error(
     masks: Masks, # what is asked
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l]; NaN where nothing was asked
     "1 − cosine between what the model predicts for hidden cells and what its target encoder sees there."
-    with looking(model): return error_maps(model(_ready(model, images)[0], masks), masks.grid)
+    with torch.no_grad(), evaluating(model): return error_maps(model(_ready(model, images)[0], masks), masks.grid)
 
 # %% ../nbs/08_visualization.ipynb #f9bfbd31
 def constant_error(
@@ -443,7 +431,7 @@ def show_prediction_error(
 ) -> Picture: # a row per image: image, mask, error of the hidden cells per level
     "Where in the image, and at which scale, the prediction is wrong."
     x, shown = _ready(model, images)
-    with looking(model): outputs = model(x, masks)
+    with torch.no_grad(), evaluating(model): outputs = model(x, masks)
     maps, guess = error_maps(outputs, masks.grid), constant_error(outputs)
     size, tinted, pixels = tuple(x.shape[-2:]), tint_masks(shown, masks)[:n].numpy(), to_pixels(shown[:n]).numpy()
     top = max(np.nanmax(m[:n].numpy()) for m in maps) if vmax is None else vmax
@@ -465,24 +453,6 @@ def _error_titles(axes, maps: list[Tensor], guess: list[float]):
     axes[0].set_title('image', fontsize=9)
     axes[1].set_title('target (orange)', fontsize=9)
     for l, ax in enumerate(axes[2:]): ax.set_title(f'level {l}: {maps[l].nanmean():.2f}\n(constant: {guess[l]:.2f})', fontsize=9)
-
-# %% ../nbs/08_visualization.ipynb #9025750b
-def read_history(
-    path: str | Path, # a run folder, or its history.jsonl
-) -> list[dict]: # one record per line
-    "The records of a run. Raises FileNotFoundError if there is no such file."
-    path = Path(path).expanduser()
-    path = path/'history.jsonl' if path.is_dir() else path
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected the folder of a run, or its history.jsonl')
-    lines, records = path.read_text(encoding='utf-8', errors='replace').split('\n'), []
-    for i, line in enumerate(lines):
-        if not line.strip(): continue
-        try: record = json.loads(line)
-        except (ValueError, RecursionError): record = None
-        if isinstance(record, dict): records.append(record)
-        elif i < len(lines) - 1:
-            warnings.warn(f'{path}, line {i + 1}: not a JSON object, left out ({line[:40]!r})', stacklevel=2)
-    return records
 
 # %% ../nbs/08_visualization.ipynb #b3308b19
 def history_series(

@@ -99,7 +99,7 @@ def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     check_kind(args.run, 'hjepa')
     from hjepa.core.files import check_target, expand, say, write_atomic
     draw = picture_makers(args)
-    from hjepa.data.images import DataError
+    from hjepa.core.loader import DataError
     from hjepa.visualization import showing_channels
     folder, saved, out = check_target(args.output or expand(args.run)/'pictures', folder=True), {}, {}
     shown = lambda: showing_channels(*args.channels) if args.channels else nullcontext()
@@ -175,7 +175,9 @@ class Look:
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
         "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
-        from hjepa.data.images import DataError; from hjepa.core.loader import collate; from hjepa.data.views import model_view
+        from hjepa.core.loader import DataError
+        from hjepa.core.loader import collate
+        from hjepa.data.views import model_view
         images = collate(model_view(self.model, dataset, size).__getitems__(index))['image']
         if not len(images): raise DataError(f'none of {len(index)} pictures of {dataset.name!r} could be read')
         return images

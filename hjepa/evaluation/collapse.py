@@ -9,7 +9,6 @@ __all__ = ['LITTLE', 'MEASURES', 'spectrum', 'effective_rank', 'rankme', 'alpha_
            'diagnose', 'beside_random', 'HealthCallback', 'past_records', 'run_verdict']
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #554b9f4e
-import json
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -24,11 +23,16 @@ from torch import Tensor
 from ..core.files import read_json
 from ..core.loader import collate
 from ..data.datasets import ImageDataset
-from ..data.images import why
+from ..core.loader import why
 from ..data.views import model_view, normalize
 from ..encoder import Masks
 from ..hierarchy import HJEPA, level_loss
-from ..training import Callback, HistoryCallback, load_run
+from ..core.callbacks import Callback
+from ..core.history import HistoryCallback
+from ..training import load_run
+from ..core.files import finite_json
+from ..core.history import read_history
+from ..core.modules import evaluating
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #4faf1cc3
 def spectrum(
@@ -207,15 +211,12 @@ def context_views(
 ) -> Tensor: # [n, q, D] float32, mean of the visible tokens
     "Context features of images under different masks. The random state is left alone."
     enc, generator, out = model.context_encoder, torch.Generator().manual_seed(seed), []
-    was_training = enc.training
-    enc.eval()
-    try:
+    with evaluating(enc):
         for _ in range(views):
             seen = masks(len(images), generator=generator).context_index                    # [n, K], −1 where padded
             for x, k in zip(images.split(batch_size), seen.split(batch_size), strict=True):
                 tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()               # zero in padded slots
                 out.append(tokens.sum(1) / (k >= 0).sum(1, keepdim=True).to(x.device))
-    finally: enc.train(was_training)
     return torch.cat(out).view(views, len(images), -1).transpose(0, 1)
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #16806b7d
@@ -243,8 +244,6 @@ class HealthLimits:
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #8ce9780f
 def _nan(v) -> float: return math.nan if v is None else float(v)
-
-def _plain(values: Sequence[float]) -> list[float | None]: return [v if math.isfinite(v) else None for v in values]     # JSON knows no NaN
 
 def _values(
     record: dict, # a line of history of the kind `health`
@@ -340,7 +339,7 @@ def _findings(
     for kind, found in levels.items():
         at, since = f" at level{'s'[:len(found) > 1]} {_and([f[0] for f in found])}", min(f[1] for f in found)
         text = _TEXTS[kind].format(at=at, since=f' since step {since}' if since else ' from the very beginning', value=found[0][2], limit=found[0][3])
-        out.append(Finding(kind, [f[0] for f in found], since, *_plain(found[0][2:3]), found[0][3], text))
+        out.append(Finding(kind, [f[0] for f in found], since, *finite_json(found[0][2:3]), found[0][3], text))
     return out
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #08cee7e4
@@ -443,7 +442,7 @@ def measure(self: HealthCallback,
     for x in self.images.split(self.batch_size):
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
-    return {k: _plain(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()}
+    return {k: finite_json(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()}
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #2875f5da
 @patch
@@ -451,7 +450,7 @@ def look(self: HealthCallback, trainer) -> dict: # the record
     "Measure, write down, judge, and say what is new."
     start = time.monotonic()
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
-    if 'predictions' in (trainer.outputs or {}): line['skill'] = _plain(prediction_skill(trainer.outputs))
+    if 'predictions' in (trainer.outputs or {}): line['skill'] = finite_json(prediction_skill(trainer.outputs))
     if not self.records: line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
     self.records.append(line | dict(seconds=round(time.monotonic() - start, 3)))
     self.pending.append(self.records[-1])
@@ -495,7 +494,7 @@ def after_epoch(self: HealthCallback, trainer):
     masks = getattr(trainer, 'mask_generator', None)
     if self.views > 1 and masks is not None and not trainer.config.multicrop.strategy:        # masks of crops need crops
         x = normalize(self.images.to(trainer.device), *trainer.model.pixel_stats)
-        trainer.logs['lidar'] = _plain([lidar(context_views(trainer.model, x, masks, self.views, batch_size=self.batch_size))])[0]
+        trainer.logs['lidar'] = finite_json([lidar(context_views(trainer.model, x, masks, self.views, batch_size=self.batch_size))])[0]
     if self.verdict.findings: trainer.logs['notices'] = [f.text for f in self.verdict.findings]
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #3f0d3883
@@ -504,13 +503,10 @@ def past_records(
     step: float = math.inf, # only those up to this step
 ) -> list[dict]: # lines of the kind `health`, in order
     "Earlier looks of a run; lines that were not written completely are passed over."
-    file, out = Path(run_dir)/'history.jsonl', []
-    if not file.is_file(): return out
-    for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-        try: r = json.loads(line)
-        except (ValueError, RecursionError): continue
-        if isinstance(r, dict) and r.get('kind') == 'health' and isinstance(r.get('step'), (int, float)) and r['step'] <= step and 'effective_rank' in r: out.append(r)
-    return out
+    try: known = read_history(Path(run_dir)/'history.jsonl', torn=True)
+    except FileNotFoundError: return []
+    of_health = [r for r in known if r.get('kind') == 'health' and 'effective_rank' in r]
+    return [r for r in of_health if isinstance(r.get('step'), (int, float)) and r['step'] <= step]
 
 def run_verdict(
     run_dir: str | Path, # a run's folder

@@ -22,8 +22,8 @@ from ..data.datasets import ImageDataset
 from ..data.named import build_dataset
 from ..data.views import normalize, preprocess
 from .encodings import (autocast_for, blocks_needed, check_features, collect_readouts,
-                                        evaluating, parse_readout, readout, TimmFeatures, white_dim,
-                                        Whitening)
+                                        parse_readout, readout, TimmFeatures, white_dim, Whitening)
+from ..core.modules import evaluating
 from .store import extract_to_disk, FeatureStore
 from ..hierarchy import HJEPA
 

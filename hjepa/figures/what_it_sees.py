@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from ..encoder import ContextEncoder, Masks
 from ..hierarchy import cell_of_patch, HJEPA, level_counts, level_grid, level_targets, pool_levels
-from ..visualization import (component_colours, draw_cells, image_grid, _level_scores, looking,
+from ..visualization import (component_colours, draw_cells, image_grid, _level_scores,
                                  match_components, OKABE_ITO, Picture, _ready, tint_masks, to_pixels)
+from ..core.modules import evaluating
 
 # %% ../../nbs/figures/01_what_it_sees.ipynb #bbe2796a
 def hidden_shares(
@@ -100,7 +101,7 @@ def attention_weights(
     images: Tensor, # [B, C, H, W], normalised
 ) -> list[Tensor]: # one [B, heads, T, T] per block: from token (row) to token (column); prefix tokens first, then N patches
     "The attention of every block on whole images. It takes depth · B · heads · T² numbers."
-    with looking(encoder), watch_attention(encoder) as seen: encoder(images)
+    with torch.no_grad(), evaluating(encoder), watch_attention(encoder) as seen: encoder(images)
     return seen
 
 # %% ../../nbs/figures/01_what_it_sees.ipynb #b1b2fedb
@@ -267,7 +268,7 @@ def show_similarity(
     if not 0 <= image < len(x): raise ValueError(f'image={image}: there are images 0 to {len(x) - 1}')
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
     patch_number(patch, grid)
-    with looking(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
+    with torch.no_grad(), evaluating(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     chosen = [(patch[0] >> l, patch[1] >> l) for l in range(len(levels))]
     maps = [cell_similarity(f.cpu(), image, patch_number(c, level_grid(grid, l)),
                             center).unflatten(1, level_grid(grid, l))
@@ -345,7 +346,7 @@ def build_patch_bank(
 def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cells, D]
     "What the model would have to predict for each cell, were it hidden completely."
     grid = model.context_encoder.grid_of(x.shape[-2:])
-    with looking(model): tokens = model.target_tokens(x)
+    with torch.no_grad(), evaluating(model): tokens = model.target_tokens(x)
     return level_targets(tokens, torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device), grid, model.num_levels, model.config.target_norm)
 
 # %% ../../nbs/figures/01_what_it_sees.ipynb #b9d30d29
@@ -362,7 +363,7 @@ def imagine(
     Patches that are neither seen nor asked for stay grey."""
     x, shown = _ready(model, images)
     if outputs is None:
-        with looking(model): outputs = model(x, masks)
+        with torch.no_grad(), evaluating(model): outputs = model(x, masks)
     l, grid, size = bank.level, masks.grid, tuple(x.shape[-2:])
     cells = outputs['cells'][l].cpu()
     place = (cells >= 0).nonzero(as_tuple=True)                                    # image, slot
@@ -434,7 +435,7 @@ def show_pyramid(
     if model.fpn is None: raise ValueError('this model has no feature pyramid; train one with model.fpn.use_fpn=true, as in --config fpn')
     x, shown = _ready(model, images)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
-    with looking(model): both = [[f.cpu() for f in model.extract_levels(x, fpn=fpn, encoder=encoder)] for fpn in (False, True)]
+    with torch.no_grad(), evaluating(model): both = [[f.cpu() for f in model.extract_levels(x, fpn=fpn, encoder=encoder)] for fpn in (False, True)]
     if not all(f.isfinite().all() for f in both[1]): raise ValueError('the features hold NaN or infinity: the model has diverged, there is nothing to show')
     plain, pyramid = (_level_scores(levels, grid)[0] for levels in both)
     spread = lambda s, l: s.flatten(1, 2)[:, cell_of_patch(grid, l)].flatten(0, 1)                 # [B·N, 3]

@@ -27,8 +27,8 @@ from ..evaluation.collapse import diagnose, Finding, HealthLimits, run_verdict, 
 from ..evaluation.probes import hold_out_words
 from ..training import load_run, RunConfig
 from ..visualization import (_add_total, _draw_levels, _draw_schedules, history_series, LEVEL_COLOURS,
-                                 OKABE_ITO, Picture, plain_text, plot_history, read_history, smooth,
-                                 to_pixels)
+                                 OKABE_ITO, Picture, plain_text, plot_history, smooth, to_pixels)
+from ..core.history import read_history
 
 # %% ../../nbs/report/01_page.ipynb #3288a50e
 def kept_neighbours(
@@ -350,7 +350,8 @@ def _health_table(measures: dict[str, list], blank: dict[str, list] | None = Non
     "Measures [per level] as a table, with those of random weights in brackets."
     shown = {k: v for k, v in measures.items() if k in _HEALTH and isinstance(v, (list, tuple)) and len(v)}
     if not shown: return ''
-    from hjepa.evaluation.collapse import health_words                                             # PyTorch is for those who have health to show
+    # PyTorch is for those who have health to show
+    from hjepa.evaluation.collapse import health_words
     cells = lambda k, v: map(health_words, v, (blank or {}).get(k) or [None] * len(v))
     return table_html(['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))], [[_HEALTH[k], *cells(k, v)] for k, v in shown.items()], 'Health of the features')
 
