@@ -171,7 +171,7 @@ def _not_empty(name: str, mask: Tensor):
                          f'{len(mask)} images): every image needs at least one {kind}')
 
 def _index_of(name: str, mask: Tensor, index: Tensor | None) -> Tensor:
-    "The index form [B, K] of a set [B, N]: the list that was given, checked and in order, or the derived one."
+    "The index form [B, K] of a set [B, N]: the given list, checked and in order, or the derived one."
     if index is None: return mask_to_index(mask)
     n = mask.shape[1]
     check_index(index, n, f'{name}_index', len(mask))
@@ -380,7 +380,7 @@ class ContextEncoder(nn.Module):
 # %% ../nbs/01_encoder.ipynb #93e85ba3
 @patch
 def _one_final_norm(self: ContextEncoder):
-    "Keep one norm after the blocks (timm's `norm`, or `fc_norm` where the model pools first), no pooling head."
+    "Keep one norm after the blocks (timm's `norm`, or `fc_norm` where it pools first), no pooling head."
     vit = self.vit
     self.norm_name = 'norm' if not isinstance(vit.norm, nn.Identity) else 'fc_norm'
     if self.norm_name == 'norm': vit.fc_norm = nn.Identity()
@@ -479,12 +479,13 @@ def written_out_attention(
 ) -> Tensor: # [B, h, R, d]
     "softmax(q kᵀ / √d) v (Vaswani et al. 2017, Eq. 1)."
     scores = (q * q.shape[-1] ** -.5) @ k.mT                                                # [B, h, R, T]
-    if attn_mask is not None and attn_mask.dtype == torch.bool: scores = scores.masked_fill(~attn_mask, -math.inf)
-    elif attn_mask is not None: scores = scores + attn_mask.to(scores.dtype)
+    if attn_mask is None: return scores.softmax(-1) @ v
+    if attn_mask.dtype == torch.bool: scores = scores.masked_fill(~attn_mask, -math.inf)
+    else: scores = scores + attn_mask.to(scores.dtype)
     return scores.softmax(-1) @ v
 
 class PlainAttention(TorchFunctionMode):
-    "Within it, `scaled_dot_product_attention` of bfloat16 is written out, or where scores are many in float32."
+    "Within it, fused attention of bfloat16 tensors is written out, or in float32 where scores are many."
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention or args[0].dtype != torch.bfloat16:
@@ -503,7 +504,7 @@ def run_block(
     x: Tensor, # [B, T, D]
     **kwargs, # its further arguments
 ) -> Tensor: # [B, T, D]
-    "`block(x)`, with another attention where the fused one is slow: in bfloat16 on a CPU without a matrix unit."
+    "`block(x)`, with another attention where the fused one is slow (bfloat16, a CPU without matrix unit)."
     slow = x.device.type == 'cpu' and torch.is_autocast_enabled('cpu') and 'amx_bf16' not in cpu_flags()
     if not slow or torch.compiler.is_compiling(): return block(x, **kwargs)
     with PlainAttention(): return block(x, **kwargs)
@@ -611,7 +612,7 @@ def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
 def can_pick(
     block: nn.Module, # a transformer block
 ) -> bool:
-    "Whether `last_block` knows this block: timm's plain one, not compiled, with no hooks (sharding, figures)."
+    "Whether `last_block` knows this block: timm's plain one, not compiled, without hooks."
     a = getattr(block, 'attn', None)
     return (isinstance(block, Block) and type(block).forward is Block.forward and type(a) is Attention
             and getattr(a, 'gate', None) is None and block._compiled_call_impl is None
@@ -702,7 +703,7 @@ def check_float32(
 
 # %% ../nbs/01_encoder.ipynb #3be8e41c
 class TargetEncoder(nn.Module):
-    "Moving average of a `ContextEncoder`: sees whole images, gives targets, takes no gradient (Grill et al. 2020)."
+    "Moving average of a `ContextEncoder` (Grill et al. 2020): sees whole images, takes no gradient."
     def __init__(self,
         context_encoder: ContextEncoder, # the encoder to copy and to follow
     ):

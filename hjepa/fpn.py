@@ -36,7 +36,7 @@ def upsample_bilinear(
 ) -> Tensor: # [B, gh·gw, d]
     """Bilinear, with absent parents left out.
 
-    The geometry is that of `upsample_nearest`: a child's centre lies a quarter of a parent off its parent's."""
+    As in `upsample_nearest`, a child's centre lies a quarter of a parent off its parent's."""
     h = -(-grid[0] // 2)
     def up(t):
         t = F.interpolate(rearrange(t, 'b (h w) d -> b d h w', h=h), scale_factor=2, mode='bilinear')
@@ -165,7 +165,7 @@ UPSAMPLE_METHODS = ('nearest', 'bilinear', 'learned')
 def _project(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.Linear(i, o), nn.LayerNorm(o))
 
 class TokenFPN(nn.Module):
-    "Feature pyramid on tokens (after Lin et al. 2017), with an optional bottom-up path (PANet, Liu et al. 2018)."
+    "Feature pyramid on tokens (Lin et al. 2017), with an optional bottom-up path (PANet, Liu et al. 2018)."
     def __init__(self,
         in_dim: int, # D, width of the tokens that come in at every level
         # d, one width or one per level from fine to coarse; None: in_dim
@@ -218,7 +218,7 @@ def parents(
 @patch
 def _from_above(self: TokenFPN, l: int, x: Tensor, grid: tuple[int, int], present: Tensor | None,
                 listed: Tensor | None) -> Tensor:
-    "Top-down tokens for level `l` [B, C_l, d_l], or listed cells of it, from level l + 1, `x` [B, C_{l+1}, d_{l+1}]."
+    "Top-down tokens [B, C_l, d_l] for level `l`, or listed cells of it, from `x` of level l + 1."
     if self.upsample_method == 'nearest':
         x = self.top_down[l](x)
         return upsample_nearest(x, grid) if listed is None else gather_tokens(x, parents(listed, grid))

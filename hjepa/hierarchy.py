@@ -105,7 +105,7 @@ def cell_means(
     level: int, # l ≥ 0
 ) -> Tensor: # [B, C, D] float32; zeros where a cell has none of the patches
     "Mean over the listed patches of each cell."
-    if cells is index: return x.float()                                             # level 0: cells are patches
+    if cells is index: return x.float() # level 0: cells are patches
     cell = cell_of_patch(grid, level).to(x.device, non_blocking=True)               # [N]
     cell = cell[index.clamp(min=0)].where(index >= 0, -2)                           # [B, M]
     share = (cells[..., None] == cell[:, None]).float()                             # [B, C, M]
@@ -270,8 +270,8 @@ def check_timm_kwargs(
     "Raise `ConfigError` for arguments that would make timm read or fetch weights."
     for k in kwargs:
         if k in _TIMM_FILES:
-            raise ConfigError(f'{where}.{k}={kwargs[k]!r}: refused, as timm would read or fetch a file by it, '
-                              'pickled perhaps; weights come from model.pretrained')
+            raise ConfigError(f'{where}.{k}={kwargs[k]!r}: refused, as timm would read or fetch a file by '
+                              'it, pickled perhaps; weights come from model.pretrained')
 
 # %% ../nbs/04_hierarchy.ipynb #97ca4c85
 #| code-fold: true
@@ -377,7 +377,8 @@ class HJEPA(nn.Module):
         widths = [D] * self.num_levels
         if c.fpn.use_fpn:
             with _blame('model.fpn.feature_dim'): widths = level_widths(c.fpn.feature_dim, D, self.num_levels)
-            self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample, c.fpn.bottom_up)
+            self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample,
+                                c.fpn.bottom_up)
         else: self.fpn = None
         self.heads = nn.ModuleList(nn.Linear(w, D) for w in widths)
         patch_size = self.context_encoder.patch_size
@@ -581,7 +582,7 @@ def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: l
 # %% ../nbs/04_hierarchy.ipynb #3a567bec
 @patch
 def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
-    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N] says which are there, None: all."
+    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N]: which are there."
     there = present
     if present is None: there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     levels, counts = pool_levels(tokens, there, grid, self.num_levels)
@@ -647,10 +648,10 @@ def visible_cells(
     masks: Masks, # what is seen
     num_levels: int, # L
 ) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, V_l], −1 where padded; L weights [B, V_l], 0 there
-    "Cells all of whose patches are seen, in about a quarter of the image, with the number of patches in each."
+    "Cells all of whose patches are seen, in about a quarter of the image, with their numbers of patches."
     rows, cols = (torch.arange(n) for n in level_grid(masks.grid, num_levels - 1))
-    kind = (cols + 2 * rows[:, None]).flatten()[cell_of_patch(masks.grid, num_levels - 1)] % EVERY     # [N]
-    count = torch.zeros(len(masks), EVERY).index_add(1, kind, masks.context.float())                   # [B, EVERY]
+    kind = (cols + 2 * rows[:, None]).flatten()[cell_of_patch(masks.grid, num_levels - 1)] % EVERY # [N]
+    count = torch.zeros(len(masks), EVERY).index_add(1, kind, masks.context.float()) # [B, EVERY]
     few = count <= (count.sum(1, keepdim=True) / EVERY).clamp(min=4 ** (num_levels - 1))
     looked = masks.context & (kind == count.where(few, -1).argmax(1, keepdim=True))
     seen = level_counts(looked, masks.grid, num_levels)
@@ -811,13 +812,14 @@ def save_pretrained(self: HJEPA,
 
 @patch(cls_method=True)
 def from_pretrained(cls: HJEPA,
-    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run folder, or a name on the hub
+    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run, or a name on the hub
     device: str | torch.device = 'cpu', # where to put the model
     **hub, # of `hjepa.sharing.hub.hub_file`, for a name on the hub: revision, token, cache_dir, …
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     def load(file):
-        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)   # says how to convert it
+        pickled = ('.pth', '.pt', '.tar', '.bin', '.ckpt')
+        if file.suffix in pickled: weights_path(file) # says how to convert it
         if 'config' not in read_meta(file) and (found := foreign_model(file)): return found
         config = _without_idle(saved_config(file), file) | dict(pretrained=False)
         return model_from_file(file, HJEPA, from_values(ModelConfig, config, 'model'))

@@ -133,7 +133,7 @@ def overlap_targets(
 ) -> tuple[Tensor, Tensor]: # targets [v, g, B, D], share of the local crop inside the global one [v, g, B]
     "Mean of the cells that local crops overlap, weighted by the area of the overlap."
     g, (ch, cw) = len(cells), level_grid(grid, level)
-    cols, rows = patch_edges(boxes[:g], flips[:g], grid)                                   # [g, B, gw or gh, 2]
+    cols, rows = patch_edges(boxes[:g], flips[:g], grid)                                   # [g, B, g·, 2]
     local = boxes[g:, None]                                                                # [v, 1, B, 4]
     x = shared_length(cols, local[..., None, 0::2])[..., 0]                                # [v, g, B, gw]
     y = shared_length(rows, local[..., None, 1::2])[..., 0]                                # [v, g, B, gh]
@@ -323,7 +323,7 @@ def _evidence(self: HJEPA, views: _Views, local: Tensor, masks: MultiCropMasks) 
     [v·B, P + C, W], and which of it is there, [v·B, P + C] bool, on the CPU."""
     p, grid, (boxes, flips, sizes) = self.context_encoder.num_prefix_tokens, views.grids[1], views.geometry[1]
     level, n, reference = evidence_level(grid), len(local), self.context_encoder.grid_size
-    present = masks.seen_of_local(math.prod(grid)).flatten(0, 1)                           # [v·B, N], on the CPU
+    present = masks.seen_of_local(math.prod(grid)).flatten(0, 1)                           # [v·B, N]
     index = torch.arange(math.prod(grid)).expand(n, -1) if masks.local is None else masks.local
     move = lambda t: t.to(local.device, non_blocking=True)
     tokens = scatter_tokens(self._patches(local), move(index), math.prod(grid))            # [v·B, N, D]
@@ -351,7 +351,7 @@ def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_toke
     places = self.predictor.flipped(_meeting_places(self, views, v), crops.flips[:g].T.repeat(v, 1))
     keys = key_mask(usable, torch.ones(v * b, g, dtype=torch.bool))
     answer = self.crop_head(self.predictor.answer(seen, places, keys))                     # [v·B, g, D]
-    rows = lambda t: t.movedim(2, 0).flatten(1, 2)                                         # [v, g, B, …] → [B, v·g, …]
+    rows = lambda t: t.movedim(2, 0).flatten(1, 2)                                         # [B, v·g, …]
     loss = level_loss(by_image(answer, b), rows(target), rows(weight).float())
     return out | dict(loss=out['loss'] + self.config.crops.local_weight * loss, local_loss=loss.detach(),
                       skipped_pairs=1 - weight.float().mean())

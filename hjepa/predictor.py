@@ -190,10 +190,10 @@ def crop_axes(
     sizes: Tensor, # [n, 2] (H, W) of the source
     grid: tuple[int, int], # (gh, gw) patches of a crop
     reference: tuple[int, int], # (gh, gw) patches of the model's own image size: sets the unit
-) -> tuple[Tensor, Tensor, Tensor]: # x of columns [n, gw], y of rows [n, gh], footprint (log2 w, log2 h) [n, 2]
+) -> tuple[Tensor, Tensor, Tensor]: # x of columns [n, gw], y of rows [n, gh], log2 of width and height [n, 2]
     "Where the tokens of crops lie in the source image, and how much of it they cover."
-    unit = (sizes.float().prod(-1, keepdim=True) / (reference[0] * reference[1])).sqrt()    # [n, 1] source pixels
-    x0, y0, x1, y1 = (boxes.float() / unit).split(1, -1)                                    # [n, 1] each
+    unit = (sizes.float().prod(-1, keepdim=True) / (reference[0] * reference[1])).sqrt() # [n, 1] pixels
+    x0, y0, x1, y1 = (boxes.float() / unit).split(1, -1) # [n, 1] each
     w, h = (x1 - x0) / grid[1], (y1 - y0) / grid[0]
     col, row = (torch.arange(k, device=boxes.device) + .5 for k in (grid[1], grid[0]))
     x = torch.where(flips[:, None], x1 - col * w, x0 + col * w)
@@ -225,8 +225,8 @@ def crop_positions(
         angle = t[..., None] * omega
         return torch.cat([angle.sin(), angle.cos()], -1)
     x, y, footprint = crop_axes(boxes, flips, sizes, grid, reference)
-    fx, fy = (wave(footprint) - wave(torch.zeros_like(footprint))).unsqueeze(2).unbind(1)   # [n, 1, ·] each
-    ex, ey = wave(x) + fx, wave(y) + fy                                                     # [n, gw, ·], [n, gh, ·]
+    fx, fy = (wave(footprint) - wave(torch.zeros_like(footprint))).unsqueeze(2).unbind(1) # [n, 1, ·]
+    ex, ey = wave(x) + fx, wave(y) + fy # [n, gw, ·], [n, gh, ·]
     ex, ey = ex[:, None].expand(-1, grid[0], -1, -1), ey[:, :, None].expand(-1, -1, grid[1], -1)
     return nn.functional.pad(torch.cat([ex, ey], -1).flatten(1, 2), (0, dim % 4))
 
@@ -236,7 +236,7 @@ def flipped(self: Predictor,
     positions: Tensor, # [n, K, W]
     flips: Tensor, # [n, K] bool, or [n, 1]
 ) -> Tensor: # [n, K, W]
-    "Add the learned flip embedding to positions of mirrored crops. ValueError for a predictor without `crops`."
+    "Add the flip embedding to positions of mirrored crops. ValueError for a predictor without `crops`."
     if self.flip_token is None:
         raise ValueError('this predictor was made for single images; make it with crops=True (in a '
                          'configuration: model.crops.enabled=true)')

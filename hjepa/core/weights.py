@@ -176,10 +176,10 @@ def find_weights(
     found = sorted(path.glob('checkpoints/step_*/model.safetensors'))
     if found: return found[-1]
     if not path.exists() and (file := fetch_weights(name, **hub)): return file
-    raise FileNotFoundError(
-        f'{path}: {"no model.safetensors and no checkpoints/step_*/ in this folder" if path.is_dir() else "no such file or folder"}; '
-        'expected a .safetensors file, a folder with model.safetensors, the folder '
-        'of a training run, or hf://owner/name')
+    missing = 'no such file or folder'
+    if path.is_dir(): missing = 'no model.safetensors and no checkpoints/step_*/ in this folder'
+    raise FileNotFoundError(f'{path}: {missing}; expected a .safetensors file, a folder with '
+                            'model.safetensors, the folder of a training run, or hf://owner/name')
 
 # %% ../../nbs/core/07_weights.ipynb #b669b3f5
 def read_newest(

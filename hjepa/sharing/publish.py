@@ -27,7 +27,7 @@ from ..training import load_run
 # %% ../../nbs/sharing/04_publish.ipynb #5ada7859
 def run_record(
     run: str | Path, # see `weights_file`
-) -> dict[str, Any]: # 'model' (configuration), and where the run's folder has them: 'config', 'results', 'state', 'verdict'
+) -> dict[str, Any]: # 'model' (configuration); of a run 'config', 'results', 'state', 'verdict', too
     "What a run's folder knows about its model. Raises ValueError for files that are damaged."
     file, folder = weights_file(run), Path(run).expanduser()
     if (folder/'config.yaml').is_file(): file, config = read_newest(folder, lambda f: (f, saved_config(f)))
