@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'LEVEL_COLOURS', 'LEVEL_STYLES', 'MASK_TINTS', 'Picture', 'showing_channels', 'to_pixels', 'plain_text',
            'image_grid', 'show_images', 'mask_parts', 'tint_masks', 'show_masks', 'crop_coverage', 'crop_tokens',
-           'show_multicrop', 'looking', 'principal_scores', 'match_components', 'oklab_to_rgb', 'component_colours',
-           'pca_colours', 'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error',
+           'show_multicrop', 'looking', 'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours',
+           'draw_cells', 'show_feature_maps', 'error_maps', 'prediction_error', 'constant_error',
            'show_prediction_error', 'read_history', 'history_series', 'smooth', 'plot_history', 'save_pictures']
 
 # %% ../nbs/08_visualization.ipynb #7c090db8
@@ -38,6 +38,7 @@ from .data.views import denormalize, normalize
 from .encoder import Masks
 from .hierarchy import cell_of_patch, HJEPA, level_grid
 from .multicrop import MultiCropMasks, patch_edges
+from .core.linalg import principal_scores
 
 # %% ../nbs/08_visualization.ipynb #f8eb67a0
 class Picture(Figure):
@@ -280,22 +281,6 @@ def looking(
         with torch.no_grad(): yield model
     finally:
         for m, mode in modes: m.training = mode
-
-# %% ../nbs/08_visualization.ipynb #f975e53b
-def principal_scores(
-    x: Tensor, # [n, d] features
-    k: int = 3, # components
-) -> tuple[Tensor, Tensor]: # scores [n, k] float64, zero where the data has fewer dimensions; shares of the variance [k]
-    "Scores on the first principal components, each with its long tail on the positive side. Raises ValueError for NaN or infinity."
-    if not x.isfinite().all(): raise ValueError('the features hold NaN or infinity: the model has diverged, there is nothing to show')
-    x = x.detach().cpu().double()
-    noise = 1e-6 * x.square().mean().sqrt()                                        # below this is rounding, not structure
-    x = x - x.mean(0)
-    values, vectors = torch.linalg.eigh(x.T @ x / len(x))                          # ascending
-    scores = F.pad((x @ vectors[:, -k:]).flip(1), (0, max(0, k - x.shape[1])))
-    scores = scores * (scores.std(0, unbiased=False) > noise)
-    shares = F.pad(values[-k:].flip(0), (0, max(0, k - x.shape[1]))) / values.sum().clamp(min=1e-30)
-    return torch.where(scores.pow(3).sum(0) < 0, -scores, scores), shares * (scores != 0).any(0)
 
 # %% ../nbs/08_visualization.ipynb #7fb84bd9
 def match_components(

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 # The reading order. A room is all its modules, in the order of its notebooks.
 ORDER = '''
-core.files core.config core.random core.distributed core.loader
+core.files core.config core.random core.linalg core.distributed core.loader
 data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
 encoder predictor fpn
 objectives.regularizers

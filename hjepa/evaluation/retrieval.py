@@ -21,9 +21,8 @@ from torch import Tensor
 from ..data.datasets import ImageDataset
 from ..data.named import build_dataset
 from ..data.views import normalize, preprocess
-from .encodings import (autocast_for, blocks_needed, check_features, collect_readouts,
-                                        evaluating, parse_readout, readout, TimmFeatures, white_dim,
-                                        Whitening)
+from .encodings import autocast_for, blocks_needed, check_features, collect_readouts, evaluating, parse_readout, readout, TimmFeatures, white_dim
+from ..core.linalg import Whitening
 from .store import extract_to_disk, FeatureStore
 from ..hierarchy import HJEPA
 

@@ -29,6 +29,8 @@ from ..training import load_run, RunConfig
 from ..visualization import (_add_total, _draw_levels, _draw_schedules, history_series, LEVEL_COLOURS,
                                  OKABE_ITO, Picture, plain_text, plot_history, read_history, smooth,
                                  to_pixels)
+import torch
+from ..core.linalg import principal_scores
 
 # %% ../../nbs/report/01_page.ipynb #3288a50e
 def kept_neighbours(
@@ -71,20 +73,13 @@ def embedding_map(
     return EmbeddingMap(points, method, *labels, kept_neighbours(x, points, k), k)
 
 # %% ../../nbs/report/01_page.ipynb #86ad7677
-def _pca(x: np.ndarray, dims: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    "Scores [n, dims] and shares of the variance; the sign is scikit-learn's. A dimension that is missing is zero."
-    from sklearn.decomposition import PCA
-    pca = PCA(min(dims, *x.shape), svd_solver='full').fit(x)
-    scores = pca.transform(x)
-    return np.pad(scores, ((0, 0), (0, max(0, 2 - scores.shape[1])))), np.pad(pca.explained_variance_ratio_, (0, max(0, 2 - scores.shape[1])))
-
 def _by_pca(x, seed, k):
-    points, shares = _pca(x)
-    return points, [f'principal component {i} ({s:.0%} of the variance)' for i, s in enumerate(shares, 1)]
+    points, shares = principal_scores(torch.as_tensor(x), 2, sign='axis', noise=0)
+    return points.numpy(), [f'principal component {i} ({s:.0%} of the variance)' for i, s in enumerate(shares, 1)]
 
 def _by_tsne(x, seed, k):
     from sklearn.manifold import TSNE
-    start = _pca(x, 50)[0]                                                         # fifty dimensions are enough, and quicker
+    start = principal_scores(torch.as_tensor(x), min(50, *x.shape), sign='axis', noise=0)[0].numpy()                                                         # fifty dimensions are enough, and quicker
     perplexity = min(30., max(1.5, (len(x) - 1) / 3))
     return TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(start), [f't-SNE, direction {i} (no unit)' for i in (1, 2)]
 

@@ -32,8 +32,8 @@ from ..data.images import ImageError
 from ..data.views import model_view, normalize, preprocess
 from ..encoder import hub_answers
 from ..evaluation.collapse import health_words, run_verdict
-from ..evaluation.encodings import (blocks_needed, check_features, _collect, Encodings, parse_readout,
-                                        readout, white_dim, Whitening)
+from ..evaluation.encodings import blocks_needed, check_features, _collect, Encodings, parse_readout, readout, white_dim
+from ..core.linalg import Whitening
 from ..hierarchy import find_weights, HJEPA, hub_file, hub_name, level_grid, read_newest, saved_config
 from ..training import load_run
 
