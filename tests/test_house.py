@@ -10,14 +10,15 @@ PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 ORDER = '''
 core.files core.config core.random core.linalg core.distributed core.loader
 data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
+figures.base figures.curves figures.embedding
 encoder predictor fpn
 objectives.regularizers
 hierarchy multicrop masking training visualization
-figures.what_it_sees
+figures.attention figures.guesses
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
 evaluation.store evaluation.retrieval evaluation.cost
+report.verdict report.page
 sharing.sklearn sharing.export
-report.page
 detection.backbones detection.boxes detection.formats detection.scenes detection.detector
 detection.results detection.training
 compression.coding compression.codec compression.rate_distortion compression.training

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from ..core.distributed import choose_precision
 from ..core.loader import build_loader
-from ..core.random import keyed_permutation
 from ..data.crops import _seeded
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset

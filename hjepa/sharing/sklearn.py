@@ -31,7 +31,8 @@ from ..data.datasets import ImageDataset
 from ..data.images import ImageError
 from ..data.views import model_view, normalize, preprocess
 from ..encoder import hub_answers
-from ..evaluation.collapse import health_words, run_verdict
+from ..evaluation.collapse import health_words
+from ..report.verdict import run_verdict
 from ..evaluation.encodings import blocks_needed, check_features, _collect, Encodings, parse_readout, readout, white_dim
 from ..core.linalg import Whitening
 from ..hierarchy import find_weights, HJEPA, hub_file, hub_name, level_grid, read_newest, saved_config
