@@ -375,14 +375,14 @@ def draw(
     from hjepa.data.views import model_view, normalize
     from hjepa.training import build_masks
     from hjepa.figures.curves import read_history
-    from hjepa.visualization import save_pictures
+    from hjepa.visualization import save_figures
     view = model_view(model, dataset)
     batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
     some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
     images = normalize(some, *model.pixel_stats).to(next(model.parameters()).device)
     masks = build_masks(cfg, model)(len(images), generator=torch.Generator().manual_seed(cfg.training.seed))
     more = dict(crops=lambda: draw_crops(model, cfg, dataset)) if cfg.multicrop.strategy else None
-    return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
+    return save_figures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
 
 def draw_crops(
     model, # an HJEPA

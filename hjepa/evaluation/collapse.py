@@ -119,7 +119,7 @@ def content_words(
     "What that means."
     said = f'{" / ".join(f"{100 * s:.0f} %" for s in shares)} of what targets say depends on the image at the start, fine to coarse; the rest on the place'
     if not min(shares) < LITTLE: return said
-    return said + '. That is little: such targets can be guessed without looking. Do model.pixel_mean and model.pixel_std fit the pictures, so that their pixels have a deviation near 1?'
+    return said + '. That is little: such targets can be guessed without looking. Do model.pixel_mean and model.pixel_std fit the images, so that their pixels have a deviation near 1?'
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #b4b1e3f8
 MEASURES = (effective_rank, alpha_req, token_similarity, image_similarity, feature_std, dead_features)

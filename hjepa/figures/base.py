@@ -87,7 +87,7 @@ def image_grid(
     extra: float = 0.35, # inches of height for titles and legends
 ) -> tuple[Figure, np.ndarray]: # the figure, and its axes [nrows, ncols]
     "An empty figure, at most 7 inches (700 pixels) wide, of frames for images."
-    if nrows < 1 or ncols < 1: raise ValueError(f'a picture of {nrows} rows and {ncols} columns: n and ncols must be at least 1')
+    if nrows < 1 or ncols < 1: raise ValueError(f'a figure of {nrows} rows and {ncols} columns: n and ncols must be at least 1')
     cell = min(7 / ncols, 1.6)
     fig = Figure(figsize=(cell * ncols, cell * aspect * nrows + extra), dpi=100, layout='compressed')
     axes = fig.subplots(nrows, ncols, squeeze=False)

@@ -156,11 +156,11 @@ def _findings(
 def _advice(
     findings: list[Finding],
     config: Any = None, # the run's configuration (`RunConfig`), or None
-    pixel_deviation: float | None = None, # of the pictures, in grey values of 255, see `HealthCallback`
+    pixel_deviation: float | None = None, # of the images, in grey values of 255, see `HealthCallback`
 ) -> list[str]:
     "What to try, most promising first."
     kinds, from_start, out = {f.kind for f in findings}, any(f.since == 0 for f in findings), []
-    if pixel_deviation is not None and pixel_deviation < 1: out.append(f'look at the pictures: they are all alike (deviation {pixel_deviation:.2f} of 255 grey values)')
+    if pixel_deviation is not None and pixel_deviation < 1: out.append(f'look at the images: they are all alike (deviation {pixel_deviation:.2f} of 255 grey values)')
     elif from_start: out.append('look at the weights that the run started from (model.pretrained): it was so before the first step')
     if config is None: m = t = None
     else: m, t = config.model, config.training
@@ -250,7 +250,7 @@ def read_images(self: HealthCallback, trainer):
     self.images = batch['image']                                                            # what cannot be read is left out
     if len(self.images) < 2:
         lost = f' ({why(batch["bad"][0])})' if batch['bad'] else ''
-        raise ValueError(f'{len(self.images)} of {len(index)} pictures of {data.name!r} could be read{lost}; '
+        raise ValueError(f'{len(self.images)} of {len(index)} images of {data.name!r} could be read{lost}; '
                          'at least 2 are needed to see whether features differ')
 
 @patch
