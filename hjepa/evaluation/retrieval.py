@@ -18,17 +18,18 @@ from fastcore.basics import patch
 from PIL import Image
 from torch import Tensor
 
+from ..core.linalg import Whitening
 from ..data.datasets import ImageDataset
 from ..data.named import build_dataset
 from ..data.views import normalize, preprocess
-from .encodings import autocast_for, blocks_needed, check_features, collect_readouts, evaluating, parse_readout, readout, TimmFeatures, white_dim
-from ..core.linalg import Whitening
+from .encodings import (autocast_for, blocks_needed, check_features, collect_readouts,
+                                        evaluating, parse_readout, readout, TimmFeatures, white_dim)
 from .store import extract_to_disk, FeatureStore
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #9000941d
 def nearest(
-    pieces: Iterator[tuple[int, Tensor]], # (first row, features [m, d]), as `FeatureStore.chunks` gives them
+    pieces: Iterator[tuple[int, Tensor]], # (first row, features [m, d]), as from `FeatureStore.chunks`
     queries: Tensor, # [q, d]
     k: int = 8, # neighbours
 ) -> tuple[Tensor, Tensor]: # cosines [q, k] falling, rows [q, k] int64
@@ -37,7 +38,8 @@ def nearest(
     q = F.normalize(queries.float(), dim=1)
     cos, rows = q.new_empty(len(q), 0), torch.empty(len(q), 0, dtype=torch.int64, device=q.device)
     for start, x in pieces:
-        if x.shape[1] != q.shape[1]: raise ValueError(f'queries have width {q.shape[1]}, the features {x.shape[1]}')
+        if x.shape[1] != q.shape[1]:
+            raise ValueError(f'queries have width {q.shape[1]}, the features {x.shape[1]}')
         c = q @ F.normalize(x.to(q), dim=1).T                                               # [q, m]
         cos = torch.cat([cos, c], 1)
         rows = torch.cat([rows, torch.arange(start, start + len(x), device=q.device).expand(len(q), -1)], 1)
@@ -54,36 +56,45 @@ def search_readout(
     max_dim: int = 12_288, # widest read-out
     fpn: bool = True, # levels of the FPN, if the model has one
     n: int | None = None, # images that are compared; None: many
-) -> str: # 'level0|white', 'level2|white', … or 'mean|white' where no level is narrow enough; without '|white' for fewer than 1,000 images
-    "What images are compared by when no labels can choose: the finest level that is not too wide, whitened if there are images enough to learn that from."
+) -> str: # 'level0|white', 'level1|white', …; 'mean|white' where no level is narrow enough
+    """What images are compared by when no labels can choose: the finest level that is not too wide.
+
+    Whitened ('|white') from 1,000 images on: fewer do not say how."""
     blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
     with evaluating(model): levels = model.encode(blank, 1, fpn).levels
-    return next((f'level{l}' for l, x in enumerate(levels) if x[0].numel() <= max_dim), 'mean') + ('|white' if n is None or n >= WHITEN_FROM else '')
+    narrow = (f'level{l}' for l, x in enumerate(levels) if x[0].numel() <= max_dim)
+    return next(narrow, 'mean') + ('|white' if n is None or n >= WHITEN_FROM else '')
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #f27d33ca
 class Gallery:
-    "Images that can be searched by image. With `store`, features are on disk: written once, and gone on with if interrupted."
+    """Images that can be searched by image. With `store`, features are on disk: written once, and resumed
+    where an interruption left them."""
     def __init__(self,
         model: HJEPA | TimmFeatures,
         images: ImageDataset | str | Path, # a data set, or a folder of images (searched through)
-        readout: str | None = None, # what is compared, see `hjepa.evaluation.encodings.readout`; '|white' whitens; None: `search_readout`, for so many images
+        readout: str | None = None, # what is compared, '|white' to whiten; None: `search_readout`
         store: str | Path | None = None, # folder for features on disk; None: in memory
         encoder: str = 'target', # 'target' or 'context'
         batch_size: int = 256, # images per pass
-        precision: str = 'auto', # of the encoder, see `hjepa.evaluation.encodings.autocast_for`; 'auto' with a store: that of the store
+        precision: str = 'auto', # of the encoder, as in `autocast_for`; with a store 'auto' is the store's
         num_workers: int = 0, # processes that read images
         progress: bool = False, # show a progress bar
     ):
-        if not isinstance(images, ImageDataset): images = build_dataset('images', images, in_chans=model.config.in_chans)
-        self.model, self.dataset, self.readout, self.encoder = model, images, readout or search_readout(model, n=len(images)), encoder
-        self.base, white, self.precision = self.readout.partition('|')[0], parse_readout(self.readout)[1], precision
-        self.lost, self._keep = [], None                                                    # images of the store that are gone, and the rows of those that are not
-        how = dict(encoder=encoder, batch_size=batch_size, precision=precision, num_workers=num_workers, progress=progress)
+        if not isinstance(images, ImageDataset):
+            images = build_dataset('images', images, in_chans=model.config.in_chans)
+        self.model, self.dataset, self.encoder, self.precision = model, images, encoder, precision
+        self.readout = readout or search_readout(model, n=len(images))
+        self.base, white = self.readout.partition('|')[0], parse_readout(self.readout)[1]
+        # images of the store that are gone, and the rows of those that are not
+        self.lost, self._keep = [], None
+        how = dict(encoder=encoder, batch_size=batch_size, precision=precision, num_workers=num_workers,
+                   progress=progress)
         if store is None: self._in_memory(how)
         else: self._on_disk(store, how)
-        if len(self) < 2: raise ValueError(f'{len(self)} of {len(images)} images of {images.name!r} could be read; a search needs at least 2')
-        some = torch.cat([x[::max(1, len(self) // 4096)] for _, x in self._pieces(False)]) if white else None
-        self.whitening = Whitening(some, white_dim(len(some), WHITE_DIRECTIONS)) if white else None
+        if len(self) < 2:
+            raise ValueError(f'{len(self)} of {len(images)} images of {images.name!r} could be read; a '
+                             'search needs at least 2')
+        self.whitening = self._fit_whitening() if white else None
     def __len__(self) -> int: return len(self.index)
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #4dfa47b6
@@ -95,28 +106,41 @@ def _in_memory(self: Gallery, how: dict):
 
 @patch
 def _on_disk(self: Gallery, store: str | Path, how: dict):
-    how['precision'] = None if self.precision == 'auto' else self.precision             # what a store has, holds
+    # what a store has, holds
+    how['precision'] = None if self.precision == 'auto' else self.precision
     self.features = f = extract_to_disk(self.model, self.dataset, store, [self.base], lost=True, **how)
     self.precision = f.plan['precision']
     self.index, self.bad = f.index, f.bad
-    if f.paths is not None:                                                             # a store that has grown has an order of its own
+    # a store that has grown has an order of its own
+    if f.paths is not None:
         place = {p: i for i, p in enumerate(self.dataset.paths)}
-        self.dataset, self.lost = self.dataset.subset([place[p] for p in f.paths if p in place]), [p for p in f.paths if p not in place]
+        self.dataset = self.dataset.subset([place[p] for p in f.paths if p in place])
+        self.lost = [p for p in f.paths if p not in place]
     if self.lost: self._leave_out(torch.tensor([p in place for p in f.paths]))
 
 @patch
 def _leave_out(self: Gallery, there: Tensor): # bool, of all images of the store
     "Search only among rows whose images are there."
-    warnings.warn(f'images of the store are gone from {self.dataset.name!r} and left out: {len(self.lost):,} (first {self.lost[0]})', stacklevel=4)
+    warnings.warn(f'images of the store are gone from {self.dataset.name!r} and left out: '
+                  f'{len(self.lost):,} (first {self.lost[0]})', stacklevel=4)
     self._keep = there[self.index]
-    self.index, self.bad = (there.cumsum(0) - 1)[self.index[self._keep]], [p for p in self.bad if p not in set(self.lost)]
+    self.index = (there.cumsum(0) - 1)[self.index[self._keep]]
+    self.bad = [p for p in self.bad if p not in set(self.lost)]
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #4fc761c8
 @patch
+def _fit_whitening(self: Gallery) -> Whitening:
+    "From about 4,096 images, evenly spaced."
+    some = torch.cat([x[::max(1, len(self) // 4096)] for _, x in self._pieces(False)])
+    return Whitening(some, white_dim(len(some), WHITE_DIRECTIONS))
+
+@patch
 def _pieces(self: Gallery, white: bool = True, rows: int = 16_384) -> Iterator[tuple[int, Tensor]]:
     "Features in order, a piece at a time."
-    disk, first = isinstance(self.features, FeatureStore), 0
-    for start, x in self.features.chunks(self.base, rows) if disk else ((i, self.features[i:i + rows]) for i in range(0, len(self), rows)):
+    if isinstance(self.features, FeatureStore): pieces = self.features.chunks(self.base, rows)
+    else: pieces = ((i, self.features[i:i + rows]) for i in range(0, len(self), rows))
+    first = 0
+    for start, x in pieces:
         if self._keep is not None: x = x[self._keep[start:start + len(x)]]
         yield first, self.whitening(x) if white and self.whitening else x
         first += len(x)
@@ -131,7 +155,8 @@ class Neighbours:
     index: Tensor # [q, k] int64, images of the gallery's data set
     def paths(self) -> list[list[str]]: # file names, for a gallery of files
         "Where the neighbours are."
-        if self.gallery.dataset.paths is None: raise ValueError('the images of this gallery are in memory and have no paths; see `index`')
+        if self.gallery.dataset.paths is None:
+            raise ValueError('the images of this gallery are in memory and have no paths; see `index`')
         return [[self.gallery.dataset.paths[i] for i in row] for row in self.index.tolist()]
 
 @patch
@@ -144,11 +169,13 @@ def search(self: Gallery,
     if not queries: raise ValueError('no images were asked for')
     own = [self._place(q) for q in queries]
     most = len(self) - any(o is not None for o in own)
-    if not 1 <= k <= most: raise ValueError(f'k={k}: expected from 1 to {most}, the images there are to choose from')
+    if not 1 <= k <= most:
+        raise ValueError(f'k={k}: expected from 1 to {most}, the images there are to choose from')
     cos, rows = nearest(self._pieces(), self._embed(queries), min(k + 1, len(self)))
     index = self.index[rows]
     itself = index == torch.tensor([-1 if o is None else o for o in own])[:, None]
-    keep = itself.int().argsort(dim=1, stable=True)[:, :k]                                      # the query itself to the end, and off
+    # the query itself to the end, and off
+    keep = itself.int().argsort(dim=1, stable=True)[:, :k]
     return Neighbours(self, queries, cos.gather(1, keep), index.gather(1, keep))
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #fb4052aa
@@ -156,26 +183,33 @@ def search(self: Gallery,
 def _place(self: Gallery, query) -> int | None: # index in the gallery's data set
     "Where a query is in the gallery, if it is."
     if isinstance(query, Integral):
-        if not 0 <= query < len(self.dataset): raise ValueError(f'image {query}: the gallery has images 0 to {len(self.dataset) - 1}')
+        if not 0 <= query < len(self.dataset):
+            raise ValueError(f'image {query}: the gallery has images 0 to {len(self.dataset) - 1}')
         return query
     if not isinstance(query, (str, Path)) or self.dataset.paths is None: return None
-    if not hasattr(self, '_where'): self._where = {str(Path(p).resolve()): i for i, p in enumerate(self.dataset.paths)}
+    if not hasattr(self, '_where'):
+        self._where = {str(Path(p).resolve()): i for i, p in enumerate(self.dataset.paths)}
     return self._where.get(str(Path(query).expanduser().resolve()))
 
 @patch
 def image(self: Gallery, query) -> Image.Image:
     "An image of the gallery by its index, or any other by what it is; `ImageError` if it cannot be read."
     if isinstance(query, Integral): return self.dataset.load(query)
-    x = preprocess(Path(query).expanduser() if isinstance(query, str) else query, self.model.img_size, self.model.config.in_chans)[0]
+    query = Path(query).expanduser() if isinstance(query, str) else query
+    x = preprocess(query, self.model.img_size, self.model.config.in_chans)[0]
     return Image.fromarray(x.permute(1, 2, 0).squeeze(-1).numpy())
 
 @patch
 def _embed(self: Gallery, queries: list) -> Tensor: # [q, d], whitened if the gallery is
     "Features of the queries, made as the gallery's were."
     device, chans = next(self.model.parameters()).device, self.model.config.in_chans
-    images = [self.dataset.load(q) if isinstance(q, Integral) else Path(q).expanduser() if isinstance(q, str) else q for q in queries]
+    def read(q):
+        if isinstance(q, Integral): return self.dataset.load(q)
+        return Path(q).expanduser() if isinstance(q, str) else q
+    images = [read(q) for q in queries]
     x = normalize(preprocess(images, self.model.img_size, chans).to(device), *self.model.pixel_stats)
-    with torch.no_grad(), evaluating(self.model), autocast_for(device, self.precision): v = readout(self.model.encode(x, blocks_needed([self.base]), True, self.encoder), self.base).cpu()
+    with torch.no_grad(), evaluating(self.model), autocast_for(device, self.precision):
+        v = readout(self.model.encode(x, blocks_needed([self.base]), True, self.encoder), self.base).cpu()
     return self.whitening(v) if self.whitening else v
 
 # %% ../../nbs/evaluation/07_retrieval.ipynb #d94855e0
@@ -190,11 +224,12 @@ def show_neighbours(
     fig, axes = image_grid(q, k + 1, 1., .25 * q)
     y = g.dataset.labels if labels else None
     def name(i: int) -> str:
-        if y is None or y[i] < 0: return ''                                                 # −1: not labelled
+        if y is None or y[i] < 0: return ''                              # −1: not labelled
         return '\n' + (str(g.dataset.classes[y[i]]) if g.dataset.classes else f'class {y[i]}')
     for row, query, cosines, index in zip(axes, found.queries, found.cosines.tolist(), found.index.tolist(),
                                           strict=True):
-        _thumbnail(row[0], g.image(query), size, 'query' + (name(query) if isinstance(query, Integral) else ''))
+        own = name(query) if isinstance(query, Integral) else ''
+        _thumbnail(row[0], g.image(query), size, f'query{own}')
         row[0].spines[:].set(visible=True, color=OKABE_ITO['vermilion'], linewidth=2.5)
         for ax, c, i in zip(row[1:], cosines, index, strict=True):
             _thumbnail(ax, g.image(i), size, f'{c:.3f}{name(i)}')

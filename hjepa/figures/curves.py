@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['read_history', 'history_series', 'smooth', 'draw_levels', 'draw_schedules', 'plot_history', 'step_panels',
-           'add_total']
+           'named_lines', 'add_total']
 
 # %% ../../nbs/figures/02_curves.ipynb #f645f118
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterable
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -20,18 +20,20 @@ from .base import Figure, LEVEL_COLOURS, LEVEL_STYLES, OKABE_ITO
 # %% ../../nbs/figures/02_curves.ipynb #9025750b
 def read_history(
     path: str | Path, # a run folder, or its history.jsonl
+    torn: bool = False, # expect lines that were not written completely: no warning
 ) -> list[dict]: # one record per line
     "The records of a run. Raises FileNotFoundError if there is no such file."
     path = Path(path).expanduser()
     path = path/'history.jsonl' if path.is_dir() else path
-    if not path.is_file(): raise FileNotFoundError(f'{path}: no such file; expected the folder of a run, or its history.jsonl')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file; expected the folder of a run, or its history.jsonl')
     lines, records = path.read_text(encoding='utf-8', errors='replace').split('\n'), []
     for i, line in enumerate(lines):
         if not line.strip(): continue
         try: record = json.loads(line)
         except (ValueError, RecursionError): record = None
         if isinstance(record, dict): records.append(record)
-        elif i < len(lines) - 1:
+        elif i < len(lines) - 1 and not torn:
             warnings.warn(f'{path}, line {i + 1}: not a JSON object, left out ({line[:40]!r})', stacklevel=2)
     return records
 
@@ -40,7 +42,7 @@ def history_series(
     history: list[dict], # records of a run
     key: str, # for example 'loss' or 'level_losses'
     kind: str = 'step', # or 'epoch'
-) -> tuple[np.ndarray, np.ndarray]: # steps [n] ascending, values [n, k]; NaN where a record has fewer values or none
+) -> tuple[np.ndarray, np.ndarray]: # steps [n] ascending, values [n, k]; NaN where there is no value
     "One quantity of a history over the optimiser steps; n = 0 where it was never recorded."
     records = [r for r in history if r.get('kind', 'step') == kind]
     rows = {r.get('step', i + 1): r[key] for i, r in enumerate(records) if r.get(key) is not None}
@@ -50,16 +52,20 @@ def history_series(
         row[:len(v)] = [np.nan if e is None else e for e in v]
     return np.array(list(rows)), values
 
+# %% ../../nbs/figures/02_curves.ipynb #f68ab2b4
 def smooth(
     values: np.ndarray, # [n] or [n, k], may hold NaN
     window: int, # odd number of neighbours averaged
 ) -> np.ndarray: # same shape; NaN where the value itself is
     "Centred running mean over the finite values; at the ends the window is cut, not padded."
-    if window < 1 or window % 2 == 0: raise ValueError(f'window={window}: expected an odd number of steps, from 1')
-    if values.ndim == 2: return np.stack([smooth(v, window) for v in values.T], 1) if values.size else values
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f'window={window}: expected an odd number of steps, from 1')
+    if values.ndim == 2:
+        return np.stack([smooth(v, window) for v in values.T], 1) if values.size else values
     there, ones = np.isfinite(values), np.ones(window)
     add = lambda v: np.convolve(v, ones)[window // 2:][:len(v)]
-    return np.where(there, add(np.where(there, values, 0)) / np.maximum(add(there.astype(float)), 1), np.nan)
+    sums, counts = add(np.where(there, values, 0)), add(there.astype(float))
+    return np.where(there, sums / np.maximum(counts, 1), np.nan)
 
 # %% ../../nbs/figures/02_curves.ipynb #c449a007
 _PANELS = dict(loss=('Loss', 'smooth-L1'), spread=('Spread of the targets', 'std (0 = collapsed)'),
@@ -68,9 +74,10 @@ _PANELS = dict(loss=('Loss', 'smooth-L1'), spread=('Spread of the targets', 'std
 def draw_levels(ax, steps: np.ndarray, values: np.ndarray, window: int, epochs: bool = False):
     "One line per level: raw in pale, smoothed on top."
     for l, v in enumerate(values.T):
-        look = dict(color=LEVEL_COLOURS[l % 4], marker='o' if epochs or len(steps) < 3 else None, markersize=3)
+        marker = 'o' if epochs or len(steps) < 3 else None
+        look = dict(color=LEVEL_COLOURS[l % 4], linestyle=LEVEL_STYLES[l % 4], marker=marker, markersize=3)
         if window > 1: ax.plot(steps, v, color=look['color'], alpha=.25, linewidth=.7)
-        ax.plot(steps, smooth(v, window), linestyle=LEVEL_STYLES[l % 4], linewidth=1.5, label=f'level {l}', **look)
+        ax.plot(steps, smooth(v, window), linewidth=1.5, label=f'level {l}', **look)
 
 def draw_schedules(ax, lr: tuple[np.ndarray, np.ndarray], momentum: tuple[np.ndarray, np.ndarray]):
     "Learning rate on the left scale, momentum on the right."
@@ -87,28 +94,32 @@ def draw_schedules(ax, lr: tuple[np.ndarray, np.ndarray], momentum: tuple[np.nda
 # %% ../../nbs/figures/02_curves.ipynb #8857cf50
 def plot_history(
     history: list[dict], # records of a run, as `read_history` gives them
-    window: int | None = None, # odd number of records averaged in the smoothed lines; None: a fortieth of the run, 1: raw only
+    window: int | None = None, # odd number of records averaged in a line; None: a fortieth of the run, 1: raw
 ) -> Figure: # up to four panels over the optimiser steps
-    "Losses, target spread and effective rank per level, and the schedules. Raises ValueError if there is nothing to draw."
+    """Losses, target spread and effective rank per level, and the schedules.
+
+    Raises ValueError if there is nothing to draw."""
     get = lambda key, kind='step': history_series(history, key, kind)
     steps_or_epochs = lambda key: get(key) if len(get(key)[0]) else get(key, 'epoch')
     losses, total = steps_or_epochs('level_losses'), steps_or_epochs('loss')
-    data = dict(loss=losses if len(losses[0]) else total, spread=steps_or_epochs('target_std'), rank=get('effective_rank', 'epoch'),
+    data = dict(loss=losses if len(losses[0]) else total, spread=steps_or_epochs('target_std'),
+                rank=get('effective_rank', 'epoch'),
                 schedule=get('lr') if len(get('lr')[0]) else get('momentum'))
     shown = [k for k, (steps, _) in data.items() if len(steps)]
     if not shown:
-        raise ValueError(f'the history has {len(history)} records and none with a loss, target_std, effective_rank, lr or momentum: '
-                         'has the run made a step yet? Its records are in history.jsonl')
+        raise ValueError(f'the history has {len(history)} records and none with a loss, target_std, '
+                         'effective_rank, lr or momentum: has the run made a step yet? '
+                         'Its records are in history.jsonl')
     window = window or max(1, len(data[shown[0]][0]) // 80 * 2 + 1)
     fig, axes = step_panels({k: _PANELS[k] for k in shown})
     for name, ax in axes.items():
         if name == 'schedule': draw_schedules(ax, get('lr'), get('momentum'))
         else: draw_levels(ax, *data[name], 1 if name == 'rank' else window, epochs=name == 'rank')
     if 'loss' in axes: add_total(axes['loss'], losses, total, window)
-    for name in set(axes) - {'schedule'}: axes[name].set_ylim(bottom=0)            # so that a collapse looks like one
-    lines = [line for k in ('rank', 'spread', 'loss') if k in axes for line in axes[k].lines if not line.get_label().startswith('_')]
-    lines = {line.get_label(): line for line in lines}
-    if lines: fig.legend(lines.values(), lines, loc='outside upper center', ncols=5, fontsize=8, frameon=False)
+    for name in set(axes) - {'schedule'}: axes[name].set_ylim(bottom=0)    # a collapse looks like one
+    lines = named_lines(axes[k] for k in ('rank', 'spread', 'loss') if k in axes)
+    look = dict(loc='outside upper center', fontsize=8, frameon=False)
+    if lines: fig.legend(lines.values(), lines, ncols=5, **look)
     return fig
 
 # %% ../../nbs/figures/02_curves.ipynb #c6c92d5c
@@ -131,7 +142,15 @@ def step_panels(
         ax.grid(alpha=.25)
     return fig, axes
 
+def named_lines(
+    axes: Iterable[Any],
+) -> dict[str, Any]: # label → line; of lines with the same label the last
+    "The lines of some panels that a legend explains."
+    lines = [line for ax in axes for line in ax.lines]
+    return {line.get_label(): line for line in lines if not line.get_label().startswith('_')}
+
 def add_total(ax, losses: tuple[np.ndarray, np.ndarray], total: tuple[np.ndarray, np.ndarray], window: int):
     "The sum that is minimised; without levels it is the panel's only line and gets its name."
     if not len(losses[0]): ax.lines[-1].set_label('total')
-    elif len(total[0]): ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='total')
+    elif len(total[0]):
+        ax.plot(total[0], smooth(total[1], window), color=OKABE_ITO['black'], linewidth=1, label='total')
