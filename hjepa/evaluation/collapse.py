@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.linalg import effective_rank, entropy_rank, spectrum
 from ..encoder import Masks
 from ..hierarchy import HJEPA, level_loss
-from ..core.linalg import effective_rank, entropy_rank, spectrum
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #36f6396a
 def rankme(
@@ -48,11 +48,12 @@ def lidar(
     x: Tensor, # [n, q, d] features of q views of each of n images, n ≥ 2 and q ≥ 2
     delta: float = 1e-4, # added to the variance within an image, as in the paper
 ) -> float: # from 1 to min(n − 1, d); 0 if images do not differ at all; NaN if x holds NaN
-    """LiDAR (Thilak et al. 2023, eq. 1–4): rank of what differs between images, in units of what differs
-    between views."""
+    """Rank of what differs between images, in units of what differs between views.
+
+    LiDAR (Thilak et al. 2023, eq. 1–4)."""
     if x.ndim != 3 or min(x.shape[:2]) < 2:
-        raise ValueError(f'features have shape {tuple(x.shape)}, expected [n, q, d] with at least 2 '
-                         'images and 2 views of each')
+        raise ValueError(f'features have shape {tuple(x.shape)}, '
+                         'expected [n, q, d] with at least 2 images and 2 views of each')
     if not torch.isfinite(x).all(): return math.nan
     x = (x.cpu() if x.device.type == 'mps' else x).detach().double()
     means = x.mean(1)                                                                       # [n, d]
@@ -72,9 +73,9 @@ def _mean_cosine(
     n = x.shape[-2]
     if n < 2: return math.nan
     u = F.normalize(x.detach().float(), dim=-1)
-    # of them each pair counts 1
-    zeros = (u == 0).all(-1).sum(-1)
-    return ((u.sum(-2).square().sum(-1) - (n - zeros) + zeros * (zeros - 1)) / (n * (n - 1))).mean().item()
+    zeros = (u == 0).all(-1).sum(-1)                                       # of them each pair counts 1
+    pairs = u.sum(-2).square().sum(-1) - (n - zeros) + zeros * (zeros - 1)
+    return (pairs / (n * (n - 1))).mean().item()
 
 def token_similarity(
     x: Tensor, # [n, cells, d] features of a level
@@ -105,10 +106,10 @@ def dead_features(
     x: Tensor, # [n, cells, d] features of a level
     below: float = 0.1, # of the root mean square of all features
 ) -> float: # share in [0, 1] of features that hardly depend on the image
-    """Share of features whose deviation between images is below a tenth of the features' size. NaN if x
-    holds NaN."""
+    "Share of features that differ between images by less than a tenth of their size. NaN if x holds NaN."
     if not torch.isfinite(x).all(): return math.nan
-    return (feature_deviation(x) <= below * x.detach().float().square().mean().sqrt()).float().mean().item()
+    size = x.detach().float().square().mean().sqrt()
+    return (feature_deviation(x) <= below * size).float().mean().item()
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #2d939b3e
 LITTLE = 0.2                                # so small a share is worth a word
@@ -123,11 +124,12 @@ def content_words(
     shares: Sequence[float], # of `content_share`, before the first step
 ) -> str:
     "What that means."
-    said = (f'{" / ".join(f"{100 * s:.0f} %" for s in shares)} of what targets say depends on the '
-        'image at the start, fine to coarse; the rest on the place')
+    percent = ' / '.join(f'{100 * s:.0f} %' for s in shares)
+    said = (f'{percent} of what targets say depends on the image at the start, fine to coarse; '
+            'the rest on the place')
     if not min(shares) < LITTLE: return said
-    return said + ('. That is little: such targets can be guessed without looking. Do model.pixel_mean '
-        'and model.pixel_std fit the images, so that their pixels have a deviation near 1?')
+    return said + ('. That is little: such targets can be guessed without looking. Do model.pixel_mean and '
+                   'model.pixel_std fit the images, so that their pixels have a deviation near 1?')
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #b4b1e3f8
 MEASURES = (effective_rank, alpha_req, token_similarity, image_similarity, feature_std, dead_features)
@@ -179,11 +181,9 @@ def context_views(
     enc.eval()
     try:
         for _ in range(views):
-            # [n, K], −1 where padded
-            seen = masks(len(images), generator=generator).context_index
+            seen = masks(len(images), generator=generator).context_index               # [n, K], −1 where padded
             for x, k in zip(images.split(batch_size), seen.split(batch_size), strict=True):
-                # zero in padded slots
-                tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()
+                tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()          # zero in padded slots
                 out.append(tokens.sum(1) / (k >= 0).sum(1, keepdim=True).to(x.device))
     finally: enc.train(was_training)
     return torch.cat(out).view(views, len(images), -1).transpose(0, 1)
