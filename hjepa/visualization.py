@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['MASK_TINTS', 'mask_parts', 'tint', 'tint_masks', 'show_masks', 'draw_cells', 'patch_number', 'patch_at', 'mark_cell',
            'hidden_shares', 'show_mask_levels', 'crop_coverage', 'crop_tokens', 'show_multicrop', 'model_images',
-           'looking', 'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours', 'level_scores',
-           'show_feature_maps', 'cell_similarity', 'show_similarity', 'parent_share', 'show_pyramid', 'error_maps',
-           'prediction_error', 'constant_error', 'show_prediction_error', 'save_figures']
+           'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours', 'level_scores', 'show_feature_maps',
+           'cell_similarity', 'show_similarity', 'parent_share', 'show_pyramid', 'error_maps', 'prediction_error',
+           'constant_error', 'show_prediction_error', 'save_figures']
 
 # %% ../nbs/08_visualization.ipynb #7c090db8
 import itertools
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -29,13 +28,14 @@ from .core.files import write_atomic
 from .core.linalg import check_finite, principal_scores
 from .data.crops import Crops
 from .data.cutting import to_tensor
-from .data.datasets import channels_of, _to_pil
+from .data.datasets import channels_of, to_pil
 from .data.views import denormalize, normalize
 from .encoder import Masks
 from .figures.base import colour_bar, Figure, image_grid, OKABE_ITO, to_pixels
 from .figures.curves import plot_history
 from .hierarchy import cell_of_patch, HJEPA, level_counts, level_grid, pool_levels
 from .multicrop import MultiCropMasks, patch_edges
+from .core.modules import evaluating
 
 # %% ../nbs/08_visualization.ipynb #0de5494b
 MASK_TINTS = dict(context=(OKABE_ITO['blue'], .3, 'context: the encoder sees it'),
@@ -226,7 +226,7 @@ def show_multicrop(
 ) -> Figure:
     "Where crops lie in the source, what of it is seen and what is asked, and each crop with its tints."
     if crops.batch_size is None: crops = Crops.collate([crops])
-    pixels = to_pixels(to_tensor(_to_pil(source, channels_of(source)))[None])[0]   # [H, W, 3]
+    pixels = to_pixels(to_tensor(to_pil(source, channels_of(source)))[None])[0]   # [H, W, 3]
     size, cut = pixels.shape[:2], tuple(crops.sizes[image].tolist())
     if size != cut:
         raise ValueError(f'the image is {size[0]}×{size[1]}, but these crops are of one of {cut[0]}×{cut[1]}')
@@ -296,18 +296,6 @@ def model_images(
     if images.dtype == torch.uint8: x, shown = normalize(images, mean, std), images
     else: x, shown = images, denormalize(images.detach().cpu(), mean, std)
     return x.to(next(model.parameters()).device), shown.cpu()
-
-@contextmanager
-def looking(
-    model: torch.nn.Module, # any module
-):
-    "Evaluation mode without gradients; afterwards every part is in the mode that it had."
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(): yield model
-    finally:
-        for m, mode in modes: m.training = mode
 
 # %% ../nbs/08_visualization.ipynb #7fb84bd9
 def match_components(
@@ -392,7 +380,7 @@ def show_feature_maps(
 ) -> Figure: # a row per image: the image, then a map per level
     "What each level tells apart: feature maps as PCA colours."
     x, shown = model_images(model, images)
-    with looking(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
+    with torch.no_grad(), evaluating(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
     scores, shares = level_scores(levels, grid)
     maps, pixels = [component_colours(s).numpy() for s in scores], to_pixels(shown[:n]).numpy()
@@ -435,7 +423,7 @@ def show_similarity(
     if not 0 <= image < len(x): raise ValueError(f'image={image}: there are images 0 to {len(x) - 1}')
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
     patch_number(patch, grid)
-    with looking(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
+    with torch.no_grad(), evaluating(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     chosen = [(patch[0] >> l, patch[1] >> l) for l in range(len(levels))]
     grids = [level_grid(grid, l) for l in range(len(levels))]
     maps = [cell_similarity(f.cpu(), image, patch_number(c, g), center).unflatten(1, g)
@@ -478,7 +466,7 @@ def show_pyramid(
                          'train one with model.fpn.use_fpn=true, as in --config fpn')
     x, shown = model_images(model, images)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
-    with looking(model): both = [model.extract_levels(x, fpn=fpn, encoder=encoder) for fpn in (False, True)]
+    with torch.no_grad(), evaluating(model): both = [model.extract_levels(x, fpn=fpn, encoder=encoder) for fpn in (False, True)]
     both = [[f.cpu() for f in levels] for levels in both]
     maps, L = [component_colours(s).numpy() for s in _matched_scores(*both, grid)], len(both[0])
     fig, axes = image_grid(min(n, len(shown)), 1 + 2 * L, size[0] / size[1], .8)
@@ -529,7 +517,7 @@ def prediction_error(
     masks: Masks, # what is asked
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l]; NaN where nothing was asked
     "1 − cosine between what the model predicts for hidden cells and what its target encoder sees there."
-    with looking(model): return error_maps(model(model_images(model, images)[0], masks), masks.grid)
+    with torch.no_grad(), evaluating(model): return error_maps(model(model_images(model, images)[0], masks), masks.grid)
 
 # %% ../nbs/08_visualization.ipynb #f9bfbd31
 def constant_error(
@@ -549,7 +537,7 @@ def show_prediction_error(
 ) -> Figure: # a row per image: image, mask, error of the hidden cells per level
     "Where in the image, and at which scale, the prediction is wrong."
     x, shown = model_images(model, images)
-    with looking(model): outputs = model(x, masks)
+    with torch.no_grad(), evaluating(model): outputs = model(x, masks)
     maps, guess = error_maps(outputs, masks.grid), constant_error(outputs)
     size = tuple(x.shape[-2:])
     tinted = tint_masks(shown, masks)[:n].numpy()

@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import json
 import re
+import subprocess
+import sys
 import types
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -27,16 +29,21 @@ from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
                                         codec_callbacks, codec_runs, feature_source,
                                         fill_from_features, load_codec_config, real_bits, train_sweep)
-from hjepa.core.config import LARGEST, Rule, all_settings, kinds_of
-from hjepa.data.images import DataError
+from hjepa.core.config import (LARGEST, ConfigError, Rule, all_settings, build_config, kinds_of, light_kind,
+                               schema, shipped_schema)
+from hjepa.core.loader import DataError
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
                                       load_detection_config)
-from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
+from hjepa.core.compiling import compile_blocks
+from hjepa.hierarchy import create_hjepa_from_config
 from hjepa.data.shards import write_shards
 from hjepa.core.config import list_configs
-from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
-                            load_config, new_run)
+from hjepa.core.callbacks import Callback
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import RunConfig, Trainer, load_config
+from hjepa.core.checkpoints import checkpoints, new_run
 
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -60,7 +67,7 @@ def ends(hint: Any, rule: Rule) -> list[str]:
     kinds, out = kinds_of(hint), []
     if types.NoneType in kinds: out.append('null')
     if bool in kinds: out += ['true', 'false']
-    out += rule.choices
+    out += () if rule.others else rule.choices
     low = rule.low if rule.low is not None else rule.above + 1e-6 if rule.above is not None else None
     high = rule.high if rule.high is not None else rule.below - 1e-6 if rule.below is not None else None
     bounds = [b for b in (low, high) if b is not None]
@@ -215,11 +222,11 @@ DETECTION = {
     'model.img_size': Row('96', ends=('64', '[64, 96]')),
     'model.in_chans': Row('3', ends=('1', '3')),
     'model.classes': Row(
-        why='filled in; other names than the data have are refused: nbs/detection/07_training.ipynb', ends=('null',)),
+        why='filled in; other names than the data have are refused: nbs/detection/11_training.ipynb', ends=('null',)),
     'model.score_threshold': Row('0.9', sees='results'),
     'model.nms_threshold': Row('0.05', sees='results', given='model.max_detections=1000'),
     'model.max_detections': Row('3', sees='results'),
-    'model.hjepa_config': Row(why='filled in: nbs/detection/05_detector.ipynb'),
+    'model.hjepa_config': Row(why='filled in: nbs/detection/09_detector.ipynb'),
     'model.pixel_range': Row(why='filled in from the data: tests/test_data.py', ends=('null', '[0, 1000]')),
     'data.dataset': Row('coco & data.path={tmp}/coco'),
     'data.path': Row('{tmp}/coco2', pack='coco', ends=('{tmp}/coco',)),
@@ -239,10 +246,10 @@ DETECTION = {
     'data.max_megapixels': Row(why='of images that are too large: nbs/data/01_images.ipynb', ends=('null', '100')),
     'data.max_bad_share': Row(
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
-    'data.download': Row(why='nothing to fetch here: nbs/detection/03_formats.ipynb'),
+    'data.download': Row(why='nothing to fetch here: nbs/detection/04_formats.ipynb'),
     'training.layer_decay': Row('0.1'),
     'evaluation.every': Row('1', sees='files'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/05_detector.ipynb'),
+    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/09_detector.ipynb'),
     'evaluation.small_below': Row('3', sees='results'),
 }
 CODEC = {
@@ -262,8 +269,8 @@ CODEC = {
     'model.lambda_value': Row('3'),
     'model.noise': Row('mixed'),
     'model.stride': Row('8', ends=('1', '16')),
-    'model.canvas': Row(why='filled in: nbs/compression/04_training.ipynb', ends=('null',)),
-    'model.features_of': Row(why='filled in: nbs/compression/04_training.ipynb'),
+    'model.canvas': Row(why='filled in: nbs/compression/07_training.ipynb', ends=('null',)),
+    'model.features_of': Row(why='filled in: nbs/compression/07_training.ipynb'),
     'data.detector': Row('{tmp}/detector2', pack='images', ends=('{tmp}/detector',)),
     'data.features': Row('{tmp}/maps2', ends=('{tmp}/maps',)),
     'data.test_features': Row('{tmp}/maps2', sees='results', ends=('{tmp}/maps',)),
@@ -275,10 +282,10 @@ CODEC = {
     'data.test_split': Row('val', sees='results', pack='images', ends=('null', 'val')),
     'data.n': Row('4', pack='images', ends=('1',)),
     'data.test_n': Row('1', sees='results', pack='images', ends=('1',)),
-    'data.download': Row(why='nothing to fetch here: nbs/detection/03_formats.ipynb', pack='images'),
+    'data.download': Row(why='nothing to fetch here: nbs/detection/04_formats.ipynb', pack='images'),
     'data.resize': Row('[64, 96]', pack='images', ends=('null', '[64, 96]')),
     'data.flip': Row('1', pack='images'),
-    'data.cache_gb': Row(why=SAME + 'nbs/compression/04_training.ipynb', pack='images'),
+    'data.cache_gb': Row(why=SAME + 'nbs/compression/07_training.ipynb', pack='images'),
     'data.num_workers': Row(why=SAME + 'tests/test_codec.py', pack='images', ends=('0', '1')),
     'data.max_bad_share': Row(
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
@@ -292,7 +299,7 @@ CODEC = {
     'training.first_step': Row('4'),
     'evaluation.every': Row('null', sees='files', given='training.epochs=2'),
     'evaluation.pictures': Row('1', sees='results'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/compression/04_training.ipynb'),
+    'evaluation.batch_size': Row(why=SAME + 'nbs/compression/07_training.ipynb'),
     'evaluation.small_below': Row(why=MAPPED),
 }
 
@@ -579,6 +586,38 @@ def test_all_values(i, tmp, tmp_path):
     assert again.resume() == 1 and again.fit() and digest(again.model) == digest(trainer.model)
 
 
+def test_the_schema_is_current():
+    "What commands know without importing PyTorch is what the modules say (else: python tools/schema.py)."
+    assert json.loads(json.dumps(schema())) == shipped_schema()
+    assert not [k for kind in shipped_schema().values() for k, e in kind['settings'].items() if not e['meaning']]
+
+
+@pytest.mark.parametrize('kind, name', dict(hjepa='pretraining', detection='detection', codec='codec').items())
+def test_the_schema_refuses_the_same(kind, name):
+    "Held against the schema alone or against the dataclasses, a wrong value gives one message."
+    def said(of: type, override: str) -> str:
+        try: return repr(build_config(of, light.source, [override], light.folder))[:0]
+        except ConfigError as e: return str(e)
+    light, full = light_kind(kind), JOBS[name].schema
+    assert all_settings(light.schema) == {k: (h, r) if not r.choices else (h, replace(r, choices=(*r.choices,)))
+                                          for k, (h, r) in all_settings(full).items()}
+    overrides = [f'{key}={v}' for key in all_settings(full) for v in ('', '-7', 'x', '[]', '[a]', '1e30', '{a: 1}')]
+    answers = {o: said(full, o) for o in overrides}
+    assert answers == {o: said(light.schema, o) for o in overrides}
+    assert sum(map(bool, answers.values())) > len(overrides) / 3
+
+
+def test_a_typo_is_found_without_torch():
+    code = '''if True:
+        import sys
+        from hjepa.core.config import ConfigError, check_quickly
+        try: check_quickly('photos', ['training.lrr=3e-4'])
+        except ConfigError as e: print(str(e).split(' Allowed')[0])
+        print(sorted({'torch', 'timm', 'numpy', 'fastcore'} & {*sys.modules}))'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == 'training.lrr: no such key; did you mean lr?\n[]\n'
+
+
 @pytest.mark.filterwarnings('error')
 def test_shipped_configurations():
     "They load, and all that they set has an effect."
@@ -610,7 +649,8 @@ def test_every_key_has_a_row(name):
     assert [*known.keys() - job.rows.keys()] == [] and [*job.rows.keys() - known.keys()] == []
     for key, row in job.rows.items():
         assert bool(row.value) != bool(row.why), key
-        left_out = {*known[key][1].choices} - {v.split(' & ')[0] for v in row.ends or known[key][1].choices}
+        choices = () if known[key][1].others else known[key][1].choices
+        left_out = {*choices} - {v.split(' & ')[0] for v in row.ends or choices}
         assert not left_out or row.why == ONLY_HERE, (key, left_out)
 
 

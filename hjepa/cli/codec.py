@@ -51,12 +51,15 @@ def run_codec(
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train a codec, or one for every λ, then measure and draw. Raises what `friendly_errors` explains."
     from hjepa.compression.coding import need_constriction
-    from hjepa.compression.training import CodecTrainer, codec_callbacks, feature_source, fill_from_features, load_codec_config, load_codec_run, train_sweep
+    from hjepa.compression.training import (CodecTrainer, codec_callbacks, feature_source,
+                                            fill_from_features, load_codec_config, load_codec_run,
+                                            train_sweep)
     from hjepa.core.files import expand, lock_folder
     from hjepa.detection.results import need_extra
-    from hjepa.core.distributed import Team
+    from hjepa.core.distributed import ProcessGroup
     from hjepa.core.distributed import make_accelerator
-    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
+    from hjepa.core.resuming import CheckpointCallback
+    from hjepa.core.history import HistoryCallback, ProgressCallback
     need_constriction()                                          # better now than after hours of training
     if resume: check_kind(resume, 'codec')
     cfg = load_codec_run(resume, overrides) if resume else load_codec_config(config, overrides)
@@ -71,7 +74,7 @@ def run_codec(
         if not run_loop(trainer, config, run_dir, resume, describe_codec, 'hjepa_train_codec', allow): return 130
         folder = trainer.run_dir
     else:
-        team = Team(accelerator)
+        team = ProcessGroup(accelerator)
         fill_from_features(cfg.model, source)
         maker = SimpleNamespace(team=team, config=cfg)
         folder = expand(resume) if resume else _make_run(maker, run_dir or _run_name(config))
@@ -93,7 +96,7 @@ def whole_path(
     model: str | Path, # a run's folder or a file
 ) -> str: # from the root, so that a run finds its detector from any folder
     "Where a model is. Raises FileNotFoundError if there is none."
-    from hjepa.hierarchy import find_weights
+    from hjepa.core.weights import find_weights
     find_weights(model)
     return str(Path(model).expanduser().resolve())
 
@@ -156,7 +159,8 @@ def measure_run(
     baselines: bool, # measure zlib, zstd, JPEG and WebP as well, and these of the image at the canvas's size
 ) -> dict: # results of `measure_codecs` or `measure_features`, and the seed
     "Rate, distortion and, with a detector, average precision."
-    from hjepa.compression.rate_distortion import baseline_codecs, image_scales; from hjepa.compression.rate_distortion import measure_codecs, measure_features
+    from hjepa.compression.baselines import baseline_codecs, image_scales
+    from hjepa.compression.rate_distortion import measure_codecs, measure_features
     e, seed = cfg.evaluation, dict(seed=cfg.training.seed)
     if source.detector is None: return measure_features(codecs, source) | seed
     scales = image_scales(source.pictures, source.canvas)
@@ -170,11 +174,11 @@ def write_results(
     out: Path, # folder
 ):
     "Print the table, then write `results.json`, `rate_distortion.csv` and `pictures/`, each whole or not at all."
-    from hjepa.detection.results import without_nan
+    from hjepa.core.files import finite_json
     from hjepa.core.files import write_json
     from hjepa.compression.rate_distortion import draw_rate_distortion, format_rate_distortion, write_csv
     say('\n' + format_rate_distortion(results))
-    write_json(out/'results.json', without_nan(results), digest=True)
+    write_json(out/'results.json', finite_json(results), digest=True)
     write_csv(results, out/'rate_distortion.csv')
     say(f'\ntable: {out/"rate_distortion.csv"}\nfigures:')
     for path in draw_rate_distortion(out, results).values(): say(f'  {path}')
@@ -289,8 +293,8 @@ def compress(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_compress'):
         from hjepa.core.files import check_target, lock_folder
-        from hjepa.data.named import _list_images
-        found = list_sources(args.sources, _list_images)
+        from hjepa.data.named import list_images
+        found = list_sources(args.sources, list_images)
         output = check_target(args.output, folder=True)
         with lock_folder(output, 'folder of streams'):
             codec = find_codec(args.codec, best_device())
@@ -327,7 +331,7 @@ def compress_files(
         rows.append(dict(stream=target.name, source=str(path), bytes=len(data), pixels=pixels))
         append_text(output/_PART, json.dumps(rows[-1]) + '\n')
     if not rows:
-        from hjepa.data.images import DataError
+        from hjepa.core.loader import DataError
         raise DataError(f'nothing could be compressed: {found.left_out.words() or "no sources"}')
     return rows
 
@@ -344,7 +348,7 @@ def bar(
 # %% ../../nbs/cli/06_codec.ipynb #362a8601
 def _features_of(path: Path, codec, detector):
     "What a source gives the codec. Raises OSError or ValueError for one that cannot be read."
-    from hjepa.compression.training import read_maps
+    from hjepa.compression.features import read_maps
     from hjepa.core.files import check_regular
     from hjepa.data.images import load_image
     check_regular(path)
@@ -497,8 +501,8 @@ MAX_STREAM = 2 ** 30 # bytes of a stream that is read: the numbers that it may h
 
 def _images_of(codec, features) -> list:
     "A stream's images, one by one: FPNFeatures, or lists of maps [C, h, w]."
-    from hjepa.compression.rate_distortion import split_pictures
-    if isinstance(features, dict): return split_pictures(features)
+    from hjepa.compression.streams import split_images
+    if isinstance(features, dict): return split_images(features)
     return [features] if features[0].ndim == 3 else [list(maps) for maps in zip(*features, strict=True)]
 
 def write_maps(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .random import keyed_permutation
+from .random import fixed_seed, keyed_permutation
 
 # %% ../../nbs/core/04_linalg.ipynb #f50d63ad
 def symmetric_axes(
@@ -49,8 +49,7 @@ def principal_axes(
         z = (z.double() if z.device.type != 'mps' else z) / math.sqrt(n - 1)
         variances, axes = gram_axes(z)
     else:
-        with torch.random.fork_rng(devices=[]):                          # the same axes in every call
-            torch.default_generator.manual_seed(0)
+        with fixed_seed(0):                                              # the same axes in every call
             _, s, axes = torch.svd_lowrank(z.float(), min(dim + 64, n, d), niter=4)
         variances = s.square() / (n - 1)
         keep = int((variances > 1e-9 * variances[0]).sum())

@@ -8,23 +8,22 @@ __all__ = ['MultiCropView', 'MultiCropDataset', 'MultiCropDatasetRaw', 'multicro
 
 # %% ../../nbs/data/08_crop_views.ipynb #3836f3e2
 import copy, warnings
-from functools import partial
-from typing import Any, Callable, Iterator, Sequence
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from ..core.loader import (collate, _collate_shared, EpochBatchSampler, _one_thread, PatientLoader,
-                               POLL, to_send)
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing import Any, Callable, Iterator, Sequence
+
+from ..core.loader import BadImages, EpochBatchSampler, PatientLoader, to_send, why, worker_options
 from ..core.random import keyed_uniform
-from .crops import (AdaptiveMultiCropTransform, _bytes, Crops, MultiCropEvalTransform,
-                              MultiCropTransform, _pixels)
+from .crops import (AdaptiveMultiCropTransform, Crops, MultiCropEvalTransform, MultiCropTransform,
+                              reduced_bytes, reduced_pixels)
 from .cutting import size_of, to_chans
 from .datasets import as_images
-from .images import check_chans, _turn_of, why
+from .images import check_chans, turn_of
 from .named import build_dataset
-from .views import BadImages, _read_next, _ready
+from .views import read_next, ready_dataset
 
 # %% ../../nbs/data/08_crop_views.ipynb #60427de3
 class _Source:
@@ -39,7 +38,7 @@ class _Source:
         dataset = as_images(dataset)
         if len(dataset) == 0: raise ValueError(f'the data set {dataset.name!r} is empty')
         self.in_chans, self.transform = in_chans or transform.in_chans or dataset.in_chans, transform
-        self.dataset = _ready(dataset, self.in_chans, pixel_range)
+        self.dataset = ready_dataset(dataset, self.in_chans, pixel_range)
     def __len__(self) -> int: return len(self.dataset)
     @property
     def paths(self) -> Sequence[str]:
@@ -50,7 +49,7 @@ class _Source:
         d, factor = self.dataset, self.transform.factor
         label = -1 if d.labels is None else int(d.labels[i])
         if d.images is None: return *_decode(lambda before: d.load(i, before), self.in_chans, factor), label
-        return *_pixels(d.images[i], self.in_chans, factor), label
+        return *reduced_pixels(d.images[i], self.in_chans, factor), label
 
 # %% ../../nbs/data/08_crop_views.ipynb #07c23eb7
 def _decode(
@@ -62,14 +61,14 @@ def _decode(
     full = []
     def draft(im: Image.Image):
         if im.format not in ('JPEG', 'MPO'): return
-        turn, (W, H) = _turn_of(im), im.size
+        turn, (W, H) = turn_of(im), im.size
         size = (W, H) if turn in (5, 6, 7, 8) else (H, W)                         # upright
         if (f := factor(*size)) > 1 and (turn == 1 or W % f == H % f == 0): full.append(size); im.draft(None, (W // f, H // f))
     im, mode = load(draft), 'L' if in_chans == 1 else 'RGB'
-    if isinstance(im, Tensor): return _bytes(im, factor(*size_of(im))), size_of(im)
+    if isinstance(im, Tensor): return reduced_bytes(im, factor(*size_of(im))), size_of(im)
     size = full[0] if full else size_of(im)
     done = max(1, round(size[1] / im.width))                                      # what the decoder took over
-    return _bytes(im if im.mode == mode else im.convert(mode), factor(*size) // done), size
+    return reduced_bytes(im if im.mode == mode else im.convert(mode), factor(*size) // done), size
 
 # %% ../../nbs/data/08_crop_views.ipynb #66053cf0
 class MultiCropView(Dataset):
@@ -109,7 +108,7 @@ def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[s
     n = t.num_global_crops + counts.pop()
     place, color = (keyed_uniform(self.seed, epoch, index, n * k, stream=s).view(-1, n, k) for k, s in ((5, _PLACE), (4, _COLOR)))
     if self.cut_later: return self._uncut(index, place, color)
-    loaded, found, bad = zip(*(_read_next(self.source, i) for i in index.tolist()), strict=True)
+    loaded, found, bad = zip(*(read_next(self.source, i) for i in index.tolist()), strict=True)
     pixels, sizes, labels = zip(*loaded, strict=True)
     crops = t.make(pixels, torch.tensor(sizes), place, None if self.on_device else color, keyed=True)
     return dict(crops=crops, label=torch.tensor(labels), index=torch.tensor(found), bad=sum(bad, [])) | (dict(color=color) if self.on_device else {})
@@ -168,7 +167,7 @@ class MultiCropDataset(Dataset):
     ) -> tuple[Crops, int]:
         "Crops of picture `i`, and its label (−1 if there is none)."
         if not -len(self) <= i < len(self): raise IndexError(f'there is no picture {i}; the data set has {len(self)}')
-        (x, size, label), _, bad = _read_next(self.source, i % len(self))
+        (x, size, label), _, bad = read_next(self.source, i % len(self))
         _note(self.bad, bad)
         return self.transform.make([x], torch.tensor([size]), *self.transform.draw()).picture(0), label
 
@@ -251,9 +250,8 @@ class MultiCropLoader(PatientLoader):
         sampler: MultiCropSampler, # Which of them
         **kwargs                   # As for `DataLoader`
     ):
-        workers = dict(collate_fn=_collate_shared,
-                       timeout=POLL) if kwargs.get('num_workers') else dict(collate_fn=collate)
-        super().__init__(view, batch_sampler=sampler, generator=torch.Generator(), **workers | kwargs)
+        usual = worker_options(kwargs.get('num_workers', 0))
+        super().__init__(view, batch_sampler=sampler, generator=torch.Generator(), **usual | kwargs)
         self.__dict__.update(sampler=sampler, bad=BadImages())      # `loader.sampler.set_epoch` is what many training loops say
     def set_epoch(self,
         epoch: int # The next iteration's epoch
@@ -305,8 +303,6 @@ def build_multicrop_dataloader(
     "A loader whose batches do not depend on the number of workers; each iteration is an epoch."
     if not isinstance(dataset, MultiCropDataset): raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps any data set of (picture, label)')
     view = MultiCropView(dataset.dataset, dataset.transform, None, seed)
-    begin = partial(_one_thread, max_pixels=Image.MAX_IMAGE_PIXELS)
-    more = dict(persistent_workers=True, prefetch_factor=prefetch,
-                worker_init_fn=begin) if num_workers else {}
     sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size)
-    return MultiCropLoader(view, sampler, num_workers=num_workers, pin_memory=pin_memory, **more)
+    return MultiCropLoader(view, sampler, pin_memory=pin_memory,
+                           **worker_options(num_workers, prefetch))

@@ -1,2 +1,2 @@
 "Detection on feature pyramids: backbones, boxes and their formats, detectors, results and runs."
-from . import scenes  # register themselves as a data set of boxes
+from . import coco, kitti, scenes, voc  # enter themselves as formats of boxes

@@ -18,6 +18,9 @@ from torch import Tensor
 from ..core.linalg import effective_rank, entropy_rank, spectrum
 from ..encoder import Masks
 from ..hierarchy import HJEPA, level_loss
+from ..encoder import Masks
+from ..hierarchy import HJEPA, level_loss
+from ..core.modules import evaluating
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #36f6396a
 def rankme(
@@ -177,13 +180,10 @@ def context_views(
 ) -> Tensor: # [n, q, D] float32, mean of the visible tokens
     "Context features of images under different masks. The random state is left alone."
     enc, generator, out = model.context_encoder, torch.Generator().manual_seed(seed), []
-    was_training = enc.training
-    enc.eval()
-    try:
+    with evaluating(enc):
         for _ in range(views):
             seen = masks(len(images), generator=generator).context_index               # [n, K], −1 where padded
             for x, k in zip(images.split(batch_size), seen.split(batch_size), strict=True):
                 tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()          # zero in padded slots
                 out.append(tokens.sum(1) / (k >= 0).sum(1, keepdim=True).to(x.device))
-    finally: enc.train(was_training)
     return torch.cat(out).view(views, len(images), -1).transpose(0, 1)

@@ -9,26 +9,27 @@ __all__ = ['SHOT_ALPHAS', 'shots_per_class', 'draw_shots', 'FewShotRidge', 'low_
 # %% ../../nbs/evaluation/04_lowshot.ipynb #8093b013
 import math
 import time
-from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
-
 import torch
 import torch.nn.functional as F
+from copy import deepcopy
+from dataclasses import dataclass
 from fastcore.basics import patch
-from torch import Tensor, nn
+from pathlib import Path
+from torch import nn, Tensor
+from typing import Any, Callable, Iterator, Sequence
 
 from ..core.loader import build_loader
-from ..data.crops import _seeded
+from ..core.modules import evaluating
+from ..core.random import fixed_seed
 from ..data.datasets import ImageDataset
 from ..data.views import model_view, normalize, TrainView
-from .encodings import (autocast_for, blocks_needed, _collect, collect_readouts, evaluating,
-                                        labelled, parse_readout, readout, Readouts, thumbnails,
-                                        TimmFeatures, whiten)
-from .holdouts import _by_class, check_groups, choose_groups, _dense, stratified_split
-from .probes import (_both_labelled, hold_out_facts, hold_out_words, _model_source,
-                                     _pixel_source, RidgeProbe, _with_labels)
+from .encodings import (autocast_for, blocks_needed, collect_features, collect_readouts,
+                                        labelled, parse_readout, readout, readout_widths, Readouts,
+                                        thumbnails, TimmFeatures, whiten)
+from .holdouts import (check_groups, choose_groups, dense_groups, in_class_order,
+                                       stratified_split)
+from .probes import (hold_out_facts, hold_out_words, labelled_readouts, labelled_sets,
+                                     model_source, pixel_source, RidgeProbe)
 from ..hierarchy import HJEPA
 from ..training import learning_rate
 from ..core.linalg import gram_axes
@@ -62,8 +63,8 @@ def draw_shots(
     labels = torch.as_tensor(labels).cpu()
     rows = torch.arange(len(labels))
     _, labels, rows, groups = labelled(torch.zeros(len(labels), 1), labels, 'training', rows, groups)
-    order, place, _ = _by_class(labels, seed, stream=11)
-    if groups is not None: order = _one_of_each(order, labels, _dense(groups))
+    order, place, _ = in_class_order(labels, seed, stream=11)
+    if groups is not None: order = _one_of_each(order, labels, dense_groups(groups))
     return rows[order[place < shots_per_class(labels.bincount(), shot)[labels[order]]]].sort().values
 
 def _one_of_each(order: Tensor, labels: Tensor, groups: Tensor) -> Tensor:
@@ -176,8 +177,8 @@ def low_shot(
     if choose not in ('validation', 'draw'): raise ValueError(f"choose={choose!r}: expected 'validation' or 'draw'")
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or not train_x: raise ValueError(f'seeds={seeds}, {len(train_x)} read-outs: at least one of each is needed')
-    train_x, train_y, groups = _with_labels(train_x, train_y, 'training', groups)
-    test_x, test_y, _ = _with_labels(test_x, test_y, 'test')
+    train_x, train_y, groups = labelled_readouts(train_x, train_y, 'training', groups)
+    test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     draws = {(s, seed): draw_shots(train_y, s, seed, groups) for s in shots for seed in seeds}
     test_y = test_y.to(device)
     found, val = {key: {} for key in draws}, {}
@@ -240,13 +241,13 @@ def compare_low_shot(
     opts, start, rows = dict(locals(), white=False), time.monotonic(), []
     if not models: raise ValueError('models: no network was given')
     check_groups(groups)
-    train_set, test_set, lost = _both_labelled(train_set, test_set, max_train, max_test, 0)
+    train_set, test_set, lost = labelled_sets(train_set, test_set, max_train, max_test, 0)
     last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     shots = usual_shots(train_set.labels) if shots is None else list(shots)
     counts = torch.from_numpy(train_set.labels).bincount()
     for s in shots: shots_per_class(counts, s, train_set.classes)           # mistakes are known at the start
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
-        source, some = _model_source(m, row, names, opts) if m is not None else _pixel_source(last, max_dim, False, batch_size=batch_size, num_workers=num_workers)
+        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(last, max_dim, False, batch_size=batch_size, num_workers=num_workers)
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
         of = None if group is None else group[a.index]
@@ -294,11 +295,11 @@ class Classifier(nn.Module):
             if self.net.fpn is not None: self.net.fpn.requires_grad_(True)
         else: self.body = self.net.net
         self.body.requires_grad_(True)
-        blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
-        with torch.no_grad(), evaluating(self): width = self._read(blank).shape[1]
+        device, width = next(model.parameters()).device, readout_widths(model, [readout])[readout]
         self.register_buffer('classes', classes.clone())
-        self.register_buffer('mean', blank.new_zeros(width)); self.register_buffer('std', blank.new_ones(width))
-        self.head = nn.Linear(width, len(classes), device=blank.device)
+        self.register_buffer('mean', torch.zeros(width, device=device))
+        self.register_buffer('std', torch.ones(width, device=device))
+        self.head = nn.Linear(width, len(classes), device=device)
     def _read(self, images: Tensor) -> Tensor: return readout(self.net.encode(images, self.last, encoder='context'), self.readout)       # [B, width]
     def features(self,
         images: Tensor, # [B, C, H, W], normalised
@@ -465,9 +466,9 @@ def fine_tune(
     for name, ds in (('training', train_set), ('test', test_set)):
         if ds.labels is None: raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one folder per class, or see hjepa.evaluation.collapse.feature_health for what needs no labels')
     check_groups(groups)
-    train_set, test_set, lost = _both_labelled(train_set, test_set, None, None, 0)
+    train_set, test_set, lost = labelled_sets(train_set, test_set, None, None, 0)
     by, group = choose_groups(train_set, groups)
-    with _seeded(how.seed):
+    with fixed_seed(how.seed):
         reading = dict(encoder=encoder, precision=precision, num_workers=num_workers)
         f = collect_readouts(model, train_set, [readout], thumbs=True, **reading)
         x, y = f.vectors[readout].to(device), f.labels.to(device)
@@ -501,7 +502,7 @@ def _facts_of_tuning(
 ) -> dict[str, Any]:
     "`hold_out_facts` for test images that are not encoded here."
     view = model_view(model, test_set)
-    test = _collect(view, lambda x: [thumbnails(x)], 256, num_workers, thumbs=True)
+    test = collect_features(view, lambda x: [thumbnails(x)], 256, num_workers, thumbs=True)
     parts = stratified_split(train.labels, how.val_share, how.seed, groups)
     return hold_out_facts(train, test, parts, by, groups)
 

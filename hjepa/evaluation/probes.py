@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ALPHAS', 'knn_sweep', 'knn_predict', 'knn_accuracy', 'RidgeSums', 'RidgeImages', 'sum_of', 'RidgeProbe',
-           'ProbeResult', 'linear_probe', 'LogisticProbe', 'class_name', 'score_features', 'compare', 'hold_out_facts',
-           'majority', 'hold_out_words', 'evaluate', 'format_table']
+           'ProbeResult', 'linear_probe', 'LogisticProbe', 'labelled_sets', 'class_name', 'labelled_readouts',
+           'score_features', 'pixel_source', 'model_source', 'compare', 'hold_out_facts', 'majority', 'hold_out_words',
+           'evaluate', 'format_table']
 
 # %% ../../nbs/evaluation/03_probes.ipynb #6c71aa1b
 import math
@@ -24,7 +25,7 @@ from torch import Tensor
 from ..data.datasets import as_images, ImageDataset
 from .encodings import (check_features, collect_readouts, labelled, pixel_features,
                                         random_like, readout_names, Readouts, TimmFeatures, whiten)
-from .holdouts import (_by_class, check_groups, choose_groups, duplicate_words,
+from .holdouts import (in_class_order, check_groups, choose_groups, duplicate_words,
                                        near_duplicates, stratified_folds, stratified_split)
 from ..hierarchy import HJEPA
 
@@ -270,10 +271,10 @@ def _limit(
     if not (known := labels >= 0).any(): raise ValueError(f'all labels of the data set {dataset.name!r} are −1, which marks images without label: there is nothing to compare with')
     if not known.all(): dataset, labels = dataset.subset(known.nonzero().flatten()), labels[known]
     if most is None or len(dataset) <= most: return dataset
-    order, rank, count = _by_class(labels, seed)
+    order, rank, count = in_class_order(labels, seed)
     return dataset.subset(order[rank < (count * most / len(labels) + .5).long().clamp(min=1)].sort().values)
 
-def _both_labelled(
+def labelled_sets(
     train_set: ImageDataset,
     test_set: ImageDataset,
     max_train: int | None,
@@ -315,7 +316,7 @@ def _some_k(
     if possible := [v for v in ks if 1 <= v <= n]: return possible
     raise ValueError(f'k={", ".join(map(str, ks))}: expected from 1 to {n}, the number of training images that are not held back; give a smaller k or more images')
 
-def _with_labels(
+def labelled_readouts(
     xs: dict[str, Tensor], # name → [n, d]
     y: Tensor, # [n] int64, −1 for an image without label
     name: str, # 'training' or 'test', for messages
@@ -342,8 +343,8 @@ def score_features(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]: # scores, and which test images were right: 'linear' and 'knn', bool [m]
     "Linear probe and k-NN, each with what was best on held-back training images."
     if torch.device(device).type == 'mps': device = 'cpu'                                       # no float64 there, which `_ridge` may need
-    train_x, train_y, groups = _with_labels(train_x, train_y, 'training', groups)
-    test_x, test_y, _ = _with_labels(test_x, test_y, 'test')
+    train_x, train_y, groups = labelled_readouts(train_x, train_y, 'training', groups)
+    test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     train_y, test_y, tried, probe, near = train_y.to(device), test_y.to(device), {}, None, None
     fit, val = stratified_split(train_y, val_share, seed, groups)
     ks = _some_k(k, len(fit))
@@ -379,7 +380,7 @@ def _differences(
     return out
 
 # %% ../../nbs/evaluation/03_probes.ipynb #03da7bf6
-def _pixel_source(
+def pixel_source(
     model: HJEPA | TimmFeatures, # whose image size and statistics are taken
     max_dim: int,
     white: bool,
@@ -393,7 +394,7 @@ def _pixel_source(
         return Readouts({name: f.levels[0].flatten(1)}, f.labels, f.index, f.bad, f.thumbs)
     return go, [name] + [f'{name}|white'] * white
 
-def _model_source(
+def model_source(
     model: HJEPA | TimmFeatures,
     row: str, # words for the progress bar
     names: Sequence[str] | None,
@@ -436,10 +437,10 @@ def compare(
     if not models: raise ValueError('models: no network was given')
     check_groups(groups)
     train_set, test_set = as_images(train_set), as_images(test_set)
-    train_set, test_set, lost = _both_labelled(train_set, test_set, max_train, max_test, seed)
+    train_set, test_set, lost = labelled_sets(train_set, test_set, max_train, max_test, seed)
     last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
-        source, some = _model_source(m, row, names, opts) if m is not None else _pixel_source(last, max_dim, white, batch_size=batch_size, num_workers=num_workers)
+        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(last, max_dim, white, batch_size=batch_size, num_workers=num_workers)
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
         of = None if group is None else group[a.index]

@@ -19,11 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.linalg import Whitening
+from ..core.modules import evaluating
 from ..data.datasets import ImageDataset
 from ..data.named import build_dataset
 from ..data.views import normalize, preprocess
 from .encodings import (autocast_for, blocks_needed, check_features, collect_readouts,
-                                        evaluating, parse_readout, readout, TimmFeatures, white_dim)
+                                        parse_readout, readout, TimmFeatures, white_dim)
 from .store import extract_to_disk, FeatureStore
 from ..hierarchy import HJEPA
 

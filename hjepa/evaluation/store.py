@@ -16,24 +16,23 @@ import signal
 import threading
 import warnings
 import zlib
+import torch
 from collections.abc import Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Sequence
-
-import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
+from pathlib import Path
+from safetensors import safe_open, SafetensorError
 from torch import Tensor
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors,
                               lock_folder, read_json, read_text, save_tensors, write_json, write_text)
-from ..core.loader import build_loader
+from ..core.loader import BadImages, build_loader, DataError, Unreadable, why
+from ..core.modules import evaluating
 from ..data.datasets import ImageDataset
-from ..data.images import DataError, Unreadable, why
-from ..data.views import BadImages, model_view, normalize
-from .encodings import (autocast_for, _bar, blocks_needed, evaluating, parse_readout,
-                                        readout, TimmFeatures)
+from ..data.views import model_view, normalize
+from .encodings import (autocast_for, blocks_needed, parse_readout, progress_bar, readout,
+                                        readout_widths, TimmFeatures)
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/06_store.ipynb #26ced289
@@ -67,10 +66,7 @@ def _plan(model, dataset: ImageDataset, names: Sequence[str], shard: int, encode
     if dtype not in (None, *DTYPES): raise ValueError(f"dtype={dtype!r}: expected 'float16' or 'float32'")
     if shard < 1: raise ValueError(f'shard={shard}: expected a number of images from 1')
     if not len(dataset): raise DataError(f'the data set {dataset.name!r} has no images')
-    blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
-    with torch.no_grad(), evaluating(model):
-        e = model.encode(blank, blocks_needed(names), fpn, encoder)
-        widths = {n: readout(e, n).shape[1] for n in names}
+    widths = readout_widths(model, names, fpn, encoder)
     return dict(format=1, widths=widths, encoder=encoder, fpn=fpn, dtype=dtype, precision=precision, weights=weights_fingerprint(model),
                 images=images_fingerprint(dataset), ends=_ends(0, len(dataset), shard))
 
@@ -251,7 +247,7 @@ def _extract_missing(folder: Path, plan: dict[str, Any], model, dataset: ImageDa
     batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]
     loader = build_loader(view, batch_size, num_workers, [r for _, r in batches])
     with _ctrl_c_between() as check_ctrl_c:
-        for (s, r), batch in zip(batches, _bar(loader, f'features of {dataset.name}' if progress else None),
+        for (s, r), batch in zip(batches, progress_bar(loader, f'features of {dataset.name}' if progress else None),
                                  strict=True):
             bad.update(batch); bad.check(seen := seen + len(r))
             parts.append(_encode_batch(model, batch, plan)); unread += batch['bad']

@@ -18,8 +18,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from torch import Tensor, nn
 from ..encoder import ContextEncoder
 from ..hierarchy import HJEPA
-from ..visualization import draw_cells, looking, mark_cell, model_images, patch_number
+from ..visualization import draw_cells, mark_cell, model_images, patch_number
 from .base import Figure, colour_bar, image_grid, to_pixels
+from ..core.modules import evaluating
 
 # %% ../../nbs/figures/04_attention.ipynb #ab41ff22
 @contextmanager
@@ -49,7 +50,7 @@ def attention_weights(
     """The attention of every block on whole images: depth · B · heads · T² numbers.
 
     Prefix tokens come first, then the N patches."""
-    with looking(encoder), watch_attention(encoder) as seen: encoder(images)
+    with torch.no_grad(), evaluating(encoder), watch_attention(encoder) as seen: encoder(images)
     return seen
 
 # %% ../../nbs/figures/04_attention.ipynb #b1b2fedb

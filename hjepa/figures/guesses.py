@@ -17,9 +17,10 @@ from einops import rearrange, repeat
 from torch import Tensor
 from ..encoder import Masks
 from ..hierarchy import HJEPA, level_grid, level_targets
-from ..visualization import looking, model_images
+from ..visualization import model_images
 from .base import Figure, image_grid, to_pixels
 from ..core.linalg import check_finite
+from ..core.modules import evaluating
 
 # %% ../../nbs/figures/05_guesses.ipynb #ee83bcdf
 def cell_pixels(
@@ -92,7 +93,7 @@ def build_patch_bank(
 def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cells, D]
     "What the model would have to predict for each cell, were it hidden completely."
     grid = model.context_encoder.grid_of(x.shape[-2:])
-    with looking(model): tokens = model.target_tokens(x)
+    with torch.no_grad(), evaluating(model): tokens = model.target_tokens(x)
     everywhere = torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device)
     return level_targets(tokens, everywhere, grid, model.num_levels, model.config.target_norm)
 
@@ -111,7 +112,7 @@ def imagine(
     that are neither seen nor asked for stay grey."""
     x, shown = model_images(model, images)
     if outputs is None:
-        with looking(model): outputs = model(x, masks)
+        with torch.no_grad(), evaluating(model): outputs = model(x, masks)
     l, grid, size = bank.level, masks.grid, tuple(x.shape[-2:])
     cells = outputs['cells'][l].cpu()
     place = (cells >= 0).nonzero(as_tuple=True)                                    # image, slot

@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from ..core.files import check_target, expand, read_json, write_text
 from ..evaluation.probes import hold_out_words
 from ..figures.base import Figure, LEVEL_COLOURS, OKABE_ITO
-from ..figures.curves import (add_total, draw_levels, draw_schedules, history_series, named_lines,
-                                  plot_history, read_history, smooth, step_panels)
+from ..figures.curves import add_total, draw_levels, draw_schedules, history_series, named_lines, plot_history, smooth, step_panels
+from ..core.history import read_history
 from .verdict import (diagnose, Finding, headline, health_values, HealthLimits, run_verdict,
                                   Verdict)
 from ..training import load_run, RunConfig

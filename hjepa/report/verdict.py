@@ -20,12 +20,16 @@ from fastcore.basics import patch
 from ..core.files import read_json
 from ..core.loader import collate
 from ..data.datasets import ImageDataset
-from ..data.images import why
+from ..core.loader import why
 from ..data.views import model_view, normalize
 from ..hierarchy import HJEPA
 from ..evaluation.collapse import (content_words, context_views, feature_health, lidar, MEASURES,
                                        prediction_skill)
-from ..training import Callback, HistoryCallback, load_run
+from ..core.callbacks import Callback
+from ..core.history import HistoryCallback
+from ..training import load_run
+from ..core.files import finite_json
+from ..core.history import read_history
 
 # %% ../../nbs/report/01_verdict.ipynb #16806b7d
 @dataclass
@@ -54,9 +58,6 @@ class HealthLimits:
 
 # %% ../../nbs/report/01_verdict.ipynb #8ce9780f
 def _nan(v) -> float: return math.nan if v is None else float(v)
-
-def _plain(values: Sequence[float]) -> list[float | None]:
-    return [v if math.isfinite(v) else None for v in values]     # JSON knows no NaN
 
 def health_values(
     record: dict, # a line of history of the kind `health`
@@ -170,7 +171,7 @@ def _findings(bad: dict, single: list[bool]) -> list[Finding]: # see `_complaint
         at, step = f" at level{'s'[:len(found) > 1]} {_and(levels)}", min(f[1] for f in found)
         since = f' since step {step}' if step else ' from the very beginning'
         text = _TEXTS[kind].format(at=at, since=since, value=value, limit=limit)
-        out.append(Finding(kind, levels, step, *_plain([value]), limit, text))
+        out.append(Finding(kind, levels, step, *finite_json([value]), limit, text))
     return out
 
 # %% ../../nbs/report/01_verdict.ipynb #08cee7e4
@@ -314,7 +315,7 @@ def measure(self: HealthCallback,
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
     return {
-        k: _plain(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
+        k: finite_json(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
     }
 
 # %% ../../nbs/report/01_verdict.ipynb #2875f5da
@@ -323,7 +324,7 @@ def look(self: HealthCallback, trainer) -> dict: # the record
     "Measure, write down, judge, and say what is new."
     start = time.monotonic()
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
-    if 'predictions' in (trainer.outputs or {}): line['skill'] = _plain(prediction_skill(trainer.outputs))
+    if 'predictions' in (trainer.outputs or {}): line['skill'] = finite_json(prediction_skill(trainer.outputs))
     if not self.records:
         line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
     self.records.append(line | dict(seconds=round(time.monotonic() - start, 3)))
@@ -376,7 +377,7 @@ def after_epoch(self: HealthCallback, trainer):
     if self.views > 1 and masks is not None and not trainer.config.multicrop.strategy:
         x = normalize(self.images.to(trainer.device), *trainer.model.pixel_stats)
         views = context_views(trainer.model, x, masks, self.views, batch_size=self.batch_size)
-        trainer.logs['lidar'] = _plain([lidar(views)])[0]
+        trainer.logs['lidar'] = finite_json([lidar(views)])[0]
     if self.verdict.findings: trainer.logs['notices'] = [f.text for f in self.verdict.findings]
 
 # %% ../../nbs/report/01_verdict.ipynb #3f0d3883
@@ -385,7 +386,6 @@ def past_records(
     step: float = math.inf, # only those up to this step
 ) -> list[dict]: # lines of the kind `health`, in order
     "Earlier looks of a run; lines that were not written completely are left out."
-    from hjepa.figures.curves import read_history
     try: records = read_history(run_dir, torn=True)
     except FileNotFoundError: return []
     looks = (r for r in records if r.get('kind') == 'health' and 'effective_rank' in r)
