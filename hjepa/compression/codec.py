@@ -30,6 +30,7 @@ from ..core.config import check_settings, from_values, relation, require, settin
 from ..detection.detector import FPNFeatures
 from ..core.weights import model_from_file, read_newest, save_model, saved_config
 from ..core.weights import register_model_kind
+from ..core.linalg import symmetric_axes
 
 # %% ../../nbs/compression/02_codec.ipynb #064ec15b
 def level_area(
@@ -371,7 +372,7 @@ def _fit_level(self: FPNCodec, l: int, moment: Tensor) -> Tensor: # [C s s, C s 
 
 def _principal(a: Analysis, b: Synthesis, cov: Tensor):
     "Set both block transforms to the principal components; spare channels start small."
-    basis = torch.linalg.eigh(cov)[1].flip(1).T.to(a.block.weight.dtype)               # rows: components, strongest first
+    basis = symmetric_axes(cov)[1].T.to(a.block.weight.dtype)               # rows: components, strongest first
     n = min(len(basis), len(a.block.weight))
     for w in (a.block.weight, b.block.weight):
         w.mul_(.01); w[:n] = basis[:n].view(n, *w.shape[1:])

@@ -398,7 +398,7 @@ def _style(name: str, names: list[str]) -> int:
 
 def _draw_curve(ax: Any, rows: list[dict], y: str, style: int, label: str, rate: str = 'bpp', **more):
     "One family's points, with bars for ranges over seeds."
-    from hjepa.visualization import OKABE_ITO
+    from hjepa.figures.base import OKABE_ITO
     rows = [r for r in rows if r[y] is not None and r[rate] is not None]
     if not rows: return
     x, v = np.array([r[rate] for r in rows]), np.array([r[y] for r in rows])
@@ -423,8 +423,8 @@ def show_rate_distortion(
     title: str = '', # of the figure
 ): # a matplotlib figure
     "Rate against distortion, and rate against average precision. Dotted and open: pictures without their file's header."
-    from hjepa.visualization import Picture, plain_text
-    fig = Picture(figsize=(7, 3.6), dpi=100, layout='constrained')
+    from hjepa.figures.base import Figure, plain_text
+    fig = Figure(figsize=(7, 3.6), dpi=100, layout='constrained')
     measured, curves = any(r[quality] is not None for r in results['rows']), families(results)
     panels = [('mse', 'MSE (1: only the means arrived)'), (quality, _WORDS.get(quality, quality))][:1 + measured]
     axes = fig.subplots(1, len(panels), squeeze=False)[0]
@@ -451,11 +451,11 @@ def show_level_bits(
     family: str | None = None, # which curve; None: the first that knows its levels
 ): # a matplotlib figure
     "Share of each level in the streams, header and coder's rounding apart, and the error of each level over the rate. Raises ValueError without such a curve."
-    from hjepa.visualization import OKABE_ITO, Picture, plain_text
+    from hjepa.figures.base import OKABE_ITO, Figure, plain_text
     curves = {n: rows for n, rows in families(results).items() if rows[0]['level_bpp']}
     if not curves or family not in (None, *curves): raise ValueError(f'family={family!r}: expected one that knows the bits of its levels; there is {", ".join(curves) or "none"}')
     rows = curves[family or next(iter(curves))]
-    fig = Picture(figsize=(7, max(2.6, 1.4 + .25 * len(rows))), dpi=100, layout='constrained')
+    fig = Figure(figsize=(7, max(2.6, 1.4 + .25 * len(rows))), dpi=100, layout='constrained')
     left, right = fig.subplots(1, 2)
     names, start = list(rows[0]['level_bpp']), np.zeros(len(rows))
     order = ('blue', 'orange', 'green', 'purple', 'sky', 'vermilion', 'yellow')

@@ -395,8 +395,8 @@ def show_analysis(
     title: str = '', # for example λ and epoch
 ): # a matplotlib figure
     "Features' range (line), mean and spread (point and bar), MSE, rate and share of zeros of every level."
-    from hjepa.visualization import Picture
-    fig, names = Picture(figsize=(9, 2.6), layout='constrained'), [r['level'] for r in rows]
+    from hjepa.figures.base import Figure
+    fig, names = Figure(figsize=(9, 2.6), layout='constrained'), [r['level'] for r in rows]
     ax = fig.subplots(1, 4)
     y, get = np.arange(len(rows)), lambda k: np.array([r[k] for r in rows])
     ax[0].hlines(y, get('min'), get('max'), color='#999999'); ax[0].errorbar(get('mean'), y, xerr=get('std'), fmt='o', color='#0072b2', capsize=3)

@@ -23,7 +23,7 @@ from ..data.images import DataError
 from ..data.views import normalize
 from .boxes import BoxDataset, BoxEvalView, settle_images, show_boxes
 from .detector import check_scales, FPNDetector
-from ..visualization import read_history, smooth
+from ..figures.curves import read_history, smooth
 
 # %% ../../nbs/detection/10_results.ipynb #39bfa8e9
 class MeanAP:
@@ -154,9 +154,9 @@ def show_detections(
 ): # a matplotlib figure
     "Boxes with scores, coloured by the pyramid level they came from."
     from matplotlib.patches import Rectangle
-    from hjepa.visualization import Picture
+    from hjepa.figures.base import Figure
     columns, rows = min(columns, len(images)), -(-len(images) // min(columns, len(images)))
-    fig = Picture(figsize=(3 * columns, 3.1 * rows), layout='constrained')
+    fig = Figure(figsize=(3 * columns, 3.1 * rows), layout='constrained')
     axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i, (ax, image, r) in enumerate(zip(axes.flat, images, results, strict=False)):
@@ -174,9 +174,9 @@ def show_precision_recall(
 ): # a matplotlib figure
     "Precision over recall at an overlap of 0.5, per class, with each class's AP@.5 in the legend."
     import matplotlib.pyplot as plt
-    from hjepa.visualization import Picture, plain_text
+    from hjepa.figures.base import Figure, plain_text
     curves = {c: np.array(v) for c, v in results['curves'].items() if min(v) >= 0}             # -1: a class without objects
-    fig = Picture(figsize=(5.5, 4), layout='constrained')
+    fig = Figure(figsize=(5.5, 4), layout='constrained')
     ax = fig.subplots()
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     plain_text(ax.set_title(title))
@@ -279,10 +279,10 @@ def show_detection_losses(
     history: list[dict], # lines of history.jsonl, see `hjepa.visualization.read_history`
 ): # a matplotlib figure
     "The parts of the loss over steps, and average precision where it was measured."
-    from hjepa.visualization import Picture
+    from hjepa.figures.base import Figure
     steps = [h for h in history if h.get('kind') == 'step']
     epochs = [h for h in history if 'map_50' in h]
-    fig = Picture(figsize=(6, 3.2), layout='constrained')
+    fig = Figure(figsize=(6, 3.2), layout='constrained')
     ax = fig.subplots()
     for name in [k for k in (steps[-1] if steps else {}) if k not in ('kind', 'step', 'epoch', 'lr', 'grad_norm', 'images_per_s')]:
         ax.plot([h['step'] for h in steps], smooth(np.array([h[name] for h in steps]), 9), lw=2 if name == 'loss' else 1, label=name)
