@@ -22,7 +22,8 @@ def to_hw(
 ) -> tuple[int, int]:         # `(H, W)`
     "A picture size as `(height, width)`."
     hw = (size, size) if hasattr(size, '__index__') else tuple(size)
-    if len(hw) != 2 or any(int(s) != s or s < 1 for s in hw): raise ValueError(f'size is {size!r}; expected (height, width) or one positive integer')
+    if len(hw) != 2 or any(int(s) != s or s < 1 for s in hw):
+        raise ValueError(f'size is {size!r}; expected (height, width) or one positive integer')
     return int(hw[0]), int(hw[1])
 
 # %% ../../nbs/data/02_cutting.ipynb #615d2a94
@@ -32,13 +33,16 @@ def crop_boxes(
     scale: tuple[float, float] = (0.3, 1.0),         # Share of the source's area
     ratio: tuple[float, float] = (3/4, 4/3)          # Width / height of the box in source pixels
 ) -> Tensor:                                         # float32 `[B, 4]`: `(x0, y0, x1, y1)` in source pixels
-    "Random-resized-crop boxes from uniform numbers, without rejection: area uniform, log ratio uniform in what fits, place uniform."
-    if not 0 < scale[0] <= scale[1] <= 1: raise ValueError(f'scale is {scale}; expected 0 < low <= high <= 1')
+    """Random-resized-crop boxes from uniform numbers, without rejection: area uniform, log ratio uniform in
+    what fits, place uniform."""
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(f'scale is {scale}; expected 0 < low <= high <= 1')
     if not 0 < ratio[0] <= ratio[1]: raise ValueError(f'ratio is {ratio}; expected 0 < low <= high')
     u_area, u_ratio, u_x, u_y = u[:, :4].double().T.contiguous()
     H, W = torch.as_tensor(size, dtype=torch.float64, device=u.device).expand(len(u), 2).T.contiguous()
     R = W / H
-    top = torch.minimum(ratio[1] / R, R / ratio[0]).clamp(max=scale[1])        # the largest area that some ratio allows
+    # the largest area that some ratio allows
+    top = torch.minimum(ratio[1] / R, R / ratio[0]).clamp(max=scale[1])
     low = top.clamp(max=scale[0])
     area = low + u_area * (top - low)
     lo, hi = (area * R).clamp(min=ratio[0]).log(), (R / area).clamp(max=ratio[1]).log()
@@ -59,14 +63,16 @@ def center_boxes(
     return torch.stack([W - bw, H - bh, W + bw, H + bh], -1).float() / 2
 
 # %% ../../nbs/data/02_cutting.ipynb #073c996f
-def exact_dtype(like: Tensor) -> torch.dtype: return torch.float32 if like.device.type == 'mps' else torch.float64    # Apple's GPUs have no float64
+def exact_dtype(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.device.type == 'mps' else torch.float64    # Apple's GPUs have no float64
 
 def resample(
     lo: Tensor, # `[B]` start of the box along one axis
     hi: Tensor, # `[B]` its end
     n: int,     # Source pixels along the axis
     m: int,     # Result pixels
-    inside: bool = False # Pixels outside of the box have no weight (the triangles at its edge reach over it)
+    # Pixels outside of the box have no weight (the triangles at its edge reach over it)
+    inside: bool = False
 ) -> Tensor:    # float64 `[B, m, n]`, rows sum to 1
     "Weights of an antialiased bilinear resize of boxes along one axis."
     lo, hi = lo.to(exact := exact_dtype(lo)), hi.to(exact)
@@ -76,7 +82,8 @@ def resample(
     A = (1 - dist / step.clamp(min=1)).clamp(min=0)
     if inside: A = A * ((src >= lo[:, None, None]) & (src <= hi[:, None, None]))
     A = (A / A.sum(-1, keepdim=True) * 65536).round() / 65536
-    top = A.argmax(-1, keepdim=True)                                      # the rounding error goes to the largest weight
+    # the rounding error goes to the largest weight
+    top = A.argmax(-1, keepdim=True)
     return A.scatter_add(-1, top, 1 - A.sum(-1, keepdim=True))
 
 # %% ../../nbs/data/02_cutting.ipynb #fee5a96f
@@ -87,11 +94,13 @@ def crop_resize(
     size: int | Sequence[int], # Size of the result `(h, w)`
     inside: bool = False       # Give pixels outside of the box no influence at all, as `cut` does
 ) -> Tensor:                   # uint8 `[B, C, h, w]`
-    "Cut `boxes` out of a batch and resize them (bilinear, antialiased), each picture bit for bit independent of its batch."
+    """Cut `boxes` out of a batch and resize them (bilinear, antialiased), each picture bit for bit
+    independent of its batch."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f'images are {images.dtype} {tuple(images.shape)}; expected uint8 [B, C, H, W]')
     (B, C, H, W), (h, w) = images.shape, to_hw(size)
-    Ax, Ay = resample(boxes[:, 0], boxes[:, 2], W, w, inside), resample(boxes[:, 1], boxes[:, 3], H, h, inside)
+    Ax = resample(boxes[:, 0], boxes[:, 2], W, w, inside)
+    Ay = resample(boxes[:, 1], boxes[:, 3], H, h, inside)
     if flips is not None: Ax = torch.where(flips[:, None, None], Ax.flip(1), Ax)
     x = images.to(Ax.dtype).reshape(B, C*H, W) @ Ax.mT                              # [B, C*H, w]
     x = Ay @ x.view(B, C, H, w).transpose(1, 2).reshape(B, H, C*w)                  # [B, h, C*w]
@@ -107,7 +116,8 @@ def crop_resize_pil(
     """Cut a box out of one image and resize it (bilinear, antialiased): the same as `crop_resize`, to one
     grey level."""
     h, w = to_hw(size)
-    if isinstance(im, Tensor): return torch.cat([crop_resize_pil(c, box, flip, size) for c in channel_images(im)])
+    if isinstance(im, Tensor):
+        return torch.cat([crop_resize_pil(c, box, flip, size) for c in channel_images(im)])
     im = im.resize((w, h), Image.Resampling.BILINEAR, box=tuple(float(b) for b in box))
     return to_tensor(ImageOps.mirror(im) if flip else im)
 
@@ -139,7 +149,8 @@ def to_chans(
     if images.shape[1] == in_chans: return images
     if images.shape[1] == 1 and in_chans == 3: return images.expand(-1, 3, -1, -1)
     if images.shape[1] == 3 and in_chans == 1:
-        r, g, b = images.int().unbind(1)                                       # [B, H, W], Pillow's fixed-point luma
+        # [B, H, W], Pillow's fixed-point luma
+        r, g, b = images.int().unbind(1)
         return ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16).to(torch.uint8)[:, None]
     raise ValueError(f'cannot turn {images.shape[1]} channels into {in_chans}; only 1 and 3 become one '
                      'another')
@@ -165,7 +176,8 @@ def cut(
     flip: bool,                # Mirror left and right
     size: tuple[int, int]      # Size of the result `(h, w)`
 ) -> Tensor:                   # Same type, `[C, h, w]`
-    "Cut a box out of a picture and resize it (bilinear, antialiased); pixels outside of the box have no influence."
+    """Cut a box out of a picture and resize it (bilinear, antialiased); pixels outside of the box have no
+    influence."""
     x0, y0, x1, y1 = box
     y = F.interpolate(x[None, :, y0:y1, x0:x1], size, mode='bilinear', antialias=True)[0]
     return y.flip(-1) if flip else y
@@ -177,9 +189,11 @@ def _reduction(
     full: tuple[int, int],     # Upright `(H, W)`
     turn: int                  # EXIF note
 ) -> int:                      # 1, 2, 4 or 8
-    "By how much a JPEG may be reduced while it is decoded: two pixels for every pixel of the result remain."
+    """By how much a JPEG may be reduced while it is decoded: two pixels for every pixel of the result
+    remain."""
     left = min((box[2] - box[0]) / size[1], (box[3] - box[1]) / size[0])
-    return next(f for f in (8, 4, 2, 1) if f == 1 or (2*f <= left and (turn == 1 or full[0] % f == full[1] % f == 0)))
+    return next(f for f in (8, 4, 2, 1)
+                if f == 1 or (2 * f <= left and (turn == 1 or full[0] % f == full[1] % f == 0)))
 
 def _whole_box(
     box: Sequence[float],  # `(x0, y0, x1, y1)` in pixels
@@ -205,8 +219,11 @@ def _cut_jpeg(
         from torchvision.io import decode_jpeg
         x = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     else:
-        im = load_image(name, in_chans, lambda im: f > 1 and im.draft(None, (im.width // f, im.height // f)), data)
-        a, f = np.array(im), max(1, round(full[1] / im.width))                      # the factor that the decoder really took
+        im = load_image(name, in_chans,
+                        lambda im: f > 1 and im.draft(None, (im.width // f, im.height // f)), data)
+        # the factor that the decoder really took
+        a = np.array(im)
+        f = max(1, round(full[1] / im.width))
         x = torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
     y = cut(x, _whole_box(box, (full[0] // f, full[1] // f), f), flip, size)
     return to_chans(y[None], in_chans)[0]
@@ -240,7 +257,8 @@ def cut_pictures(
         if not isinstance(what, tuple): out[k] = crop_resize_pil(what, box, flip, size)
         else:
             try: out[k] = _cut_jpeg(*pictures[k], what, box, flip, size, in_chans, decoder == 'auto')
-            except (RuntimeError, ValueError, ImageError):                        # what torchvision refuses, Pillow may read
+            # what torchvision refuses, Pillow may read
+            except (RuntimeError, ValueError, ImageError):
                 try: out[k] = crop_resize_pil(read(*pictures[k]), box, flip, size)
                 except ImageError: bad.append(k)
     return out, sorted(bad)

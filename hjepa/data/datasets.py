@@ -38,7 +38,8 @@ class ImageDataset:
         # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
         pixel_range: tuple[float, float] | None = None
     ):
-        if (images is None) == (paths is None): raise ValueError('give either images (in memory) or paths (on disk)')
+        if (images is None) == (paths is None):
+            raise ValueError('give either images (in memory) or paths (on disk)')
         self.name, self.images = name, images
         self.paths = None if paths is None else [str(p) for p in paths]
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -62,7 +63,8 @@ class ImageDataset:
 @patch
 def _set_chans(self: ImageDataset, in_chans: int):
     check_chans(in_chans)
-    if self.images is not None:                                                # in pieces: int32 copies are large
+    # in pieces: int32 copies are large
+    if self.images is not None:
         if in_chans == 1: self.images = torch.cat([to_chans(x, in_chans) for x in self.images.split(4096)])
         else: self.images = to_chans(self.images, in_chans)
     self.in_chans = in_chans
@@ -214,7 +216,9 @@ def settle_range(
         dataset.pixel_range = PixelRange(*pixel_range).share()
     elif dataset.pixel_range is None and not dataset._measured:
         dataset._measured = True
-        if r := measure_range(dataset): dataset.pixel_range = r; say(_told(dataset, r))
+        if r := measure_range(dataset):
+            dataset.pixel_range = r
+            say(_told(dataset, r))
     return dataset
 
 def _told(dataset: ImageDataset, r: PixelRange) -> str:
@@ -292,7 +296,8 @@ def _class_number(label: Any) -> int: # −1: none
     try: return int(label)
     except (TypeError, ValueError, RuntimeError):
         shown = str(label)[:40]
-        raise TypeError(f'the data set gives the label {shown!r}; expected a class number, or None') from None
+        raise TypeError(
+            f'the data set gives the label {shown!r}; expected a class number, or None') from None
 
 def _known_labels(ds: Any) -> np.ndarray | None:
     "The labels of a data set that can be had without reading its images."
@@ -319,7 +324,8 @@ class OwnDataset(ImageDataset):
 
     Its items are read when they are wanted."""
     def __init__(self,
-        dataset: Any # Has `len`, and gives an image, `(image, label)` or a dictionary of `image` and `label`
+        # Has `len`, and gives an image, `(image, label)` or a dictionary of `image` and `label`
+        dataset: Any
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
             raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be '

@@ -32,7 +32,8 @@ FORMAT = 1
 def _webdataset():
     "The library, or a message how to get it."
     try: import webdataset
-    except ImportError as e: raise DataError('shards need the library webdataset: pip install "hjepa[webdataset]"') from e
+    except ImportError as e:
+        raise DataError('shards need the library webdataset: pip install "hjepa[webdataset]"') from e
     return webdataset
 
 def _encoded(ds: ImageDataset, i: int) -> tuple[str, bytes]: # suffix and contents
@@ -76,7 +77,8 @@ def write_shards(
     The same call resumes what was stopped. Raises `FileExistsError` for a folder with something else in it,
     `OSError` before the work if the folder cannot be written or has too little room."""
     wds = _webdataset()
-    if images_per_shard < 1: raise ValueError(f'images_per_shard is {images_per_shard}; expected at least 1')
+    if images_per_shard < 1:
+        raise ValueError(f'images_per_shard is {images_per_shard}; expected at least 1')
     _check_name(name)
     out = check_target(out, folder=True)
     ds = _as_dataset(source, labels)
@@ -110,7 +112,9 @@ def _begin(out: Path, plan: dict) -> dict[int, dict]: # what is known of each co
     clear_temporaries(out)
     file, found = out/_OPEN, {}
     lines = _json_lines(file)
-    if not lines: write_text(file, json.dumps(plan) + '\n'); return found
+    if not lines:
+        write_text(file, json.dumps(plan) + '\n')
+        return found
     if odd := [k for k in plan if lines[0].get(k) != plan[k]]:
         raise FileExistsError(f'{out} holds shards of an unfinished command with another {", ".join(odd)} '
                               f'({", ".join(f"{k}={lines[0].get(k)!r:.40}" for k in odd)}); '
@@ -193,7 +197,8 @@ def _write_one(wds, ds: ImageDataset, which: list[int], file: Path, first: int) 
     return _line(file.name, labels, file.stat().st_size), bad
 
 def _line(name: str, labels: list[int], size: int | None) -> dict:
-    return dict(name=name, pictures=len(labels), bytes=size) | (dict(labels=labels) if any(l >= 0 for l in labels) else {})
+    return dict(name=name, pictures=len(labels), bytes=size) | (dict(labels=labels) if any(
+        l >= 0 for l in labels) else {})
 
 def _write_index(file: Path, index: dict): write_text(file, json.dumps(with_sha256(index)))
 
@@ -212,13 +217,15 @@ def _local(url: str) -> str:
 def open_shard(
     url: str # A file, `file://…`, `http(s)://…`, `gs://…`, `hf://…` or `pipe:COMMAND`
 ): # A binary file to be read from beginning to end
-    "Open one shard, or an index. Raises `ShardError` for a kind of address that is not allowed, `OSError` for one that cannot be opened."
+    """Open one shard, or an index. Raises `ShardError` for a kind of address that is not allowed, `OSError`
+    for one that cannot be opened."""
     kind = _scheme(url)
     if kind is None:
         check_regular(_local(url))
         return open(_local(url), 'rb')
     if kind == 'pipe' and os.environ.get('HJEPA_ALLOW_PIPES') != '1':
-        raise ShardError(f'{url!r} would run a program. If that is what you want, say so in the environment: HJEPA_ALLOW_PIPES=1')
+        raise ShardError(f'{url!r} would run a program. If that is what you want, say so in the '
+                         'environment: HJEPA_ALLOW_PIPES=1')
     if kind not in ('pipe', 'http', 'https', 'gs', 'hf'):
         raise ShardError(f'{url!r}: {kind} is not an address that shards can be read from; '
                          'use a file, http(s), gs, hf or pipe:COMMAND')
@@ -259,7 +266,8 @@ def _members(
 ) -> Iterator[tuple[str, str, tarfile.TarInfo]]: # key, suffix, member
     "The files of a tar that are not hidden."
     for m in tar:
-        tar.members = []                                                        # tarfile would remember them all
+        # tarfile would remember them all
+        tar.members = []
         folder, _, base = m.name.rpartition('/')
         if m.isdir() or base.startswith(('.', '__')): continue
         if not m.isfile() or m.issparse():
@@ -270,7 +278,8 @@ def _members(
 
 @contextlib.contextmanager
 def _closing(f): # a binary file
-    "Close it at the end: then a command's failure counts. Whoever stops on the way does not want to hear of a broken pipe."
+    """Close it at the end: then a command's failure counts. Whoever stops on the way does not want to hear
+    of a broken pipe."""
     try: yield f
     except BaseException:
         with contextlib.suppress(Exception): f.close()
@@ -305,7 +314,8 @@ def _number(text: bytes) -> int:
     try: return int(text)
     except ValueError: return -1
 
-DAMAGED = (OSError, EOFError, tarfile.TarError, zlib.error)   # what a shard that is cut off, or a connection that breaks, looks like
+# what a shard that is cut off, or a connection that breaks, looks like
+DAMAGED = (OSError, EOFError, tarfile.TarError, zlib.error)
 
 # %% ../../nbs/data/06_shards.ipynb #6f3f8f1d
 _TAR = re.compile(r'\.(tar|tgz|tar\.[a-z0-9]+)$')
@@ -327,14 +337,16 @@ def index_shards(
 ) -> dict:                         # The index
     """Count the images of existing shards, and keep their classes; a warning counts other files in them.
 
-    Raises `ShardError` for a shard that cannot be read to its end, and before the work `OSError` if the index
+    Raises `ShardError` for a shard that cannot be read to its end, and before the work `OSError` if the
+    index
     cannot be written."""
     path = _local(str(path))
     folder = expand_home(path) if _scheme(path) is None else Path(path)
     urls = _tar_files(folder) if folder.is_dir() else expand(path)
     if not urls: raise ShardError(f'{path}: there is no .tar file')
     local = all(_scheme(u) is None for u in urls)
-    if out is None and not local: raise ValueError(f'{path}: say where the index shall be written (out=, or -o)')
+    if out is None and not local:
+        raise ValueError(f'{path}: say where the index shall be written (out=, or -o)')
     file = check_target(out if out else Path(urls[0]).parent/'index.json')
     left_out = LeftOut()
     shards = [_counted(urls[i], file, local, left_out) for _, i in _with_bar(range(len(urls)), progress)]
@@ -375,13 +387,20 @@ class ShardDataset(ImageDataset):
     ):
         index, urls = _find(_local(str(path)), split)
         self.name, self.images, self.in_chans, self.classes = 'shards', None, in_chans, index.get('classes')
-        self.urls, self.names, self.counts = urls, [s['name'] for s in index['shards']], np.array([s['pictures'] for s in index['shards']], dtype=np.int64)
+        self.urls = urls
+        self.names = [s['name'] for s in index['shards']]
+        self.counts = np.array([s['pictures'] for s in index['shards']], dtype=np.int64)
         self.ends = np.cumsum(self.counts)
         if not len(self): raise ShardError(f'{path}: the index counts no picture')
         self.pixel_range, self._measured = None, False
-        self.local, self._offsets, self._some = all(_scheme(u) is None and u.endswith('.tar') for u in urls), {}, None
-        labels = lambda s: np.array(s['labels'], dtype=np.int64) if 'labels' in s else np.full(s['pictures'], -1)
-        self.labels = np.concatenate([labels(s) for s in index['shards']]) if self.local and any('labels' in s for s in index['shards']) else None
+        self.local = all(_scheme(u) is None and u.endswith('.tar') for u in urls)
+        self._offsets = {}
+        self._some = None
+        labels = lambda s: np.array(s['labels'], dtype=np.int64) if 'labels' in s else np.full(
+            s['pictures'], -1)
+        self.labels = np.concatenate([labels(s) for s in index['shards']
+                                      ]) if self.local and any('labels' in s
+                                                               for s in index['shards']) else None
         self.paths = _Names(self)
         self._check_files(index)
     def __len__(self) -> int: return int(self.ends[-1]) if len(self.ends) else 0
@@ -399,24 +418,35 @@ class ShardDataset(ImageDataset):
         return f'{self.names[s]}#{k}'
 
 # %% ../../nbs/data/06_shards.ipynb #e59a2434
-def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the address of each of its shards
+def _find(path: str,
+          split: str) -> tuple[dict, list[str]]:  # an index, and the address of each of its shards
     "Read the index that belongs to a path."
     place = expand_home(path) if _scheme(path) is None else Path(path)
     if _scheme(path) is None and place.is_dir():
         parts = [s for s in ('train', 'val', 'test') if (place/s/'index.json').is_file()]
         if parts and split not in parts: split = {'val': 'test', 'test': 'val'}.get(split, split)
-        if (parts and split not in parts) or (not parts and split != 'train'): raise ValueError(f'{path} has no split {split!r}; ' + (f'it has {", ".join(parts)}' if parts else 'a split is a folder of that name with shards and an index'))
+        if (parts and split not in parts) or (not parts and split != 'train'):
+            raise ValueError(f'{path} has no split {split!r}; '
+                             + (f'it has {", ".join(parts)}'
+                                if parts else 'a split is a folder of that name with shards and an index'))
         place = place/split if parts else place
-        if not (place/'index.json').is_file(): raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa_shards --index {place}')
+        if not (place/'index.json').is_file():
+            raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa_shards --index '
+                                    f'{place}')
         place = place/'index.json'
     elif split != 'train': raise ValueError(f'{path} is one split (train); there is no {split!r}')
     if _scheme(path) is None and place.suffix == '.json':
         index = _parse(str(place), place.read_bytes() if place.is_file() else None)
-        if split != 'train' and (first := place.parent.parent/'train'/'index.json').is_file() and (known := _parse(str(first), first.read_bytes()).get('classes')) != index.get('classes') and known and index.get('classes'):
-            raise ShardError(f'{place.parent} and {first.parent} number other classes; write both from the same class folders (an empty one where there are no pictures)')
+        if split != 'train' and (first := place.parent.parent / 'train' / 'index.json').is_file() and (
+                known := _parse(str(first), first.read_bytes()).get('classes')
+        ) != index.get('classes') and known and index.get('classes'):
+            raise ShardError(f'{place.parent} and {first.parent} number other classes; write both from '
+                             'the same class folders (an empty one where there are no pictures)')
         beside = lambda s: _local(s['url']) if s.get('url') else str(place.parent/s['name'])
         return index, list(map(beside, index['shards']))
-    if _scheme(path) is None and '.tar' not in path and '.tgz' not in path: raise FileNotFoundError(f'there is no folder {place}; expected one with shards, a pattern of .tar files, or an index')
+    if _scheme(path) is None and '.tar' not in path and '.tgz' not in path:
+        raise FileNotFoundError(f'there is no folder {place}; expected one with shards, a pattern of .tar '
+                                'files, or an index')
     urls = expand(str(place) if _scheme(path) is None else path)
     beside = urls[0].replace(shard_name(urls[0]), 'index.json')
     try:
@@ -426,13 +456,18 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
 
 def _parse(name: str, text: bytes | None, path: str | None = None) -> dict:
     "An index, checked."
-    if not text: raise FileNotFoundError(f'there is no index at {name}; make it with: hjepa_shards --index {path or "SHARDS"!r}' + (' -o my_index.json, and give that file as data.path' if path else ''))
+    if not text:
+        raise FileNotFoundError(f'there is no index at {name}; make it with: hjepa_shards --index '
+                                f'{path or "SHARDS"!r}'
+                                + (' -o my_index.json, and give that file as data.path' if path else ''))
     try: index = json.loads(text)
     except ValueError as e: raise ShardError(f'{name} is not an index of shards: {e}') from e
     fine = lambda s: isinstance(s, dict) and isinstance(s.get('name'), str) and s['name'] == os.path.basename(s['name']) and type(s.get('pictures')) is int and 0 <= s['pictures'] <= 10**8 and \
         ('labels' not in s or (isinstance(s['labels'], list) and len(s['labels']) == s['pictures'] and all(type(l) is int and abs(l) < 2**31 for l in s['labels'])))
-    if not isinstance(index, dict) or index.get('format') != FORMAT or not isinstance(index.get('shards'), list) or not all(map(fine, index['shards'])):
-        raise ShardError(f'{name} is not an index of shards that this version reads (format {FORMAT}); make it again with hjepa_shards --index')
+    if not isinstance(index, dict) or index.get('format') != FORMAT or not isinstance(
+            index.get('shards'), list) or not all(map(fine, index['shards'])):
+        raise ShardError(f'{name} is not an index of shards that this version reads (format {FORMAT}); '
+                         'make it again with hjepa_shards --index')
     try: return without_sha256(index, name)
     except ValueError as e: raise ShardError(f'{e}; make it again with hjepa_shards --index') from e
 
@@ -440,7 +475,9 @@ def _chosen(index: dict, urls: list[str], name: str) -> dict:
     "The lines of an index that belong to these addresses, in their order."
     lines = {s['name']: s for s in index['shards']}
     if unknown := [n for n in map(shard_name, urls) if n not in lines]:
-        raise ShardError(f'{len(unknown)} of {len(urls)} shards are not in {name}: {", ".join(unknown[:5])}. It has {len(lines)}: {index["shards"][0]["name"]} … {index["shards"][-1]["name"]}')
+        raise ShardError(f'{len(unknown)} of {len(urls)} shards are not in {name}: '
+                         f'{", ".join(unknown[:5])}. It has {len(lines)}: {index["shards"][0]["name"]} … '
+                         f'{index["shards"][-1]["name"]}')
     return index | dict(shards=[lines[shard_name(u)] for u in urls])
 
 # %% ../../nbs/data/06_shards.ipynb #ac37901a
@@ -448,9 +485,17 @@ def _chosen(index: dict, urls: list[str], name: str) -> dict:
 def _check_files(self: ShardDataset, index: dict):
     "Local shards must be there, and as long as when they were counted."
     local = [(u, s) for u, s in zip(self.urls, index['shards'], strict=True) if _scheme(u) is None]
-    if gone := [u for u, _ in local if not Path(u).is_file()]: raise FileNotFoundError(f'{len(gone)} of {len(self.urls)} shards are missing: {", ".join(gone[:5])}')
-    odd = [f'{s["name"]} ({Path(u).stat().st_size:,} bytes instead of {s["bytes"]:,})' for u, s in local if s.get('bytes') not in (None, Path(u).stat().st_size)]
-    if odd: warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that are missing will be counted as unreadable; fetch the shards again, or count again with hjepa_shards --index', stacklevel=2)
+    if gone := [u for u, _ in local if not Path(u).is_file()]:
+        raise FileNotFoundError(f'{len(gone)} of {len(self.urls)} shards are missing: '
+                                f'{", ".join(gone[:5])}')
+    odd = [
+        f'{s["name"]} ({Path(u).stat().st_size:,} bytes instead of {s["bytes"]:,})' for u, s in local
+        if s.get('bytes') not in (None, Path(u).stat().st_size)
+    ]
+    if odd:
+        warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that '
+                      'are missing will be counted as unreadable; fetch the shards again, or count again '
+                      'with hjepa_shards --index', stacklevel=2)
 
 @patch
 def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
@@ -458,7 +503,8 @@ def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
     if not self.local: return self._stand_in(i)
     s, k = self.where(i)
     url = self.urls[s]
-    if s not in self._offsets: self._offsets = {s: _offsets(url)}                        # of one shard at a time: pictures are mostly asked for in order
+    # of one shard at a time: pictures are mostly asked for in order
+    if s not in self._offsets: self._offsets = {s: _offsets(url)}
     if len(self._offsets[s]) > self.counts[s]:
         raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts '
                          f'{self.counts[s]:,}: '
@@ -479,7 +525,10 @@ def _stand_in(self: ShardDataset, i: int, most: int = 2048) -> tuple[str, bytes]
     "One of the pictures of the first shard, the same one for the same i."
     if self._some is None:
         step = max(1, int(self.counts[0]) // most)
-        self._some = [(n, d) for k, (n, d, _) in enumerate(_patient(self.urls[0], self.names[0], 0, int(self.counts[0]))) if k % step == 0 and d is not None]
+        self._some = [(n, d)
+                      for k, (n, d,
+                              _) in enumerate(_patient(self.urls[0], self.names[0], 0, int(self.counts[0])))
+                      if k % step == 0 and d is not None]
         if not self._some: raise ShardError(f'shard {self.urls[0]} holds no picture that can be read')
     return self._some[int(i) * len(self._some) // len(self)]
 
@@ -527,7 +576,10 @@ class _Subset(ImageDataset):
     "Some images of another data set, on disk in its own way."
     def __init__(self, whole: ImageDataset, index):
         self.whole, self.at = whole, np.asarray(index, dtype=np.int64)
-        self.name, self.images, self.in_chans, self.classes = whole.name, None, whole.in_chans, whole.classes
+        self.name = whole.name
+        self.images = None
+        self.in_chans = whole.in_chans
+        self.classes = whole.classes
         self.labels = None if whole.labels is None else whole.labels[self.at]
         self.paths, self.pixel_range, self._measured = _Names(self), whole.pixel_range, whole._measured
     def __len__(self): return len(self.at)
@@ -551,7 +603,8 @@ def epoch_line(
     epoch: int          # The epoch
 ) -> tuple[np.ndarray, np.ndarray]: # The shards in the order of this epoch, and where each ends in the line
     "The order of shards: a pure function of (seed, epoch)."
-    order = keyed_uniform(seed, epoch, torch.arange(len(counts)), 1, stream=_SHARDS)[:, 0].argsort(stable=True).numpy()
+    order = keyed_uniform(seed, epoch, torch.arange(len(counts)), 1,
+                          stream=_SHARDS)[:, 0].argsort(stable=True).numpy()
     return order, np.cumsum(counts[order])
 
 def lane_order(
@@ -561,7 +614,8 @@ def lane_order(
     seed: int,        # The run's seed
     epoch: int        # The epoch
 ) -> np.ndarray:      # int64 `[hi - lo]`: the places of the line in the order in which they are given out
-    "A lane's order: places sorted by place + window · u, or by u alone if the window is as long as the lane."
+    """A lane's order: places sorted by place + window · u, or by u alone if the window is as long as the
+    lane."""
     u = keyed_uniform(seed, epoch, torch.arange(lo, hi), 1, stream=_MIX)[:, 0].numpy()
     return lo + np.argsort(u if window >= hi - lo else np.arange(hi - lo) + window * u, kind='stable')
 
@@ -574,34 +628,49 @@ class ShardSampler:
         world_size: int = 1  # Number of processes
     ):
         if batch_size < 1: raise ValueError(f'batch_size={batch_size}; it must be at least 1')
-        if n < world_size: raise ValueError(f'{n} pictures for {world_size} processes; expected at least one for each')
-        self.total, self.batch_size = max(1, n // (batch_size * world_size)), min(batch_size, n // world_size)
+        if n < world_size:
+            raise ValueError(f'{n} pictures for {world_size} processes; expected at least one for each')
+        self.total = max(1, n // (batch_size * world_size))
+        self.batch_size = min(batch_size, n // world_size)
         self.set_epoch(0)
     def set_epoch(self,
         epoch: int,    # The next iteration's epoch
         start: int = 0 # Its first batch
     ):
         "Choose what the next iteration gives."
-        if not 0 <= start <= self.total: raise ValueError(f'start={start}, but an epoch has {self.total} batches')
+        if not 0 <= start <= self.total:
+            raise ValueError(f'start={start}, but an epoch has {self.total} batches')
         self.epoch, self.start = epoch, start
     def __len__(self) -> int: return self.total - self.start
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]: return ([(self.epoch, k)] for k in range(self.start, self.total))
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(self.epoch, k)] for k in range(self.start, self.total))
 
 # %% ../../nbs/data/06_shards.ipynb #5c7d52e3
 class _Lane:
     "Pictures of one lane in its order, from any point on."
-    def __init__(self, ds: ShardDataset, line: tuple, lo: int, hi: int, window: int, seed: int, epoch: int, start: int = 0):
-        self.ds, (self.shards, self.ends), self.order, self.at, self.held = ds, line, lane_order(lo, hi, window, seed, epoch), start, {}
+    def __init__(self, ds: ShardDataset, line: tuple, lo: int, hi: int, window: int, seed: int, epoch: int,
+                 start: int = 0):
+        self.ds = ds
+        (self.shards, self.ends) = line
+        self.order = lane_order(lo, hi, window, seed, epoch)
+        self.at = start
+        self.held = {}
         self.lo, self.rank = lo, np.empty(hi - lo, dtype=np.int64)
-        self.rank[self.order - lo] = np.arange(hi - lo)                            # when each place has its turn
+        # when each place has its turn
+        self.rank[self.order - lo] = np.arange(hi - lo)
         self.incoming = self._read(int(self.order[start:].min()), hi) if start < hi - lo else iter(())
     def _read(self, place: int, hi: int):
         "(place, record) from a place of the line on; a record is (number, name, contents or None, label)."
         while place < hi:
             s = int(np.searchsorted(self.ends, place, 'right'))
-            shard = int(self.shards[s]); n = int(self.ds.counts[shard]); first = int(self.ends[s]) - n
+            shard = int(self.shards[s])
+            n = int(self.ds.counts[shard])
+            first = int(self.ends[s]) - n
             number = int(self.ds.ends[shard]) - n
-            for k, record in enumerate(_patient(self.ds.urls[shard], self.ds.names[shard], place - first, min(n, hi - first)), place - first): yield first + k, (number + k, *record)
+            for k, record in enumerate(
+                    _patient(self.ds.urls[shard], self.ds.names[shard], place - first, min(n, hi - first)),
+                    place - first):
+                yield first + k, (number + k, *record)
             place = int(self.ends[s])
     def get(self, q: int) -> tuple: # a record
         "What has turn `q`, this one or a later one."
@@ -631,21 +700,33 @@ def _patient(
             for k, (member, data, label) in enumerate(read_shard(url, at)):
                 opened = True
                 if k >= stop: return
-                if k >= at: yield f'{name}/{member}', data, label; at += 1
+                if k >= at:
+                    yield f'{name}/{member}', data, label
+                    at += 1
                 if at >= stop: return
-            break                                                               # it ends before it should, in an orderly way
+            # it ends before it should, in an orderly way
+            break
         except FileNotFoundError as e: raise ShardError(f'shard {url} is missing: {e}') from e
         except DAMAGED as e:
             if stream and t + 1 < tries: time.sleep(4.**t / 4)
-            elif stream and not opened and at == start: raise ShardError(f'shard {url} cannot be read, {tries} times in a row: {type(e).__name__}: {e}') from e
+            elif stream and not opened and at == start:
+                raise ShardError(f'shard {url} cannot be read, {tries} times in a row: '
+                                 f'{type(e).__name__}: {e}') from e
     for k in range(at, stop): yield f'{name}#{k}', None, -1
 
 # %% ../../nbs/data/06_shards.ipynb #da7f7338
 class _Held(ImageDataset):
     "The pictures of one batch, by their numbers in the whole."
     def __init__(self, ds: ShardDataset, records: list[tuple], after: Callable[[int], Iterator[tuple]]):
-        self.name, self.images, self.labels, self.classes, self.in_chans, self.n = ds.name, None, None, ds.classes, ds.in_chans, len(ds)
-        self.records, self.turn, self._after = {r[0]: r for r in records}, {r[0]: k for k, r in enumerate(records)}, after
+        self.name = ds.name
+        self.images = None
+        self.labels = None
+        self.classes = ds.classes
+        self.in_chans = ds.in_chans
+        self.n = len(ds)
+        self.records = {r[0]: r for r in records}
+        self.turn = {r[0]: k for k, r in enumerate(records)}
+        self._after = after
         self.paths, self.pixel_range, self._measured = _Names(self), ds.pixel_range, True
     def __len__(self): return self.n
     def name_of(self, i): return self.records[i][1]
@@ -665,17 +746,26 @@ class _Held(ImageDataset):
 class ShardView(Dataset):
     "Batches of a stream, keyed by `(epoch, batch)`."
     def __init__(self,
-        view: Any,             # `TrainView` or `MultiCropView` of a `ShardDataset`: what becomes of the pictures
+        # `TrainView` or `MultiCropView` of a `ShardDataset`: what becomes of the pictures
+        view: Any,
         batch_size: int,       # Pictures per batch and process
         rank: int = 0,         # This process
         world_size: int = 1,   # Number of processes
         lanes: int = 8,        # Lanes of each process
         shuffle_buffer: int = 4096 # Pictures that a process holds, over all lanes
     ):
-        if lanes < 1 or shuffle_buffer < 1: raise ValueError(f'lanes={lanes}, shuffle_buffer={shuffle_buffer}; both must be at least 1')
+        if lanes < 1 or shuffle_buffer < 1:
+            raise ValueError(f'lanes={lanes}, shuffle_buffer={shuffle_buffer}; both must be at least 1')
         if not 0 <= rank < world_size: raise ValueError(f'rank {rank} is not in 0 … {world_size - 1}')
-        self.view, self.dataset, self.seed, self.sampler = view, view.dataset, view.seed, ShardSampler(len(view.dataset), batch_size, world_size)
-        self.rank, self.world_size, self.lanes, self.window, self._open = rank, world_size, lanes, max(1, shuffle_buffer // lanes), {}
+        self.view = view
+        self.dataset = view.dataset
+        self.seed = view.seed
+        self.sampler = ShardSampler(len(view.dataset), batch_size, world_size)
+        self.rank = rank
+        self.world_size = world_size
+        self.lanes = lanes
+        self.window = max(1, shuffle_buffer // lanes)
+        self._open = {}
     def __len__(self) -> int: return len(self.dataset)
     def finish(self,
         batch: dict[str, Any],                   # What `__getitems__` gave
@@ -683,7 +773,8 @@ class ShardView(Dataset):
     ) -> dict[str, Any]:                         # See the view that was put in
         "What is left to do on the device that trains."
         return self.view.finish(batch, device)
-    def __getstate__(self): return self.__dict__ | dict(_open={})                              # open files stay where they are
+    # open files stay where they are
+    def __getstate__(self): return self.__dict__ | dict(_open={})
 
 # %% ../../nbs/data/06_shards.ipynb #4dbcfdbd
 @patch
@@ -697,12 +788,15 @@ def span(self: ShardView,
 
 @patch
 def _lane(self: ShardView, epoch: int, lane: int, start: int) -> _Lane:
-    return _Lane(self.dataset, epoch_line(self.dataset.counts, self.seed, epoch), *self.span(lane), self.window, self.seed, epoch, start)
+    return _Lane(self.dataset, epoch_line(self.dataset.counts, self.seed, epoch), *self.span(lane),
+                 self.window, self.seed, epoch, start)
 
 @patch
 def __getitems__(self: ShardView, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
     "The batch of this `(epoch, batch)` key, as the view that was put in makes it."
-    if len(keys) != 1 or len(keys[0]) != 2: raise TypeError('a ShardView is keyed by one (epoch, batch) pair at a time, as ShardSampler makes them')
+    if len(keys) != 1 or len(keys[0]) != 2:
+        raise TypeError('a ShardView is keyed by one (epoch, batch) pair at a time, as ShardSampler '
+                        'makes them')
     (epoch, k), B = keys[0], self.sampler.batch_size
     l, m = k % self.lanes, k // self.lanes
     known = self._open.pop(l, None)
@@ -711,15 +805,19 @@ def __getitems__(self: ShardView, keys: Sequence[tuple[int, int]]) -> dict[str, 
     held = _Held(self.dataset, records, lambda turn: self._next(lane, epoch, l, records, turn))
     view = copy.copy(self.view)
     view.dataset = held
-    if hasattr(view, 'source'): view.source = copy.copy(view.source); view.source.dataset = held
+    if hasattr(view, 'source'):
+        view.source = copy.copy(view.source)
+        view.source.dataset = held
     batch = view.__getitems__([(epoch, r[0]) for r in records])
     batch['label'] = torch.tensor([held.records[i][3] for i in batch['index'].tolist()])
     if lane.at < len(lane.order): self._open[l] = (epoch, m + 1), lane
     return batch
 
 @patch
-def _next(self: ShardView, lane: _Lane, epoch: int, l: int, records: list[tuple], turn: int) -> Iterator[tuple]:
-    "Records that come after the one at `turn` of a batch: of the batch, of the rest of the lane, of its beginning."
+def _next(self: ShardView, lane: _Lane, epoch: int, l: int, records: list[tuple],
+          turn: int) -> Iterator[tuple]:
+    """Records that come after the one at `turn` of a batch: of the batch, of the rest of the lane, of its
+    beginning."""
     yield from records[turn + 1:]
     for q in range(lane.at, len(lane.order)): yield lane.get(q)
     begin = self._lane(epoch, l, 0)

@@ -37,7 +37,7 @@ class Stack:
     hidden: int # H, features inside the MLP
     attention: int # features of all heads together, mostly W
     matrix: int # m, elements of all weight matrices of one block
-    plain: bool = True # one of timm's plain blocks, not compiled and not sharded: of the last one only what is read is computed, see `last_block`
+    plain: bool = True  # one of timm's plain blocks, not compiled and not sharded: of the last one only what is read is computed, see `last_block`
 
 def stack_of(
     blocks: nn.ModuleList, # of a timm ViT or of the predictor
@@ -45,8 +45,10 @@ def stack_of(
     "Read off a stack's measures; works on the meta device."
     b = blocks[0]
     matrix = sum(p.numel() for p in b.parameters() if p.ndim == 2)
-    return Stack(len(blocks), b.attn.qkv.in_features if hasattr(b.attn, 'qkv') and b.attn.qkv is not None else b.attn.q_proj.in_features,
-                 b.attn.num_heads, b.mlp.fc2.in_features, b.attn.proj.in_features, matrix, can_pick(blocks[-1]))
+    return Stack(
+        len(blocks), b.attn.qkv.in_features if hasattr(b.attn, 'qkv') and b.attn.qkv is not None else
+        b.attn.q_proj.in_features, b.attn.num_heads, b.mlp.fc2.in_features, b.attn.proj.in_features, matrix,
+        can_pick(blocks[-1]))
 
 @patch
 def flops(self: Stack,
@@ -56,8 +58,10 @@ def flops(self: Stack,
     "Operations of the stack for one image."
     whole = 2 * tokens * self.matrix + 4 * tokens ** 2 * self.attention
     if read is None or not self.plain: return self.depth * whole
-    keys = 2 * self.width * self.attention                                              # keys and values, of all tokens
-    return (self.depth - 1) * whole + 2 * tokens * keys + 2 * read * (self.matrix - keys) + 4 * read * tokens * self.attention
+    # keys and values, of all tokens
+    keys = 2 * self.width * self.attention
+    return (self.depth - 1) * whole + 2 * tokens * keys + 2 * read * (
+        self.matrix - keys) + 4 * read * tokens * self.attention
 
 # %% ../../nbs/evaluation/08_cost.ipynb #a7aa0b72
 @dataclass
@@ -73,8 +77,10 @@ class Shape:
     parameters: dict[str, int] # of each part, see `count_parameters`
     matrices: int # elements of all trainable weight matrices
     largest: int # parameters of the largest block
-    fusion: list[float] # operations of the FPN's fusion for one cell, at each level but the coarsest; empty without FPN
-    regularizer: tuple[float, float] # operations of the regularizer for one image: on what is trained, and on constants
+    fusion: list[
+        float]  # operations of the FPN's fusion for one cell, at each level but the coarsest; empty without FPN
+    regularizer: tuple[
+        float, float]  # operations of the regularizer for one image: on what is trained, and on constants
 
 def describe(
     config: ModelConfig | dict, # of a model, or the section `model` of a configuration
@@ -86,15 +92,18 @@ def describe(
     blocks = [*enc.vit.blocks, *model.predictor.blocks]
     fusion, matrices = _count_fusion(model), sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4)
     return Shape(config, stack_of(enc.vit.blocks), stack_of(model.predictor.blocks), enc.num_prefix_tokens,
-                 enc.grid_size, math.prod(enc.patch_size) * enc.in_chans, [h.in_features for h in model.heads],
-                 count_parameters(model), matrices, max(sum(p.numel() for p in b.parameters()) for b in blocks),
-                 fusion, _count_regularizer(config.regularizer))
+                 enc.grid_size,
+                 math.prod(enc.patch_size) * enc.in_chans, [h.in_features for h in model.heads],
+                 count_parameters(model), matrices,
+                 max(sum(p.numel() for p in b.parameters()) for b in blocks), fusion,
+                 _count_regularizer(config.regularizer))
 
 # %% ../../nbs/evaluation/08_cost.ipynb #555c9397
 def _count_fusion(model: HJEPA) -> list[float]:
     "Operations of the pyramid's fusions for one cell."
     found = []
-    for fuse, w in zip(model.fpn.fuse, model.fpn.feature_dims, strict=False) if model.fpn is not None else []:
+    for fuse, w in zip(model.fpn.fuse, model.fpn.feature_dims,
+                       strict=False) if model.fpn is not None else []:
         x, y = torch.empty(2, 1, 8, w, device='meta')
         with torch.no_grad(), FlopCounterMode(display=False) as counter: fuse(x, y)
         found.append(counter.get_total_flops() / 8)
@@ -115,12 +124,14 @@ def _count_regularizer(r: RegularizerConfig) -> tuple[float, float]:
 # %% ../../nbs/evaluation/08_cost.ipynb #8282583b
 @dataclass
 class Tokens:
-    "Patches per image that the parts of a step work on, padded slots included, since they are computed too."
+    """Patches per image that the parts of a step work on, padded slots included, since they are computed
+    too."""
     patches: int # N, all of the grid
     context: float # K
     target: float # M
     cells: list[float] # predicted at each level; the first is M
-    visible: list[float] # cells of each level all of whose patches are seen and that are asked with FPN, see `visible_cells`
+    visible: list[
+        float]  # cells of each level all of whose patches are seen and that are asked with FPN, see `visible_cells`
     level_cells: list[int] # of the whole grid at each level; the first is N
 
 def count_tokens(
@@ -128,9 +139,11 @@ def count_tokens(
     num_levels: int = 3, # L
 ) -> Tokens:
     "The counts of one batch."
-    cells, visible = ([c.shape[1] for c in found(masks, num_levels)[0]] for found in (target_cells, visible_cells))
-    return Tokens(math.prod(masks.grid), masks.context_index.shape[1], masks.target_index.shape[1], cells, visible,
-                  [math.prod(level_grid(masks.grid, l)) for l in range(num_levels)])
+    cells, visible = ([c.shape[1]
+                       for c in found(masks, num_levels)[0]]
+                      for found in (target_cells, visible_cells))
+    return Tokens(math.prod(masks.grid), masks.context_index.shape[1], masks.target_index.shape[1], cells,
+                  visible, [math.prod(level_grid(masks.grid, l)) for l in range(num_levels)])
 
 def expected_tokens(
     generator, # of masks, see `build_mask_generator`
@@ -158,24 +171,31 @@ def forward_flops(
     e, p, c = shape.encoder, shape.predictor, shape.config
     seen = tokens.patches if c.mask_mode == 'zero' else tokens.context
     embed = lambda patches: 2 * patches * shape.patch_values * e.width
-    deep = c.target_blocks not in (None, 1)                                                        # then tokens of whole images, and no block after the last one asked for
+    # then tokens of whole images, and no block after the last one asked for
+    deep = c.target_blocks not in (None, 1)
     teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
-    asked_of_teacher = None if deep or masks_per_image > 1 else tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)
+    asked_of_teacher = None if deep or masks_per_image > 1 else tokens.target + (
+        tokens.visible[0] if c.fpn.use_fpn else 0)
     inside = shape.prefix + tokens.context
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
-    return {'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
-            'target encoder': embed(tokens.patches) + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
-            'predictor': 2 * (inside + tokens.target) * e.width * p.width + p.flops(inside + tokens.target, tokens.target),
-            'targets': pool_flops(shape, tokens)[0], 'pooling': pool_flops(shape, tokens)[1],
-            'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths, strict=False)),
-            'FPN': fpn_flops(shape, tokens),
-            'pixel head': 2 * (tokens.context + tokens.target) * e.width * shape.patch_values if c.pixel_weight else 0} | regularizer_flops(shape)
+    return {
+        'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
+        'target encoder': embed(tokens.patches)
+                          + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
+        'predictor': 2 * (inside + tokens.target) * e.width * p.width
+                     + p.flops(inside + tokens.target, tokens.target),
+        'targets': pool_flops(shape, tokens)[0], 'pooling': pool_flops(shape, tokens)[1], 'heads': sum(
+            2 * n * w * e.width for n, w in zip(asked, shape.widths, strict=False)), 'FPN': fpn_flops(
+                shape, tokens), 'pixel head': 2 * (tokens.context + tokens.target) * e.width
+                                              * shape.patch_values if c.pixel_weight else 0
+    } | regularizer_flops(shape)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #3ad3acda
 def regularizer_flops(
     shape: Shape,
 ) -> dict[str, float]: # part → operations
-    "Operations of the projector and of the regularizer behind it for one image; of directions nobody asks for a gradient. Nothing without."
+    """Operations of the projector and of the regularizer behind it for one image; of directions nobody asks
+    for a gradient. Nothing without."""
     r, (trained, constant) = shape.config.regularizer, shape.regularizer
     if r.kind is None: return {}
     hidden, out = r.projector
@@ -185,15 +205,20 @@ def pool_flops(
     shape: Shape,
     tokens: Tokens,
 ) -> tuple[float, float]: # of targets, of predictions
-    "Operations of the means over cells at the coarser levels, for one image. PANet's pyramid pools by sums of 2×2, which are no products."
+    """Operations of the means over cells at the coarser levels, for one image. PANet's pyramid pools by
+    sums of 2×2, which are no products."""
     mean = lambda cells, patches: sum(2 * n * patches * shape.encoder.width for n in cells[1:])
     target, f = mean(tokens.cells, tokens.target), shape.config.fpn
     if not f.use_fpn: return target, target
-    return target + mean(tokens.visible, tokens.visible[0]), 0 if f.bottom_up else mean(tokens.level_cells, tokens.context + tokens.target)
+    return target + mean(tokens.visible, tokens.visible[0]), 0 if f.bottom_up else mean(
+        tokens.level_cells, tokens.context + tokens.target)
 
 def _pyramid_cells(shape: Shape, tokens: Tokens) -> list[float]:
-    "Cells at which a pyramid is computed: of the finest level only those that are looked at, unless PANet's path needs all."
-    return tokens.level_cells if shape.config.fpn.bottom_up else [tokens.visible[0] + tokens.target, *tokens.level_cells[1:]]
+    """Cells at which a pyramid is computed: of the finest level only those that are looked at, unless
+    PANet's path needs all."""
+    return tokens.level_cells if shape.config.fpn.bottom_up else [
+        tokens.visible[0] + tokens.target, *tokens.level_cells[1:]
+    ]
 
 def fpn_flops(
     shape: Shape,
@@ -205,7 +230,8 @@ def fpn_flops(
     # lateral
     total = sum(2 * n * D * d for n, d in zip(cells, w, strict=False))
     for l in range(len(w) - 1):
-        total += 2 * cells[l + (f.upsample == 'nearest')] * w[l + 1] * w[l]                            # top-down
+        # top-down
+        total += 2 * cells[l + (f.upsample == 'nearest')] * w[l + 1] * w[l]
         if f.upsample == 'learned': total += 2 * cells[l + 1] * 4 * w[l + 1] ** 2
         total += cells[l] * shape.fusion[l]
         if f.bottom_up: total += 2 * cells[l + 1] * w[l] * w[l + 1]
@@ -220,12 +246,17 @@ def step_flops(
 ) -> dict[str, float]: # part → operations, and 'total'
     "Operations of one training step: forward, backward, and what gradient checkpointing computes again."
     f = forward_flops(shape, tokens, masks_per_image)
-    times = {'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1, 'target encoder': 1 / masks_per_image}
+    times = {
+        'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1,
+        'target encoder': 1 / masks_per_image
+    }
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
         seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
-        both = (shape.encoder, seen, seen), (shape.predictor, shape.prefix + tokens.context + tokens.target, tokens.target)
-        again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * t + r) * s.width * s.hidden for s, t, r in both)      # a block's last product is not needed
+        both = (shape.encoder, seen, seen), (shape.predictor, shape.prefix + tokens.context + tokens.target,
+                                             tokens.target)
+        # a block's last product is not needed
+        again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * t + r) * s.width * s.hidden for s, t, r in both)
         out['computed again'] = batch_size * masks_per_image * again
     return out | dict(total=sum(out.values()))
 
@@ -235,22 +266,30 @@ SHARDINGS = ('none', 'full')
 def state_bytes(
     shape: Shape,
     processes: int = 1, # P, devices
-    sharding: str = 'none', # 'none' (DDP: every device has everything) or 'full' (weights, gradients, moments and target encoder are divided)
+    # 'none' (DDP: every device has everything) or 'full' (weights, gradients, moments and target encoder
+    # are divided)
+    sharding: str = 'none',
     precision: str = 'bf16', # of what is gathered: 'bf16', 'fp16' or 'fp32'
     accumulation: int = 1, # forward and backward passes per step
     bucket_view: bool = False, # DDP: gradients are views into its buckets, and need no memory of their own
 ) -> dict[str, float]: # part → bytes on one device
     "Memory that does not depend on the batch. Raises ValueError for an unknown sharding."
-    if sharding not in SHARDINGS: raise ValueError(f'sharding={sharding!r}: expected one of {", ".join(SHARDINGS)}')
-    n, teacher, share = shape.parameters['trainable'], shape.parameters['target encoder'], processes if sharding == 'full' else 1
-    out = dict(weights=4 * n / share, gradients=4 * n / (share if accumulation == 1 else 1), moments=8 * n / share, teacher=4 * teacher / share)
+    if sharding not in SHARDINGS:
+        raise ValueError(f'sharding={sharding!r}: expected one of {", ".join(SHARDINGS)}')
+    n = shape.parameters['trainable']
+    teacher = shape.parameters['target encoder']
+    share = processes if sharding == 'full' else 1
+    out = dict(weights=4 * n / share, gradients=4 * n / (share if accumulation == 1 else 1),
+               moments=8 * n / share, teacher=4 * teacher / share)
     if sharding == 'none' and processes > 1 and not bucket_view: out['buckets'] = 4 * n
-    if sharding == 'full' and processes > 1: out['gathered'] = 2 * _size(precision) * shape.largest      # a block at work, and the next on its way
+    # a block at work, and the next on its way
+    if sharding == 'full' and processes > 1: out['gathered'] = 2 * _size(precision) * shape.largest
     return out
 
 def _size(precision: str) -> int:
     "Bytes of a number. Raises ValueError for an unknown precision."
-    if precision not in ('fp32', 'bf16', 'fp16'): raise ValueError(f'precision={precision!r}: expected fp32, bf16 or fp16')
+    if precision not in ('fp32', 'bf16', 'fp16'):
+        raise ValueError(f'precision={precision!r}: expected fp32, bf16 or fp16')
     return 4 if precision == 'fp32' else 2
 
 # %% ../../nbs/evaluation/08_cost.ipynb #beac9dc5
@@ -271,18 +310,21 @@ def kept_bytes(self: Stack,
     "Bytes that all blocks keep for one image."
     if read is None or not self.plain: return self.depth * tokens * self.block_bytes(precision)
     s, W, A, H = _size(precision), self.width, self.attention, self.hidden
-    last = tokens * (4 * W + 8 + s * (W + 2 * A)) + read * (4 * W + 8 + s * (2 * W + 2 * A + 2 * H) + 4 * self.heads)
+    last = tokens * (4 * W + 8 + s * (W + 2 * A)) + read * (4 * W + 8 + s *
+                                                            (2 * W + 2 * A + 2 * H) + 4 * self.heads)
     return (self.depth - 1) * tokens * self.block_bytes(precision) + last
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    "A context in which forward passes are watched: `total` is the memory of what they keep for the backward pass, weights not counted."
+    """A context in which forward passes are watched: `total` is the memory of what they keep for the
+    backward pass, weights not counted."""
     def __init__(self,
         model: nn.Module, # whose weights are not counted
     ):
         own, self.found = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
         def pack(t):
             s = t.untyped_storage()
-            if s.data_ptr() not in own: self.found[s.data_ptr()] = s.nbytes()          # several views of one memory count once
+            # several views of one memory count once
+            if s.data_ptr() not in own: self.found[s.data_ptr()] = s.nbytes()
             return t
         super().__init__(pack, lambda t: t)
 
@@ -307,12 +349,17 @@ def activation_bytes(
     e, p, c, s = shape.encoder, shape.predictor, shape.config, _size(precision)
     seen = shape.prefix + (tokens.patches if c.mask_mode == 'zero' else tokens.context)
     inside, D, pixels = shape.prefix + tokens.context + tokens.target, e.width, shape.patch_values
-    if c.use_gradient_checkpointing: blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, inside)]]
+    if c.use_gradient_checkpointing:
+        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, inside)]]
     else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, tokens.target)]
-    joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * tokens.target                # embedding, final norm and narrowing, the predictor's end
+    # embedding, final norm and narrowing, the predictor's end
+    joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * tokens.target
     if c.pixel_weight: joints += (tokens.context + tokens.target) * (s * D + 8 * pixels)
     n = batch_size * masks_per_image
-    out = {'context encoder': n * blocks[0], 'predictor': n * blocks[1], 'between': n * joints, 'levels': n * _level_bytes(shape, tokens, s)}
+    out = {
+        'context encoder': n * blocks[0], 'predictor': n * blocks[1], 'between': n * joints,
+        'levels': n * _level_bytes(shape, tokens, s)
+    }
     return out | ({} if s == 4 else {'rounded weights': 2 * shape.matrices})
 
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
@@ -320,15 +367,20 @@ def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
     for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
                                          shape.widths, strict=False)):
-        total += (m + pyramid * v) * (s * w + 8 * D)                                                   # the head's input, both sides of the loss
-        if not pyramid and l: total += 4 * m * tokens.target                                           # which patches a mean is over
-        if pyramid: total += n * (s * D + s * w + 4 * w) + (2 * s * w * n if l else 0)                 # lateral and top-down linear map and norm, the map
-        if pyramid and shape.config.fpn.fusion_method == 'concat' and l + 1 < len(shape.widths): total += 3 * s * w * n
+        # the head's input, both sides of the loss
+        total += (m + pyramid * v) * (s * w + 8 * D)
+        # which patches a mean is over
+        if not pyramid and l: total += 4 * m * tokens.target
+        # lateral and top-down linear map and norm, the map
+        if pyramid: total += n * (s * D + s * w + 4 * w) + (2 * s * w * n if l else 0)
+        if pyramid and shape.config.fpn.fusion_method == 'concat' and l + 1 < len(shape.widths):
+            total += 3 * s * w * n
     return total
 
 # %% ../../nbs/evaluation/08_cost.ipynb #76e1110a
 class PeakBytes(TorchDispatchMode):
-    "A context in which tensors are watched as they come and go: `now` and `peak` are the bytes of those made inside."
+    """A context in which tensors are watched as they come and go: `now` and `peak` are the bytes of those
+    made inside."""
     def __init__(self):
         super().__init__()
         self.now = self.peak = 0
@@ -345,7 +397,8 @@ class PeakBytes(TorchDispatchMode):
             if not isinstance(t, Tensor): continue
             storage = t.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
-            if key in theirs or key in self._known: continue                            # a view, or the same tensor
+            # a view, or the same tensor
+            if key in theirs or key in self._known: continue
             self._known.add(key)
             self.now += size
             weakref.finalize(storage, self._gone, key, size)
@@ -360,11 +413,18 @@ def passing_bytes(
     precision: str = 'bf16', # of the products
     masks_per_image: int = 1, # context and target sets per pass of the target encoder
 ) -> float: # bytes
-    "The largest of what is only there for a moment: a block of the target encoder, or a block that is computed again."
-    e, p, s, again = shape.encoder, shape.predictor, _size(precision), shape.config.use_gradient_checkpointing
+    """The largest of what is only there for a moment: a block of the target encoder, or a block that is
+    computed again."""
+    e = shape.encoder
+    p = shape.predictor
+    s = _size(precision)
+    again = shape.config.use_gradient_checkpointing
     seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
-    teacher = (shape.prefix + tokens.patches) * (8 * e.width + 2 * s * e.hidden)        # residual stream, a norm's output, both sides of the activation function
-    student = max(e.block_bytes(precision) * seen, p.block_bytes(precision) * (shape.prefix + tokens.context + tokens.target))
+    # residual stream, a norm's output, both sides of the activation function
+    teacher = (shape.prefix + tokens.patches) * (8 * e.width + 2 * s * e.hidden)
+    student = max(
+        e.block_bytes(precision) * seen,
+        p.block_bytes(precision) * (shape.prefix + tokens.context + tokens.target))
     return batch_size * max(teacher, again * masks_per_image * student)
 
 def step_bytes(
@@ -378,8 +438,11 @@ def step_bytes(
 ) -> dict[str, float]: # part → bytes on one device
     "Memory of a training step."
     acts = activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
-    if sharding == 'full' and processes > 1: acts.pop('rounded weights', 0)             # those are the gathered ones
-    return state_bytes(shape, processes, sharding, precision) | dict(activations=sum(acts.values()), passing=passing_bytes(shape, tokens, batch_size, precision, masks_per_image))
+    # those are the gathered ones
+    if sharding == 'full' and processes > 1: acts.pop('rounded weights', 0)
+    return state_bytes(shape, processes, sharding, precision) | dict(
+        activations=sum(acts.values()), passing=passing_bytes(shape, tokens, batch_size, precision,
+                                                              masks_per_image))
 
 # %% ../../nbs/evaluation/08_cost.ipynb #589c8641
 def largest_batch(
@@ -393,7 +456,8 @@ def largest_batch(
     fixed: float = 2 ** 30, # bytes that are gone before the first tensor
 ) -> int: # images per device; 0: not even one
     "How many images a device's memory holds in training."
-    room = lambda n: (1 - reserve) * memory - fixed - sum(step_bytes(shape, tokens, n, precision, processes, sharding).values())
+    room = lambda n: (1 - reserve) * memory - fixed - sum(
+        step_bytes(shape, tokens, n, precision, processes, sharding).values())
     return max(0, int(room(0) // max(1., room(0) - room(1))))
 
 def memory_table(
@@ -403,14 +467,19 @@ def memory_table(
     **kwargs, # of `largest_batch`
 ) -> str: # a table in Markdown
     "Images per device for several models and devices, without and with gradient checkpointing."
-    lines = ['| | alone, GiB | MiB per image | ' + ' | '.join(f'{g} GB' for g in sizes) + ' |', '|---|' + '--:|' * (len(sizes) + 2)]
+    lines = [
+        '| | alone, GiB | MiB per image | ' + ' | '.join(f'{g} GB' for g in sizes) + ' |',
+        '|---|' + '--:|' * (len(sizes) + 2)
+    ]
     for name, s in shapes.items():
         for often, label in [(False, name), (True, f'{name}, checkpointing')]:
             s = replace(s, config=replace(s.config, use_gradient_checkpointing=often))
             k = {k: v for k, v in kwargs.items() if k in ('precision', 'processes', 'sharding')}
-            state, image = sum(step_bytes(s, tokens[name], 0, **k).values()), sum(step_bytes(s, tokens[name], 1, **k).values())
+            state = sum(step_bytes(s, tokens[name], 0, **k).values())
+            image = sum(step_bytes(s, tokens[name], 1, **k).values())
             fits = [largest_batch(s, tokens[name], g * 1e9, **kwargs) for g in sizes]
-            lines.append(f'| {label} | {state / 2 ** 30:.1f} | {(image - state) / 2 ** 20:.1f} | ' + ' | '.join(str(n) if n else '–' for n in fits) + ' |')
+            lines.append(f'| {label} | {state / 2 ** 30:.1f} | {(image - state) / 2 ** 20:.1f} | '
+                         + ' | '.join(str(n) if n else '–' for n in fits) + ' |')
     return '\n'.join(lines)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #da9998ca
@@ -422,7 +491,7 @@ class Work:
     traffic: float # bytes to and from memory, per forward and backward pass
     update: float # bytes to and from memory, per step: optimiser and EMA
     sync: float # bytes of gradients that all devices must agree on
-    gather: float # bytes of weights that full sharding gathers per forward and backward pass: twice the trained ones, once the target encoder's
+    gather: float  # bytes of weights that full sharding gathers per forward and backward pass: twice the trained ones, once the target encoder's
     backward: float # share of the operations in the backward pass
 
 def step_work(
@@ -433,11 +502,15 @@ def step_work(
     masks_per_image: int = 1, # context and target sets per pass of the target encoder
 ) -> Work:
     "The work of a model's step."
-    flops, acts = step_flops(shape, tokens, batch_size, masks_per_image), activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
-    forward = sum(batch_size * (1 if k == 'target encoder' else masks_per_image) * v for k, v in forward_flops(shape, tokens, masks_per_image).items())
+    flops = step_flops(shape, tokens, batch_size, masks_per_image)
+    acts = activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
+    forward = sum(batch_size * (1 if k == 'target encoder' else masks_per_image) * v
+                  for k, v in forward_flops(shape, tokens, masks_per_image).items())
     n, teacher, e = shape.parameters['trainable'], shape.parameters['target encoder'], shape.encoder
-    traffic = 3 * sum(acts.values()) + batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
-    return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n, _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])
+    traffic = 3 * sum(
+        acts.values()) + batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
+    return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n,
+                _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])
 
 # %% ../../nbs/evaluation/08_cost.ipynb #85a695e5
 @dataclass
@@ -470,12 +543,18 @@ def communicate(self: Machine,
     bucket: float = 25 * 2 ** 20, # bytes of gradients that travel together
 ) -> tuple[float, float]: # seconds on the wire, and those of them in which nothing else happens
     "Time of a step's communication. Raises ValueError for an unknown sharding."
-    if sharding not in SHARDINGS: raise ValueError(f'sharding={sharding!r}: expected one of {", ".join(SHARDINGS)}')
+    if sharding not in SHARDINGS:
+        raise ValueError(f'sharding={sharding!r}: expected one of {", ".join(SHARDINGS)}')
     if processes == 1: return 0., 0.
-    ring, each = (processes - 1) / processes / self.link, self.compute(work, processes) - work.update / self.bytes_per_s
+    ring = (processes - 1) / processes / self.link
+    each = self.compute(work, processes) - work.update / self.bytes_per_s
     last = min(1., bucket / work.sync)
-    if sharding == 'none': wire, behind, last = 2 * ring * work.sync, work.backward, last * 2 * ring * work.sync
-    else: wire, behind, last = ring * (work.sync + accumulation * work.gather), accumulation, last * ring * work.sync
+    if sharding == 'none':
+        wire, behind, last = 2 * ring * work.sync, work.backward, last * 2 * ring * work.sync
+    else:
+        wire = ring * (work.sync + accumulation * work.gather)
+        behind = accumulation
+        last = last * ring * work.sync
     return wire, max(last, wire - self.overlap * behind * each)
 
 @patch
@@ -486,8 +565,10 @@ def step_seconds(self: Machine,
     sharding: str = 'none', # 'none' (DDP) or 'full'
     loader: float = math.inf, # images/s that one device's loader delivers
 ) -> float:
-    "Time of one optimiser step: computing and what of the communication shows, or waiting for images if that takes longer."
-    busy = self.compute(work, processes, accumulation) + self.communicate(work, processes, accumulation, sharding)[1]
+    """Time of one optimiser step: computing and what of the communication shows, or waiting for images if
+    that takes longer."""
+    busy = self.compute(work, processes, accumulation) + self.communicate(work, processes, accumulation,
+                                                                          sharding)[1]
     return max(busy, accumulation * work.images / loader)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f8963fae
@@ -500,16 +581,20 @@ def expected_images_per_second(
     loader: float = math.inf, # images/s that one device's loader delivers
 ) -> float: # of all devices together
     "Images per second to expect."
-    return processes * accumulation * work.images / machine.step_seconds(work, processes, accumulation, sharding, loader)
+    return processes * accumulation * work.images / machine.step_seconds(work, processes, accumulation,
+                                                                         sharding, loader)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #5b1c843a
 def fit_step_time(
     measurements: list[dict], # each: work (a `Work`, or its fields), processes, synced, seconds
 ) -> Machine:
-    "The `Machine` that explains measured steps best. Raises ValueError if fewer than three are of one process."
+    """The `Machine` that explains measured steps best. Raises ValueError if fewer than three are of one
+    process."""
     rows = [(w if isinstance(w := m['work'], Work) else Work(**w), m) for m in measurements]
     single = [(w, m['seconds']) for w, m in rows if m['processes'] == 1]
-    if len(single) < 3: raise ValueError(f'{len(single)} measurements with one process: three constants of a device need at least 3')
+    if len(single) < 3:
+        raise ValueError(f'{len(single)} measurements with one process: three constants of a device need '
+                         'at least 3')
     fitted = _fit_device(single)
     beside = [m['seconds'] / fitted.compute(w) for w, m in rows if m['processes'] > 1 and not m['synced']]
     if beside: fitted = replace(fitted, slowdown=sorted(beside)[len(beside) // 2])
@@ -519,15 +604,18 @@ def fit_step_time(
 def _fit_device(single: list[tuple]) -> Machine:
     "The constants of one device from (work, seconds)."
     from scipy.optimize import nnls
-    a = torch.tensor([[w.flops / s, (w.traffic + w.update) / s, 1 / s] for w, s in single], dtype=torch.float64)
-    scale = a.amax(0)                                                                   # columns of like size
+    a = torch.tensor([[w.flops / s, (w.traffic + w.update) / s, 1 / s] for w, s in single],
+                     dtype=torch.float64)
+    # columns of like size
+    scale = a.amax(0)
     x = torch.from_numpy(nnls((a / scale).numpy(), [1.] * len(single))[0]) / scale
     per = [1 / v if v > 0 else math.inf for v in x.tolist()[:2]]
     return Machine(*per, overhead=x[2].item())
 
 def _fit_link(machine: Machine, synced: list[tuple]) -> Machine:
     "Bandwidth and overlap by search: two numbers, and a kink that least squares does not like."
-    def error(m): return sum((math.log(m.step_seconds(w, r['processes']) / r['seconds'])) ** 2 for w, r in synced)
+    def error(m):
+        return sum((math.log(m.step_seconds(w, r['processes']) / r['seconds'])) ** 2 for w, r in synced)
     links = [10 ** (6 + i / 40) for i in range(281)]                                    # 1 MB/s to 10 TB/s
     return min((replace(machine, link=l, overlap=o / 10) for l in links for o in range(11)), key=error)
 
@@ -538,9 +626,11 @@ def scale_settings(
     k: float, # how many times as many images per optimiser step
     lr: float, # learning rate so far
     momentum: float, # of the EMA so far, at the first step
-    rule: str = 'sqrt', # for the learning rate: 'sqrt' (Malladi et al. 2022), 'linear' (Goyal et al. 2017) or 'none'
+    # for the learning rate: 'sqrt' (Malladi et al. 2022), 'linear' (Goyal et al. 2017) or 'none'
+    rule: str = 'sqrt',
 ) -> dict[str, float]: # keys of a configuration → values
-    "Settings for a larger or smaller batch. Raises ValueError for an unknown rule or a k that is not above 0."
+    """Settings for a larger or smaller batch. Raises ValueError for an unknown rule or a k that is not
+    above 0."""
     if rule not in LR_RULES: raise ValueError(f'rule={rule!r}: expected one of {", ".join(LR_RULES)}')
     if k <= 0: raise ValueError(f'k={k}: expected a number above 0, the new images per step over the old')
     return {'training.lr': lr * LR_RULES[rule](k), 'model.ema.momentum': momentum ** k}
@@ -563,7 +653,8 @@ def machine_from_rate(
     link: float = math.inf, # bytes/s that each device sends to the next
     overlap: float = .5, # share of the backward pass behind which gradients can travel
 ) -> Machine:
-    "A device of which nothing is known but how fast it is at one step. Raises ValueError for a rate that is not above 0."
+    """A device of which nothing is known but how fast it is at one step. Raises ValueError for a rate that
+    is not above 0."""
     if images_per_s <= 0: raise ValueError(f'images_per_s={images_per_s}: expected a number above 0')
     return Machine(work.flops * images_per_s / work.images, link=link, overlap=overlap)
 
@@ -577,7 +668,8 @@ class Card:
     source: str # the document the numbers are from
 
 CARDS = { # pattern in the name that the driver gives → card; the first that fits
-    r'B200': Card(2250, 180, 7700, 'NVIDIA DGX B200 data sheet: 72 PFLOPS FP8 and 36 PFLOPS BF16 with sparsity for 8'),
+    r'B200': Card(2250, 180, 7700, 'NVIDIA DGX B200 data sheet: 72 PFLOPS FP8 and 36 PFLOPS BF16 with '
+                                   'sparsity for 8'),
     r'H200': Card(989, 141, 4800, 'NVIDIA H200 data sheet: 1,979 with sparsity'),
     r'H100.*(PCIe|NVL)': Card(756, 80, 2000, 'NVIDIA H100 data sheet, PCIe: 1,513 with sparsity'),
     r'(H100|GH200)': Card(989, 80, 3350, 'NVIDIA H100 data sheet, SXM: 1,979 with sparsity'),
@@ -589,7 +681,8 @@ CARDS = { # pattern in the name that the driver gives → card; the first that f
     r'\bA10G\b': Card(70, 24, 600, 'NVIDIA A10G data sheet'),
     r'\bA10\b': Card(125, 24, 600, 'NVIDIA A10 data sheet'),
     r'RTX A6000': Card(155, 48, 768, 'NVIDIA RTX A6000 data sheet: 309.7 with sparsity'),
-    r'4090': Card(165, 24, 1008, 'NVIDIA Ada GPU architecture white paper, RTX 4090: 165.2 with FP32 accumulate'),
+    r'4090': Card(165, 24, 1008, 'NVIDIA Ada GPU architecture white paper, RTX 4090: 165.2 with FP32 '
+                                 'accumulate'),
     r'3090': Card(71, 24, 936, 'NVIDIA GA102 architecture white paper, RTX 3090: 71 with FP32 accumulate'),
     r'MI300X': Card(1307, 192, 5300, 'AMD Instinct MI300X data sheet')}
 

@@ -90,10 +90,12 @@ def progress_bar(loader, words: str | None) -> Iterator:
 # %% ../../nbs/evaluation/01_encodings.ipynb #a8c0f478
 def autocast_for(
     device: torch.device | str, # where the model is
-    precision: str = 'auto', # 'fp32' (or 'no'), 'bf16', or 'auto': half precision where the device is fast at it
+    # 'fp32' (or 'no'), 'bf16', or 'auto': half precision where the device is fast at it
+    precision: str = 'auto',
 ): # a context manager
     "Mixed precision for a block of code. Raises ValueError for an unknown precision."
-    if precision not in ('auto', 'fp32', 'no', 'bf16', 'fp16'): raise ValueError(f"precision={precision!r}: expected 'auto', 'fp32', 'bf16' or 'fp16'")
+    if precision not in ('auto', 'fp32', 'no', 'bf16', 'fp16'):
+        raise ValueError(f"precision={precision!r}: expected 'auto', 'fp32', 'bf16' or 'fp16'")
     kind = torch.device(device).type
     half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(choose_precision(precision, kind))
     return nullcontext() if half is None else torch.autocast(kind, half)
@@ -109,7 +111,8 @@ def extract_dataset(
     device: torch.device | str | None = None, # the model is moved there; None: where it is
     progress: bool | str = False, # a progress bar, with words beside it if you like
     num_workers: int = 0, # processes that read images
-    reduce: Callable[[list[Tensor]], list[Tensor]] | None = None, # applied to each batch's levels [B, cells, d], to keep less than all
+    # applied to each batch's levels [B, cells, d], to keep less than all
+    reduce: Callable[[list[Tensor]], list[Tensor]] | None = None,
     max_bad_share: float = 0.1, # RuntimeError when more of the files cannot be read
 ) -> Features:
     "Features of every image at every level, for one pass of the encoder. The random state is left alone."
@@ -117,10 +120,13 @@ def extract_dataset(
     device = next(model.parameters()).device
     def encode(images: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast_for(device, precision):
-            out = model.extract_levels(normalize(images.to(device), *model.pixel_stats), levels, fpn, encoder)
+            out = model.extract_levels(normalize(images.to(device), *model.pixel_stats), levels, fpn,
+                                       encoder)
             return out if reduce is None else reduce(out)
     view = model_view(model, dataset)
-    return collect_features(view, encode, batch_size, num_workers, f'features of {view.dataset.name}' if progress is True else progress or None, max_bad_share)
+    return collect_features(view, encode, batch_size, num_workers,
+                            f'features of {view.dataset.name}' if progress is True else progress or None,
+                            max_bad_share)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #74b1dfee
 @dataclass
@@ -159,11 +165,17 @@ def encode(self: HJEPA,
     encoder: str = 'target', # 'target' or 'context'
 ) -> Encodings:
     "Levels, patch tokens and CLS of whole images, for one pass of the encoder."
-    if encoder not in ('target', 'context'): raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
+    if encoder not in ('target', 'context'):
+        raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     enc = self.target_encoder.encoder if encoder == 'target' else self.context_encoder
     grid, depth, p = enc._check_images(images), len(enc.vit.blocks), enc.num_prefix_tokens
-    if not 1 <= last <= depth: raise ValueError(f'last={last}: expected from 1 to {depth}, this encoder\'s blocks')
-    tokens = [enc.final_norm(x) for i, x in enumerate(enc._each_block(enc.embed(images), None, None, grid)) if i >= depth - last]
+    if not 1 <= last <= depth:
+        raise ValueError(f'last={last}: expected from 1 to {depth}, this encoder\'s blocks')
+    tokens = [
+        enc.final_norm(x)
+        for i, x in enumerate(enc._each_block(enc.embed(images), None, None, grid))
+        if i >= depth - last
+    ]
     cls = [x[:, 0].float() for x in tokens] if getattr(enc.vit, 'cls_token', None) is not None else []
     tokens = [x[:, p:].float() for x in tokens]
     present = torch.ones(tokens[-1].shape[:2], dtype=torch.bool, device=images.device)
@@ -184,10 +196,12 @@ class TimmFeatures(nn.Module):
         **timm_kwargs, # passed to timm.create_model, for a name
     ):
         super().__init__()
-        self.recipe = None if isinstance(net, nn.Module) else dict(net=net, img_size=img_size, num_levels=num_levels, in_chans=in_chans, **timm_kwargs)
+        self.recipe = None if isinstance(net, nn.Module) else dict(
+            net=net, img_size=img_size, num_levels=num_levels, in_chans=in_chans, **timm_kwargs)
         if isinstance(net, str): net = _create(net, pretrained, img_size, in_chans, timm_kwargs)
         if not hasattr(net, 'forward_intermediates'):
-            raise ValueError(f'{type(net).__name__} has no forward_intermediates, which timm\'s models give their feature maps with; pass a timm model or its name')
+            raise ValueError(f'{type(net).__name__} has no forward_intermediates, which timm\'s models '
+                             'give their feature maps with; pass a timm model or its name')
         cfg = timm.data.resolve_model_data_config(net)
         self.net, self.max_levels = net.eval(), num_levels
         own = getattr(getattr(net, 'patch_embed', None), 'img_size', None) or cfg['input_size'][1:]
@@ -195,7 +209,8 @@ class TimmFeatures(nn.Module):
         chans = in_chans if self.recipe else _in_chans(net, cfg['input_size'][0])
         stats = [list(cfg[k]) for k in ('mean', 'std')]
         self.pixel_stats = tuple(s if len(s) == chans else [sum(s) / len(s)] * chans for s in stats)
-        self.config = SimpleNamespace(in_chans=chans, encoder_type=self.recipe['net'] if self.recipe else type(net).__name__)
+        self.config = SimpleNamespace(
+            in_chans=chans, encoder_type=self.recipe['net'] if self.recipe else type(net).__name__)
         blank = torch.zeros(1, chans, *self.img_size, device=next(net.parameters()).device)
         with torch.no_grad(): self.grid = self._maps(blank, 1)[0][-1].shape[-2:]
 
@@ -208,8 +223,11 @@ def _in_chans(net: nn.Module, default: int) -> int:
 
 def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) -> nn.Module:
     "A timm model without head; the image size is told to those that want to know it."
-    if not timm.is_model(name): raise ValueError(f'{name!r} is not a timm model; near it: {", ".join(timm.list_models("*" + name.split("_")[0] + "*")[:5]) or "nothing"}')
-    make = lambda **more: timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **kwargs, **more)
+    if not timm.is_model(name):
+        raise ValueError(f'{name!r} is not a timm model; near it: '
+                         f'{", ".join(timm.list_models("*" + name.split("_")[0] + "*")[:5]) or "nothing"}')
+    make = lambda **more: timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans,
+                                            **kwargs, **more)
     try:
         with hub_or_cache(pretrained), loading_reports() as found:
             if img_size is None: net = make()
@@ -231,7 +249,8 @@ def _maps(self: TimmFeatures,
     last: int, # blocks or stages
 ) -> tuple[list[Tensor], list[Tensor], Tensor]: # maps [B, d, h, w], CLS tokens [B, d] or none, what `forward_features` gives
     "Feature maps after the last blocks, finest first where the network has stages."
-    knows, cls = inspect.signature(self.net.forward_intermediates).parameters, getattr(self.net, 'cls_token', None) is not None
+    knows = inspect.signature(self.net.forward_intermediates).parameters
+    cls = getattr(self.net, 'cls_token', None) is not None
     options = dict(indices=last, norm=True, output_fmt='NCHW', return_prefix_tokens=cls)
     options = {k: v for k, v in options.items() if k in knows}
     images = images.to(next(self.net.parameters()).dtype)
@@ -242,7 +261,8 @@ def _maps(self: TimmFeatures,
     prefix = cls and 'return_prefix_tokens' in knows
     maps, cls = ([m for m, _ in maps], [p[:, 0] for _, p in maps]) if prefix else (list(maps), [])
     late = getattr(self.net, 'fc_norm', None)
-    if isinstance(getattr(self.net, 'norm', None), nn.Identity) and isinstance(late, nn.LayerNorm):        # a ViT that pools before its norm: as in an HJEPA, tokens are normed
+    # a ViT that pools before its norm: as in an HJEPA, tokens are normed
+    if isinstance(getattr(self.net, 'norm', None), nn.Identity) and isinstance(late, nn.LayerNorm):
         maps, cls = [late(m.movedim(1, -1)).movedim(-1, 1) for m in maps], [late(c) for c in cls]
     return maps, cls, final
 
@@ -273,12 +293,16 @@ def encode(self: TimmFeatures,
     encoder: str = 'target', # not used: there is one encoder
 ) -> Encodings:
     "Pooled levels, feature maps as tokens, CLS, and what the model's own classifier would get."
-    if images.ndim != 4 or images.shape[1] != self.config.in_chans: raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.config.in_chans}, H, W]')
+    if images.ndim != 4 or images.shape[1] != self.config.in_chans:
+        raise ValueError(
+            f'images have shape {tuple(images.shape)}, expected [B, {self.config.in_chans}, H, W]')
     maps, cls, final = self._maps(images, last)
     tokens, grid = [rearrange(m.float(), 'b d h w -> b (h w) d') for m in maps], tuple(maps[-1].shape[-2:])
     present = torch.ones(tokens[-1].shape[:2], dtype=torch.bool, device=images.device)
     pooled = self.net.forward_head(final, pre_logits=True)
-    return Encodings(pool_levels(tokens[-1], present, grid, self.num_levels)[0], tokens, [c.float() for c in cls], grid, pooled.float() if pooled.ndim == 2 else None)
+    return Encodings(
+        pool_levels(tokens[-1], present, grid, self.num_levels)[0], tokens, [c.float() for c in cls], grid,
+        pooled.float() if pooled.ndim == 2 else None)
 
 @patch
 @torch.no_grad()
@@ -291,7 +315,8 @@ def extract_levels(self: TimmFeatures,
     "Pooled features at several levels, as `extract_levels` of an HJEPA."
     levels = list(range(self.num_levels)) if levels is None else levels
     for l in levels:
-        if not 0 <= l < self.num_levels: raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
+        if not 0 <= l < self.num_levels:
+            raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
     with evaluating(self): out = self.encode(images).levels
     return [out[l] for l in levels]
 
@@ -320,8 +345,11 @@ def random_like(
 ) -> HJEPA | TimmFeatures: # in evaluation mode, on the model's device
     "The same architecture with random weights: what it sees without having learned."
     if isinstance(model, TimmFeatures) and model.recipe is None:
-        raise ValueError(f'how this {model.config.encoder_type} was made is not known: give TimmFeatures the name of the model, and it can be made again with random weights')
-    with fixed_seed(seed): new = HJEPA(replace(model.config, pretrained=False)) if isinstance(model, HJEPA) else TimmFeatures(**model.recipe)
+        raise ValueError(f'how this {model.config.encoder_type} was made is not known: give TimmFeatures '
+                         'the name of the model, and it can be made again with random weights')
+    with fixed_seed(seed):
+        new = HJEPA(replace(model.config, pretrained=False)) if isinstance(model, HJEPA) else TimmFeatures(
+            **model.recipe)
     return new.eval().to(next(model.parameters()).device)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #6fe5f909
@@ -342,7 +370,8 @@ def pixel_features(
 @dataclass
 class ReadOut:
     "A part that read-outs are made of."
-    vector: Callable[..., Tensor] # (encodings, level if the name has one, last blocks or None if `blocks`) → [n, width]
+    vector: Callable[
+        ..., Tensor]  # (encodings, level if the name has one, last blocks or None if `blocks`) → [n, width]
     blocks: bool # whether '@4' may follow
     cells: bool # whether it is a level's cells, one after the other: its columns are named so
     usual: bool # whether it is tried where the best read-out is searched for
@@ -364,7 +393,8 @@ def register_readout(
     return enter
 
 def _last(blocks: list[Tensor], k: int) -> list[Tensor]:
-    if k > len(blocks): raise ValueError(f'{k} blocks are asked for, but {len(blocks)} were kept; encode with last={k}')
+    if k > len(blocks):
+        raise ValueError(f'{k} blocks are asked for, but {len(blocks)} were kept; encode with last={k}')
     return blocks[-k:]
 
 def _level(e: Encodings, level: int) -> Tensor: # [n, cells, d]
@@ -390,7 +420,8 @@ def _cells(e: Encodings, level: int, last: int | None) -> Tensor:
     if last is None: return _level(e, level).flatten(1)
     return torch.cat([e.cells(t, level).flatten(1) for t in _last(e.patches, last)], 1)
 
-_NO_VECTOR = ('there is no such vector here (an HJEPA has none of its own called pooled, and a CLS token only '
+_NO_VECTOR = ('there is no such vector here (an HJEPA has none of its own called pooled, and a CLS '
+              'token only '
               'with class_token=true); take mean or a level')
 
 def _has_cls(model) -> bool:
@@ -431,14 +462,18 @@ def parse_readout(
     for part, at, last in parts:
         kind = _kind(part)[0]
         fine = kind and (not at or kind.blocks and last.isdecimal() and int(last) > 0)
-        if not fine or after not in ('', 'white'): raise ValueError(f'read-out {name!r}: expected {readout_words()}')
+        if not fine or after not in ('', 'white'):
+            raise ValueError(f'read-out {name!r}: expected {readout_words()}')
     return [(part, int(last) if at else None) for part, at, last in parts], after == 'white'
 
 def readout_words() -> str:
     "What a read-out's name may be, for messages and help."
-    parts = [w for n in READOUTS for w in ([n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n])]
+    parts = [
+        w for n in READOUTS for w in ([n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n])
+    ]
     single = ' and '.join(n for n, kind in READOUTS.items() if not kind.blocks)
-    return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four blocks, "
+    return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four "
+            "blocks, "
             "and '|white' at the end to whiten")
 
 def blocks_needed(
@@ -461,7 +496,8 @@ def check_readouts(
     "Raise ValueError for a read-out that this model cannot give, before anything is encoded."
     depth, known = len(model.context_encoder.vit.blocks), []
     for n, kind in READOUTS.items():
-        if kind.there(model): known += [n.replace('#', str(l)) for l in range(model.num_levels if '#' in n else 1)]
+        if kind.there(model):
+            known += [n.replace('#', str(l)) for l in range(model.num_levels if '#' in n else 1)]
     for name in names:
         for part, last in parse_readout(name)[0]:
             if part not in known: raise ValueError(f'read-out {name!r}: this model has {", ".join(known)}')
@@ -484,7 +520,10 @@ def readouts(
 ) -> dict[str, Tensor]: # name → [n, width]
     "Several read-outs of the same features; those of single levels share their memory."
     levels = getattr(e, 'levels', e)
-    return {n: readout(levels if isinstance(e, Features) else e, n) for n in (names or ['mean', *(f'level{l}' for l in range(len(levels)))])}
+    return {
+        n: readout(levels if isinstance(e, Features) else e, n)
+        for n in (names or ['mean', *(f'level{l}' for l in range(len(levels)))])
+    }
 
 def _part(e: Encodings, part: str, last: int | None) -> Tensor:
     "One part of a read-out, [n, width]."
@@ -535,13 +574,17 @@ def readout_names(
     white: bool = False, # each whitened as well
 ) -> list[str]:
     "Read-outs to choose from, narrow ones first."
-    depth = len(model.context_encoder.vit.blocks) if isinstance(model, HJEPA) else len(getattr(model.net, 'blocks', [0, 0]))
+    depth = len(model.context_encoder.vit.blocks) if isinstance(model, HJEPA) else len(
+        getattr(model.net, 'blocks', [0, 0]))
     last = min(last, depth)
     e = blank_encodings(model, last, fpn)
-    names = ['mean'] + (['cls', 'cls+mean'] if e.cls else []) + (['pooled'] if e.pooled is not None and not e.cls else [])
+    names = ['mean'] + (['cls', 'cls+mean']
+                        if e.cls else []) + (['pooled'] if e.pooled is not None and not e.cls else [])
     if last > 1: names += [f'mean@{last}'] + ([f'cls@{last}'] if e.cls else [])
-    plain = model.fpn is None or not fpn                                # then a level of one cell is the mean, and coarse levels say nothing new
-    names += [f'level{l}' for l, v in enumerate(e.levels) if not (plain and v.shape[1] == 1)] + (['all'] if len(e.levels) > 1 and not plain else [])
+    # then a level of one cell is the mean, and coarse levels say nothing new
+    plain = model.fpn is None or not fpn
+    names += [f'level{l}' for l, v in enumerate(e.levels) if not (plain and v.shape[1] == 1)
+              ] + (['all'] if len(e.levels) > 1 and not plain else [])
     names += [n for n, kind in READOUTS.items() if kind.usual and kind.there(model)]
     names = [n for n in names if n == 'mean' or readout(e, n).shape[1] <= max_dim]
     return names + [f'{n}|white' for n in names] * white
@@ -549,7 +592,8 @@ def readout_names(
 # %% ../../nbs/evaluation/01_encodings.ipynb #29780774
 @dataclass
 class Readouts:
-    "Vectors of a data set's images by the name of the read-out. `len` is the number of images that could be read."
+    """Vectors of a data set's images by the name of the read-out. `len` is the number of images that could
+    be read."""
     vectors: dict[str, Tensor] # name → [n, width] float32, on the CPU
     labels: Tensor | None # [n] int64; None if the data set has none
     index: Tensor # [n] int64, which image of the data set a row is
@@ -596,7 +640,8 @@ def check_features(
         raise ValueError(f'{name} labels are {y.dtype} from {y.min()}; '
                          'expected whole class numbers from 0 (−1 marks an image without label)')
     if y.max() < 0:
-        raise ValueError(f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
+        raise ValueError(
+            f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
 
 def labelled(
     x: Tensor, # [n, d] features

@@ -43,9 +43,11 @@ def shots_per_class(
     if isinstance(shot, str):
         try: share = float(shot.removesuffix('%')) / 100
         except ValueError: share = -1
-        if not shot.endswith('%') or not 0 < share <= 1: raise ValueError(f"shot={shot!r}: expected a number of images per class, or a share like '1%'")
+        if not shot.endswith('%') or not 0 < share <= 1:
+            raise ValueError(f"shot={shot!r}: expected a number of images per class, or a share like '1%'")
         return (counts * share).round().long().clamp(min=1).minimum(counts)
-    if isinstance(shot, bool) or not isinstance(shot, int) or shot < 1: raise ValueError(f"shot={shot!r}: expected a number of images per class, or a share like '1%'")
+    if isinstance(shot, bool) or not isinstance(shot, int) or shot < 1:
+        raise ValueError(f"shot={shot!r}: expected a number of images per class, or a share like '1%'")
     if (few := ((counts > 0) & (counts < shot)).nonzero().flatten()).numel():
         name = int(few[0]) if classes is None else repr(str(classes[few[0]]))
         raise ValueError(f'shot={shot}: class {name} has only {counts[few[0]]} images; '
@@ -84,19 +86,23 @@ class FewShotRidge:
         z: Tensor, # [n, d] standardised features of the labelled images
         y: Tensor, # [n] int64
         alphas: Sequence[float] = SHOT_ALPHAS, # to choose from, in units of the mean eigenvalue
-        default: float = 0.3, # the one taken when every class has one image, and leaving it out leaves nothing of the class
+        # the one taken when every class has one image, and leaving it out leaves nothing of the class
+        default: float = 0.3,
         groups: Tensor | None = None, # [n] int64, the group of each image: it is left out as a whole
     ):
         if min(alphas, default=0) <= 0: raise ValueError(f'alphas={alphas}: expected numbers above 0')
         self.classes, t = y.unique(return_inverse=True)
-        if len(self.classes) < 2: raise ValueError(f'all labelled images are of class {self.classes.item()}; a classifier needs at least two classes')
+        if len(self.classes) < 2:
+            raise ValueError(f'all labelled images are of class {self.classes.item()}; a classifier needs '
+                             'at least two classes')
         target, self.z_mean = F.one_hot(t).double(), z.mean(0)
         self.t_mean = target.mean(0)
         self._decompose((z - self.z_mean).double(), target - self.t_mean)
         groups, several = _which_survive(t, groups)
         self.scores = {a: self._leave_one_out(a, target, t, several, groups) for a in alphas}
         best = max(self.scores.values())
-        self.alpha = default if not several.any() else max(a for a, s in self.scores.items() if s == best)      # ties: the smoothest
+        # ties: the smoothest
+        self.alpha = default if not several.any() else max(a for a, s in self.scores.items() if s == best)
         self.loo_accuracy = best if several.any() else math.nan
         self.weight = self._weight(self.alpha)
         self.bias = self.t_mean.float() - self.z_mean.float() @ self.weight
@@ -111,7 +117,8 @@ class FewShotRidge:
 def _decompose(self: FewShotRidge, z: Tensor, t: Tensor):
     "Eigenvectors of the images' inner products, from the smaller of the two Gram matrices."
     self.e, self.q = gram_axes(z.T, rounding=1e-10)                                         # [r], [n, r]
-    if not len(self.e): raise ValueError('all labelled images have the same features; has the model collapsed?')
+    if not len(self.e):
+        raise ValueError('all labelled images have the same features; has the model collapsed?')
     self.unit, self.z, self.qt = self.e.sum() / len(z), z, self.q.T @ t                          # qt [r, c]
 
 def _which_survive(
@@ -147,7 +154,8 @@ def _leave_one_out(self: FewShotRidge,
     for s in size[size > 1].unique().tolist():                              # groups of one size at a time
         i = order[size[groups[order]] == s].view(-1, s)                                     # [g, s]
         hat = 1 / len(t) + self.q[i] * shrink @ self.q[i].mT                                # [g, s, s]
-        loo[i] = target[i] - torch.linalg.solve(torch.eye(s).to(hat) * (1 + 1e-9) - hat, (target - fitted)[i])
+        loo[i] = target[i] - torch.linalg.solve(
+            torch.eye(s).to(hat) * (1 + 1e-9) - hat, (target - fitted)[i])
     return (loo.argmax(1) == t)[several].double().mean().item()
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #302b6bfa
@@ -166,27 +174,35 @@ def low_shot(
     test_y: Tensor, # [m] int64
     shots: Sequence[int | str] = (1, 5, 10, '1%', '10%'), # images per class, or shares
     seeds: int | Sequence[int] = 5, # how many draws, or their seeds
-    choose: str = 'validation', # the read-out: 'validation', once, on held-back training images with all labels; 'draw', for each draw, by leave-one-out on its own images
+    # the read-out: 'validation', once, on held-back training images with all labels; 'draw', for each draw,
+    # by leave-one-out on its own images
+    choose: str = 'validation',
     device: torch.device | str = 'cpu', # where to compute
     groups: Tensor | None = None, # [n] int64, the group of each training image, see `draw_shots`
 ) -> list[dict[str, Any]]: # per shot: shot, images, mean, std, accuracies, chosen, readouts
     """Test accuracy of a ridge classifier on few labelled images, over several draws.
 
-    With `choose='draw'` no label outside the draw is looked at; a draw of one image per class then takes the first read-out. `readouts` has all of them."""
-    if choose not in ('validation', 'draw'): raise ValueError(f"choose={choose!r}: expected 'validation' or 'draw'")
+    With `choose='draw'` no label outside the draw is looked at; a draw of one image per class then takes
+    the first read-out. `readouts` has all of them."""
+    if choose not in ('validation', 'draw'):
+        raise ValueError(f"choose={choose!r}: expected 'validation' or 'draw'")
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seeds or not train_x: raise ValueError(f'seeds={seeds}, {len(train_x)} read-outs: at least one of each is needed')
+    if not seeds or not train_x:
+        raise ValueError(f'seeds={seeds}, {len(train_x)} read-outs: at least one of each is needed')
     train_x, train_y, groups = labelled_readouts(train_x, train_y, 'training', groups)
     test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     draws = {(s, seed): draw_shots(train_y, s, seed, groups) for s in shots for seed in seeds}
     test_y = test_y.to(device)
     found, val = {key: {} for key in draws}, {}
-    for name, x in train_x.items():                                                         # one read-out at a time on the device
+    # one read-out at a time on the device
+    for name, x in train_x.items():
         mean, std = x.mean(0), x.std(0, unbiased=False)
-        std = std.where(std > 1e-6 * mean.abs(), torch.ones_like(std))                      # a feature that never changes
+        # a feature that never changes
+        std = std.where(std > 1e-6 * mean.abs(), torch.ones_like(std))
         z, q = (((v - mean) / std).to(device) for v in (x, test_x[name]))
         for key, i in draws.items():
-            c, score = _fit_few(z[i.to(device)], train_y[i].to(device), None if groups is None else groups[i])
+            c, score = _fit_few(z[i.to(device)], train_y[i].to(device),
+                                None if groups is None else groups[i])
             found[key][name] = (score, (c.predict(q) == test_y).float().mean().item())
         if choose == 'validation' and len(train_x) > 1:
             val[name] = RidgeProbe(x.to(device), train_y.to(device), groups=groups).val_accuracy
@@ -197,12 +213,14 @@ def low_shot(
 def _deviation(values: Sequence[float]) -> float | None: # None for a single one
     return torch.tensor(values, dtype=torch.double).std().item() if len(values) > 1 else None
 
-def _summary(shot: int | str, draws: list[dict[str, tuple[float, float]]], images: int, fixed: str | None) -> dict[str, Any]:
+def _summary(shot: int | str, draws: list[dict[str, tuple[float, float]]], images: int,
+             fixed: str | None) -> dict[str, Any]:
     "One line of the result: the read-out chosen at each draw, and all of them."
     chosen = [fixed or max(d, key=lambda n: -1 if math.isnan(d[n][0]) else d[n][0]) for d in draws]
     best = [d[n][1] for d, n in zip(draws, chosen, strict=True)]
     every = {n: [d[n][1] for d in draws] for n in draws[0]}
-    return dict(shot=shot, images=images, mean=sum(best) / len(best), std=_deviation(best), accuracies=best, chosen=chosen,
+    return dict(shot=shot, images=images, mean=sum(best) / len(best), std=_deviation(best), accuracies=best,
+                chosen=chosen,
                 readouts={n: dict(mean=sum(v) / len(v), std=_deviation(v)) for n, v in every.items()})
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #b8881a8a
@@ -234,7 +252,8 @@ def compare_low_shot(
     precision: str = 'auto', # of the encoders, see `hjepa.evaluation.encodings.autocast_for`
     device: torch.device | str = 'cpu', # where classifiers are fitted
     progress: bool = False, # show progress bars
-    groups: str | Path | None = None, # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
+    # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
+    groups: str | Path | None = None,
 ) -> dict[str, Any]: # ready for JSON; `format_low_shot` makes a table of it
     "Low-shot accuracy of several networks, each at its best read-out, on the same labelled images."
     opts, start, rows = dict(locals(), white=False), time.monotonic(), []
@@ -244,9 +263,11 @@ def compare_low_shot(
     last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     shots = usual_shots(train_set.labels) if shots is None else list(shots)
     counts = torch.from_numpy(train_set.labels).bincount()
-    for s in shots: shots_per_class(counts, s, train_set.classes)           # mistakes are known at the start
+    # mistakes are known at the start
+    for s in shots: shots_per_class(counts, s, train_set.classes)
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
-        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(last, max_dim, False, batch_size=batch_size, num_workers=num_workers)
+        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(
+            last, max_dim, False, batch_size=batch_size, num_workers=num_workers)
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
         of = None if group is None else group[a.index]
@@ -265,14 +286,20 @@ def format_low_shot(
     head = lambda s, n: f"{s} per class" if isinstance(s, int) else f'{s} ({n})'
     cell = lambda l: f"{l['mean']:6.1%}" + ('' if l['std'] is None else f" ± {100 * l['std']:.1f}")
     width = max(26, 2 + max(len(r['name']) for r in results['rows']))
-    lines = [f"{'accuracy':<{width}}" + ''.join(f"{head(l['shot'], l['images']):>16}" for l in results['rows'][0]['shots'])]
-    lines += [f"{r['name']:<{width}}" + ''.join(f'{cell(l):>16}' for l in r['shots']) for r in results['rows']]
+    lines = [
+        f"{'accuracy':<{width}}"
+        + ''.join(f"{head(l['shot'], l['images']):>16}" for l in results['rows'][0]['shots'])
+    ]
+    lines += [
+        f"{r['name']:<{width}}" + ''.join(f'{cell(l):>16}' for l in r['shots']) for r in results['rows']
+    ]
     if 'majority' in results:
         share = f"{results['majority']:6.1%}"
         shots = results['rows'][0]['shots']
         lines.append(f"{'always the largest class':<{width}}" + f'{share:>16}' * len(shots))
-    lines.append(f"mean ± deviation over {results['seeds']} draws of labelled images, the same in every row; "
-                 f"{results['n_test']:,} test images")
+    lines.append(
+        f"mean ± deviation over {results['seeds']} draws of labelled images, the same in every row; "
+        f"{results['n_test']:,} test images")
     return '\n'.join(lines + hold_out_words(results))
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #771da066
@@ -287,10 +314,16 @@ class Classifier(nn.Module):
         super().__init__()
         parts, white = parse_readout(readout)
         if white: raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
-        self.net, self.readout, self.last = deepcopy(model).requires_grad_(False), readout, blocks_needed([readout])
-        if isinstance(model, HJEPA):                                                        # in the place of the context encoder, which can train
-            if encoder == 'target': self.net.context_encoder.load_state_dict(model.target_encoder.encoder.state_dict())
-            self.body, self.net.target_encoder, self.net.predictor = self.net.context_encoder.vit, None, None
+        self.net = deepcopy(model).requires_grad_(False)
+        self.readout = readout
+        self.last = blocks_needed([readout])
+        # in the place of the context encoder, which can train
+        if isinstance(model, HJEPA):
+            if encoder == 'target':
+                self.net.context_encoder.load_state_dict(model.target_encoder.encoder.state_dict())
+            self.body = self.net.context_encoder.vit
+            self.net.target_encoder = None
+            self.net.predictor = None
             if self.net.fpn is not None: self.net.fpn.requires_grad_(True)
         else: self.body = self.net.net
         self.body.requires_grad_(True)
@@ -299,7 +332,9 @@ class Classifier(nn.Module):
         self.register_buffer('mean', torch.zeros(width, device=device))
         self.register_buffer('std', torch.ones(width, device=device))
         self.head = nn.Linear(width, len(classes), device=device)
-    def _read(self, images: Tensor) -> Tensor: return readout(self.net.encode(images, self.last, encoder='context'), self.readout)       # [B, width]
+    def _read(self, images: Tensor) -> Tensor:
+        # [B, width]
+        return readout(self.net.encode(images, self.last, encoder='context'), self.readout)
     def features(self,
         images: Tensor, # [B, C, H, W], normalised
     ) -> Tensor: # [B, width]
@@ -318,24 +353,31 @@ def start_from_probe(self: Classifier,
     y: Tensor, # [n] int64
     groups: Tensor | None = None, # [n] int64, the group of each image: held back as a whole
 ) -> RidgeProbe:
-    """Set standardisation and head to the ridge probe on these features, with the scale that suits a softmax best.
+    """Set standardisation and head to the ridge probe on these features, with the scale that suits a
+    softmax best.
 
-    With one or two images per class there is none to choose by: then α is what `FewShotRidge` takes, and the scale 1."""
+    With one or two images per class there is none to choose by: then α is what `FewShotRidge` takes, and
+    the scale 1."""
     fit, held = stratified_split(y, groups=groups)
     probe = RidgeProbe(x, y, groups=groups) if len(held) else _with_alpha(x, y, 0.3 * x.shape[1])
     scale = 1.
-    _outputs(probe, x[:1])                                                                  # fits on all images
+    # fits on all images
+    _outputs(probe, x[:1])
     if len(held):
-        logits = _outputs(_with_alpha(x[fit], y[fit], probe.alpha), x[held])                # a fit is too sure of its own images
+        # a fit is too sure of its own images
+        logits = _outputs(_with_alpha(x[fit], y[fit], probe.alpha), x[held])
         t = torch.searchsorted(probe.classes, y[held])
         scale = min((1., 2., 4., 8., 16., 32.), key=lambda s: F.cross_entropy(s * logits, t).item())
     with torch.no_grad():
-        self.mean.copy_(probe.mean); self.std.copy_(probe.std)
-        self.head.weight.copy_(scale * probe.weight.T); self.head.bias.copy_(scale * probe.bias)
+        self.mean.copy_(probe.mean)
+        self.std.copy_(probe.std)
+        self.head.weight.copy_(scale * probe.weight.T)
+        self.head.bias.copy_(scale * probe.bias)
     return probe
 
 def _with_alpha(x: Tensor, y: Tensor, alpha: float) -> RidgeProbe:
-    "A ridge probe with nothing to choose: its halves serve only to be added up, and no class needs two images."
+    """A ridge probe with nothing to choose: its halves serve only to be added up, and no class needs two
+    images."""
     return RidgeProbe(x, y, [alpha], folds=2)
 
 def _outputs(probe: RidgeProbe, x: Tensor) -> Tensor: # [n, c], of which `predict` takes the largest
@@ -351,34 +393,52 @@ def finetune_groups(
     from timm.optim import param_groups_layer_decay
     groups = param_groups_layer_decay(model.body, weight_decay, layer_decay=layer_decay)
     inside = {id(p) for g in groups for p in g['params']}
-    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in inside and p is not model.head.weight]          # FPN, the head's offset
-    wide = min(1., 192 / model.head.in_features)                                            # Adam moves every weight alike: a wide head would run ahead
+    # FPN, the head's offset
+    rest = [
+        p for p in model.parameters()
+        if p.requires_grad and id(p) not in inside and p is not model.head.weight
+    ]
+    # Adam moves every weight alike: a wide head would run ahead
+    wide = min(1., 192 / model.head.in_features)
     return groups + [dict(params=[model.head.weight], weight_decay=weight_decay, lr_scale=wide)] + [
-        dict(params=[p for p in rest if (p.ndim > 1) == many], weight_decay=weight_decay * many, lr_scale=1.) for many in (True, False)]
+        dict(params=[p
+                     for p in rest
+                     if (p.ndim > 1) == many], weight_decay=weight_decay * many, lr_scale=1.)
+        for many in (True, False)
+    ]
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #1cca84b4
-def _right(model: Classifier, dataset: ImageDataset, batch_size: int, num_workers: int, precision: str) -> Tensor: # bool [n]
+def _right(model: Classifier, dataset: ImageDataset, batch_size: int, num_workers: int,
+           precision: str) -> Tensor:  # bool [n]
     "Which images are classified rightly; unreadable files are left out."
     net, device, right = model.net, model.head.weight.device, []
     with torch.no_grad(), evaluating(model):
         for b in build_loader(model_view(net, dataset), batch_size, num_workers):
             if not len(b['index']): continue
-            with autocast_for(device, precision): logits = model(normalize(b['image'].to(device), *net.pixel_stats))
+            with autocast_for(device, precision):
+                logits = model(normalize(b['image'].to(device), *net.pixel_stats))
             right.append(model.classes[logits.argmax(1)].cpu() == b['label'])
     return torch.cat(right)
 
-def _one_epoch(model: Classifier, loader, optimizer, rates: Iterator[float], smoothing: float, precision: str) -> float:
+def _one_epoch(model: Classifier, loader, optimizer, rates: Iterator[float], smoothing: float,
+               precision: str) -> float:
     "Train once through the images; the mean loss."
     net, device, total, n = model.net, model.head.weight.device, 0., 0
     model.train()
     for b, rate in zip(loader, rates, strict=False):
         for g in optimizer.param_groups: g['lr'] = rate * g['lr_scale']
-        with autocast_for(device, precision): logits = model(normalize(b['image'].to(device), *net.pixel_stats))
-        loss = F.cross_entropy(logits.float(), torch.searchsorted(model.classes, b['label'].to(device)), label_smoothing=smoothing)
-        optimizer.zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 3.); optimizer.step()
+        with autocast_for(device, precision):
+            logits = model(normalize(b['image'].to(device), *net.pixel_stats))
+        loss = F.cross_entropy(logits.float(), torch.searchsorted(model.classes, b['label'].to(device)),
+                               label_smoothing=smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 3.)
+        optimizer.step()
         total, n = total + loss.item() * len(b['label']), n + len(b['label'])
-        if not math.isfinite(total): raise FloatingPointError(f'the loss is {loss.item()}: fine-tuning has diverged; try a lower lr or precision="fp32"')
+        if not math.isfinite(total):
+            raise FloatingPointError(f'the loss is {loss.item()}: fine-tuning has diverged; try a lower '
+                                     'lr or precision="fp32"')
     return total / max(1, n)
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #d6cfe2c3
@@ -386,7 +446,7 @@ def _one_epoch(model: Classifier, loader, optimizer, rates: Iterator[float], smo
 class FineTuning:
     "How a network is fine-tuned."
     epochs: int = 20 # 0: the linear probe
-    lr: float | None = None # highest learning rate, of the head and the last block; None: 1e-3, of wide networks 1e-3 · 192 / width
+    lr: float | None = None  # highest learning rate, of the head and the last block; None: 1e-3, of wide networks 1e-3 · 192 / width
     layer_decay: float = 0.75 # learning rate of a block, as a multiple of the next one's
     weight_decay: float = 0.05 # of AdamW
     batch_size: int = 32 # images per step
@@ -394,11 +454,14 @@ class FineTuning:
     label_smoothing: float = 0.1
     crop_scale: tuple[float, float] = (0.5, 1.) # area of the random crop, as a share of the picture
     flip: float = 0.5 # probability of a horizontal flip
-    val_share: float = 0.2 # of the labelled images, held back to choose the epoch; a half where that would be none
+    val_share: float = 0.2  # of the labelled images, held back to choose the epoch; a half where that would be none
     seed: int = 0 # of what is held back, of order, crops and drop-path
     def __post_init__(self):
-        if self.head not in ('zero', 'probe'): raise ValueError(f"head={self.head!r}: expected 'zero' or 'probe'")
-        if self.epochs < 0 or (self.lr is not None and not self.lr > 0) or not 0 < self.layer_decay <= 1: raise ValueError(f'epochs={self.epochs}, lr={self.lr}, layer_decay={self.layer_decay}: expected epochs ≥ 0, lr > 0 and 0 < layer_decay ≤ 1')
+        if self.head not in ('zero', 'probe'):
+            raise ValueError(f"head={self.head!r}: expected 'zero' or 'probe'")
+        if self.epochs < 0 or (self.lr is not None and not self.lr > 0) or not 0 < self.layer_decay <= 1:
+            raise ValueError(f'epochs={self.epochs}, lr={self.lr}, layer_decay={self.layer_decay}: '
+                             'expected epochs ≥ 0, lr > 0 and 0 < layer_decay ≤ 1')
 
 def _tune(
     model: Classifier, # whose head is a probe fitted on the images of `fit`
@@ -419,15 +482,19 @@ def _tune(
     rates = iter([learning_rate(i, steps, steps // 10, lr) for i in range(steps)])
     optimizer = torch.optim.AdamW(finetune_groups(model, how.weight_decay, how.layer_decay), lr=lr)
     probe = right()
-    if how.head == 'zero': nn.init.zeros_(model.head.weight); nn.init.zeros_(model.head.bias)
+    if how.head == 'zero':
+        nn.init.zeros_(model.head.weight)
+        nn.init.zeros_(model.head.bias)
     best, best_epoch, accuracies, losses = None, 0, [probe.mean().item()], []
     for epoch in range(how.epochs):
         loader.batch_sampler.set_epoch(epoch)
         losses.append(_one_epoch(model, loader, optimizer, rates, how.label_smoothing, precision))
         gain = (now := right()) - probe
-        if gain.mean() > gain.std(unbiased=False) / math.sqrt(len(gain)) and now.mean() > max(accuracies): best, best_epoch = deepcopy(model.state_dict()), epoch + 1
+        if gain.mean() > gain.std(unbiased=False) / math.sqrt(len(gain)) and now.mean() > max(accuracies):
+            best, best_epoch = deepcopy(model.state_dict()), epoch + 1
         accuracies.append(now.mean().item())
-        say(f'epoch {epoch + 1}/{how.epochs}  loss {losses[-1]:.4f}  held-back accuracy {accuracies[-1]:.1%} '
+        say(f'epoch {epoch + 1}/{how.epochs}  loss {losses[-1]:.4f}  held-back accuracy '
+            f'{accuracies[-1]:.1%} '
             f'(probe {accuracies[0]:.1%}, largest class {largest:.1%})')
     if best: model.load_state_dict(best)
     return dict(best_epoch=best_epoch, val_accuracies=accuracies, losses=losses)
@@ -454,16 +521,25 @@ def fine_tune(
     num_workers: int = 0, # processes that read images
     precision: str = 'auto', # see `hjepa.evaluation.encodings.autocast_for`
     say: Callable[[str], None] = lambda text: None, # called with a line per epoch; `print` shows them
-    groups: str | Path | None = None, # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
-    **how, # of `FineTuning`: epochs, lr, layer_decay, weight_decay, batch_size, head, label_smoothing, crop_scale, flip, val_share, seed
+    # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
+    groups: str | Path | None = None,
+    # of `FineTuning`: epochs, lr, layer_decay, weight_decay, batch_size, head, label_smoothing, crop_scale,
+    # flip, val_share, seed
+    **how,
 ) -> tuple[dict[str, Any], Classifier]: # accuracy, stderr, probe_accuracy, best_epoch, val_accuracies, losses, …, and the network
-    """Train encoder and head on labelled images; give back the best epoch, or the probe if none is better on held-back images. The random state is left alone.
+    """Train encoder and head on labelled images; give back the best epoch, or the probe if none is better
+    on held-back images. The random state is left alone.
 
-    Images labelled −1 are passed over. Raises ValueError for data without labels, and for a single image of every class: none can be held back."""
-    if parse_readout(readout)[1]: raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
+    Images labelled −1 are passed over. Raises ValueError for data without labels, and for a single image of
+    every class: none can be held back."""
+    if parse_readout(readout)[1]:
+        raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
     how, start, device = FineTuning(**how), time.monotonic(), next(model.parameters()).device
     for name, ds in (('training', train_set), ('test', test_set)):
-        if ds.labels is None: raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one folder per class, or see hjepa.evaluation.collapse.feature_health for what needs no labels')
+        if ds.labels is None:
+            raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one '
+                             'folder per class, or see hjepa.evaluation.collapse.feature_health for what '
+                             'needs no labels')
     check_groups(groups)
     train_set, test_set, lost = labelled_sets(train_set, test_set, None, None, 0)
     by, group = choose_groups(train_set, groups)
@@ -483,12 +559,13 @@ def fine_tune(
             tuned.start_from_probe(x[fit], y[fit], None if of is None else of[fit])
             parts = [train_set.subset(f.index[p]) for p in (fit, held)]
             result = _tune(tuned, *parts, how, num_workers, precision, say, facts['majority'])
-            if result['best_epoch']: probe, after = tuned, _right(tuned, test_set, 256, num_workers, precision).double()
+            if result['best_epoch']:
+                probe, after = tuned, _right(tuned, test_set, 256, num_workers, precision).double()
     p, gain = after.mean().item(), after - before
-    return dict(accuracy=p, stderr=math.sqrt(p * (1 - p) / len(after)), probe_accuracy=before.mean().item(), gain=gain.mean().item(), gain_stderr=gain.std(unbiased=False).item() / math.sqrt(len(gain)),
+    return dict(accuracy=p, stderr=math.sqrt(p * (1 - p) / len(after)), probe_accuracy=before.mean().item(),
+                gain=gain.mean().item(), gain_stderr=gain.std(unbiased=False).item() / math.sqrt(len(gain)),
                 **result, epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after),
-                unlabelled=lost,
-                **facts, seconds=round(time.monotonic() - start, 1)), probe.eval()
+                unlabelled=lost, **facts, seconds=round(time.monotonic() - start, 1)), probe.eval()
 
 def _facts_of_tuning(
     train: Readouts, # with thumbnails
@@ -515,7 +592,8 @@ def format_fine_tuning(
     for r in results:
         kept = f"epoch {r['best_epoch']} of {r['epochs']}" if r['best_epoch'] else 'the probe'
         gain = f"{100 * r['gain']:+.1f} ± {100 * r['gain_stderr']:.1f}"
-        lines.append(f"{r['name']:<{width}}{r['probe_accuracy']:>14.1%}{r['accuracy']:>10.1%} ± {100 * r['stderr']:.1f}{gain:>16}   {kept}")
+        lines.append(f"{r['name']:<{width}}{r['probe_accuracy']:>14.1%}{r['accuracy']:>10.1%} ± "
+                     f"{100 * r['stderr']:.1f}{gain:>16}   {kept}")
     if 'majority' in results[0]:
         share = f"{results[0]['majority']:.1%}"
         lines.append(f"{'always the largest class':<{width}}{share:>14}{share:>10}")

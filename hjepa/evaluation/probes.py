@@ -37,20 +37,30 @@ def knn_sweep(
     ks: Sequence[int] = (1, 5, 10, 20, 50), # neighbours
     temperature: float = 0.07, # of the votes; large: every neighbour counts alike
 ) -> dict[int, Tensor]: # k → predicted classes [m]
-    "Classes by cosine-weighted votes of the nearest neighbours (Wu et al. 2018), for several k, a chunk of images at a time."
+    """Classes by cosine-weighted votes of the nearest neighbours (Wu et al. 2018), for several k, a chunk
+    of images at a time."""
     train_x, train_y = labelled(train_x, train_y, 'training')
     check_features(test_x, None, 'test')
-    if test_x.shape[1] != train_x.shape[1]: raise ValueError(f'test features have width {test_x.shape[1]}, training features {train_x.shape[1]}')
+    if test_x.shape[1] != train_x.shape[1]:
+        raise ValueError(f'test features have width {test_x.shape[1]}, training features '
+                         f'{train_x.shape[1]}')
     if not ks or not 1 <= min(ks) <= max(ks) <= len(train_x):
-        raise ValueError(f'k={", ".join(map(str, ks))}: expected from 1 to {len(train_x)}, the number of training images; give a smaller k or more images')
+        raise ValueError(f'k={", ".join(map(str, ks))}: expected from 1 to {len(train_x)}, the number of '
+                         'training images; give a smaller k or more images')
     if not temperature > 0: raise ValueError(f'temperature={temperature}: expected a number above 0')
-    bank, classes, out = F.normalize(train_x.float(), dim=1), int(train_y.max()) + 1, {k: [] for k in sorted(ks)}
+    bank = F.normalize(train_x.float(), dim=1)
+    classes = int(train_y.max()) + 1
+    out = {k: [] for k in sorted(ks)}
     for x in F.normalize(test_x.float(), dim=1).split(max(1, 2 ** 24 // len(bank))):
         cos, near = (x @ bank.T).topk(max(ks))                                                  # [b, k]
-        weight, votes, done = ((cos - cos[:, :1]) / temperature).exp(), cos.new_zeros(len(x), classes), 0     # the nearest counts 1
+        # the nearest counts 1
+        weight = ((cos - cos[:, :1]) / temperature).exp()
+        votes = cos.new_zeros(len(x), classes)
+        done = 0
         for k in out:
             votes.scatter_add_(1, train_y[near[:, done:k]], weight[:, done:k])
-            out[k].append(votes.argmax(1)); done = k
+            out[k].append(votes.argmax(1))
+            done = k
     return {k: torch.cat(v) for k, v in out.items()}
 
 # %% ../../nbs/evaluation/03_probes.ipynb #5fe2029a
@@ -93,13 +103,16 @@ def _ridge(
     rhs: Tensor, # [d, c]
     alpha: float, # > 0
 ) -> Tensor: # [d, c], (gram + α)⁻¹ rhs
-    "Solve by Cholesky, in float64 where float32 is not enough. An α below the rounding of the sums (1e-7 of the trace) may be raised to it."
-    for dtype, extra in ((gram.dtype, 0.), (torch.float64, 0.), (torch.float64, 1e-7 * gram.trace().item())):
+    """Solve by Cholesky, in float64 where float32 is not enough. An α below the rounding of the sums (1e-7
+    of the trace) may be raised to it."""
+    for dtype, extra in ((gram.dtype, 0.), (torch.float64, 0.), (torch.float64,
+                                                                 1e-7 * gram.trace().item())):
         a = gram.to(dtype, copy=True)
         a.diagonal().add_(alpha + extra)
         chol, info = torch.linalg.cholesky_ex(a)
         if not info: return torch.cholesky_solve(rhs.to(dtype), chol).to(rhs.dtype)
-    raise ValueError(f'alpha={alpha}: too small for features that depend on each other as these do; give larger alphas')
+    raise ValueError(f'alpha={alpha}: too small for features that depend on each other as these do; give '
+                     'larger alphas')
 
 # %% ../../nbs/evaluation/03_probes.ipynb #06399616
 class RidgeSums:
@@ -161,15 +174,18 @@ def _held_back(
     if len(val): return [fit, val], [1]
     what = 'images' if groups is None else f'images of {len(groups.unique())} groups'
     classes = len(y.unique())
-    raise ValueError(f'{len(y)} training {what} in {classes} classes: too few to hold {val_share:.0%} back; '
+    raise ValueError(f'{len(y)} training {what} in {classes} classes: too few to hold {val_share:.0%} '
+                     'back; '
                      'give more images or a larger val_share')
 
 class RidgeProbe:
-    "A ridge classifier whose `alpha` is chosen on held-back training images; fitted on all of them when it first predicts."
+    """A ridge classifier whose `alpha` is chosen on held-back training images; fitted on all of them when
+    it first predicts."""
     def __init__(self,
         x: Tensor, # [n, d] training features
         y: Tensor, # [n] int64
-        alphas: Sequence[float] = ALPHAS, # to choose from; features are standardised, so n is the natural unit
+        # to choose from; features are standardised, so n is the natural unit
+        alphas: Sequence[float] = ALPHAS,
         val_share: float = 0.2, # of the training images, held back (with folds=1)
         seed: int = 0, # of the split
         folds: int = 1, # from 2: cross-validation with so many parts
@@ -178,16 +194,20 @@ class RidgeProbe:
         x, y, groups = labelled(x, y, 'training', groups)
         if min(alphas, default=0) <= 0: raise ValueError(f'alphas={alphas}: expected numbers above 0')
         self.classes, t = y.unique(return_inverse=True)
-        if len(self.classes) < 2: raise ValueError(f'all training images are of class {self.classes.item()}; a probe needs at least two classes')
+        if len(self.classes) < 2:
+            raise ValueError(f'all training images are of class {self.classes.item()}; a probe needs at '
+                             'least two classes')
         self.mean, self.std = x.mean(0), x.std(0, unbiased=False)
-        self.std[self.std <= 1e-6 * self.mean.abs()] = 1                                        # a feature that never changes
+        # a feature that never changes
+        self.std[self.std <= 1e-6 * self.mean.abs()] = 1
         z, t1 = self._standardise(x), F.one_hot(t).to(x.dtype)
         parts, held = _held_back(y, val_share, folds, seed, groups)
         Sums = RidgeSums if len(y) - len(parts[held[0]]) >= x.shape[1] else RidgeImages
         self._sums, right = [Sums(z[p], t1[p]) for p in parts], torch.zeros(len(alphas), dtype=torch.double)
         for h in held:
             rest, p = sum_of(self._sums[:h] + self._sums[h + 1:]), parts[h]
-            right += torch.tensor([(z[p] @ w + b).argmax(1).eq(t[p]).sum().item() for w, b in rest.solve(alphas)])
+            right += torch.tensor([(z[p] @ w + b).argmax(1).eq(t[p]).sum().item()
+                                   for w, b in rest.solve(alphas)])
         scores = (right / sum(len(parts[h]) for h in held)).tolist()
         self.val_accuracy, self.alpha = max(scores), alphas[scores.index(max(scores))]
         self.val_accuracies = dict(zip(alphas, scores, strict=True))
@@ -220,9 +240,12 @@ def linear_probe(
     groups: Tensor | None = None, # [n] int64, the group of each training image; held back as a whole
 ) -> ProbeResult:
     "Accuracy of a linear classifier on standardised frozen features, with cross-validated regularisation."
-    if solver not in ('ridge', 'logistic'): raise ValueError(f"solver={solver!r}: expected 'ridge' or 'logistic'")
+    if solver not in ('ridge', 'logistic'):
+        raise ValueError(f"solver={solver!r}: expected 'ridge' or 'logistic'")
     test_x, test_y = labelled(test_x, test_y, 'test')
-    if test_x.shape[1] != train_x.shape[1]: raise ValueError(f'test features have width {test_x.shape[1]}, training features {train_x.shape[1]}')
+    if test_x.shape[1] != train_x.shape[1]:
+        raise ValueError(f'test features have width {test_x.shape[1]}, training features '
+                         f'{train_x.shape[1]}')
     kind = RidgeProbe if solver == 'ridge' else LogisticProbe
     probe = kind(train_x, train_y, alphas, val_share, seed, folds, groups)
     return ProbeResult(_share(probe.predict(test_x) == test_y), probe.val_accuracy, probe.alpha)
@@ -244,7 +267,9 @@ class LogisticProbe:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
         x, y, groups = labelled(x, y, 'training', groups)
-        if len(y.unique()) < 2: raise ValueError(f'all training images are of class {y[0].item()}; a probe needs at least two classes')
+        if len(y.unique()) < 2:
+            raise ValueError(f'all training images are of class {y[0].item()}; a probe needs at least two '
+                             'classes')
         make = lambda a: make_pipeline(StandardScaler(), LogisticRegression(C=1 / a, max_iter=1000))
         parts, held = _held_back(y, val_share, folds, seed, groups)
         x, everyone = x.cpu().numpy(), torch.arange(len(y))
@@ -265,10 +290,15 @@ def _limit(
     most: int | None, # images; None: all
     seed: int,
 ) -> ImageDataset:
-    "The images with a label, at most about `most` of them with the same shares of classes; of each class at least one."
-    if dataset.labels is None: raise ValueError(f'the data set {dataset.name!r} has no labels to compare with; give a folder with one folder per class, or see feature_health for what needs no labels')
+    """The images with a label, at most about `most` of them with the same shares of classes; of each class
+    at least one."""
+    if dataset.labels is None:
+        raise ValueError(f'the data set {dataset.name!r} has no labels to compare with; give a folder '
+                         'with one folder per class, or see feature_health for what needs no labels')
     labels = torch.from_numpy(dataset.labels)
-    if not (known := labels >= 0).any(): raise ValueError(f'all labels of the data set {dataset.name!r} are −1, which marks images without label: there is nothing to compare with')
+    if not (known := labels >= 0).any():
+        raise ValueError(f'all labels of the data set {dataset.name!r} are −1, which marks images without '
+                         'label: there is nothing to compare with')
     if not known.all(): dataset, labels = dataset.subset(known.nonzero().flatten()), labels[known]
     if most is None or len(dataset) <= most: return dataset
     order, rank, count = in_class_order(labels, seed)
@@ -314,7 +344,8 @@ def _some_k(
 ) -> list[int]: # those possible
     ks = [k] if isinstance(k, int) else sorted(set(k))
     if possible := [v for v in ks if 1 <= v <= n]: return possible
-    raise ValueError(f'k={", ".join(map(str, ks))}: expected from 1 to {n}, the number of training images that are not held back; give a smaller k or more images')
+    raise ValueError(f'k={", ".join(map(str, ks))}: expected from 1 to {n}, the number of training images '
+                     'that are not held back; give a smaller k or more images')
 
 def labelled_readouts(
     xs: dict[str, Tensor], # name → [n, d]
@@ -329,11 +360,13 @@ def labelled_readouts(
     return {n: x[at] for n, x in xs.items()}, y, groups
 
 def score_features(
-    train_x: dict[str, Tensor], # read-outs of the training images, name → [n, d]; names ending in '|white' are for k-NN only
+    # read-outs of the training images, name → [n, d]; names ending in '|white' are for k-NN only
+    train_x: dict[str, Tensor],
     train_y: Tensor, # [n] int64
     test_x: dict[str, Tensor], # the same of the test images
     test_y: Tensor, # [m] int64
-    k: int | Sequence[int] = 20, # neighbours; several: held-back images choose, those above the number of images being left out
+    # neighbours; several: held-back images choose, those above the number of images being left out
+    k: int | Sequence[int] = 20,
     temperature: float = 0.07, # of their votes
     alphas: Sequence[float] = ALPHAS, # of the linear probe
     val_share: float = 0.2, # of the training images, held back to choose
@@ -342,7 +375,8 @@ def score_features(
     groups: Tensor | None = None, # [n] int64, the group of each training image; held back as a whole
 ) -> tuple[dict[str, Any], dict[str, Tensor]]: # scores, and which test images were right: 'linear' and 'knn', bool [m]
     "Linear probe and k-NN, each with what was best on held-back training images."
-    if torch.device(device).type == 'mps': device = 'cpu'                                       # no float64 there, which `_ridge` may need
+    # no float64 there, which `_ridge` may need
+    if torch.device(device).type == 'mps': device = 'cpu'
     train_x, train_y, groups = labelled_readouts(train_x, train_y, 'training', groups)
     test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     train_y, test_y, tried, probe, near = train_y.to(device), test_y.to(device), {}, None, None
@@ -354,22 +388,30 @@ def score_features(
             new = RidgeProbe(x, train_y, alphas, val_share, seed, groups=groups)
             tried[name] |= dict(linear_val=new.val_accuracy, alpha=new.alpha)
             if probe is None or new.val_accuracy > probe[1].val_accuracy: probe = (name, new)
-        right = {n: _share(p == train_y[val]) for n, p in knn_sweep(x[fit], train_y[fit], x[val], ks, temperature).items()}
+        right = {
+            n: _share(p == train_y[val])
+            for n, p in knn_sweep(x[fit], train_y[fit], x[val], ks, temperature).items()
+        }
         best = max(right, key=right.get)
         tried[name] |= dict(knn_val=right[best], k=best)
         if near is None or right[best] > near[2]: near = (name, best, right[best])
     if probe is None: raise ValueError(f'read-outs {", ".join(train_x)}: at least one must not be whitened')
-    right = dict(linear=probe[1].predict(test_x[probe[0]].to(device)) == test_y,
-                 knn=knn_predict(train_x[near[0]].to(device), train_y, test_x[near[0]].to(device), near[1], temperature) == test_y)
-    return dict(linear=dict(accuracy=_share(right['linear']), readout=probe[0], val_accuracy=probe[1].val_accuracy, alpha=probe[1].alpha),
-                knn=dict(accuracy=_share(right['knn']), readout=near[0], k=near[1], val_accuracy=near[2]), readouts=tried), right
+    right = dict(
+        linear=probe[1].predict(test_x[probe[0]].to(device)) == test_y,
+        knn=knn_predict(train_x[near[0]].to(device), train_y, test_x[near[0]].to(device), near[1],
+                        temperature) == test_y)
+    return dict(
+        linear=dict(accuracy=_share(right['linear']), readout=probe[0], val_accuracy=probe[1].val_accuracy,
+                    alpha=probe[1].alpha), knn=dict(accuracy=_share(right['knn']), readout=near[0],
+                                                    k=near[1], val_accuracy=near[2]), readouts=tried), right
 
 # %% ../../nbs/evaluation/03_probes.ipynb #2ef7bbf7
 def _differences(
     rows: list[dict], # the model is the last one
     rights: list[dict[str, Tensor]], # which test images each was right on
 ) -> list[dict[str, Any]]: # one per other row: name, and per measure `points` and `stderr`
-    "How much better the last row is than each other one, in percentage points, with the paired standard error."
+    """How much better the last row is than each other one, in percentage points, with the paired standard
+    error."""
     out = []
     for row, right in zip(rows[:-1], rights[:-1], strict=True):
         new = dict(name=row['name'])
@@ -410,11 +452,13 @@ def model_source(
 
 # %% ../../nbs/evaluation/03_probes.ipynb #6cafeb98
 def compare(
-    models: dict[str, HJEPA | TimmFeatures], # name of the row → network; the last is compared with each of the others
+    # name of the row → network; the last is compared with each of the others
+    models: dict[str, HJEPA | TimmFeatures],
     train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
     test_set: ImageDataset, # with labels; looked at once
     pixels: bool = True, # raw pixels as the first row
-    names: Sequence[str] | None = None, # read-outs to choose from (see `readout`); None: `readout_names` of each network
+    # read-outs to choose from (see `readout`); None: `readout_names` of each network
+    names: Sequence[str] | None = None,
     white: bool = True, # whitened ones among them, for k-NN
     k: int | Sequence[int] = (5, 10, 20, 50), # neighbours, or several to choose from
     max_train: int | None = 20_000, # training images used at most; None: all
@@ -427,7 +471,8 @@ def compare(
     num_workers: int = 0, # processes that read images
     precision: str = 'auto', # of the encoders, see `autocast_for`
     progress: bool = False, # show progress bars
-    groups: str | Path | None = None, # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
+    # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
+    groups: str | Path | None = None,
     **how, # passed to `score_features`: temperature, alphas, val_share, device
 ) -> dict[str, Any]: # everything that was found, ready for JSON; `format_table` makes a table of it
     """Frozen features of any networks side by side, each at its best read-out: linear probe and k-NN.
@@ -440,7 +485,8 @@ def compare(
     train_set, test_set, lost = labelled_sets(train_set, test_set, max_train, max_test, seed)
     last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
     for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
-        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(last, max_dim, white, batch_size=batch_size, num_workers=num_workers)
+        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(
+            last, max_dim, white, batch_size=batch_size, num_workers=num_workers)
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
         of = None if group is None else group[a.index]
@@ -493,13 +539,18 @@ def evaluate(
     baselines: Sequence[str] = ('pixels', 'random'), # what to compare with
     random_seed: int = 0, # of the random weights; with a run's own seed they are those that it started from
     device: torch.device | str | None = None, # the model is moved there; None: where it is
-    **how, # passed to `compare`: names, white, k, max_train, max_test, max_dim, seed, encoder, fpn, batch_size, num_workers, precision, progress, …
+    # passed to `compare`: names, white, k, max_train, max_test, max_dim, seed, encoder, fpn, batch_size,
+    # num_workers, precision, progress, …
+    **how,
 ) -> dict[str, Any]: # as `compare`
-    "Frozen features of this model beside raw pixels and the same network with random weights: `compare` with the rows that matter most."
-    if wrong := set(baselines) - {'pixels', 'random'}: raise ValueError(f"baselines: {sorted(wrong)} unknown; expected 'pixels', 'random'")
+    """Frozen features of this model beside raw pixels and the same network with random weights: `compare`
+    with the rows that matter most."""
+    if wrong := set(baselines) - {'pixels', 'random'}:
+        raise ValueError(f"baselines: {sorted(wrong)} unknown; expected 'pixels', 'random'")
     if device is not None: model.to(device)
     rows = {'random initialisation': random_like(model, random_seed)} if 'random' in baselines else {}
-    return compare(rows | {'this run': model}, train_set, test_set, 'pixels' in baselines, device=next(model.parameters()).device, **how)
+    return compare(rows | {'this run': model}, train_set, test_set, 'pixels' in baselines,
+                   device=next(model.parameters()).device, **how)
 
 # %% ../../nbs/evaluation/03_probes.ipynb #c1dc59c2
 def format_table(
@@ -508,17 +559,27 @@ def format_table(
     "A small table of the results, in plain text."
     say = lambda name: name.replace('level', 'level ').replace('|white', ', whitened')
     cell = lambda score, more='': f"{score['accuracy']:6.1%}  {say(score['readout']) + more:<20}"
-    many, width = not isinstance(results['k'], int), max(26, 9 + max(len(r['name']) for r in results['rows']))
-    lines = [f"{'features':<{width}}  {'linear probe':<28}k-NN" + (f" (k = {results['k']})" if not many else '')]
-    for row in results['rows']: lines.append(f"{row['name']:<{width}}{cell(row['linear'])}{cell(row['knn'], ', k = ' + str(row['knn']['k']) if many else '')}".rstrip())
+    many = not isinstance(results['k'], int)
+    width = max(26, 9 + max(len(r['name']) for r in results['rows']))
+    lines = [
+        f"{'features':<{width}}  {'linear probe':<28}k-NN" + (f" (k = {results['k']})" if not many else '')
+    ]
+    for row in results['rows']:
+        lines.append(
+            f"{row['name']:<{width}}{cell(row['linear'])}{cell(row['knn'], ', k = ' + str(row['knn']['k']) if many else '')}"
+            .rstrip())
     diff = lambda d: f"{d['points']:+5.1f} ± {d['stderr']:.1f}"
     if 'majority' in results:
         share = f"{results['majority']:6.1%}"
         lines.append(f"{'always the largest class':<{width}}{share:<28}{share}")
-    for d in results['differences']: lines.append(f"{'  over ' + d['name']:<{width}}{diff(d['linear']):<26}  {diff(d['knn'])}".rstrip())
+    for d in results['differences']:
+        lines.append(f"{'  over ' + d['name']:<{width}}{diff(d['linear']):<26}  {diff(d['knn'])}".rstrip())
     n, p = results['n_test'], results['rows'][-1]['linear']['accuracy']
-    lines.append(f"{results['n_train']:,} training and {n:,} test images; read-outs{', k' * many} and regularisation chosen on {results['n_val']:,} held-back training images.")
+    lines.append(f"{results['n_train']:,} training and {n:,} test images; read-outs{', k' * many} and "
+                 f"regularisation chosen on {results['n_val']:,} held-back training images.")
     lines += hold_out_words(results)
     if 'note' in results: lines.append(results['note'])
-    lines.append(f"An accuracy has a standard error of about {100 * math.sqrt(max(p * (1 - p), 1e-12) / n):.1f} points (√(p(1−p)/n)); a difference, the one after its ±.")
+    lines.append("An accuracy has a standard error of about "
+                 f"{100 * math.sqrt(max(p * (1 - p), 1e-12) / n):.1f} points (√(p(1−p)/n)); a difference, "
+                 "the one after its ±.")
     return '\n'.join(lines)

@@ -50,7 +50,8 @@ def weights_fingerprint(
 def images_fingerprint(
     dataset: ImageDataset,
 ) -> str: # 8 hexadecimal digits
-    "A checksum of the names of a data set's files in order, or of its pixels if they are in memory; and of its labels."
+    """A checksum of the names of a data set's files in order, or of its pixels if they are in memory; and
+    of its labels."""
     crc = zlib.crc32(b'' if dataset.labels is None else dataset.labels.tobytes())
     if dataset.images is not None: return f'{zlib.crc32(dataset.images.contiguous().numpy(), crc):08x}'
     for p in dataset.paths: crc = zlib.crc32(p.encode(errors='surrogateescape') + b'\0', crc)
@@ -59,24 +60,32 @@ def images_fingerprint(
 # %% ../../nbs/evaluation/06_store.ipynb #14b94b7f
 DTYPES = dict(float16=torch.float16, float32=torch.float32)
 
-def _plan(model, dataset: ImageDataset, names: Sequence[str], shard: int, encoder: str, fpn: bool, dtype: str | None, precision: str | None) -> dict[str, Any]:
+def _plan(model, dataset: ImageDataset, names: Sequence[str], shard: int, encoder: str, fpn: bool,
+          dtype: str | None, precision: str | None) -> dict[str, Any]:
     "What a store is to hold, as plain JSON."
     if not names: raise ValueError('names: no read-out was given')
     for n in names:
-        if parse_readout(n)[1]: raise ValueError(f'read-out {n!r}: whitening is fitted on features, so it comes after reading them; store {n.partition("|")[0]!r}')
+        if parse_readout(n)[1]:
+            raise ValueError(f'read-out {n!r}: whitening is fitted on features, so it comes after reading '
+                             f'them; store {n.partition("|")[0]!r}')
     if dtype not in (None, *DTYPES): raise ValueError(f"dtype={dtype!r}: expected 'float16' or 'float32'")
     if shard < 1: raise ValueError(f'shard={shard}: expected a number of images from 1')
     if not len(dataset): raise DataError(f'the data set {dataset.name!r} has no images')
     widths = readout_widths(model, names, fpn, encoder)
-    return dict(format=1, widths=widths, encoder=encoder, fpn=fpn, dtype=dtype, precision=precision, weights=weights_fingerprint(model),
-                images=images_fingerprint(dataset), ends=_ends(0, len(dataset), shard))
+    return dict(format=1, widths=widths, encoder=encoder, fpn=fpn, dtype=dtype, precision=precision,
+                weights=weights_fingerprint(model), images=images_fingerprint(dataset),
+                ends=_ends(0, len(dataset), shard))
 
-def _ends(start: int, stop: int, shard: int) -> list[int]: return [min(i + shard, stop) for i in range(start, stop, shard)]
+def _ends(start: int, stop: int, shard: int) -> list[int]:
+    return [min(i + shard, stop) for i in range(start, stop, shard)]
 
 def _room(folder: Path, plan: dict[str, Any], images: int):
     "OSError if so many more images do not fit on the disk."
     need, there = sum(plan['widths'].values()) * images * DTYPES[plan['dtype']].itemsize, _free(folder)
-    if need > there: raise OSError(errno.ENOSPC, f'features of {images:,} images take {need / 1e9:.1f} GB, but {folder} has room for {there / 1e9:.1f} GB; take fewer or narrower read-outs, or dtype="float16"')
+    if need > there:
+        raise OSError(errno.ENOSPC, f'features of {images:,} images take {need / 1e9:.1f} GB, but '
+                                    f'{folder} has room for {there / 1e9:.1f} GB; take fewer or narrower '
+                                    'read-outs, or dtype="float16"')
 
 def _free(folder: Path) -> int:
     "Bytes free where a folder is or will be."
@@ -90,10 +99,15 @@ def _read_plan(folder: Path) -> dict[str, Any]:
     if not file.is_file(): raise FileNotFoundError(f'{folder} holds no features: no store.json in it')
     try: plan = read_json(file)
     except ValueError as e: raise ValueError(f'{e}; delete {folder} and extract again') from e
-    if plan.get('format') != 1: raise ValueError(f'{file}: format {plan.get("format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
+    if plan.get('format') != 1:
+        raise ValueError(f'{file}: format {plan.get("format")}, this version of hjepa reads format 1; a '
+                         'newer hjepa may have written it')
     widths, ends, whole = plan.get('widths'), plan.get('ends'), lambda v: type(v) is int and v > 0
-    if not (isinstance(widths, dict) and widths and all(map(whole, widths.values())) and isinstance(ends, list) and ends and all(map(whole, ends)) and ends == sorted(ends)
-            and plan.get('dtype') in DTYPES): raise ValueError(f'{file} is damaged: it has no sensible widths, ends and dtype; delete {folder} and extract again')
+    if not (isinstance(widths, dict) and widths and all(map(whole, widths.values()))
+            and isinstance(ends, list) and ends and all(map(whole, ends)) and ends == sorted(ends)
+            and plan.get('dtype') in DTYPES):
+        raise ValueError(f'{file} is damaged: it has no sensible widths, ends and dtype; delete {folder} '
+                         'and extract again')
     return plan
 
 def _read_paths(
@@ -116,7 +130,8 @@ def _read_paths(
 def _names_sha256(paths: Sequence[str]) -> str: return json_sha256(list(paths))
 
 def _write_plan(folder: Path, plan: dict[str, Any], dataset: ImageDataset):
-    "Names first, the plan last: if it is cut off between the two, the old plan holds for the names that it counts."
+    """Names first, the plan last: if it is cut off between the two, the old plan holds for the names that
+    it counts."""
     plan = {k: v for k, v in plan.items() if k not in ('names_sha256', 'sha256')}
     if dataset.paths is None: (folder/'images.jsonl').unlink(missing_ok=True)
     else:
@@ -141,32 +156,43 @@ def _alone(folder: Path):
             clear_temporaries(folder)                           # of processes that were killed
             yield
 
-def _begin(folder: Path, plan: dict[str, Any], dataset: ImageDataset, shard: int, lost: bool = False) -> tuple[dict[str, Any], ImageDataset]: # the plan that holds, and the images in the order of the store
+def _begin(
+    folder: Path, plan: dict[str, Any], dataset: ImageDataset, shard: int, lost: bool = False
+) -> tuple[dict[str, Any], ImageDataset]:  # the plan that holds, and the images in the order of the store
     "Write the plan, or go on with the one that the folder has."
     if (folder/'store.json').is_file():
         old = _read_plan(folder)
         if any(folder.glob('shard_*.safetensors')): return _go_on(folder, old, plan, dataset, shard, lost)
-        plan |= {k: plan[k] or old[k] for k in ('dtype', 'precision')}                                  # a plan without features binds nobody
+        # a plan without features binds nobody
+        plan |= {k: plan[k] or old[k] for k in ('dtype', 'precision')}
     plan |= dict(dtype=plan['dtype'] or 'float16', precision=plan['precision'] or 'auto')
     _room(folder, plan, len(dataset))
     _write_plan(folder, plan, dataset)
     return plan, dataset
 
-def _go_on(folder: Path, old: dict[str, Any], plan: dict[str, Any], dataset: ImageDataset, shard: int, lost: bool) -> tuple[dict[str, Any], ImageDataset]:
-    "The plan of a folder with features, with new images behind its own; ValueError if they were made in another way."
+def _go_on(folder: Path, old: dict[str, Any], plan: dict[str, Any], dataset: ImageDataset, shard: int,
+           lost: bool) -> tuple[dict[str, Any], ImageDataset]:
+    """The plan of a folder with features, with new images behind its own; ValueError if they were made in
+    another way."""
     other = f'{folder} holds features of {{}}; choose another folder, or delete this one'
-    if old['weights'] != plan['weights']: raise ValueError(other.format('another model (its weights are not these)'))
+    if old['weights'] != plan['weights']:
+        raise ValueError(other.format('another model (its weights are not these)'))
     for k in ('encoder', 'fpn', 'dtype', 'precision'):
-        if plan[k] not in (None, old[k]): raise ValueError(other.format(f'the same model with {k}={old[k]!r}, not {plan[k]!r}'))
-    if lacking := [n for n in plan['widths'] if n not in old['widths']]: raise ValueError(other.format(f'the same model without read-out {lacking[0]}: it has {", ".join(old["widths"])}'))
+        if plan[k] not in (None, old[k]):
+            raise ValueError(other.format(f'the same model with {k}={old[k]!r}, not {plan[k]!r}'))
+    if lacking := [n for n in plan['widths'] if n not in old['widths']]:
+        raise ValueError(other.format(f'the same model without read-out {lacking[0]}: it has '
+                                      f'{", ".join(old["widths"])}'))
     n = old['ends'][-1]
     paths = _read_paths(folder, old)
     if lost: dataset = _with_lost(folder, dataset, paths)
     dataset = _in_order(dataset, paths, other)
-    if images_fingerprint(dataset.subset(range(min(n, len(dataset))))) != old['images']: raise ValueError(other.format('other images, or of images with other labels'))
+    if images_fingerprint(dataset.subset(range(min(n, len(dataset))))) != old['images']:
+        raise ValueError(other.format('other images, or of images with other labels'))
     if (more := len(dataset) - n) > 0:
         _room(folder, old, more)
-        old = old | dict(images=images_fingerprint(dataset), ends=old['ends'] + _ends(n, len(dataset), shard))
+        old = old | dict(images=images_fingerprint(dataset),
+                         ends=old['ends'] + _ends(n, len(dataset), shard))
         _write_plan(folder, old, dataset)
     return old, dataset
 
@@ -177,28 +203,39 @@ def _with_lost(folder: Path, dataset: ImageDataset, paths: list[str] | None) -> 
     if not gone: return dataset
     store, labels = FeatureStore(folder, partial=True), dataset.labels
     if labels is not None:
-        pairs = () if store.labels is None else zip(store.index.tolist(), store.labels.tolist(), strict=True)
+        pairs = () if store.labels is None else zip(store.index.tolist(), store.labels.tolist(),
+                                                    strict=True)
         known = {paths[i]: y for i, y in pairs}
         labels = [*labels, *(known.get(p, -1) for p in gone)]
-    return ImageDataset(dataset.name, paths=dataset.paths + gone, labels=labels, classes=dataset.classes, in_chans=dataset.in_chans)
+    return ImageDataset(dataset.name, paths=dataset.paths + gone, labels=labels, classes=dataset.classes,
+                        in_chans=dataset.in_chans)
 
 def _in_order(dataset: ImageDataset, paths: list[str] | None, other: str) -> ImageDataset:
     "A data set with the images of a store first, in its order, and new ones behind them."
-    if (paths is None) != (dataset.paths is None): raise ValueError(other.format('images in memory, not of files' if paths is None else 'files, not of images in memory'))
+    if (paths is None) != (dataset.paths is None):
+        raise ValueError(
+            other.format('images in memory, not of files' if paths is
+                         None else 'files, not of images in memory'))
     if paths is None: return dataset
     place = {p: i for i, p in enumerate(dataset.paths)}
-    if gone := [p for p in paths if p not in place]: raise ValueError(other.format(f'{len(paths):,} pictures, {len(gone):,} of which are not among these {len(dataset):,} any more (first {gone[0]})'))
+    if gone := [p for p in paths if p not in place]:
+        raise ValueError(other.format(f'{len(paths):,} pictures, {len(gone):,} of which are not among '
+                                      f'these {len(dataset):,} any more (first {gone[0]})'))
     known = set(paths)
     return dataset.subset([place[p] for p in paths] + [i for p, i in place.items() if p not in known])
 
 # %% ../../nbs/evaluation/06_store.ipynb #26626f0f
 @contextmanager
-def _ctrl_c_between() -> Iterator[Callable[[], None]]: # a function that raises KeyboardInterrupt if Ctrl-C has been pressed
+def _ctrl_c_between(
+) -> Iterator[Callable[[], None]]:  # a function that raises KeyboardInterrupt if Ctrl-C has been pressed
     "Within the block the first Ctrl-C waits until it is asked for; the second acts as usual."
-    if threading.current_thread() is not threading.main_thread(): yield lambda: None; return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
     pressed, before = [], signal.getsignal(signal.SIGINT)
     def wait(number, frame):
-        pressed.append(number); signal.signal(signal.SIGINT, before)
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
     def check():
         if pressed: raise KeyboardInterrupt
     signal.signal(signal.SIGINT, wait)
@@ -209,23 +246,30 @@ def _ctrl_c_between() -> Iterator[Callable[[], None]]: # a function that raises 
 def extract_to_disk(
     model: HJEPA | TimmFeatures,
     dataset: ImageDataset,
-    folder: str | Path, # where to; made if it does not exist. With features of the same kind in it, the rest is done
-    names: Sequence[str] = ('mean',), # read-outs, see `hjepa.evaluation.encodings.readout`; 'level0' keeps a whole map
+    # where to; made if it does not exist. With features of the same kind in it, the rest is done
+    folder: str | Path,
+    # read-outs, see `hjepa.evaluation.encodings.readout`; 'level0' keeps a whole map
+    names: Sequence[str] = ('mean',),
     batch_size: int = 256, # images per pass
     shard: int = 1024, # images per file, and the most that an interruption costs
-    dtype: str | None = None, # 'float16' or 'float32', on disk; None: that of the folder, float16 for a new one
+    # 'float16' or 'float32', on disk; None: that of the folder, float16 for a new one
+    dtype: str | None = None,
     encoder: str = 'target', # 'target' or 'context'
     fpn: bool = True, # levels of the FPN, if the model has one
-    precision: str | None = None, # of the encoder, see `hjepa.evaluation.encodings.autocast_for`; None: that of the folder, 'auto' for a new one
+    # of the encoder, see `hjepa.evaluation.encodings.autocast_for`; None: that of the folder, 'auto' for a
+    # new one
+    precision: str | None = None,
     num_workers: int = 0, # processes that read images
     max_bad_share: float = 0.1, # DataError when more of the files cannot be read
     progress: bool = False, # show a progress bar
-    lost: bool = False, # keep the features of files that are gone from the data set; False: they are an error
+    # keep the features of files that are gone from the data set; False: they are an error
+    lost: bool = False,
     verify: bool = False, # compare all shards with their digests first; damaged ones are made again
 ) -> Any: # the `FeatureStore`
     """Features of every image into shards on disk. Can be stopped at any moment; the same call resumes.
 
-    The random state is left alone. Images are known by name: a file whose contents change keeps its features.
+    The random state is left alone. Images are known by name: a file whose contents change keeps its
+    features.
     One process at a time writes to a folder: `LockedError` names the other. Where no image can be read, the
     folder is left empty: `DataError`."""
     folder = expand(folder)
@@ -245,13 +289,18 @@ def _extract_missing(folder: Path, plan: dict[str, Any], model, dataset: ImageDa
     todo, starts = missing_shards(folder), [0, *plan['ends']]
     view = model_view(model, dataset)
     bad, seen, parts, unread = BadImages(max_bad_share), 0, [], []
-    batches = [(s, range(i, min(i + batch_size, plan['ends'][s]))) for s in todo for i in range(starts[s], plan['ends'][s], batch_size)]
+    batches = [(s, range(i, min(i + batch_size, plan['ends'][s])))
+               for s in todo
+               for i in range(starts[s], plan['ends'][s], batch_size)]
     loader = build_loader(view, batch_size, num_workers, [r for _, r in batches])
     with _ctrl_c_between() as check_ctrl_c:
-        for (s, r), batch in zip(batches, progress_bar(loader, f'features of {dataset.name}' if progress else None),
+        for (s, r), batch in zip(batches,
+                                 progress_bar(loader, f'features of {dataset.name}' if progress else None),
                                  strict=True):
-            bad.update(batch); bad.check(seen := seen + len(r))
-            parts.append(_encode_batch(model, batch, plan)); unread += batch['bad']
+            bad.update(batch)
+            bad.check(seen := seen + len(r))
+            parts.append(_encode_batch(model, batch, plan))
+            unread += batch['bad']
             if r.stop == plan['ends'][s]:
                 _write_shard(folder, s, parts, unread)
                 parts, unread = [], []
@@ -274,7 +323,8 @@ def missing_shards(
 def _shard_file(folder: Path, s: int) -> Path: return folder/f'shard_{s:05d}.safetensors'
 
 def _write_shard(folder: Path, s: int, parts: list[dict[str, Tensor]], bad: list[str]):
-    "One shard, completely or not at all, with a digest of each tensor: so one read-out can be checked alone."
+    """One shard, completely or not at all, with a digest of each tensor: so one read-out can be checked
+    alone."""
     tensors = {k: torch.cat([p[k] for p in parts]).contiguous() for k in parts[0]}
     meta = dict(bad=json.dumps(bad), reasons=json.dumps([getattr(b, 'reason', '') for b in bad]))
     digests = {k: _rows_sha256([v]) for k, v in tensors.items()} | dict(meta=json_sha256(meta))
@@ -289,25 +339,35 @@ def _rows_sha256(
     return digest.hexdigest()
 
 # %% ../../nbs/evaluation/06_store.ipynb #63beefaf
-def _encode_batch(model, batch: dict[str, Any], plan: dict[str, Any]) -> dict[str, Tensor]: # read-outs, index and label of the images that could be read
+def _encode_batch(
+    model, batch: dict[str, Any],
+    plan: dict[str,
+               Any]) -> dict[str, Tensor]:  # read-outs, index and label of the images that could be read
     "One batch's features as they go to disk."
     device, names, dtype = next(model.parameters()).device, list(plan['widths']), DTYPES[plan['dtype']]
     out = {k: batch[k].clone() for k in ('index', 'label')}         # a worker's tensors hold open files
-    if not len(batch['index']): return out | {n: torch.empty(0, w, dtype=dtype) for n, w in plan['widths'].items()}
+    if not len(batch['index']):
+        return out | {n: torch.empty(0, w, dtype=dtype) for n, w in plan['widths'].items()}
     with torch.no_grad(), evaluating(model), autocast_for(device, plan['precision']):
-        e = model.encode(normalize(batch['image'].to(device), *model.pixel_stats), blocks_needed(names), plan['fpn'], plan['encoder'])
+        e = model.encode(normalize(batch['image'].to(device), *model.pixel_stats), blocks_needed(names),
+                         plan['fpn'], plan['encoder'])
         vectors = {n: readout(e, n) for n in names}
     for n, v in vectors.items():
         out[n] = v.to(dtype).cpu()
         if not torch.isfinite(out[n]).all():
             i = int(batch['index'][int((~torch.isfinite(out[n])).any(1).nonzero()[0])])
-            raise ValueError(f'features {n!r} of image {i} ' + ('do not fit into float16; take dtype="float32"' if torch.isfinite(v).all() else 'hold NaN or infinity: the model has diverged, or precision is too low (try precision="fp32")'))
+            raise ValueError(f'features {n!r} of image {i} ' + (
+                'do not fit into float16; take dtype="float32"' if torch.isfinite(v).all(
+                ) else 'hold NaN or infinity: the model has diverged, or precision is too low (try '
+                'precision="fp32")'))
     return out
 
 # %% ../../nbs/evaluation/06_store.ipynb #6530797e
 class FeatureStore:
-    """Features on disk, in the order in which images came to the store. `len` is the number of images that could be read; `names` are the read-outs, `widths` their widths;
-    `index` says which image a row is, `paths` has the names of all images by index, `labels` those of the rows."""
+    """Features on disk, in the order in which images came to the store. `len` is the number of images that
+    could be read; `names` are the read-outs, `widths` their widths;
+    `index` says which image a row is, `paths` has the names of all images by index, `labels` those of the
+    rows."""
     def __init__(self,
         folder: str | Path, # as `extract_to_disk` made it
         partial: bool = False, # take what is there if some shards are missing; False: an error
@@ -316,19 +376,24 @@ class FeatureStore:
         plan = self.plan = _read_plan(self.folder)
         self.widths, self.names, self.n = plan['widths'], list(plan['widths']), plan['ends'][-1]
         missing, total = missing_shards(self.folder), len(plan['ends'])
-        if missing and not partial: raise ValueError(f'{self.folder}: {total - len(missing)} of {total} shards are there; run the extraction again to go on, or open it with partial=True')
+        if missing and not partial:
+            raise ValueError(f'{self.folder}: {total - len(missing)} of {total} shards are there; run the '
+                             'extraction again to go on, or open it with partial=True')
         self.shards, self.bad, index, label = [s for s in range(total) if s not in set(missing)], [], [], []
         for s in self.shards:
             with self._open(s) as f:
                 index.append(f.get_tensor('index'))
                 label.append(f.get_tensor('label'))
                 self.bad += self._check_shard(s, f, index[-1], label[-1])
-        self.index = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)           # which image of the store a row is
+        # which image of the store a row is
+        self.index = torch.cat(index) if index else torch.empty(0, dtype=torch.int64)
         label = torch.cat(label) if label else self.index
         self.labels = None if not len(label) or (label < 0).all() else label
         self.paths = _read_paths(self.folder, plan)                 # by index; None if they were in memory
     def __len__(self) -> int: return len(self.index)
-    def __repr__(self) -> str: return f'FeatureStore({str(self.folder)!r}: {len(self):,} images, ' + ', '.join(f'{n} [{w}]' for n, w in self.widths.items()) + ')'
+    def __repr__(self) -> str:
+        return f'FeatureStore({str(self.folder)!r}: {len(self):,} images, ' + ', '.join(
+            f'{n} [{w}]' for n, w in self.widths.items()) + ')'
 
 # %% ../../nbs/evaluation/06_store.ipynb #4da1240f
 @patch
@@ -336,13 +401,17 @@ def _open(self: FeatureStore, s: int):
     "A shard, not yet read; ValueError if it is damaged."
     file = _shard_file(self.folder, s)
     try: return safe_open(file, 'pt')
-    except (SafetensorError, OSError) as e: raise ValueError(f'{file} cannot be read ({e}); delete it and run the extraction again') from e
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f'{file} cannot be read ({e}); delete it and run the extraction again') from e
 
 @patch
-def _check_shard(self: FeatureStore, s: int, f, index: Tensor, label: Tensor) -> list[str]: # names of pictures that could not be read
+def _check_shard(self: FeatureStore, s: int, f, index: Tensor,
+                 label: Tensor) -> list[str]:  # names of pictures that could not be read
     "ValueError unless a shard holds what the plan says. A shard from somebody else may claim anything."
     shapes, n = {k: f.get_slice(k).get_shape() for k in f.keys()}, index.numel()
-    fits = shapes == dict(index=[n], label=[n]) | {k: [n, w] for k, w in self.widths.items()} and index.dtype == label.dtype == torch.int64 and not ((index < 0) | (index >= self.n)).any()
+    fits = shapes == dict(index=[n], label=[n]) | {k: [n, w] for k, w in self.widths.items()
+                                                   } and index.dtype == label.dtype == torch.int64 and not (
+                                                       (index < 0) | (index >= self.n)).any()
     meta = f.metadata() or {}
     try: bad, reasons = json.loads(meta['bad']), json.loads(meta.get('reasons', '[]'))
     except (ValueError, KeyError, RecursionError): bad = reasons = None
@@ -373,7 +442,8 @@ def _compare_rows(self: FeatureStore, s: int, f, name: str, pieces: Iterable[Ten
 
 @patch
 def _known(self: FeatureStore, name: str):
-    if name not in self.widths: raise ValueError(f'read-out {name!r} is not in {self.folder}; it holds {", ".join(self.names)}')
+    if name not in self.widths:
+        raise ValueError(f'read-out {name!r} is not in {self.folder}; it holds {", ".join(self.names)}')
 
 @patch
 def chunks(self: FeatureStore,
@@ -382,7 +452,8 @@ def chunks(self: FeatureStore,
 ) -> Iterator[tuple[int, Tensor]]: # first row, features [m, width] float32
     """All features in order, a piece at a time: memory holds one piece.
 
-    When rows of a shard are read for the first time, its digest is compared. ValueError if it is damaged."""
+    When rows of a shard are read for the first time, its digest is compared. ValueError if it is damaged.
+    """
     self._known(name)
     start = 0
     for s in self.shards:
