@@ -17,7 +17,7 @@ import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 import timm
 import torch
@@ -48,17 +48,19 @@ class Features:
     thumbs: Tensor | None = None # [n, 256] float16, see `thumbnails`, if they were asked for
     def __len__(self) -> int: return len(self.index)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #235e554c
 def collect_features(
     view: EvalView, # the images
     encode: Callable[[Tensor], list[Tensor]], # uint8 [B, C, H, W] → L tensors [B, cells, d]
     batch_size: int, # images per pass
-    num_workers: int = 0,
+    num_workers: int = 0, # processes that read images
     progress: str | None = None, # words beside a progress bar; None: no bar
     max_bad_share: float = 0.1, # stop when more of the files cannot be read
     thumbs: bool = False, # keep a thumbnail of every image
 ) -> Features:
     "Encode every image of a view."
-    out, n, labels, index, bad, seen, small = None, 0, [], [], BadImages(max_bad_share), 0, []
+    out, labels, index, small = None, [], [], []
+    bad, n, seen = BadImages(max_bad_share), 0, 0
     for batch in progress_bar(build_loader(view, batch_size, num_workers), progress):
         bad.update(batch)
         bad.check(seen := seen + len(batch['index']) + len(batch['bad']))
@@ -67,7 +69,7 @@ def collect_features(
         if out is None: out = [torch.empty(len(view), *x.shape[1:]) for x in xs]
         for o, x in zip(out, xs, strict=True): o[n:n + len(x)] = x
         n += len(batch['index'])
-        labels.append(batch['label'].clone())                   # a worker's tensors hold open files
+        labels.append(batch['label'].clone())  # a worker's tensors hold open files
         index.append(batch['index'].clone())
         if thumbs: small.append(thumbnails(batch['image']))
     if out is None: raise ValueError(f'not one picture of {view.dataset.name!r} could be read')
@@ -75,6 +77,7 @@ def collect_features(
     small = torch.cat(small) if thumbs else None
     return Features([o[:n] for o in out], labels, torch.cat(index), list(bad.names), small)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #af20326a
 def thumbnails(
     images: Tensor, # [B, C, H, W]
     size: int = 16, # pixels along each side
@@ -82,7 +85,11 @@ def thumbnails(
     "Small grey versions of images, by which near-duplicates are found."
     return F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), size).flatten(1).half()
 
-def progress_bar(loader, words: str | None) -> Iterator:
+def progress_bar(
+    loader: Iterable, # what gives batches
+    words: str | None, # beside the bar; None: no bar
+) -> Iterable:
+    "A loader with a progress bar around it."
     if words is None: return loader
     from tqdm import tqdm
     return tqdm(loader, desc=words, leave=False)
@@ -120,23 +127,22 @@ def extract_dataset(
     device = next(model.parameters()).device
     def encode(images: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast_for(device, precision):
-            out = model.extract_levels(normalize(images.to(device), *model.pixel_stats), levels, fpn,
-                                       encoder)
+            x = normalize(images.to(device), *model.pixel_stats)
+            out = model.extract_levels(x, levels, fpn, encoder)
             return out if reduce is None else reduce(out)
     view = model_view(model, dataset)
-    return collect_features(view, encode, batch_size, num_workers,
-                            f'features of {view.dataset.name}' if progress is True else progress or None,
-                            max_bad_share)
+    words = f'features of {view.dataset.name}' if progress is True else progress or None
+    return collect_features(view, encode, batch_size, num_workers, words, max_bad_share)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #74b1dfee
 @dataclass
 class Encodings:
     "What a network says about a batch of images."
     levels: list[Tensor] # L tensors [B, C_l, d], finest first, as `extract_levels` of an HJEPA gives them
-    patches: list[Tensor] # after each of the last k blocks, the last one last: [B, N, D], raster order, after the final norm
+    patches: list[Tensor] # of each of the last k blocks, in order: [B, N, D], raster order, after the final norm
     cls: list[Tensor] # the same blocks' CLS tokens [B, D]; empty if the network has none
     grid: tuple[int, int] # (gh, gw) of the patches after the last block
-    pooled: Tensor | None = None # [B, d'], what the network hands to its own classifier, if that is something of its own
+    pooled: Tensor | None = None # [B, d'], the input of the network's own classifier, if it is none of these
     def cells(self,
         tokens: Tensor, # [B, N, D], one of `patches`
         level: int, # 0: the patches themselves
@@ -196,8 +202,8 @@ class TimmFeatures(nn.Module):
         **timm_kwargs, # passed to timm.create_model, for a name
     ):
         super().__init__()
-        self.recipe = None if isinstance(net, nn.Module) else dict(
-            net=net, img_size=img_size, num_levels=num_levels, in_chans=in_chans, **timm_kwargs)
+        recipe = dict(net=net, img_size=img_size, num_levels=num_levels, in_chans=in_chans, **timm_kwargs)
+        self.recipe = None if isinstance(net, nn.Module) else recipe
         if isinstance(net, str): net = _create(net, pretrained, img_size, in_chans, timm_kwargs)
         if not hasattr(net, 'forward_intermediates'):
             raise ValueError(f'{type(net).__name__} has no forward_intermediates, which timm\'s models '
@@ -209,11 +215,12 @@ class TimmFeatures(nn.Module):
         chans = in_chans if self.recipe else _in_chans(net, cfg['input_size'][0])
         stats = [list(cfg[k]) for k in ('mean', 'std')]
         self.pixel_stats = tuple(s if len(s) == chans else [sum(s) / len(s)] * chans for s in stats)
-        self.config = SimpleNamespace(
-            in_chans=chans, encoder_type=self.recipe['net'] if self.recipe else type(net).__name__)
+        kind = self.recipe['net'] if self.recipe else type(net).__name__
+        self.config = SimpleNamespace(in_chans=chans, encoder_type=kind)
         blank = torch.zeros(1, chans, *self.img_size, device=next(net.parameters()).device)
         with torch.no_grad(): self.grid = self._maps(blank, 1)[0][-1].shape[-2:]
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #41ca4bf6
 def _in_chans(net: nn.Module, default: int) -> int:
     "Channels of the images that a network reads: what it says itself, or its first convolution on pixels."
     names = (getattr(net, 'pretrained_cfg', None) or {}).get('first_conv')
@@ -247,7 +254,7 @@ def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) 
 def _maps(self: TimmFeatures,
     images: Tensor, # [B, C, H, W]
     last: int, # blocks or stages
-) -> tuple[list[Tensor], list[Tensor], Tensor]: # maps [B, d, h, w], CLS tokens [B, d] or none, what `forward_features` gives
+) -> tuple[list[Tensor], list[Tensor], Tensor]: # maps [B, d, h, w], CLS [B, d] or none, `forward_features`
     "Feature maps after the last blocks, finest first where the network has stages."
     knows = inspect.signature(self.net.forward_intermediates).parameters
     cls = getattr(self.net, 'cls_token', None) is not None
@@ -268,8 +275,7 @@ def _maps(self: TimmFeatures,
 
 @patch
 def _intermediates(self: TimmFeatures, images: Tensor, options: dict):
-    """timm's intermediates, with the final norm where the network can apply it to maps (Hiera has one
-    after pooling only)."""
+    "timm's intermediates, with the final norm where it can be applied to maps (Hiera's comes after pooling)."
     try: return self.net.forward_intermediates(images, **options)
     except AssertionError as e:
         if not options.get('norm') or 'norm' not in str(e): raise
@@ -294,16 +300,17 @@ def encode(self: TimmFeatures,
 ) -> Encodings:
     "Pooled levels, feature maps as tokens, CLS, and what the model's own classifier would get."
     if images.ndim != 4 or images.shape[1] != self.config.in_chans:
-        raise ValueError(
-            f'images have shape {tuple(images.shape)}, expected [B, {self.config.in_chans}, H, W]')
+        raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.config.in_chans}, H, W]')
     maps, cls, final = self._maps(images, last)
-    tokens, grid = [rearrange(m.float(), 'b d h w -> b (h w) d') for m in maps], tuple(maps[-1].shape[-2:])
+    tokens = [rearrange(m.float(), 'b d h w -> b (h w) d') for m in maps]
+    grid = tuple(maps[-1].shape[-2:])
     present = torch.ones(tokens[-1].shape[:2], dtype=torch.bool, device=images.device)
+    levels = pool_levels(tokens[-1], present, grid, self.num_levels)[0]
     pooled = self.net.forward_head(final, pre_logits=True)
-    return Encodings(
-        pool_levels(tokens[-1], present, grid, self.num_levels)[0], tokens, [c.float() for c in cls], grid,
-        pooled.float() if pooled.ndim == 2 else None)
+    pooled = pooled.float() if pooled.ndim == 2 else None
+    return Encodings(levels, tokens, [c.float() for c in cls], grid, pooled)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #b94cc1bb
 @patch
 @torch.no_grad()
 def extract_levels(self: TimmFeatures,
@@ -348,8 +355,8 @@ def random_like(
         raise ValueError(f'how this {model.config.encoder_type} was made is not known: give TimmFeatures '
                          'the name of the model, and it can be made again with random weights')
     with fixed_seed(seed):
-        new = HJEPA(replace(model.config, pretrained=False)) if isinstance(model, HJEPA) else TimmFeatures(
-            **model.recipe)
+        if isinstance(model, HJEPA): new = HJEPA(replace(model.config, pretrained=False))
+        else: new = TimmFeatures(**model.recipe)
     return new.eval().to(next(model.parameters()).device)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #6fe5f909
@@ -370,8 +377,7 @@ def pixel_features(
 @dataclass
 class ReadOut:
     "A part that read-outs are made of."
-    vector: Callable[
-        ..., Tensor]  # (encodings, level if the name has one, last blocks or None if `blocks`) → [n, width]
+    vector: Callable[..., Tensor] # (encodings[, level][, last blocks]) → [n, width]
     blocks: bool # whether '@4' may follow
     cells: bool # whether it is a level's cells, one after the other: its columns are named so
     usual: bool # whether it is tried where the best read-out is searched for
@@ -392,6 +398,7 @@ def register_readout(
         return f
     return enter
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #18dce9eb
 def _last(blocks: list[Tensor], k: int) -> list[Tensor]:
     if k > len(blocks):
         raise ValueError(f'{k} blocks are asked for, but {len(blocks)} were kept; encode with last={k}')
@@ -402,7 +409,6 @@ def _level(e: Encodings, level: int) -> Tensor: # [n, cells, d]
     known = ', '.join(f'level{l}' for l in range(len(e.levels)))
     raise ValueError(f"read-out 'level{level}': expected 'mean', 'all' or one of {known}")
 
-# %% ../../nbs/evaluation/01_encodings.ipynb #18dce9eb
 @register_readout('mean', blocks=True)
 def _mean(e: Encodings, last: int | None) -> Tensor:
     "Mean of the finest level's cells, or of the patch tokens of blocks."
@@ -420,6 +426,7 @@ def _cells(e: Encodings, level: int, last: int | None) -> Tensor:
     if last is None: return _level(e, level).flatten(1)
     return torch.cat([e.cells(t, level).flatten(1) for t in _last(e.patches, last)], 1)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #c47e6ec6
 _NO_VECTOR = ('there is no such vector here (an HJEPA has none of its own called pooled, and a CLS '
               'token only '
               'with class_token=true); take mean or a level')
@@ -455,7 +462,7 @@ def _kind(part: str) -> tuple[ReadOut | None, list[int]]: # and the level in its
 
 def parse_readout(
     name: str, # 'mean', 'cls+mean@4', 'level0|white', …
-) -> tuple[list[tuple[str, int | None]], bool]: # (part, last blocks or None) in order, and whether it is whitened
+) -> tuple[list[tuple[str, int | None]], bool]: # (part, last blocks or None) in order; is it whitened?
     "What a read-out's name says. Raises ValueError with what is possible."
     words, _, after = name.partition('|')
     parts = [w.strip().partition('@') for w in words.split('+')]
@@ -468,14 +475,13 @@ def parse_readout(
 
 def readout_words() -> str:
     "What a read-out's name may be, for messages and help."
-    parts = [
-        w for n in READOUTS for w in ([n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n])
-    ]
+    shown = lambda n: [n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n]
+    parts = [w for n in READOUTS for w in shown(n)]
     single = ' and '.join(n for n, kind in READOUTS.items() if not kind.blocks)
-    return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four "
-            "blocks, "
+    return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four blocks, "
             "and '|white' at the end to whiten")
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
 def blocks_needed(
     names: Sequence[str], # of read-outs
 ) -> int:
@@ -486,7 +492,8 @@ def highest_level(
     names: Sequence[str], # of read-outs
 ) -> int: # −1: they read none by number
     "The coarsest level that these read-outs name."
-    return max([-1] + [l for n in names for part, _ in parse_readout(n)[0] for l in _kind(part)[1]])
+    parts = [part for n in names for part, _ in parse_readout(n)[0]]
+    return max([-1] + [l for part in parts for l in _kind(part)[1]])
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #d119e1b9
 def check_readouts(
@@ -501,8 +508,7 @@ def check_readouts(
     for name in names:
         for part, last in parse_readout(name)[0]:
             if part not in known: raise ValueError(f'read-out {name!r}: this model has {", ".join(known)}')
-            if (last or 1) > depth:
-                raise ValueError(f'read-out {name!r}: this model has {depth} blocks')
+            if (last or 1) > depth: raise ValueError(f'read-out {name!r}: this model has {depth} blocks')
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #1684987b
 def readout(
@@ -520,10 +526,8 @@ def readouts(
 ) -> dict[str, Tensor]: # name → [n, width]
     "Several read-outs of the same features; those of single levels share their memory."
     levels = getattr(e, 'levels', e)
-    return {
-        n: readout(levels if isinstance(e, Features) else e, n)
-        for n in (names or ['mean', *(f'level{l}' for l in range(len(levels)))])
-    }
+    names = names or ['mean', *(f'level{l}' for l in range(len(levels)))]
+    return {n: readout(levels if isinstance(e, Features) else e, n) for n in names}
 
 def _part(e: Encodings, part: str, last: int | None) -> Tensor:
     "One part of a read-out, [n, width]."
@@ -574,17 +578,16 @@ def readout_names(
     white: bool = False, # each whitened as well
 ) -> list[str]:
     "Read-outs to choose from, narrow ones first."
-    depth = len(model.context_encoder.vit.blocks) if isinstance(model, HJEPA) else len(
-        getattr(model.net, 'blocks', [0, 0]))
-    last = min(last, depth)
-    e = blank_encodings(model, last, fpn)
-    names = ['mean'] + (['cls', 'cls+mean']
-                        if e.cls else []) + (['pooled'] if e.pooled is not None and not e.cls else [])
-    if last > 1: names += [f'mean@{last}'] + ([f'cls@{last}'] if e.cls else [])
+    blocks = model.context_encoder.vit.blocks if isinstance(model, HJEPA) else getattr(model.net, 'blocks', [0, 0])
+    last = min(last, len(blocks))
+    e, names = blank_encodings(model, last, fpn), ['mean']
+    if e.cls: names += ['cls', 'cls+mean']
+    elif e.pooled is not None: names += ['pooled']
+    if last > 1: names += [f'mean@{last}'] + [f'cls@{last}'] * bool(e.cls)
     # then a level of one cell is the mean, and coarse levels say nothing new
     plain = model.fpn is None or not fpn
-    names += [f'level{l}' for l, v in enumerate(e.levels) if not (plain and v.shape[1] == 1)
-              ] + (['all'] if len(e.levels) > 1 and not plain else [])
+    names += [f'level{l}' for l, v in enumerate(e.levels) if not (plain and v.shape[1] == 1)]
+    if len(e.levels) > 1 and not plain: names += ['all']
     names += [n for n, kind in READOUTS.items() if kind.usual and kind.there(model)]
     names = [n for n in names if n == 'mean' or readout(e, n).shape[1] <= max_dim]
     return names + [f'{n}|white' for n in names] * white
@@ -640,8 +643,7 @@ def check_features(
         raise ValueError(f'{name} labels are {y.dtype} from {y.min()}; '
                          'expected whole class numbers from 0 (−1 marks an image without label)')
     if y.max() < 0:
-        raise ValueError(
-            f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
+        raise ValueError(f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
 
 def labelled(
     x: Tensor, # [n, d] features
