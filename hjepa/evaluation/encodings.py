@@ -139,7 +139,7 @@ def extract_dataset(
 class Encodings:
     "What a network says about a batch of images."
     levels: list[Tensor] # L tensors [B, C_l, d], finest first, as `extract_levels` of an HJEPA gives them
-    patches: list[Tensor] # of each of the last k blocks, in order: [B, N, D], raster order, after the final norm
+    patches: list[Tensor] # of each of the last k blocks, in order: [B, N, D], raster order, normed
     cls: list[Tensor] # the same blocks' CLS tokens [B, D]; empty if the network has none
     grid: tuple[int, int] # (gh, gw) of the patches after the last block
     pooled: Tensor | None = None # [B, d'], the input of the network's own classifier, if it is none of these
@@ -300,7 +300,8 @@ def encode(self: TimmFeatures,
 ) -> Encodings:
     "Pooled levels, feature maps as tokens, CLS, and what the model's own classifier would get."
     if images.ndim != 4 or images.shape[1] != self.config.in_chans:
-        raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.config.in_chans}, H, W]')
+        raise ValueError(f'images have shape {tuple(images.shape)}, '
+                         f'expected [B, {self.config.in_chans}, H, W]')
     maps, cls, final = self._maps(images, last)
     tokens = [rearrange(m.float(), 'b d h w -> b (h w) d') for m in maps]
     grid = tuple(maps[-1].shape[-2:])
@@ -578,7 +579,8 @@ def readout_names(
     white: bool = False, # each whitened as well
 ) -> list[str]:
     "Read-outs to choose from, narrow ones first."
-    blocks = model.context_encoder.vit.blocks if isinstance(model, HJEPA) else getattr(model.net, 'blocks', [0, 0])
+    if isinstance(model, HJEPA): blocks = model.context_encoder.vit.blocks
+    else: blocks = getattr(model.net, 'blocks', [0, 0])  # of stages two
     last = min(last, len(blocks))
     e, names = blank_encodings(model, last, fpn), ['mean']
     if e.cls: names += ['cls', 'cls+mean']
