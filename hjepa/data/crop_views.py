@@ -89,10 +89,10 @@ class MultiCropView(Dataset):
     ):
         if in_chans is not None: check_chans(in_chans)
         if in_chans and getattr(transform, 'in_chans', None) not in (None, in_chans):
-            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give '
-                             'it once')
-        self.source, self.transform, self.seed = _Source(dataset, transform, in_chans,
-                                                         pixel_range), transform, seed
+            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; '
+                             'give it once')
+        self.source = _Source(dataset, transform, in_chans, pixel_range)
+        self.transform, self.seed = transform, seed
         self.dataset = dataset = self.source.dataset
         # said here, not by each worker
         if self.source.in_chans: transform._has_colour(self.source.in_chans)
@@ -141,9 +141,8 @@ def _uncut(self: MultiCropView, index: Tensor, place: Tensor, color: Tensor) -> 
 def finish(self: MultiCropView,
     batch: dict[str, Any],                   # What `__getitems__` gave
     device: str | torch.device | None = None # Where pixels are wanted; None: where they are
-) -> dict[str, Any]:                         # With `crops` there, and `where`: their geometry and sizes on the CPU, for those who make masks
-    """What is left to do on the device that trains: moving, and with `on_device` colours and the cutting of
-    pictures in memory."""
+) -> dict[str, Any]:                         # `crops` there, and `where`: their geometry on the CPU, for masks
+    "What is left to do on the device that trains: moving, and with `on_device` colours and cutting."
     if 'pictures' in batch:
         x, boxes, flips, sizes = (batch[k] for k in ('pictures', 'boxes', 'flips', 'sizes'))
         crops = self.transform.cut_batch(x.to(device, non_blocking=True), boxes, flips, sizes)
@@ -154,8 +153,8 @@ def finish(self: MultiCropView,
         # colours are changed in place; `where` stays
         if 'color' in batch and crops.boxes.device.type == 'cpu': crops = crops.map(torch.clone)
     if 'color' in batch: crops = self.transform.recolor(crops, batch['color'], keyed=True)
-    return {k: v for k, v in batch.items() if k in ('label', 'index', 'bad')} | dict(
-        crops=crops, where=where)
+    rest = {k: v for k, v in batch.items() if k in ('label', 'index', 'bad')}
+    return rest | dict(crops=crops, where=where)
 
 @patch
 def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:

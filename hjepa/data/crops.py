@@ -226,9 +226,8 @@ def reduced_bytes(
 def jitter_factors(
     u: Tensor,      # `[..., 4]` uniform numbers in [0, 1)
     strength: float # j, from 0 (nothing) to 1
-) -> Tensor:        # float64 `[..., 4]`: brightness, contrast and saturation in [1-j, 1+j], hue in turns in [-j/4, j/4]
-    """What a colour jitter of strength j does to each crop (the ranges of torchvision's `ColorJitter(j, j,
-    j, j/4)`)."""
+) -> Tensor:        # float64 `[..., 4]`: brightness, contrast, saturation in [1-j, 1+j], hue in [-j/4, j/4] turns
+    "What a colour jitter of strength j does to each crop (ranges of torchvision's `ColorJitter(j, j, j, j/4)`)."
     if not 0 <= strength <= 1: raise ValueError(f'the colour jitter is {strength}; expected 0 (none) to 1')
     d = (2*u.double() - 1) * strength
     return torch.cat([1 + d[..., :3], d[..., 3:] / 4], -1)
@@ -522,12 +521,10 @@ def cut_batch(self: MultiCropTransform,
 
 # %% ../../nbs/data/07_crops.ipynb #b52ff3d7
 @patch
-def draw(
-        self: MultiCropTransform
-) -> tuple[Tensor, Tensor]:  # `[1, n, 5]` for place and `[1, n, 4]` for colour
-    "Random numbers for one picture, from PyTorch's global generator."
-    return torch.rand(1, self.num_global_crops + self.num_local_crops, 9, dtype=torch.float64).split([5, 4],
-                                                                                                     -1)
+def draw(self: MultiCropTransform) -> tuple[Tensor, Tensor]: # `[1, n, 5]` for place, `[1, n, 4]` for colour
+    "Random numbers for one image, from PyTorch's global generator."
+    n = self.num_global_crops + self.num_local_crops
+    return torch.rand(1, n, 9, dtype=torch.float64).split([5, 4], -1)
 
 @patch
 def __call__(self: MultiCropTransform,

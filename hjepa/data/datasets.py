@@ -319,6 +319,7 @@ def _known_classes(ds: Any) -> list[str] | None:
         if getattr(ds, 'classes', None): return [str(c) for c in ds.classes]
         ds = getattr(ds, 'dataset', None)
 
+# %% ../../nbs/data/03_datasets.ipynb #e596aafb
 class OwnDataset(ImageDataset):
     """A map-style data set of images, with or without labels, as an `ImageDataset`.
 
@@ -328,11 +329,10 @@ class OwnDataset(ImageDataset):
         dataset: Any
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be '
-                            'indexed')
+            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be indexed')
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
-        self.own, self.name, self.images = dataset, str(getattr(dataset, 'name',
-                                                                type(dataset).__name__)), None
+        self.own, self.images = dataset, None
+        self.name = str(getattr(dataset, 'name', type(dataset).__name__))
         self.classes, self._labels = _known_classes(dataset), _known_labels(dataset)
         first = dataset[0]
         image, self._scan = _item(first)[0], self._labels is None and not _alone(first)

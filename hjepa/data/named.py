@@ -404,9 +404,9 @@ def _imagenet(root, split, download) -> ImageDataset:
     def get():
         from torchvision.datasets import ImageNet
         ImageNet(str(base), split)
-    fetch_data('imagenet', base, (base/split).is_dir, get, f'the folder {split} with a folder per class, '
-                                                           'or the archives '
-           f'ILSVRC2012_img_{split}.tar and ILSVRC2012_devkit_t12.tar.gz', download)
+    what = (f'the folder {split} with a folder per class, or the archives '
+            f'ILSVRC2012_img_{split}.tar and ILSVRC2012_devkit_t12.tar.gz')
+    fetch_data('imagenet', base, (base/split).is_dir, get, what, download)
     return check_complete(_split_folders('imagenet', base, split), split, base)
 
 # %% ../../nbs/data/04_named.ipynb #72298f29

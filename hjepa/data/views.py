@@ -83,13 +83,12 @@ def read_next(
     dataset: ImageDataset, # Pictures on disk
     i: int,                # The one wanted
     tries: int = 100       # How many broken ones in a row are too many
-) -> tuple[Image.Image, int, list[str]]: # A picture, its index, and the name of the one wanted if it is broken
+) -> tuple[Image.Image, int, list[str]]: # An image, its index; the name of the one wanted if it is broken
     "Picture `i`, or the next one in order (around the end) that can be read."
-    # a stream has an order of its own
-    bad = []
-    after = getattr(getattr(dataset, 'dataset', dataset), 'after', None)
-    for k, j in enumerate(
-            after(i) if after else ((i + k) % len(dataset) for k in range(min(tries, len(dataset))))):
+    bad, after = [], getattr(getattr(dataset, 'dataset', dataset), 'after', None)
+    if after is not None: order = after(i)  # a stream has an order of its own
+    else: order = ((i + k) % len(dataset) for k in range(min(tries, len(dataset))))
+    for k, j in enumerate(order):
         try: return dataset.load(j), j, bad
         except OSError as e:
             last = e
@@ -224,8 +223,8 @@ def _stats(
 ) -> list[Tensor]:                       # mean and std, float32 `[C, 1, 1]`
     out = []
     for name, v, default in [('mean', mean, IMAGENET_MEAN), ('std', std, IMAGENET_STD)]:
-        v = (default if C == 3 else
-             (0.5, ) * C) if v is None else (v, ) * C if isinstance(v, (int, float)) else tuple(v)
+        if v is None: v = default if C == 3 else (0.5,)*C
+        v = (v,)*C if isinstance(v, (int, float)) else tuple(v)
         if len(v) != C: raise ValueError(f'{name} has {len(v)} numbers for pictures of {C} channels')
         out.append(torch.tensor(v, dtype=torch.float32, device=like.device).view(C, 1, 1))
     return out
