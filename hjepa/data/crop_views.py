@@ -141,7 +141,7 @@ def _uncut(self: MultiCropView, index: Tensor, place: Tensor, color: Tensor) -> 
 def finish(self: MultiCropView,
     batch: dict[str, Any],                   # What `__getitems__` gave
     device: str | torch.device | None = None # Where pixels are wanted; None: where they are
-) -> dict[str, Any]:                         # `crops` there, and `where`: their geometry on the CPU, for masks
+) -> dict[str, Any]: # `crops` there, and `where`: their geometry on the CPU, for masks
     "What is left to do on the device that trains: moving, and with `on_device` colours and cutting."
     if 'pictures' in batch:
         x, boxes, flips, sizes = (batch[k] for k in ('pictures', 'boxes', 'flips', 'sizes'))

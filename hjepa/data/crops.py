@@ -226,8 +226,8 @@ def reduced_bytes(
 def jitter_factors(
     u: Tensor,      # `[..., 4]` uniform numbers in [0, 1)
     strength: float # j, from 0 (nothing) to 1
-) -> Tensor:        # float64 `[..., 4]`: brightness, contrast, saturation in [1-j, 1+j], hue in [-j/4, j/4] turns
-    "What a colour jitter of strength j does to each crop (ranges of torchvision's `ColorJitter(j, j, j, j/4)`)."
+) -> Tensor: # float64 `[..., 4]`: brightness, contrast, saturation in [1-j, 1+j], hue in [-j/4, j/4] turns
+    "What a colour jitter does to each crop (the ranges of torchvision's `ColorJitter(j, j, j, j/4)`)."
     if not 0 <= strength <= 1: raise ValueError(f'the colour jitter is {strength}; expected 0 (none) to 1')
     d = (2*u.double() - 1) * strength
     return torch.cat([1 + d[..., :3], d[..., 3:] / 4], -1)

@@ -329,7 +329,7 @@ class OwnDataset(ImageDataset):
         dataset: Any
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be indexed')
+            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length or cannot be indexed')
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
         self.own, self.images = dataset, None
         self.name = str(getattr(dataset, 'name', type(dataset).__name__))

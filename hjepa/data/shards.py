@@ -381,7 +381,8 @@ class _Names(Sequence):
 
 def _labels_of(index: dict) -> np.ndarray | None: # None: none
     if not any('labels' in s for s in index['shards']): return None
-    return np.concatenate([np.array(s.get('labels', [-1] * s['pictures']), dtype=np.int64) for s in index['shards']])
+    known = [s.get('labels', [-1] * s['pictures']) for s in index['shards']]
+    return np.concatenate([np.array(labels, dtype=np.int64) for labels in known])
 
 class ShardDataset(ImageDataset):
     "Pictures in tar files. Raises `FileNotFoundError` or `ShardError` naming what is missing."
@@ -426,7 +427,8 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
         if parts and split not in parts: split = {'val': 'test', 'test': 'val'}.get(split, split)
         if (parts and split not in parts) or (not parts and split != 'train'):
             what = 'a split is a folder of that name with shards and an index'
-            raise ValueError(f'{path} has no split {split!r}; {"it has " + ", ".join(parts) if parts else what}')
+            if parts: what = f'it has {", ".join(parts)}'
+            raise ValueError(f'{path} has no split {split!r}; {what}')
         place = place/split if parts else place
         if not (place/'index.json').is_file():
             raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa_shards --index {place}')
