@@ -47,7 +47,8 @@ def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled
     "A step of this package, as `Trainer` makes it."
     import torch
     from hjepa import encoder
-    from hjepa.hierarchy import compile_blocks, create_hjepa
+    from hjepa.core.compiling import compile_blocks
+    from hjepa.hierarchy import create_hjepa
     from hjepa.masking import MultiBlockMaskGenerator
     from hjepa.training import TrainingConfig, build_optimizer
     torch.manual_seed(0)

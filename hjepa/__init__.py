@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
-    from .evaluation.collapse import diagnose, run_verdict
     from .evaluation.encodings import TimmFeatures, extract_dataset
     from .evaluation.lowshot import compare_low_shot, fine_tune
     from .evaluation.probes import compare, evaluate, format_table
@@ -34,8 +33,10 @@ if TYPE_CHECKING:
     from .objectives.regularizers import sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
+    from .report.verdict import diagnose, run_verdict
     from .sharing.export import export_onnx, export_timm, export_torch
-    from .sharing.sklearn import HJEPAFeatures, push_to_hub, save_for_hub
+    from .sharing.publish import push_to_hub, save_for_hub
+    from .sharing.sklearn import HJEPAFeatures
 
 # Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
 _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
@@ -58,7 +59,6 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'evaluate_detector': 'detection.results',
           'make_scenes': 'detection.scenes',
           'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
-          'diagnose': 'evaluation.collapse', 'run_verdict': 'evaluation.collapse',
           'TimmFeatures': 'evaluation.encodings', 'extract_dataset': 'evaluation.encodings',
           'compare_low_shot': 'evaluation.lowshot', 'fine_tune': 'evaluation.lowshot',
           'compare': 'evaluation.probes', 'evaluate': 'evaluation.probes',
@@ -75,11 +75,23 @@ _where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
           'visreg': 'objectives.regularizers',
           'Predictor': 'predictor', 'PredictorBlock': 'predictor',
           'write_report': 'report.page',
+          'diagnose': 'report.verdict', 'run_verdict': 'report.verdict',
           'export_onnx': 'sharing.export', 'export_timm': 'sharing.export',
           'export_torch': 'sharing.export',
-          'HJEPAFeatures': 'sharing.sklearn', 'push_to_hub': 'sharing.sklearn',
-          'save_for_hub': 'sharing.sklearn'}
+          'push_to_hub': 'sharing.publish', 'save_for_hub': 'sharing.publish',
+          'HJEPAFeatures': 'sharing.sklearn'}
 __all__ = [*_where]
+
+# Which modules enter something into a table of a module that stands above them and does not know them.
+_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+            'core.weights.PLACES': ('sharing.hub',),
+            'core.weights.FORMATS': ('sharing.ijepa',),
+            'hierarchy.INPUTS': ('multicrop',)}
+
+
+def import_entries(table: str):
+    "Import what enters itself into a table, before the table is searched."
+    for name in _entries[table]: import_module(f'.{name}', __name__)
 
 
 def __getattr__(name: str):

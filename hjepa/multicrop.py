@@ -20,7 +20,8 @@ from .data.crops import Crops
 from dataclasses import dataclass
 from functools import cached_property
 from .encoder import Masks, check_index, gather_tokens, index_to_mask, mask_to_index
-from .hierarchy import HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, scatter_tokens, target_cells, visible_cells
+from .hierarchy import (HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels, register_input,
+                             scatter_tokens, target_cells, visible_cells)
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
@@ -137,6 +138,7 @@ def forward_crops(self: HJEPA,
     return_all_levels: bool = True, # False: keep only the finest level's tensors
 ) -> dict[str, Any]: # as `HJEPA.forward` for the global crops, and the keys in the table below
     "Predict across the crops of images. `HJEPA.forward` comes here when it is given `Crops`."
+    self._check_learning(len(crops.sizes))
     self._check_crops(crops, masks)
     images, views = crops.global_crops, _Views(self, crops)
     target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
@@ -153,6 +155,11 @@ def forward_crops(self: HJEPA,
     else: out['loss'] = out['loss'] + self._idle(*self.crop_head.parameters())
     if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
     return out if return_all_levels else self._finest(out)
+
+@register_input(Crops)
+def _from_crops(model: HJEPA, crops: Crops, masks: MultiCropMasks, return_all_levels: bool) -> dict[str, Any]:
+    "What `HJEPA.forward` does with crops."
+    return model.forward_crops(crops, masks, return_all_levels)
 
 # %% ../nbs/05_multicrop.ipynb #89eb4013
 @patch

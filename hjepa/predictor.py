@@ -8,7 +8,6 @@ __all__ = ['frequencies', 'sincos_position', 'grid_positions', 'predictor_width'
 
 # %% ../nbs/02_predictor.ipynb #d7bde6af
 import math
-import re
 from functools import lru_cache
 
 import torch
@@ -176,31 +175,6 @@ def _indices(self: Predictor, tokens, grid, mask, context, target) -> tuple[Tens
     for name, index in [('context', context), ('target', target)]:
         if index.device.type == 'cpu': check_index(index, grid[0] * grid[1], name, len(tokens))
     return context, target
-
-# %% ../nbs/02_predictor.ipynb #75958aa1
-@patch
-def load_ijepa(self: Predictor,
-    tensors: dict[str, Tensor], # of the part `predictor` of a checkpoint, see `hjepa.encoder.weights_part`
-    where: str, # the file, for messages
-):
-    "Load all weights of a predictor of I-JEPA. ValueError names what does not fit, and the settings that do."
-    state = {re.sub('^predictor_', '', k): v for k, v in tensors.items()}
-    pos = state.pop('pos_embed', None)
-    own = {k: v for k, v in self.state_dict().items() if k != 'flip_token'}
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state
-                                                                                    if k not in own]
-    if wrong:
-        width = state['mask_token'].shape[-1] if 'mask_token' in state else 'unknown'
-        depth = len({k.split('.')[1] for k in state if k.startswith('blocks.')})
-        raise ValueError(f'{where}: its predictor (width {width}, {depth} blocks) is not this one (width '
-                         f'{self.embed_dim}, '
-                         f'{len(self.blocks)} blocks), first at {wrong[0]!r}: set '
-                         f'predictor.embed_dim={width} and '
-                         f'predictor.depth={depth}, or leave the predictor out of the file')
-    side = 0 if pos is None else math.isqrt(pos.shape[1])                   # their grids are square
-    if side and (pos - grid_positions((side, side), self.embed_dim)).abs().max() > 1e-3:
-        raise ValueError(f'{where}: the positions of its predictor are not the sin-cos ones of I-JEPA')
-    self.load_state_dict(state | {k: v for k, v in self.state_dict().items() if k == 'flip_token'})
 
 # %% ../nbs/02_predictor.ipynb #bfc15cb1
 def crop_axes(

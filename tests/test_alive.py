@@ -732,7 +732,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     from hjepa.detection.detector import load_detection_model
     from hjepa.encoder import create_vit
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
-    from hjepa.sharing.sklearn import run_record
+    from hjepa.sharing.publish import run_record
     from hjepa.report.page import read_run
     mark, file = evil.pop('mark'), tmp_path/'x.safetensors'
     extract_to_disk(HJEPA.from_pretrained(whole), build_dataset('fashion_mnist_mini').subset(range(4)), tmp_path/'store')
@@ -878,7 +878,7 @@ def test_random_damage(whole, tmp_path):
     from hjepa.compression.codec import CodecConfig, FPNCodec
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
     from hjepa.data.named import build_dataset
-    from hjepa.visualization import read_history
+    from hjepa.figures.curves import read_history
     dice, run = random.Random(11), copy_of(whole, tmp_path/'run')
     store = tmp_path/'store'
     extract_to_disk(HJEPA.from_pretrained(whole), build_dataset('fashion_mnist_mini').subset(range(20)), store, ['mean', 'level1'], shard=8)

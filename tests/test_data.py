@@ -77,7 +77,7 @@ def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
                'data.pixel_range=[0,8000]',
                'multicrop.strategy=global_only', 'multicrop.num_local_crops=1', 'data.num_workers=1', '--run-dir', tmp_path/'run')
     assert 'measured' not in said and said.count('5 channels: brightness') == 1, said
-    from hjepa.hierarchy import find_weights, saved_config
+    from hjepa.core.weights import find_weights, saved_config
     assert saved_config(find_weights(tmp_path/'run'))['pixel_range'] == [0, 8000]
     assert "crops.png was not written" not in said
     from hjepa.core.config import ConfigError
@@ -145,7 +145,7 @@ def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
 def test_pixel_range_of_a_detector_is_the_users(boxed, tmp_path):
     run(tmp_path/'log', hjepa.cli.train.train_detection, *DETECTOR, f'data.path={boxed}',
         'data.pixel_range=[0, 8000]', '--run-dir', tmp_path/'run')
-    from hjepa.hierarchy import find_weights, saved_config
+    from hjepa.core.weights import find_weights, saved_config
     assert saved_config(find_weights(tmp_path/'run'), 'detector')['pixel_range'] == [0, 8000]
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hjepa.detection.scenes import make_scenes
-from hjepa.evaluation.collapse import HealthCallback
+from hjepa.report.verdict import HealthCallback
 from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
                                         codec_callbacks, codec_runs, feature_source,
@@ -32,7 +32,8 @@ from hjepa.data.images import DataError
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
                                       load_detection_config)
-from hjepa.hierarchy import compile_blocks, create_hjepa_from_config
+from hjepa.core.compiling import compile_blocks
+from hjepa.hierarchy import create_hjepa_from_config
 from hjepa.data.shards import write_shards
 from hjepa.core.config import list_configs
 from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
@@ -60,7 +61,7 @@ def ends(hint: Any, rule: Rule) -> list[str]:
     kinds, out = kinds_of(hint), []
     if types.NoneType in kinds: out.append('null')
     if bool in kinds: out += ['true', 'false']
-    out += rule.choices
+    out += () if rule.others else rule.choices
     low = rule.low if rule.low is not None else rule.above + 1e-6 if rule.above is not None else None
     high = rule.high if rule.high is not None else rule.below - 1e-6 if rule.below is not None else None
     bounds = [b for b in (low, high) if b is not None]
@@ -610,7 +611,8 @@ def test_every_key_has_a_row(name):
     assert [*known.keys() - job.rows.keys()] == [] and [*job.rows.keys() - known.keys()] == []
     for key, row in job.rows.items():
         assert bool(row.value) != bool(row.why), key
-        left_out = {*known[key][1].choices} - {v.split(' & ')[0] for v in row.ends or known[key][1].choices}
+        choices = () if known[key][1].others else known[key][1].choices
+        left_out = {*choices} - {v.split(' & ')[0] for v in row.ends or choices}
         assert not left_out or row.why == ONLY_HERE, (key, left_out)
 
 

@@ -93,7 +93,7 @@ def whole_path(
     model: str | Path, # a run's folder or a file
 ) -> str: # from the root, so that a run finds its detector from any folder
     "Where a model is. Raises FileNotFoundError if there is none."
-    from hjepa.hierarchy import find_weights
+    from hjepa.core.weights import find_weights
     find_weights(model)
     return str(Path(model).expanduser().resolve())
 

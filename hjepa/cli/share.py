@@ -90,7 +90,7 @@ def run_export(
     "Write, compare with the model, and say how to use it. Raises what `friendly_errors` explains."
     kind, output = choose_output(args.run, args.output, args.format)
     check_options(kind, args)
-    from hjepa.sharing.sklearn import weights_file
+    from hjepa.sharing.hub import weights_file
     if kind == 'hub': return export_hub(args, output)
     from hjepa.hierarchy import HJEPA
     from hjepa.sharing.export import FeatureGraph, export_onnx, export_timm, export_torch, free_place, need_onnx
@@ -112,7 +112,8 @@ def check_options(kind: str, args: argparse.Namespace):
 
 def export_hub(args: argparse.Namespace, output: Path):
     "Write the folder, and upload it."
-    from hjepa.sharing.sklearn import need_hub, push_to_hub, save_for_hub
+    from hjepa.sharing.hub import need_hub
+    from hjepa.sharing.publish import push_to_hub, save_for_hub
     if args.push: need_hub(args.push)                                               # before anything is written
     save_for_hub(args.run, output, args.push, args.license, args.overwrite)
     print(f'{output}: README.md, config.json and model.safetensors' + ('' if args.license else '; no licence chosen (--license)'))

@@ -105,7 +105,7 @@ def check_kind(
     kind: str, # 'hjepa', 'detector', …
 ):
     "Raise a ValueError if the run has checkpoints of another kind of model. Damaged ones say nothing: what loads them deals with those."
-    from hjepa.hierarchy import WrongKind, find_weights, saved_config
+    from hjepa.core.weights import WrongKind, find_weights, saved_config
     try: file = find_weights(Path(run))                         # a path: what is resumed is on this disk
     except FileNotFoundError: return
     try: saved_config(file, kind)
@@ -189,7 +189,7 @@ def run_training(
     allow: list[str] = (), # what may have changed since: 'config', 'data'; see `Trainer.resume`
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train, then measure and draw. Raises what `friendly_errors` explains."
-    from hjepa.evaluation.collapse import HealthCallback
+    from hjepa.report.verdict import HealthCallback
     from hjepa.evaluation.encodings import check_readouts
     from hjepa.evaluation.holdouts import check_groups
     from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback, Trainer, load_config, load_run
@@ -262,7 +262,7 @@ def report(
     dataset, # its training images
 ) -> dict: # the results
     "Measure features, draw pictures, write the page; print a table, the verdict and the paths."
-    from hjepa.evaluation.collapse import beside_random, run_verdict
+    from hjepa.report.verdict import beside_random, run_verdict
     from hjepa.core.files import say, write_json
     from hjepa.evaluation.probes import format_table
     from hjepa.report.page import write_report
@@ -374,7 +374,8 @@ def draw(
     from hjepa.core.loader import collate
     from hjepa.data.views import model_view, normalize
     from hjepa.training import build_masks
-    from hjepa.visualization import read_history, save_pictures
+    from hjepa.figures.curves import read_history
+    from hjepa.visualization import save_pictures
     view = model_view(model, dataset)
     batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
     some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
@@ -772,7 +773,7 @@ def newest_run(
     option: str, # what names one, for the message
 ) -> Path:
     "The folder of the newest run of a kind under `runs/`. Raises FileNotFoundError if there is none."
-    from hjepa.hierarchy import find_weights, saved_config
+    from hjepa.core.weights import find_weights, saved_config
     # a link may lead nowhere
     runs = [f for f in Path('runs').glob('*/config.yaml') if f.is_file()]
     for run in sorted(runs, key=lambda f: f.stat().st_mtime, reverse=True):

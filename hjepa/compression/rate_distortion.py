@@ -513,7 +513,7 @@ def _style(name: str, names: list[str]) -> int:
 
 def _draw_curve(ax: Any, rows: list[dict], y: str, style: int, label: str, rate: str = 'bpp', **more):
     "One family's points, with bars for ranges over seeds."
-    from hjepa.visualization import OKABE_ITO
+    from hjepa.figures.base import OKABE_ITO
     rows = [r for r in rows if r[y] is not None and r[rate] is not None]
     if not rows: return
     x, v = np.array([r[rate] for r in rows]), np.array([r[y] for r in rows])
@@ -543,8 +543,8 @@ def show_rate_distortion(
 ): # a matplotlib figure
     """Rate against distortion, and against average precision. Dotted and open: images without their file's
     header."""
-    from hjepa.visualization import Picture, plain_text
-    fig = Picture(figsize=(7, 3.6), dpi=100, layout='constrained')
+    from hjepa.figures.base import Figure, plain_text
+    fig = Figure(figsize=(7, 3.6), dpi=100, layout='constrained')
     measured, curves = any(r[quality] is not None for r in results['rows']), families(results)
     panels = [('mse', 'MSE (1: only the means arrived)'), (quality, _WORDS.get(quality,
                                                                                quality))][:1 + measured]
@@ -579,13 +579,13 @@ def show_level_bits(
 ): # a matplotlib figure
     """Share of each level in the streams, header and coder's rounding apart, and the error of each level
     over the rate. Raises ValueError without such a curve."""
-    from hjepa.visualization import OKABE_ITO, Picture, plain_text
+    from hjepa.figures.base import Figure, OKABE_ITO, plain_text
     curves = {n: rows for n, rows in families(results).items() if rows[0]['level_bpp']}
     if not curves or family not in (None, *curves):
         raise ValueError(f'family={family!r}: expected one that knows the bits of its levels; there is '
                          f'{", ".join(curves) or "none"}')
     rows = curves[family or next(iter(curves))]
-    fig = Picture(figsize=(7, max(2.6, 1.4 + .25 * len(rows))), dpi=100, layout='constrained')
+    fig = Figure(figsize=(7, max(2.6, 1.4 + .25 * len(rows))), dpi=100, layout='constrained')
     left, right = fig.subplots(1, 2)
     names, start = list(rows[0]['level_bpp']), np.zeros(len(rows))
     order = ('blue', 'orange', 'green', 'purple', 'sky', 'vermilion', 'yellow')

@@ -21,17 +21,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
 from timm.models import group_parameters, model_entrypoint
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.files import load_tensors
-from ..encoder import check_loaded, ContextEncoder, hub_or_cache, loading_reports, weights_path
-from .pyramids import DepthPyramid, EXTRA_LEVELS, FPN, FPNBlock, init_convs, Pyramid, SimplePyramid, TokenPyramid
+from ..core.weights import find_weights, hub_or_cache, saved_config, weights_path
+from .pyramids import (DepthPyramid, EXTRA_LEVELS, FPN, FPNBlock, init_convs, Pyramid,
+                                      SimplePyramid, TokenPyramid)
+from ..encoder import check_loaded, ContextEncoder, loading_reports
 from ..fpn import TokenFPN
-from ..hierarchy import (create_hjepa_from_config, find_weights, HJEPA, level_grid, pool_levels,
-                             saved_config)
+from ..hierarchy import create_hjepa_from_config, HJEPA, level_grid, pool_levels
 
 # %% ../../nbs/detection/02_backbones.ipynb #f5710c9d
 def level_of(

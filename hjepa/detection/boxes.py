@@ -233,12 +233,12 @@ def show_boxes(
     ax: Any = None                              # Draw here; None: in a figure of its own
 ) -> Any:                                       # The matplotlib figure
     "An image with its boxes, coloured by class or by pyramid level."
-    from hjepa.visualization import Picture, to_pixels
+    from hjepa.figures.base import Figure, to_pixels
     im, k = to_pixels(to_tensor(to_pil(image, channels_of(image)))[None])[0], len(boxes)
     height, width = im.shape[:2]
     for name, v in [('labels', labels), ('scores', scores), ('levels', levels)]:
         if v is not None and len(v) != k: raise ValueError(f'{len(v)} {name} for {k} boxes')
-    if ax is None: ax = Picture(figsize=(4, 4*height/width), dpi=100, layout='compressed').add_subplot()
+    if ax is None: ax = Figure(figsize=(4, 4*height/width), dpi=100, layout='compressed').add_subplot()
     ax.imshow(im, interpolation='nearest', extent=(0, width, height, 0))
     ax.axis('off')
     if labels is not None and classes and not all(0 <= int(c) < len(classes) for c in labels):
@@ -261,7 +261,7 @@ def _colours(
     # Colours in order of what is there (levels), or by number (classes: the same in every image)
     sort: bool
 ) -> dict[Any, str]:             # Group to colour
-    from hjepa.visualization import OKABE_ITO
+    from hjepa.figures.base import OKABE_ITO
     cycle = [OKABE_ITO[c] for c in ('vermilion', 'sky', 'green', 'orange', 'purple', 'yellow', 'blue')]
     found = sorted({_key(g) for g in groups}, key=lambda g: (isinstance(g, str), g))
     return {g: cycle[(i if sort or isinstance(g, str) else g) % len(cycle)] for i, g in enumerate(found)}
@@ -277,7 +277,7 @@ def _draw_box(ax: Any, box: Sequence[float], text: str, colour: str):
 def _level_legend(ax: Any, colour: dict[Any, str]):
     "Which colour is which level."
     from matplotlib.patches import Patch
-    from hjepa.visualization import plain_text
+    from hjepa.figures.base import plain_text
     handles = [Patch(color=c, label=str(g)) for g, c in colour.items()]
     plain_text(ax.legend(handles=handles, fontsize=7, loc='lower right'))
 

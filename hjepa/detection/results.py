@@ -24,7 +24,7 @@ from ..data.images import DataError
 from ..data.views import normalize
 from .boxes import BoxDataset, BoxEvalView, settle_images, show_boxes
 from .detector import check_scales, FPNDetector
-from ..visualization import read_history, smooth
+from ..figures.curves import read_history, smooth
 
 # %% ../../nbs/detection/10_results.ipynb #39bfa8e9
 # Names of the results: over all sizes, at two overlaps, by size
@@ -169,10 +169,10 @@ def show_detections(
 ): # a matplotlib figure
     "Boxes with scores, coloured by the pyramid level they came from."
     from matplotlib.patches import Rectangle
-    from hjepa.visualization import Picture
+    from hjepa.figures.base import Figure
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
-    fig = Picture(figsize=(3 * columns, 3.1 * rows), layout='constrained')
+    fig = Figure(figsize=(3 * columns, 3.1 * rows), layout='constrained')
     axes = fig.subplots(rows, columns, squeeze=False)
     for ax in axes.flat: ax.axis('off')
     for i, (ax, image, r) in enumerate(zip(axes.flat, images, results, strict=False)):
@@ -191,10 +191,10 @@ def show_precision_recall(
 ): # a matplotlib figure
     "Precision over recall at an overlap of 0.5, per class, with each class's AP@.5 in the legend."
     import matplotlib.pyplot as plt
-    from hjepa.visualization import Picture, plain_text
+    from hjepa.figures.base import Figure, plain_text
     # -1: a class without objects
     curves = {c: np.array(v) for c, v in results['curves'].items() if min(v) >= 0}
-    fig = Picture(figsize=(5.5, 4), layout='constrained')
+    fig = Figure(figsize=(5.5, 4), layout='constrained')
     ax = fig.subplots()
     ax.set(xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     plain_text(ax.set_title(title))
@@ -216,10 +216,10 @@ def show_detection_losses(
     history: list[dict], # lines of history.jsonl, see `hjepa.visualization.read_history`
 ): # a matplotlib figure
     "The parts of the loss over steps, and average precision where it was measured."
-    from hjepa.visualization import Picture
+    from hjepa.figures.base import Figure
     steps = [h for h in history if h.get('kind') == 'step']
     epochs = [h for h in history if 'map_50' in h]
-    fig = Picture(figsize=(6, 3.2), layout='constrained')
+    fig = Figure(figsize=(6, 3.2), layout='constrained')
     ax = fig.subplots()
     others = ('kind', 'step', 'epoch', 'lr', 'grad_norm', 'images_per_s')
     for name in [k for k in (steps[-1] if steps else {}) if k not in others]:

@@ -20,11 +20,12 @@ from fastcore.basics import patch
 from torch import Generator, Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.config import from_values
 from ..encoder import can_pick, Masks
-from ..hierarchy import count_parameters, HJEPA, level_grid, ModelConfig, target_cells, visible_cells
-from ..objectives.regularizers import SLICES
+from ..hierarchy import count_parameters, HJEPA, level_grid, ModelConfig, RegularizerConfig, target_cells, visible_cells
+from ..objectives.regularizers import REGULARIZERS
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6
 @dataclass
@@ -72,6 +73,8 @@ class Shape:
     parameters: dict[str, int] # of each part, see `count_parameters`
     matrices: int # elements of all trainable weight matrices
     largest: int # parameters of the largest block
+    fusion: list[float] # operations of the FPN's fusion for one cell, at each level but the coarsest; empty without FPN
+    regularizer: tuple[float, float] # operations of the regularizer for one image: on what is trained, and on constants
 
 def describe(
     config: ModelConfig | dict, # of a model, or the section `model` of a configuration
@@ -81,9 +84,33 @@ def describe(
     with torch.device('meta'): model = HJEPA(replace(config, pretrained=False))
     enc, trained = model.context_encoder, [p for p in model.parameters() if p.requires_grad]
     blocks = [*enc.vit.blocks, *model.predictor.blocks]
-    return Shape(config, stack_of(enc.vit.blocks), stack_of(model.predictor.blocks), enc.num_prefix_tokens, enc.grid_size,
-                 math.prod(enc.patch_size) * enc.in_chans, [h.in_features for h in model.heads], count_parameters(model),
-                 sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4), max(sum(p.numel() for p in b.parameters()) for b in blocks))
+    fusion, matrices = _count_fusion(model), sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4)
+    return Shape(config, stack_of(enc.vit.blocks), stack_of(model.predictor.blocks), enc.num_prefix_tokens,
+                 enc.grid_size, math.prod(enc.patch_size) * enc.in_chans, [h.in_features for h in model.heads],
+                 count_parameters(model), matrices, max(sum(p.numel() for p in b.parameters()) for b in blocks),
+                 fusion, _count_regularizer(config.regularizer))
+
+# %% ../../nbs/evaluation/08_cost.ipynb #555c9397
+def _count_fusion(model: HJEPA) -> list[float]:
+    "Operations of the pyramid's fusions for one cell."
+    found = []
+    for fuse, w in zip(model.fpn.fuse, model.fpn.feature_dims, strict=False) if model.fpn is not None else []:
+        x, y = torch.empty(2, 1, 8, w, device='meta')
+        with torch.no_grad(), FlopCounterMode(display=False) as counter: fuse(x, y)
+        found.append(counter.get_total_flops() / 8)
+    return found
+
+def _count_regularizer(r: RegularizerConfig) -> tuple[float, float]:
+    """Operations of the forward pass for one image, products of two tensors that get gradients and of one.
+
+    A backward pass repeats the first twice, the second once: so both follow from two counts."""
+    if r.kind is None: return 0., 0.
+    z = torch.empty(64, r.projector[1], device='meta', requires_grad=True)
+    with FlopCounterMode(display=False) as counter: loss = REGULARIZERS[r.kind](z)
+    forward = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter: loss.backward()
+    trained = counter.get_total_flops() - forward
+    return trained / 64, (forward - trained) / 64
 
 # %% ../../nbs/evaluation/08_cost.ipynb #8282583b
 @dataclass
@@ -149,10 +176,10 @@ def regularizer_flops(
     shape: Shape,
 ) -> dict[str, float]: # part → operations
     "Operations of the projector and of the regularizer behind it for one image; of directions nobody asks for a gradient. Nothing without."
-    r = shape.config.regularizer
+    r, (trained, constant) = shape.config.regularizer, shape.regularizer
     if r.kind is None: return {}
     hidden, out = r.projector
-    return {'projector': 2 * hidden * (shape.encoder.width + out) + (2 * out ** 2 if r.kind == 'vicreg' else 0), 'directions': 0 if r.kind == 'vicreg' else 2 * out * SLICES}
+    return {'projector': 2 * hidden * (shape.encoder.width + out) + trained, 'directions': constant}
 
 def pool_flops(
     shape: Shape,
@@ -180,7 +207,7 @@ def fpn_flops(
     for l in range(len(w) - 1):
         total += 2 * cells[l + (f.upsample == 'nearest')] * w[l + 1] * w[l]                            # top-down
         if f.upsample == 'learned': total += 2 * cells[l + 1] * 4 * w[l + 1] ** 2
-        total += 2 * cells[l] * w[l] ** 2 * dict(add=0, concat=2, attention=3)[f.fusion_method]
+        total += cells[l] * shape.fusion[l]
         if f.bottom_up: total += 2 * cells[l + 1] * w[l] * w[l + 1]
     return total
 

@@ -7,7 +7,7 @@ __all__ = ['READOUTS', 'Features', 'collect_features', 'thumbnails', 'progress_b
            'Encodings', 'evaluating', 'TimmFeatures', 'random_like', 'pixel_features', 'ReadOut', 'register_readout',
            'parse_readout', 'readout_words', 'blocks_needed', 'highest_level', 'check_readouts', 'readout', 'readouts',
            'blank_encodings', 'readout_widths', 'readout_columns', 'readout_names', 'Readouts', 'collect_readouts',
-           'check_features', 'labelled', 'principal_axes', 'Whitening', 'white_dim', 'whiten']
+           'check_features', 'labelled', 'white_dim', 'whiten']
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #f05e090d
 import inspect
@@ -28,13 +28,14 @@ from torch import Tensor, nn
 
 from ..core.distributed import choose_precision
 from ..core.loader import build_loader
-from ..core.random import keyed_permutation
 from ..core.random import fixed_seed
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
 from ..data.views import BadImages, EvalView, model_view, normalize, preprocess
-from ..encoder import check_loaded, hub_or_cache, loading_reports
+from ..encoder import check_loaded, loading_reports
+from ..core.weights import hub_or_cache
 from ..hierarchy import HJEPA, pool_levels
+from ..core.linalg import Whitening, check_vectors
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c
 @dataclass
@@ -588,11 +589,7 @@ def check_features(
     name: str, # 'training' or 'test', for messages
 ):
     "Raise ValueError for features and labels that no reader can use. −1 labels an image without a class."
-    if x.ndim != 2 or not len(x): raise ValueError(f'{name} features have shape {tuple(x.shape)}, expected [n, d] with n > 0; readout() makes vectors of feature maps')
-    if not torch.isfinite(x).all():
-        rows = (~torch.isfinite(x)).any(1)
-        raise ValueError(f'{name} features of {int(rows.sum())} of {len(x)} images hold NaN or infinity, first image {int(rows.nonzero()[0])}; '
-                         'the model has diverged, or precision is too low (try precision="fp32")')
+    check_vectors(x, name)
     if y is None: return
     if len(y) != len(x): raise ValueError(f'{len(y)} {name} labels for {len(x)} images')
     if y.is_floating_point() or y.min() < -1:
@@ -614,52 +611,6 @@ def labelled(
     words = f'{int(known.sum()):,} of {len(y):,} {name} images have a label; the others are left out'
     warnings.warn(words, stacklevel=3)
     return tuple(v if v is None else v[known.to(v.device)] for v in (x, y, *beside))
-
-# %% ../../nbs/evaluation/01_encodings.ipynb #028e4502
-def principal_axes(
-    z: Tensor, # [n, d] centred features
-    dim: int | None = None, # how many axes; None: all above rounding
-    exact_below: int = 1024, # smaller side of the matrix up to which all axes are computed
-) -> tuple[Tensor, Tensor]: # variances [k], falling, and axes [d, k]
-    "Principal axes: exact for small or complete sets, randomised for the first few of large ones."
-    n, d = z.shape
-    if dim is not None and dim < min(n, d) and min(n, d) > exact_below:
-        with fixed_seed(0): _, s, v = torch.svd_lowrank(z.float(), min(dim + 64, n, d), niter=4)
-        var = s.square() / (n - 1)
-    else:
-        z = (z.double() if z.device.type != 'mps' else z) / math.sqrt(n - 1)
-        if n >= d: var, v = torch.linalg.eigh(z.T @ z)
-        else:
-            var, u = torch.linalg.eigh(z @ z.T)                                                 # the same variances from inner products
-            v = z.T @ u / var.clamp(min=1e-30).sqrt()
-        var, v = var.flip(0), v.flip(1)
-    keep = int((var > 1e-9 * var[0]).sum())
-    return var[:keep][:dim], v[:, :keep][:, :dim]
-
-# %% ../../nbs/evaluation/01_encodings.ipynb #2c4a0c9f
-class Whitening:
-    "Makes the covariance of features the identity, fitted on training features."
-    def __init__(self,
-        x: Tensor, # [n, d] training features, n ≥ 2
-        dim: int | None = None, # directions kept, those of largest variance; None: all above rounding
-        shrink: float = 0.1, # s: added to each variance, in units of the mean variance; 0: exact whitening
-        most: int = 4096, # images used for the fit, evenly drawn
-    ):
-        check_features(x, None, 'training')
-        if len(x) < 2: raise ValueError('whitening needs at least 2 images')
-        if shrink < 0 or (dim is not None and dim < 1): raise ValueError(f'shrink={shrink}, dim={dim}: expected shrink ≥ 0 and dim ≥ 1')
-        if len(x) > most: x = x[keyed_permutation(len(x))[:most].to(x.device)]
-        self.mean = x.double().mean(0).float() if x.device.type != 'mps' else x.mean(0)
-        z = x.float() - self.mean
-        mean_variance = z.square().mean() * len(z) / (len(z) - 1)
-        if not mean_variance > 1e-12 * x.float().square().mean(): raise ValueError('all training images have the same features: there is nothing to whiten')
-        self.variance, axes = principal_axes(z, dim)
-        self.matrix = (axes / (self.variance + shrink * mean_variance).sqrt()).float()          # [d, k]
-    def __call__(self,
-        x: Tensor, # [m, d]
-    ) -> Tensor: # [m, k]
-        "Whitened features."
-        return (x.float() - self.mean) @ self.matrix
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #6a5d835b
 def white_dim(

@@ -31,6 +31,7 @@ from .probes import (labelled_sets, hold_out_facts, hold_out_words, model_source
                                      pixel_source, RidgeProbe, labelled_readouts)
 from ..hierarchy import HJEPA
 from ..training import learning_rate
+from ..core.linalg import gram_axes
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #03ed2ffb
 def shots_per_class(
@@ -109,15 +110,9 @@ class FewShotRidge:
 @patch
 def _decompose(self: FewShotRidge, z: Tensor, t: Tensor):
     "Eigenvectors of the images' inner products, from the smaller of the two Gram matrices."
-    n, d = z.shape
-    if n <= d: e, q = torch.linalg.eigh(z @ z.T)
-    else:
-        e, v = torch.linalg.eigh(z.T @ z)
-        q = z @ v / e.clamp(min=1e-300).sqrt()
-    keep = e > 1e-10 * e[-1]
-    if not keep.any(): raise ValueError('all labelled images have the same features; has the model collapsed?')
-    self.e, self.q = e[keep], q[:, keep]                                                    # [r], [n, r]
-    self.unit, self.z, self.qt = self.e.sum() / n, z, self.q.T @ t                          # qt [r, c]
+    self.e, self.q = gram_axes(z.T, rounding=1e-10)                                         # [r], [n, r]
+    if not len(self.e): raise ValueError('all labelled images have the same features; has the model collapsed?')
+    self.unit, self.z, self.qt = self.e.sum() / len(z), z, self.q.T @ t                          # qt [r, c]
 
 def _which_survive(
     t: Tensor, # [n] int64 classes from 0

@@ -21,9 +21,8 @@ from torch import Tensor
 from ..data.datasets import ImageDataset
 from ..data.named import build_dataset
 from ..data.views import normalize, preprocess
-from .encodings import (autocast_for, blocks_needed, check_features, collect_readouts,
-                                        evaluating, parse_readout, readout, TimmFeatures, white_dim,
-                                        Whitening)
+from .encodings import autocast_for, blocks_needed, check_features, collect_readouts, evaluating, parse_readout, readout, TimmFeatures, white_dim
+from ..core.linalg import Whitening
 from .store import extract_to_disk, FeatureStore
 from ..hierarchy import HJEPA
 
@@ -186,7 +185,7 @@ def show_neighbours(
     labels: bool = True, # class names under the pictures, where the gallery has them
 ): # a figure: one row per query, the query first and framed, then its neighbours with their cosines
     "A search as a picture grid."
-    from hjepa.visualization import OKABE_ITO, image_grid
+    from hjepa.figures.base import OKABE_ITO, image_grid
     g, (q, k) = found.gallery, found.index.shape
     fig, axes = image_grid(q, k + 1, 1., .25 * q)
     y = g.dataset.labels if labels else None
@@ -202,7 +201,7 @@ def show_neighbours(
     return fig
 
 def _thumbnail(ax, picture: Image.Image, size: int, title: str):
-    from hjepa.visualization import plain_text
+    from hjepa.figures.base import plain_text
     picture.thumbnail((size, size))
     ax.imshow(picture, cmap='gray' if picture.mode == 'L' else None, vmin=0, vmax=255)
     plain_text(ax.set_title(title, fontsize=8))
