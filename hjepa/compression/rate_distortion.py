@@ -438,8 +438,8 @@ def _format_kept(results: dict, share: float) -> list[str]:
     return lines
 
 def _format_families(results: dict) -> list[str]:
-    """Lines of BD-rates against the first curve. MSEs of images' and features' codecs are not compared: they
-    mean different things."""
+    """Lines of BD-rates against the first curve. MSEs of images' and features' codecs are not compared:
+    they mean different things."""
     curves, gains = families(results), {k: compare_families(results, quality=k) for k in ('map_50', 'mse')}
     first, percent = next(iter(curves)), lambda v: '–' if v is None else f'{v:+.0f} %'
     alike = lambda n: (curves[n][0]['kind'] == 'picture') == (curves[first][0]['kind'] == 'picture')
@@ -546,8 +546,8 @@ def show_rate_distortion(
     from hjepa.figures.base import Figure, plain_text
     fig = Figure(figsize=(7, 3.6), dpi=100, layout='constrained')
     measured, curves = any(r[quality] is not None for r in results['rows']), families(results)
-    panels = [('mse', 'MSE (1: only the means arrived)'), (quality, _WORDS.get(quality,
-                                                                               quality))][:1 + measured]
+    panels = [('mse', 'MSE (1: only the means arrived)')]
+    if measured: panels.append((quality, _WORDS.get(quality, quality)))
     axes = fig.subplots(1, len(panels), squeeze=False)[0]
     for name, rows in curves.items():
         style = _style(name, list(curves))

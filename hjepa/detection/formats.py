@@ -343,8 +343,8 @@ def register_boxes(
 ) -> Callable:  # A decorator of a function that gives a `BoxDataset`
     """Enter a format into the table: all that is needed for a new one.
 
-    The function receives, by name, those of `BOX_SETTINGS` that are its parameters; all of them if it takes
-    `*args` or `**kwargs`."""
+    The function receives, by name, those of `BOX_SETTINGS` that are its parameters; all of them if it
+    takes `*args` or `**kwargs`."""
     def enter(f):
         BOX_DATASETS[name] = f
         return f

@@ -82,8 +82,8 @@ def read_kitti(
 ) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
     """Read KITTI's object labels.
 
-    Raises `FileNotFoundError` if the folders are not there, `DataError` if too much is wrong, `ValueError`
-    for a class that is not there."""
+    Raises `FileNotFoundError` if the folders are not there, `DataError` if too much is wrong,
+    `ValueError` for a class that is not there."""
     base = _kitti_folder(Path(folder))
     if base is None:
         raise FileNotFoundError(f'{folder} has no folders image_2 and label_2, nor have training, '

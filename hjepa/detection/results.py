@@ -267,8 +267,8 @@ def without_nan(
     results: dict, # of `evaluate_detector`
 ) -> dict: # the same with None for what there was nothing to measure on
     "Results that any JSON reader understands."
-    if isinstance(results, dict): return {k: without_nan(v) for k, v in results.items()}
-    return None if isinstance(results, float) and math.isnan(results) else results
+    clean = lambda v: None if isinstance(v, float) and math.isnan(v) else {k: clean(x) for k, x in v.items()} if isinstance(v, dict) else v
+    return clean(results)
 
 def format_classes(
     results: dict, # of `evaluate_detector`
