@@ -36,8 +36,8 @@ class FactorizedPrior(nn.Module):
         super().__init__()
         widths, scale = (1, *filters, 1), init_scale ** (1 / (len(filters) + 1))
         pairs = list(pairwise(widths))
-        self.matrices = nn.ParameterList(
-            torch.full((channels, o, i), math.log(math.expm1(1 / scale / o))) for i, o in pairs)
+        matrix = lambda i, o: torch.full((channels, o, i), math.log(math.expm1(1 / scale / o)))
+        self.matrices = nn.ParameterList(matrix(i, o) for i, o in pairs)
         self.biases = nn.ParameterList(torch.rand(channels, o, 1) - .5 for _, o in pairs)
         self.factors = nn.ParameterList(torch.zeros(channels, o, 1) for _, o in pairs[:-1])
         self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0., init_scale]).repeat(channels, 1))
@@ -175,8 +175,8 @@ def ans_decode(
 ) -> list[np.ndarray] | None: # indices [n] int32 per channel
     "Bytes to symbols; None if `data` is not what `ans_encode` writes for so many symbols."
     if data.endswith(b'\0'): return None
-    coder = need_constriction().stack.AnsCoder(
-        np.frombuffer(data + bytes(-len(data) % 4), '<u4').astype(np.uint32))
+    words = np.frombuffer(data + bytes(-len(data) % 4), '<u4').astype(np.uint32)
+    coder = need_constriction().stack.AnsCoder(words)
     out = [coder.decode(symbol_model(weights), n) if n else np.zeros(0, np.int32) for n, weights in tables]
     return out if coder.is_empty() else None
 
@@ -282,9 +282,8 @@ def unseal(
     if data[3] < 1: raise StreamError(f'damaged: format {data[3]} does not exist')
     end = next((i for i in range(8, min(len(data), 13)) if data[i] < 128), None)
     if end is None:
-        short = len(data) < 13
-        raise StreamError(
-            'truncated: it ends within its length' if short else 'damaged: its length cannot be read')
+        if len(data) < 13: raise StreamError('truncated: it ends within its length')
+        raise StreamError('damaged: its length cannot be read')
     announced, have = int(unpack_varints(data[8:end + 1])[0]), len(data) - end - 1
     if have < announced: raise StreamError(f'truncated: {have} of {announced} bytes are there')
     if have > announced: raise StreamError(f'damaged: {have - announced} bytes too many at its end')

@@ -124,9 +124,8 @@ class _Sums:
         "Count a batch in every tally."
         self.statistics = self.statistics or feature_statistics([features])
         if not self.tallies:
-            self.tallies = {
-                name: Tally(s, self.statistics, self.metric()) for name, s in self.streams.items()
-            }
+            make = lambda s: Tally(s, self.statistics, self.metric())
+            self.tallies = {name: make(s) for name, s in self.streams.items()}
         for t in self.tallies.values(): t.update(features, *seen)
         self.images += len(features.image_sizes)
         self.numbers += sum(v.numel() for v in features.values())
@@ -166,8 +165,7 @@ def measure_codecs(
     dataset = _to_measure(dataset, detector, max_images)
     chans, sends = min(dataset.in_chans, c.in_chans), any(s.kind == 'picture' for s in streams.values())
     if sends and chans not in (1, 3):
-        raise ValueError(
-            f'codecs of images take 1 or 3 channels, these images have {chans}: leave them out')
+        raise ValueError(f'codecs of images take 1 or 3 channels, these have {chans}: leave them out')
     metric = lambda: MeanAP(detector.classes, small_below, max(100, c.max_detections))
     full, sizes, bad, sums = metric(), [], [], _Sums(streams, statistics, metric)
     for features, batch in detector_features(detector, dataset, batch_size, num_workers, progress, size):
@@ -275,9 +273,8 @@ def qualities(
         raise ValueError(f'quality={quality!r}: expected mse, {", ".join(PRECISIONS[:-1])} or '
                          f'{PRECISIONS[-1]}')
     column = [r[quality] for r in rows]
-    return column if quality != 'mse' else [
-        None if v is None else -10 * math.log10(max(v, 1e-12)) for v in column
-    ]
+    decibels = lambda v: None if v is None else -10 * math.log10(max(v, 1e-12))
+    return [decibels(v) for v in column] if quality == 'mse' else column
 
 # %% ../../nbs/compression/06_rate_distortion.ipynb #71ac24a2
 def compare_rows(
@@ -374,12 +371,10 @@ def _cell(row: dict, key: str, digits: int, factor: float = 1.) -> str:
     spread = '' if low is None else f' ({factor * low:.{digits}f}–{factor * high:.{digits}f})'
     return f'{factor * row[key]:.{digits}f}{spread}'
 # key of a row → title, digits, factor
-COLUMNS = {
-    'bpp': ('bits/px', 3, 1.), 'bpp_estimated': ('estimated', 3, 1.), 'bpp_without_header':
-        ('no header', 3, 1.), 'mse': ('MSE', 3, 1.), 'map': ('mAP', 3, 1.), 'map_50': ('mAP@.5', 3, 1.),
-    'map_small': ('small', 3, 1.), 'kept': ('kept %', 1, 100.), 'encode_ms': ('enc ms', 1, 1.),
-    'decode_ms': ('dec ms', 1, 1.)
-}
+COLUMNS = dict(bpp=('bits/px', 3, 1.), bpp_estimated=('estimated', 3, 1.),
+               bpp_without_header=('no header', 3, 1.), mse=('MSE', 3, 1.), map=('mAP', 3, 1.),
+               map_50=('mAP@.5', 3, 1.), map_small=('small', 3, 1.), kept=('kept %', 1, 100.),
+               encode_ms=('enc ms', 1, 1.), decode_ms=('dec ms', 1, 1.))
 
 def format_rows(
     rows: list[dict], # of `measure_codecs` or `pool_seeds`

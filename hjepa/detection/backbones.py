@@ -402,8 +402,8 @@ def hjepa_body(
     if encoder not in ENCODERS:
         raise ValueError(f'encoder={encoder!r}: expected one of {", ".join(ENCODERS)}')
     if hjepa_config is None and encoder == 'random': hjepa_config = saved_config(find_weights(path))
-    model = HJEPA.from_pretrained(path) if hjepa_config is None else create_hjepa_from_config(
-        dict(hjepa_config) | dict(pretrained=False))
+    if hjepa_config is None: model = HJEPA.from_pretrained(path)
+    else: model = create_hjepa_from_config(dict(hjepa_config) | dict(pretrained=False))
     enc = model.target_encoder.encoder if encoder == 'target' else model.context_encoder
     enc.requires_grad_(True).use_gradient_checkpointing = checkpointing
     if img_size is not None and _pair(img_size) != model.img_size:

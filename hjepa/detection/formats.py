@@ -67,7 +67,7 @@ def clip_box(
     box: Sequence[float],     # `(x0, y0, x1, y1)`
     size: tuple[int, int]     # `(h, w)` of the image
 ) -> tuple[list[float], str]: # The box inside the image, and what is remarkable about it, or ''
-    "Raises `ValueError` with the reason if there is no box in the image."
+    "Raises `LeftOut` with the reason if there is no box in the image."
     # what is compared is what is stored
     with np.errstate(over='ignore'): box = np.float32(box).tolist()
     (h, w), (x0, y0, x1, y1) = size, box
@@ -82,8 +82,8 @@ def clip_box(
         raise LeftOut(f'{text} lies within the first pixel; its numbers seem to be shares of the image, '
                      'expected pixels', 'within the first pixel: shares of the image instead of pixels?')
     out = max(-x0, -y0, x1 - w, y1 - h)
-    return [max(x0, 0.), max(y0, 0.), min(x1, float(w)), min(y1, float(h))], (
-        f'{text} sticks out of {beside} by {out:g} pixels; it is clipped' if out > 1 else '')
+    clipped = [max(x0, 0.), max(y0, 0.), min(x1, float(w)), min(y1, float(h))]
+    return clipped, f'{text} sticks out of {beside} by {out:g} pixels; it is clipped' if out > 1 else ''
 
 # %% ../../nbs/detection/04_formats.ipynb #86801565
 def turn_box(
@@ -201,10 +201,8 @@ def _settle(
 ) -> list[str]:           # `file:line: what`, in order
     "The report; raises `DataError` if too much is wrong, or everything."
     where = locate([p for p, _ in account.problems]) if account.problems else {}
-    report = [
-        '{}:{}: {}'.format(*where[p], what)
-        for p, what in sorted(account.problems, key=lambda p: where[p[0]])
-    ]
+    in_order = sorted(account.problems, key=lambda p: where[p[0]])
+    report = ['{}:{}: {}'.format(*where[p], what) for p, what in in_order]
     for kind in ('boxes', 'images'):
         bad, n = account.bad[kind], account.seen[kind]
         if bad > max_bad_share*n or bad == n > 0:
@@ -218,9 +216,12 @@ def format_left_out(
     left_out: dict[str, dict[str, int]] # 'boxes' and 'images' → reason → how many
 ) -> str:                               # One line, '' if there is nothing
     "What a reader left out, by reason."
-    line = lambda kind, counts: f'{sum(counts.values()):,} {kind} left out: ' + ', '.join(
-        f'{n:,} {reason}' for reason, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
-    return '; '.join(line(kind, counts) for kind, counts in left_out.items() if counts)
+    lines = []
+    for kind, counts in left_out.items():
+        most_first = sorted(counts.items(), key=lambda c: (-c[1], c[0]))
+        reasons = ', '.join(f'{n:,} {reason}' for reason, n in most_first)
+        if counts: lines.append(f'{sum(counts.values()):,} {kind} left out: {reasons}')
+    return '; '.join(lines)
 
 # %% ../../nbs/detection/04_formats.ipynb #0667f47f
 def assemble_boxes(

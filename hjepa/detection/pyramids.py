@@ -129,9 +129,8 @@ class ExtraLevels(nn.Module):
         if self.number < 0 or extra == 'none' and self.number:
             raise ValueError(f"{self.number} extra levels with extra={extra!r}: 'maxpool', 'conv' or "
                              "'p6p7' can make some")
-        self.convs = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, 2, 1)
-            for _ in range(self.number * (extra in ('conv', 'p6p7'))))
+        learned = self.number * (extra in ('conv', 'p6p7'))
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(learned))
 
     def forward(self,
         maps: list[Tensor], # [B, C, H, W] each, finest first
@@ -185,13 +184,13 @@ class FPN(Pyramid):
         extra_levels: int | None = None, # how many coarser levels; None: as many as the kind has
     ):
         super().__init__(len(in_channels_list), out_channels, extra, extra_levels, first_level)
-        # nothing is upsampled for the topmost block
         top = len(in_channels_list) - 1
-        self.blocks = nn.ModuleList(
-            FPNBlock(c, out_channels, norm, upsample if top_down and i < top else 'nearest')
-            for i, c in enumerate(in_channels_list))
-        self.down = nn.ModuleList(BottomUp(out_channels, norm)
-                                  for _ in in_channels_list[1:]) if bottom_up else None
+        # nothing is upsampled for the topmost block
+        up = [upsample if top_down and i < top else 'nearest' for i in range(top + 1)]
+        blocks = (FPNBlock(c, out_channels, norm, u) for c, u in zip(in_channels_list, up, strict=True))
+        self.blocks = nn.ModuleList(blocks)
+        steps = (BottomUp(out_channels, norm) for _ in in_channels_list[1:])
+        self.down = nn.ModuleList(steps) if bottom_up else None
         self.top_down = top_down
         init_convs(self, init)
 

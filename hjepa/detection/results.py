@@ -75,9 +75,10 @@ def compute(self: MeanAP) -> dict[str, Any]: # by the names in `PRECISIONS`; `pe
     p = r['precision'][..., -1]                           # [IoU, recall, class, size]
     names = [self.classes[c] for c in r['classes'].reshape(-1).tolist()]
     parts = (p[..., 0], p[0, :, :, 0], p[5, :, :, 0], *p[..., 1:].unbind(-1))
-    return dict(zip(PRECISIONS, map(_mean_of, parts), strict=True)) | dict(
-        per_class={c: _mean_of(p[:, :, i, 0]) for i, c in enumerate(names)},
-        curves={c: p[0, :, i, 0].tolist() for i, c in enumerate(names)})
+    per_class = {c: _mean_of(p[:, :, i, 0]) for i, c in enumerate(names)}
+    curves = {c: p[0, :, i, 0].tolist() for i, c in enumerate(names)}
+    means = dict(zip(PRECISIONS, map(_mean_of, parts), strict=True))
+    return means | dict(per_class=per_class, curves=curves)
 
 def _mean_of(precision: Tensor) -> float:
     "The mean of what was measured; -1 says that there was no object."
@@ -139,9 +140,8 @@ def evaluate_detector(
         found = _detect_batch(model, batch, scales, precision, view.dataset)
         seconds, seen = seconds + time.perf_counter() - start, seen + len(found)
         some = batch['index'].tolist()
-        metric.update(found, [
-            dict(boxes=dataset.boxes[i], labels=dataset.labels[i], ignore=dataset.ignore[i]) for i in some
-        ])
+        truth = lambda i: dict(boxes=dataset.boxes[i], labels=dataset.labels[i], ignore=dataset.ignore[i])
+        metric.update(found, [truth(i) for i in some])
     if bad and not seen:
         raise DataError(f'none of the {len(dataset)} images could be read; the first one: {bad[0]}')
     return metric.compute() | dict(images=seen, small_below=small_below,

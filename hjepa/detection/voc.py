@@ -24,9 +24,10 @@ def _read_xml(
 ) -> ElementTree.Element:     # The root; each element has the attribute `line`, and its name without a prefix
     "Raises `ValueError` with `line` and the reason if it is no XML."
     parser, tree = expat.ParserCreate(), ElementTree.TreeBuilder()
-    parser.StartElementHandler = lambda tag, attributes: tree.start(
-        tag.rpartition(':')[2], attributes | {'line': parser.CurrentLineNumber})
-    parser.EndElementHandler = lambda tag: tree.end(tag.rpartition(':')[2])
+    bare = lambda tag: tag.rpartition(':')[2]
+    with_line = lambda attributes: attributes | {'line': parser.CurrentLineNumber}
+    parser.StartElementHandler = lambda tag, attributes: tree.start(bare(tag), with_line(attributes))
+    parser.EndElementHandler = lambda tag: tree.end(bare(tag))
     parser.CharacterDataHandler = tree.data
     check_regular(path)
     try: parser.Parse(Path(path).read_bytes(), True)
@@ -208,6 +209,6 @@ def _build_voc(path, split, classes, max_bad_share, download, all_present) -> Bo
     def get():
         from torchvision.datasets import VOCDetection
         for part in ('trainval', 'test'): VOCDetection(str(base), '2007', part, download=True)
-    fetch_data('voc', base, lambda: _voc_folder(base), get, 'a folder Annotations with an .xml file per '
-                                                            'image, and JPEGImages', download)
+    what = 'a folder Annotations with an .xml file per image, and JPEGImages'
+    fetch_data('voc', base, lambda: _voc_folder(base), get, what, download)
     return read_voc(_voc_folder(base), split, classes, max_bad_share, all_present)
