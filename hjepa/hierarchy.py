@@ -35,6 +35,7 @@ from .fpn import FUSIONS, level_widths, sum2x2, TokenFPN, UPSAMPLE_METHODS
 from .objectives.pixels import PixelHead
 from .objectives.regularizers import Projector, regularize, REGULARIZERS
 from .predictor import Predictor
+from .core.modules import evaluating
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -634,10 +635,7 @@ def extract_levels(self: HJEPA,
         if not 0 <= l < self.num_levels: raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
     if encoder not in ('target', 'context'): raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     enc = self.target_encoder.encoder if encoder == 'target' else self.context_encoder
-    was_training = enc.training
-    enc.eval()
-    try: tokens = enc(images)[:, enc.num_prefix_tokens:]                                     # [B, N, D]
-    finally: enc.train(was_training)
+    with evaluating(enc): tokens = enc(images)[:, enc.num_prefix_tokens:]  # [B, N, D]
     grid = enc.grid_of(images.shape[-2:])
     if self.fpn is not None and fpn: out = self._pyramid(tokens, None, grid)
     else: out = pool_levels(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), grid, self.num_levels)[0]

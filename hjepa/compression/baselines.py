@@ -15,8 +15,8 @@ from typing import Any, Iterable
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
+from fastcore.basics import patch
 
 from .codec import FPNCodec, MAX_NUMBERS
 from .coding import pack_varints, StreamError, unpack_varints

@@ -21,16 +21,14 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
-
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from .coding import (ans_decode, ans_encode, FactorizedPrior, from_indices, LATENT_LIMIT,
                                       pack_varints, seal, StreamError, to_indices, unpack_varints, unseal)
 from ..core.config import check_settings, from_values, relation, require, setting
-from ..detection.detector import FPNFeatures
-from ..core.weights import model_from_file, read_newest, save_model, saved_config
-from ..core.weights import register_model_kind
 from ..core.linalg import symmetric_axes
+from ..core.weights import model_from_file, read_newest, register_model_kind, save_model, saved_config
+from ..detection.detector import FPNFeatures
 
 # %% ../../nbs/compression/02_codec.ipynb #064ec15b
 def level_area(
@@ -155,7 +153,8 @@ def _one_per_level(m: CodecConfig) -> list[tuple]:
     channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
     each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
     fits = lambda values: values in (None, 'halving') or L in (None, len(values))
-    return [(c is None or fits(channels), 'fpn_channels_per_level', f'null, a whole number from 1, or one {each}'),
+    return [(c is None or fits(channels), 'fpn_channels_per_level',
+             f'null, a whole number from 1, or one {each}'),
             (not m.shared or len(set(channels)) == 1, 'fpn_channels_per_level',
              'the same number for all levels with shared: true'),
             (fits(names) and len(names or []) == len(set(names or [])), 'levels',

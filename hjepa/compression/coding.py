@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 # %% ../../nbs/compression/01_coding.ipynb #867499d2
 class FactorizedPrior(nn.Module):

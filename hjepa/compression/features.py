@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.files import check_regular, list_files, load_tensors
-from ..core.loader import build_loader
+from ..core.loader import BadImages, build_loader, DataError
 from ..data.cutting import to_hw
-from ..data.images import DataError
-from ..data.views import BadImages, normalize
+from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxView, settle_images
 from ..detection.detector import FPNDetector, FPNFeatures
 from ..detection.results import detector_view

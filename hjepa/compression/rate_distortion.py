@@ -17,8 +17,8 @@ from typing import Any, Iterable
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
+from fastcore.basics import patch
 
 from .features import detector_features
 from .streams import as_streams, feature_statistics, FeatureStatistics, LearnedStreams

@@ -27,15 +27,18 @@ from torch.utils.data import Dataset
 
 from .codec import CodecConfig, FPNCodec, load_compression_model, MAX_NUMBERS
 from .features import FileFeatures, ImageFeatures
+from ..core.callbacks import Callback
+from ..core.checkpoints import checkpoints, new_run, read_state, reload_config, write_state
 from ..core.config import check_settings, ConfigError, register_kind, relation, setting, warn_idle
 from ..core.files import clear_temporaries, read_json, write_json, write_text
+from ..core.history import HistoryCallback
+from ..core.loop import Loop
 from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
 from ..detection.formats import BOX_DATASETS
 from ..detection.results import save_figure
 from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
-from ..training import (Callback, CHANCE, checkpoints, HistoryCallback, load_config, load_run, new_run,
-                            read_state, SHARE, Trainer, TrainingConfig, warn_training, write_state)
+from ..training import CHANCE, load_config, schedules, SHARE, TrainingConfig, warn_training
 
 # %% ../../nbs/compression/07_training.ipynb #4812ceb7
 _FILES = 'null where data.detector or data.dataset is given: features come from files or from images'
@@ -86,7 +89,8 @@ class CodecTraining(TrainingConfig):
     lambda_values: list[float] | None = setting(None, above=0, length=(1, math.inf), expected=_LAMBDAS)
     base_epochs: int = setting(5, low=1, unit='epochs') # length of a sweep's base run
     start: str | None = None # a codec whose weights to begin with
-    fit_pictures: int = setting(256, low=1, unit='images') # that statistics and first transforms are made from
+    # that statistics and first transforms are made from
+    fit_pictures: int = setting(256, low=1, unit='images')
     first_step: float = setting(1.0, above=0) # rounding step to begin with, in spreads of a level
 
 # %% ../../nbs/compression/07_training.ipynb #6070ffaa
@@ -156,17 +160,20 @@ def load_codec_config(
     return load_config(source, overrides, 'codec')
 
 CODEC_SAFE_KEYS = tuple(
-    [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations', 'test_split', 'test_n',
-                           'num_workers', 'download', 'max_bad_share', 'cache_gb')]
+    [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations',
+                           'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share', 'cache_gb')]
     + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints')]
-    + [f'evaluation.{k}' for k in ('every', 'pictures', 'batch_size', 'small_below')]) # that a run may change on its way
+    # what a run may change on its way
+    + [f'evaluation.{k}' for k in ('every', 'pictures', 'batch_size', 'small_below')])
 
 def load_codec_run(
     run_dir: str | Path, # a run's folder
     overrides: list[str] = (), # only keys that do not change the result
 ) -> CodecRun:
-    "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."
-    return load_run(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
+    """The configuration of an existing run.
+
+    Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."""
+    return reload_config(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
 
 # %% ../../nbs/compression/07_training.ipynb #c3fe025e
 def codec_detection(
@@ -281,31 +288,36 @@ def start_codec(
     codec.load_state_dict(other.state_dict())
 
 # %% ../../nbs/compression/07_training.ipynb #fb7eeeb9
-class CodecTrainer(Trainer):
-    "The training loop for a codec. `dataset` is a `ImageFeatures` or `FileFeatures`."
-    kind, model_schema, check = 'codec', CodecConfig, staticmethod(check_codec_run)
-    safe_keys = CODEC_SAFE_KEYS
-    def _make_dataset(self): return feature_source(self.config, progress=self.accelerator.is_main_process, device=self.device)
-    def _make_model(self) -> FPNCodec:
+class CodecTrainer(Loop):
+    "The training loop for a codec. `dataset` is an `ImageFeatures` or `FileFeatures`."
+    kind, model_schema, safe_keys, start_keys = 'codec', CodecConfig, CODEC_SAFE_KEYS, ('training.start',)
+    def check(self, config: CodecRun) -> CodecRun: return check_codec_run(config)
+    def make_dataset(self): return feature_source(self.config, progress=self.is_main, device=self.device)
+    def make_model(self) -> FPNCodec:
         codec = FPNCodec(fill_from_features(self.config.model, self.dataset)).to(self.device)
         if not checkpoints(self.run_dir): start_codec(codec, self.config, self.dataset)
         return codec.train()
-    def _make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
-        return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas), fused=self.device.type in ('cuda', 'cpu'))
-    def _clipped(self) -> list: return [p for g in self.optimizer.param_groups[:2] for p in g['params']]        # quantiles stay apart
-    def _make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
-    def _on_lengths(self): "No schedule beside the optimiser's."
-    def _on_update(self): "Nothing follows the weights."
-    def _inputs(self, batch: dict, generator) -> tuple:
+        return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas),
+                                 fused=self.device.type in ('cuda', 'cpu'))
+    def clipped(self) -> list: # no quantiles
+        return [p for g in self.optimizer.param_groups[:2] for p in g['params']]
+    def make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
+    def schedule(self, step: int) -> dict[str, float]:
+        return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
+    def inputs(self, batch: dict, generator) -> tuple:
         self.features = self.dataset.features(batch, self.device)
-        return list(self.features.values()), None, generator, math.prod(self.features.canvas) * len(batch['index'])
-    def _forward(self, batch: dict, part: int) -> Tensor: return super()._forward(batch, part) + self.outputs['aux']
-    def _averages(self) -> dict[str, Tensor]: return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
+        pixels = math.prod(self.features.canvas) * len(batch['index'])
+        return list(self.features.values()), None, generator, pixels
+    def total_loss(self) -> Tensor: return self.outputs['loss'] + self.outputs['aux']
+    def averages(self) -> dict[str, Tensor]:
+        return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
     def step_logs(self) -> dict[str, Any]:
         o, lam = self.outputs, self.config.model.lambda_value
         line = {k: o[k].item() for k in ('loss', 'mse', 'bpp', 'aux')}
-        return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm, **line, rd_ratio=lam * line['bpp'] / max(line['mse'], 1e-12),
+        return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm,
+                    **line, rd_ratio=lam * line['bpp'] / max(line['mse'], 1e-12),
                     level_mse=o['level_mse'].tolist(), level_bpp=o['level_bpp'].tolist())
     def progress(self) -> str:
         o = self.outputs
@@ -313,11 +325,15 @@ class CodecTrainer(Trainer):
         levels = ' '.join(f'{k} {m:.2f}/{b:.3f}'
                           for k, m, b in zip(self.model.levels, o['level_mse'].tolist(),
                                              o['level_bpp'].tolist(), strict=True))
-        return f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  λR/D {lam * bpp / max(mse, 1e-12):.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}'
+        return (f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  '
+                f'λR/D {lam * bpp / max(mse, 1e-12):.2f}  '
+                f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}')
     def summary(self) -> str:
         l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
         ratio = self.config.model.lambda_value * l['bpp'] / max(l['mse'], 1e-12)
-        return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
+        return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  '
+                f'MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  '
+                f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
                 f'per level: MSE {per("level_mse")}  bits {per("level_bpp")}')
 
 # %% ../../nbs/compression/07_training.ipynb #3d371729

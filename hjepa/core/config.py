@@ -6,9 +6,10 @@
 __all__ = ['LARGEST', 'MAX_YAML', 'KINDS', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of', 'in_words',
            'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of',
            'read_value', 'shown', 'all_settings', 'from_values', 'require', 'relation', 'check_relations', 'value_at',
-           'check_settings', 'list_configs', 'read_config', 'build_config', 'PlainDumper', 'config_yaml', 'warn_idle',
-           'Kind', 'register_kind', 'load_kind', 'describe', 'schema', 'shipped_schema', 'find_kind', 'light_kind',
-           'settings_text', 'settings_markdown', 'kind_of_values', 'check_quickly']
+           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_config', 'build_config',
+           'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind', 'load_kind', 'describe_kind', 'schema',
+           'shipped_schema', 'find_kind', 'light_kind', 'settings_text', 'settings_markdown', 'kind_of_values',
+           'check_quickly']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
@@ -24,6 +25,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass,
 from functools import lru_cache, reduce
 from importlib import import_module
 from importlib.resources import files
+from importlib.util import find_spec
 from numbers import Integral, Real
 from os import PathLike, fspath
 from pathlib import Path
@@ -97,33 +99,34 @@ def _range(r: Rule) -> str:
         return f'{low}, at most {r.high:g}' if low else f' up to {r.high:g}'
     return low + ((' and' if low else '') + f' below {r.below:g}' if r.below is not None else '')
 
-def _items(r: Rule) -> str:
-    "How many items a list must have, in words."
-    few, most = r.length
-    if few == most: return f'{few}'
-    return f'{few} to {most}' if most < math.inf else f'{few} or more' if few else ''
+_PLURAL = {int: 'whole numbers', float: 'numbers', str: 'texts'}
 
+def _list_words(kind: Any, r: Rule) -> str:
+    "A list in words: how many items of what, in which order."
+    few, most = r.length
+    many = f'{few} to {most}' if most < math.inf else f'{few} or more' if few else ''
+    if few == most: many = f'{few}'
+    words = filter(None, ('a list of', many, _PLURAL.get(get_args(kind)[0], 'values')))
+    return ' '.join(words) + _range(r) + ', smaller first' * r.rising
+
+# %% ../../nbs/core/02_config.ipynb #5bc527ea
 def in_words(
     hint: Any, # an annotation
     rule: Rule = Rule(),
 ) -> str: # as in 'null, or a whole number from 1'
     "What is expected of a value, for messages and tables."
-    if rule.expected: return rule.expected
     kinds, words = kinds_of(hint), []
+    if rule.expected:
+        return ('null, or ' if type(None) in kinds and 'null' not in rule.expected else '') + rule.expected
+    if type(None) in kinds: words.append('null')
     if bool in kinds: words.append('true or false')
     if float in kinds or int in kinds:
         words.append(('a number' if float in kinds else 'a whole number') + _range(rule))
     if str in kinds: words.append('text' if rule.others else ', '.join(rule.choices) or 'text')
     for k in kinds:
-        if get_origin(k) is list:
-            words.append(' '.join(filter(None, ('a list of', _items(rule),
-                                                _PLURAL.get(get_args(k)[0], 'values')))) + _range(rule)
-                         + ', smaller first' * rule.rising)
+        if get_origin(k) is list: words.append(_list_words(k, rule))
         if get_origin(k) is dict or is_dataclass(k): words.append('a section of keys and values')
-    if type(None) in kinds: words.insert(0, 'null')
     return ', or '.join(words) if len(words) < 3 else ', '.join(words[:-1]) + f', or {words[-1]}'
-
-_PLURAL = {int: 'whole numbers', float: 'numbers', str: 'texts'}
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0014
 class Plain(str):
@@ -152,6 +155,7 @@ def _switch(text: str, words: bool) -> bool | None:
     if text.strip() in _TRUE + _YES * words: return True
     return False if text.strip() in _FALSE + _NO * words else None
 
+# %% ../../nbs/core/02_config.ipynb #0a5baf91
 def as_yaml(
     value: Any, # nested; scalars `Plain` or quoted
 ) -> Any: # the same with numbers, truth values and null for plain scalars
@@ -178,8 +182,8 @@ class PlainLoader(yaml.SafeLoader):
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise _yaml_error(f'found the alias *{event.anchor}; aliases are not read, write the value again',
-                              event.start_mark)
+            words = f'found the alias *{event.anchor}; aliases are not read, write the value again'
+            raise _yaml_error(words, event.start_mark)
         return super().compose_node(parent, index)
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -247,6 +251,7 @@ def _check_scalar(value: Any, where: str):
         raise ConfigError(f'{where}={shown(value)}: expected text, a number, true, false, null, a list '
                           'or a section')
 
+# %% ../../nbs/core/02_config.ipynb #584167c8
 def check_keys(
     schema: type, # a dataclass
     values: dict | None, # nested values; None: an empty section
@@ -262,7 +267,7 @@ def check_keys(
         path = f'{where}.{key}' if where else str(key)
         if key not in known:
             near = difflib.get_close_matches(str(key), known, 1)
-            hint = f'; did you mean {near[0]}?' if near else ''
+            hint = f'; did you mean {near[0]}?' if near else '.'
             raise ConfigError(f'{shown(path)}: no such key{hint} Allowed: {", ".join(known)}')
         if is_dataclass(known[key]): check_keys(known[key], value, path)
 
@@ -298,6 +303,7 @@ def _typed(value: Typed, kinds: tuple, lists: list) -> Any:
     try: return read_yaml(value)
     except ConfigError as e: raise _Unfit from e
 
+# %% ../../nbs/core/02_config.ipynb #c8b98fbd
 def _from_text(value: str, kinds: tuple, parse: bool) -> Any:
     "Text, or what is written in it."
     only = str not in kinds                                   # then words and quoted numbers will do
@@ -342,11 +348,12 @@ def read_value(
     except (_Unfit, OverflowError): made = _Unfit
     if made is _Unfit or not _obeys(made, rule):
         near = difflib.get_close_matches(value, rule.choices, 1) if isinstance(value, str) else []
-        hint = f'{in_words(hint, rule)}' + (f'; did you mean {near[0]}?' if near else '')
-        raise ConfigError(f'{key}={shown(value)}: expected {hint}')
+        words = in_words(hint, rule) + (f'; did you mean {near[0]}?' if near else '')
+        raise ConfigError(f'{key}={shown(value)}: expected {words}')
     if isinstance(made, dict): check_plain(made, key)
     return made
 
+# %% ../../nbs/core/02_config.ipynb #97f3559a
 def shown(
     value: Any,
 ) -> str: # one line of at most 80 characters
@@ -444,11 +451,32 @@ def check_settings(
     check_relations(config, where)
     return config
 
+# %% ../../nbs/core/02_config.ipynb #21d87769
+_SECTION_CHECKS: dict[str, list[Callable[[Any, Any], None]]] = {}
+
+def section_check(
+    section: str, # name of a section, in any kind of configuration that has it
+) -> Callable: # a decorator, for functions of the section and the whole configuration
+    "Register a check of a section: it raises `ConfigError` for impossible values."
+    def register(check: Callable[[Any, Any], None]) -> Callable:
+        _SECTION_CHECKS.setdefault(section, []).append(check)
+        return check
+    return register
+
+def check_sections(
+    config: Any, # a dataclass of sections
+):
+    "Run the checks that were registered for its sections. Raises `ConfigError`."
+    for f in fields(config):
+        room = find_spec(f'hjepa.{f.name}') # its `__init__` imports what registers checks
+        if room and room.submodule_search_locations: import_module(room.name)
+        for check in _SECTION_CHECKS.get(f.name, ()): check(getattr(config, f.name), config)
+
 # %% ../../nbs/core/02_config.ipynb #c0nf0031
 MAX_YAML = 256 * 1024 # bytes
 
 def list_configs(
-    job: str = '', # which kind of job: '' is pretraining, else the name of a folder beside it, as `detection`
+    job: str = '', # a folder of them: '' is pretraining, others are beside it, as `detection`
 ) -> list[str]: # names
     "Configurations that come with the package."
     return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs', job).iterdir()
@@ -567,12 +595,13 @@ def register_kind(
 
 def load_kind(
     kind: str | Kind, # one of `KINDS`
-    source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: where the kind starts
+    source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: the kind's own
     overrides: list[str] = (), # ['training.lr=3e-4', 'data.path=my folder', …]
 ) -> Any: # a checked instance of the kind's schema
     "A configuration: defaults, then the file, then the overrides. Raises `ConfigError`."
     kind = find_kind(kind) if isinstance(kind, str) else kind
-    cfg = kind.check(build_config(kind.schema, kind.source if source is None else source, overrides, kind.folder))
+    source = kind.source if source is None else source
+    cfg = kind.check(build_config(kind.schema, source, overrides, kind.folder))
     kind.warn(cfg)
     return cfg
 
@@ -595,17 +624,19 @@ def _type_words(hint: Any) -> str:
 def _entry(f, hint: Any, key: str, meaning: str) -> dict:
     "What there is to know of a setting."
     rule, default = rule_of(f), f.default_factory() if f.default is MISSING else f.default
-    allowed = list(rule.choices) or ['true', 'false'] * (kinds_of(hint) == (bool,))
+    # what registers itself later has no order of its own
+    allowed = sorted(rule.choices) if rule.others else list(rule.choices)
+    if kinds_of(hint) == (bool,): allowed = ['true', 'false']
     rest = {k: getattr(rule, k) for k in ('low', 'above', 'high', 'below')}
     rest = {k: v for k, v in rest.items() if v is not None}
     if rule.length != (0, math.inf): rest['length'] = [None if n == math.inf else n for n in rule.length]
     if rule.rising: rest['rising'] = True
-    return dict(section=key.rpartition('.')[0], type=_type_words(hint), default=default, allowed=allowed or None,
-                others=rule.others, unit=rule.unit, meaning=meaning, expected=in_words(hint, rule),
-                constraints=rest, said=rule.expected)
+    return dict(section=key.rpartition('.')[0], type=_type_words(hint), default=default,
+                allowed=allowed or None, others=rule.others, unit=rule.unit, meaning=meaning,
+                expected=in_words(hint, rule), constraints=rest, said=rule.expected)
 
 # %% ../../nbs/core/02_config.ipynb #fedb1e7d
-def describe(
+def describe_kind(
     kind: Kind, # what to describe
 ) -> dict: # JSON data: module, source, folder, sections and settings
     "A kind's schema as plain data."
@@ -620,10 +651,11 @@ def describe(
     return dict(module=kind.schema.__module__, source=kind.source, folder=kind.folder, sections=sections,
                 settings=settings)
 
-def schema() -> dict: # kind → see `describe`
+def schema() -> dict: # kind → see `describe_kind`
     "The schemas of all kinds whose modules are imported, as plain data."
-    return {name: describe(kind) for name, kind in KINDS.items()}
+    return {name: describe_kind(kind) for name, kind in KINDS.items()}
 
+# %% ../../nbs/core/02_config.ipynb #e78b29b4
 @lru_cache(maxsize=None)
 def shipped_schema() -> dict: # see `schema`
     "The schemas of all kinds as they were written when the package was made: no import is needed."
@@ -641,19 +673,21 @@ def find_kind(
     return KINDS[name]
 
 # %% ../../nbs/core/02_config.ipynb #dd88dadc
-_TYPES = dict(bool=bool, int=int, float=float, str=str, Any=Any) | {'None': None, 'dict[str, Any]': dict[str, Any]}
+_TYPES = {'bool': bool, 'int': int, 'float': float, 'str': str, 'Any': Any, 'None': None,
+          'dict[str, Any]': dict[str, Any]}
 
 def _hint_of(words: str) -> Any:
     "The annotation that is written so."
     parts = re.split(r' \| (?![^\[]*\])', words)
-    return reduce(operator.or_, [list[_hint_of(w[5:-1])] if w.startswith('list[') else _TYPES[w] for w in parts])
+    kinds = [list[_hint_of(w[5:-1])] if w.startswith('list[') else _TYPES[w] for w in parts]
+    return reduce(operator.or_, kinds)
 
 def _field_of(entry: dict) -> tuple[Any, Any]:
     "Annotation and dataclass field of an entry."
     few, most = entry['constraints'].get('length', (0, None))
     rule = entry['constraints'] | dict(length=(few, math.inf if most is None else most))
     hint = _hint_of(entry['type'])
-    choices = () if hint is bool else entry['allowed'] or ()
+    choices = () if hint is bool else tuple(entry['allowed'] or ())
     return hint, setting(entry['default'], choices=choices, others=entry['others'], expected=entry['said'],
                          unit=entry['unit'], **rule)
 
@@ -663,13 +697,15 @@ def light_kind(
 ) -> Kind: # its schema has the same keys and rules, and is checked for them alone
     "A kind of configuration made from data, without the modules that define it. Raises `ConfigError`."
     data = data or shipped_schema().get(name)
-    if data is None: raise ConfigError(f'{shown(name)}: no such kind of configuration. Allowed: '
-                                       f'{", ".join(shipped_schema())}')
+    if data is None:
+        raise ConfigError(f'{shown(name)}: no such kind of configuration. Allowed: '
+                          f'{", ".join(shipped_schema())}')
     return Kind(name, _light_section('', data), data['source'], data['folder'])
 
 def _light_section(where: str, data: dict) -> type:
     "A dataclass of a section."
-    rows = [(k.rpartition('.')[2], *_field_of(e)) for k, e in data['settings'].items() if e['section'] == where]
+    inside = {k: e for k, e in data['settings'].items() if e['section'] == where}
+    rows = [(k.rpartition('.')[2], *_field_of(e)) for k, e in inside.items()]
     for inner in data['sections']:
         if inner and inner.rpartition('.')[0] == where:
             made = _light_section(inner, data)
@@ -697,7 +733,8 @@ def settings_text(
 
 _INDENT = dict(initial_indent='    ', subsequent_indent='    ')
 
-def _under(key: str, section: str) -> bool: return not section or key == section or key.startswith(f'{section}.')
+def _under(key: str, section: str) -> bool:
+    return not section or key == section or key.startswith(f'{section}.')
 
 def _allowed_words(entry: dict) -> str:
     "What a setting may be, its unit and known names among it."
@@ -705,6 +742,7 @@ def _allowed_words(entry: dict) -> str:
     unit = f' ({entry["unit"]})' if entry['unit'] else ''
     return entry['expected'] + unit + (f'; known: {known}' if known else '')
 
+# %% ../../nbs/core/02_config.ipynb #09397738
 def settings_markdown(
     name: str, # of a kind
     data: dict | None = None, # the kind's description; None: the shipped one
@@ -714,9 +752,11 @@ def settings_markdown(
     for where, words in data['sections'].items():
         rows = {k: e for k, e in data['settings'].items() if e['section'] == where}
         if not rows: continue
-        lines += ['', f'### {where}', '', words, '', '| key | default | allowed | meaning |', '|---|---|---|---|']
+        lines += ['', f'### {where}', '', words, '']
+        lines += ['| key | default | allowed | meaning |', '|---|---|---|---|']
         for key, e in rows.items():
-            cells = (f'`{key.rpartition(".")[2]}`', f'`{shown(e["default"])}`', _allowed_words(e), e['meaning'])
+            name, default = f'`{key.rpartition(".")[2]}`', f'`{shown(e["default"])}`'
+            cells = (name, default, _allowed_words(e), e['meaning'])
             lines.append('| ' + ' | '.join(c.replace('|', '\\|') for c in cells) + ' |')
     return '\n'.join(lines[1:])
 
@@ -731,7 +771,7 @@ def kind_of_values(
     return min(shipped_schema(), key=strange)
 
 def check_quickly(
-    source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: where the kind starts
+    source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: the kind's own
     overrides: list[str] = (), # ['training.lr=3e-4', …]
     kind: str | None = None, # a name; None: as the file's keys suggest
 ) -> tuple[str, Any]: # the kind's name, and the configuration

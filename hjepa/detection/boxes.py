@@ -7,15 +7,18 @@ __all__ = ['Ragged', 'BoxDataset', 'brief', 'box_of', 'good_boxes', 'show_boxes'
            'BoxView', 'settle_images', 'BoxEvalView']
 
 # %% ../../nbs/detection/03_boxes.ipynb #aa8fa02e
-import copy, warnings
+import copy
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from ..core.random import keyed_uniform
 from ..data.cutting import crop_resize_pil, to_chans, to_hw, to_tensor
 from ..data.datasets import channels_of, ImageDataset, to_pil

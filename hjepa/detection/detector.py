@@ -21,26 +21,27 @@ import timm
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, MultiScaleRoIAlign, remove_small_boxes
 from torchvision.ops.poolers import LevelMapper
 
 from ..core.config import check_settings, ConfigError, from_values, relation, require, setting
 from ..core.files import load_tensors
+from ..core.modules import evaluating
+from ..core.weights import (find_weights, model_from_file, read_newest, register_model_kind, save_model,
+                                saved_config)
 from ..data.cutting import to_hw
 from ..data.views import normalize
 from .backbones import Backbone, backbone_cost, build_backbone, ENCODERS, PYRAMIDS, ResNetFPN
 from .boxes import fit_size, good_boxes, letterbox
-from ..core.weights import (find_weights, model_from_file, read_newest, register_model_kind, save_model,
-                                saved_config)
 from ..hierarchy import check_timm_kwargs, RANGE, SIZE
 
 # %% ../../nbs/detection/09_detector.ipynb #5bd0ce92
@@ -438,12 +439,9 @@ def get_fpn_features(self: FPNDetector,
     images: Any, # see `prepare`
     size: tuple[int, int] | None = None, # canvas; None: the model's
 ) -> FPNFeatures: # float32
-    "The first half: pictures to a feature pyramid."
+    "The first half: images to a feature pyramid."
     x, image_sizes = self.prepare(images, size)
-    was_training = self.training
-    self.eval()
-    try: maps = self.backbone(x)
-    finally: self.train(was_training)
+    with evaluating(self): maps = self.backbone(x)
     return FPNFeatures({k: v.float() for k, v in maps.items()}, image_sizes, x.shape[-2:])
 
 # %% ../../nbs/detection/09_detector.ipynb #fb385c6c
@@ -451,31 +449,41 @@ def get_fpn_features(self: FPNDetector,
 @torch.no_grad()
 def detect_from_features(self: FPNDetector,
     features: dict[str, Tensor], # of `get_fpn_features`, or plain maps under the same names
-    image_sizes: list[tuple[int, int]] | None = None, # (H, W) of the original pictures; None: what the features carry, or the canvas
-) -> list[dict[str, Tensor]]: # per picture: boxes [n, 4] in its own pixels, scores [n] falling, labels [n], levels [n] (index into `backbone.levels`)
-    "The second half: a feature pyramid to boxes. Raises ValueError for maps that do not fit this detector."
+    # (H, W) of the original images; None: what the features carry, or the canvas
+    image_sizes: list[tuple[int, int]] | None = None,
+) -> list[dict[str, Tensor]]: # per image, best first: boxes, scores, labels, levels
+    """The second half: a feature pyramid to boxes.
+
+    Of every image: `boxes` [n, 4] in its own pixels, `scores` [n] falling, `labels` [n] and `levels` [n]
+    (index into `backbone.levels`). Raises ValueError for maps that do not fit this detector."""
     canvas, image_sizes = self._check_features(features, image_sizes)
     inner = [fit_size(s, canvas) for s in image_sizes]
-    was_training = self.training
-    self.eval()
-    try: found = (self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes)(features, inner)
-    finally: self.train(was_training)
+    boxes_of = self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes
+    with evaluating(self): found = boxes_of(features, inner)
     for r, (h, w), (H, W) in zip(found, inner, image_sizes, strict=True):
         r['boxes'] = r['boxes'] * r['boxes'].new_tensor([W / w, H / h, W / w, H / h])
     return found
 
 @patch
-def _check_features(self: FPNDetector, features: dict[str, Tensor], image_sizes) -> tuple[tuple[int, int], list]:
-    "Canvas and picture sizes of a pyramid."
+def _check_features(
+    self: FPNDetector, features: dict[str, Tensor], image_sizes: list | None
+) -> tuple[tuple[int, int], list]:
+    "Canvas and image sizes of a pyramid."
     want, b = self.backbone.levels, self.backbone
-    if list(features) != want: raise ValueError(f'features of levels {", ".join(map(str, features)) or "(none)"}: this detector reads {", ".join(want)}')
+    if list(features) != want:
+        raise ValueError(f'features of levels {", ".join(map(str, features)) or "(none)"}: this detector '
+                         f'reads {", ".join(want)}')
     for k, v in features.items():
-        if v.ndim != 4 or v.shape[1] != b.out_channels: raise ValueError(f'{k} has shape {tuple(v.shape)}, expected [B, {b.out_channels}, h, w]')
+        if v.ndim != 4 or v.shape[1] != b.out_channels:
+            raise ValueError(f'{k} has shape {tuple(v.shape)}, expected [B, {b.out_channels}, h, w]')
     fine = features[want[0]]
-    usual = tuple(-(-n // b.strides[0]) for n in self.img_size) == tuple(fine.shape[-2:])        # convolutions round up: 13 cells of 8 may be 100 pixels
-    canvas = getattr(features, 'canvas', self.img_size if usual else tuple(n * b.strides[0] for n in fine.shape[-2:]))
+    # convolutions round up: 13 cells of 8 may be 100 pixels
+    usual = tuple(-(-n // b.strides[0]) for n in self.img_size) == tuple(fine.shape[-2:])
+    plain = self.img_size if usual else tuple(n * b.strides[0] for n in fine.shape[-2:])
+    canvas = getattr(features, 'canvas', plain)
     if image_sizes is None: image_sizes = getattr(features, 'image_sizes', [canvas] * len(fine))
-    if len(image_sizes) != len(fine): raise ValueError(f'{len(image_sizes)} image sizes for features of {len(fine)} pictures')
+    if len(image_sizes) != len(fine):
+        raise ValueError(f'{len(image_sizes)} image sizes for features of {len(fine)} images')
     return canvas, image_sizes
 
 # %% ../../nbs/detection/09_detector.ipynb #d5d9036f
@@ -541,9 +549,10 @@ def detect(self: FPNDetector,
     images: Any, # see `prepare`
     scales: tuple[float, ...] = (1.,), # sizes of the canvas to try, as multiples of the model's
 ) -> list[dict[str, Tensor]]: # as `detect_from_features`
-    "Boxes of pictures. With several scales their boxes are pooled and suppressed together."
+    "Boxes of images. With several scales their boxes are pooled and suppressed together."
     check_scales(scales)
-    if tuple(scales) != (1.,) and isinstance(images, Tensor) and images.is_floating_point(): raise ValueError('several scales need pictures; a normalised batch has one size')
+    if tuple(scales) != (1.,) and isinstance(images, Tensor) and images.is_floating_point():
+        raise ValueError('several scales need images; a normalised batch has one size')
     div = self.backbone.size_divisor
     size = lambda s: None if s == 1 else tuple(max(div, round(n * s / div) * div) for n in self.img_size)
     runs = [self.detect_from_features(self.get_fpn_features(images, size(s))) for s in scales]
@@ -570,7 +579,7 @@ def set_score_threshold(self: FPNDetector,
 
 @patch
 def _merge(self: FPNDetector, results: list[dict]) -> dict[str, Tensor]:
-    "Boxes of one picture found at several scales."
+    "Boxes of one image found at several scales."
     r = {k: torch.cat([x[k] for x in results]) for k in results[0]}
     nms = self.net.roi_heads.nms_thresh if self.config.head == 'faster_rcnn' else self.net.nms_thresh
     kept = batched_nms(r['boxes'], r['scores'], r['labels'], nms)[:self.config.max_detections]
@@ -582,9 +591,10 @@ def as_pixels(
     pixel_range: Sequence[float] | None = None, # of numbers that are no bytes; None: the type's
 ) -> Tensor: # uint8 [C, H, W]
     "One image of any kind as bytes."
-    from hjepa.data.datasets import to_pil; from hjepa.data.cutting import to_chans
-    from hjepa.data.cutting import to_tensor
-    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3: return to_chans(image[None], in_chans)[0]
+    from hjepa.data.cutting import to_chans, to_tensor
+    from hjepa.data.datasets import to_pil
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
+        return to_chans(image[None], in_chans)[0]
     image = to_pil(image, in_chans, pixel_range and tuple(pixel_range))
     return image if isinstance(image, Tensor) else to_tensor(image)
 

@@ -8,17 +8,27 @@ __all__ = ['BOX_DATASETS', 'BOX_SETTINGS', 'LeftOut', 'read_number', 'read_whole
            'register_boxes', 'box_settings', 'data_folder', 'build_box_dataset']
 
 # %% ../../nbs/detection/04_formats.ipynb #dbfd5cfe
-import contextlib, difflib, inspect, math, os, re, unicodedata, zlib
+import contextlib
+import difflib
+import inspect
+import math
+import os
+import re
+import unicodedata
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Sequence
+
 import numpy as np
 from PIL import Image
+
 from ..core.files import check_regular
+from ..core.loader import DataError
 from ..core.random import keyed_uniform
-from ..data.images import allow_megapixels, check_image_shape, DataError, tiff_shape
+from ..data.images import allow_megapixels, check_image_shape, tiff_shape
 from ..data.named import choose_split
 from .boxes import BoxDataset, brief
 

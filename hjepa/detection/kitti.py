@@ -9,6 +9,7 @@ __all__ = ['KITTI_TYPES', 'read_kitti']
 import contextlib
 from pathlib import Path
 from typing import Sequence
+
 from ..core.files import read_text
 from ..data.named import data_root, fetch_data
 from .boxes import BoxDataset, brief

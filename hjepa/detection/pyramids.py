@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from fastcore.basics import patch
 from timm.layers import LayerNorm2d
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from ..fpn import UPSAMPLE_METHODS
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MeanAP', 'detector_view', 'evaluate_detector', 'show_detections', 'show_precision_recall',
-           'show_detection_losses', 'need_extra', 'format_bad', 'format_detection', 'without_nan', 'format_classes',
-           'draw_detection', 'save_figure']
+           'show_detection_losses', 'need_extra', 'format_bad', 'format_detection', 'format_classes', 'draw_detection',
+           'save_figure']
 
 # %% ../../nbs/detection/10_results.ipynb #47fb521c
 import math
@@ -19,12 +19,12 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from ..core.files import printable, write_atomic
-from ..core.loader import build_loader
-from ..data.images import DataError
+from ..core.history import read_history
+from ..core.loader import build_loader, DataError
 from ..data.views import normalize
 from .boxes import BoxDataset, BoxEvalView, settle_images, show_boxes
 from .detector import check_scales, FPNDetector
-from ..figures.curves import read_history, smooth
+from ..figures.curves import smooth
 
 # %% ../../nbs/detection/10_results.ipynb #39bfa8e9
 # Names of the results: over all sizes, at two overlaps, by size
@@ -263,13 +263,6 @@ def format_detection(
     return '\n'.join([head, *lines])
 
 # %% ../../nbs/detection/10_results.ipynb #bba0e9d2
-def without_nan(
-    results: dict, # of `evaluate_detector`
-) -> dict: # the same with None for what there was nothing to measure on
-    "Results that any JSON reader understands."
-    clean = lambda v: None if isinstance(v, float) and math.isnan(v) else {k: clean(x) for k, x in v.items()} if isinstance(v, dict) else v
-    return clean(results)
-
 def format_classes(
     results: dict, # of `evaluate_detector`
 ) -> str:

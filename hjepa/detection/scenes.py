@@ -9,10 +9,12 @@ __all__ = ['cut_out', 'scene_garments', 'make_scenes']
 import math
 from functools import lru_cache
 from typing import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from ..core.random import keyed_uniform
 from ..data.cutting import resample
 from ..data.datasets import ImageDataset

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Sequence
 from xml.etree import ElementTree
 from xml.parsers import expat
+
 from ..core.files import check_regular, read_text
 from ..data.named import choose_split, data_root, fetch_data, PICTURES
 from .boxes import BoxDataset, brief
