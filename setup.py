@@ -38,7 +38,7 @@ setup(
                  'Typing :: Typed'] +
                 [f'Programming Language :: Python :: 3.{minor}' for minor in range(first_minor, 14)],
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    package_data={cfg['lib_name']: ['py.typed', 'configs/*.yaml', 'configs/*/*.yaml', 'assets/*']},
+    package_data={cfg['lib_name']: ['py.typed', 'schema.json', 'configs/*.yaml', 'configs/*/*.yaml', 'assets/*']},
     include_package_data=False,  # the line above says it all, for the wheel and for the sdist
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),

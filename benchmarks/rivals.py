@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from hjepa.data.views import normalize
 from hjepa.encoder import Masks, ema_momentum, gather_tokens
-from hjepa.core.config import ConfigError
+from hjepa.core.config import ConfigError, Kind, load_kind, require
 from hjepa.hierarchy import HJEPA, ModelConfig, patch_pixels, save_model, target_spread
 from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
 from hjepa.data.crops import Crops
 from hjepa.predictor import Predictor
 from hjepa.objectives.regularizers import sigreg
-from hjepa.core.config import require
-from hjepa.training import RunConfig, Trainer, check_run_config, load_config
+from hjepa.training import RunConfig, Trainer, check_run_config, warn_run
 
 
 @dataclass
@@ -66,7 +65,7 @@ def check_rival(cfg: RivalRun) -> RivalRun:
 
 def load_rival(source: str | Path = 'tiny', overrides: list[str] = ()) -> RivalRun:
     "A rival's configuration, as `load_config`."
-    return load_config(source, overrides, RivalRun, check_rival)
+    return load_kind(Kind('rival', RivalRun, 'tiny', check=check_rival, warn=warn_run), source, overrides)
 
 
 class Rival(nn.Module):

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'RUN_IDLE', 'GO_ON', 'WEIGHTS', 'MOMENTS',
            'FAILED', 'ALSO_AVERAGED', 'FORMAT', 'SAFE_KEYS', 'DataConfig', 'MaskingConfig', 'TrainingConfig',
-           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'warn_run', 'check_levels',
-           'training_checks', 'warn_batch', 'warn_training', 'warn_schedules', 'load_config', 'cosine', 'learning_rate',
-           'parameter_groups', 'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size',
-           'build_crop_masks', 'build_view', 'run_dataset', 'step_seed', 'stop_on_signal', 'not_finite', 'prune',
-           'write_state', 'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
+           'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config', 'check_levels', 'warn_batch',
+           'warn_training', 'warn_schedules', 'warn_run', 'load_config', 'cosine', 'learning_rate', 'parameter_groups',
+           'build_optimizer', 'Callback', 'Trainer', 'listing_sha256', 'build_masks', 'local_size', 'build_crop_masks',
+           'build_view', 'run_dataset', 'step_seed', 'stop_on_signal', 'not_finite', 'prune', 'write_state',
+           'read_state', 'sync_folder', 'newest_state', 'checkpoints', 'left_over', 'read_tensors',
            'CheckpointCallback', 'step_of', 'finite_json', 'HistoryCallback', 'ProgressCallback', 'epoch_line',
            'new_run', 'write_new', 'load_run']
 
@@ -40,8 +40,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .core.config import (build_config, check_settings, config_yaml, ConfigError, flatten, from_values,
-                               require, setting, warn_idle)
+from .core.config import (check_settings, config_yaml, ConfigError, flatten, from_values, Kind, load_kind,
+                               register_kind, relation, require, setting, warn_idle)
 from .core.distributed import (batch_place, clip_gradients, cut_like, environment, gather_weights,
                                     is_lost, lost_message, LostProcess, make_accelerator, plain_gradients,
                                     shard, SHARDING, split_batch, sync_gradients, Team, whole)
@@ -54,11 +54,11 @@ from .data.crop_views import MultiCropView
 from .data.crops import AdaptiveMultiCropTransform, MultiCropTransform
 from .data.cutting import DECODERS
 from .data.datasets import ImageDataset, settle_range
-from .data.named import build_dataset
+from .data.named import build_dataset, DATASETS
 from .data.views import BadImages, normalize, TrainView
-from .hierarchy import (check_model_config, compile_blocks, create_hjepa_from_config, HJEPA,
-                             MODEL_IDLE, ModelConfig, saved_config, SIZE)
-from .masking import build_mask_generator, MultiCropMaskGenerator
+from .hierarchy import (compile_blocks, create_hjepa_from_config, HJEPA,
+                             MODEL_IDLE, ModelConfig, RANGE, saved_config, SIZE)
+from .masking import build_mask_generator, mask_settings, MASKS, MultiCropMaskGenerator
 from .multicrop import STRATEGIES
 
 # %% ../nbs/07_training.ipynb #7120e787
@@ -71,79 +71,80 @@ RATIOS = dict(length=2, above=0, rising=True, expected='two ratios of sides, sma
 @dataclass
 class DataConfig:
     "Which images, and how they are cropped."
-    dataset: str = 'fashion_mnist_mini' # a name known to `build_dataset`; `images` is any folder of images
+    # a name known to `build_dataset`; `images` is any folder of images
+    dataset: str = setting('fashion_mnist_mini', choices=DATASETS, others=True)
     path: str | None = None # where it lies; null: the package's own, or a cache folder
     split: str = 'train' # the part to train on
     download: bool = True # fetch it if it is missing and can be fetched
     crop_scale: list[float] = setting([0.3, 1.0], **SHARES) # area of the random crop, as a share of the image
     crop_ratio: list[float] = setting([0.75, 4 / 3], **RATIOS) # width over height of the random crop
-    flip: float = setting(0.5, **CHANCE) # of a horizontal flip
+    flip: float = setting(0.5, **CHANCE) # probability of a horizontal flip
     num_workers: int = setting(0, low=0) # processes that load images
     # JPEG: auto (torchvision.io, large ones at reduced size), torchvision, or pillow (whole images,
     # fractional boxes)
     decoder: str = setting('auto', choices=DECODERS)
-    # on the device, in batches: crops of images in memory, colours of several crops; the same numbers, worth
-    # it
-    # where a GPU waits for the loader
+    # crops of images in memory and colours of several crops are made on the device, in batches: the same
+    # numbers, worth it where a GPU waits for the loader
     augment_on_device: bool = False
     # shards: streams per process, each with shards of its own; a multiple of num_workers is fastest
     lanes: int = setting(8, low=1)
-    shuffle_buffer: int = setting(4096, low=1) # shards: images (as files) that a process holds to mix them
+    # shards: how many images (as files) a process holds to mix them
+    shuffle_buffer: int = setting(4096, low=1, unit='images')
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
     # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on
     # 256 images
-    pixel_range: list[float] | None = setting(None, length=2, rising=True,
-                                              expected='two numbers, smaller first')
+    pixel_range: list[float] | None = setting(None, **RANGE)
     # largest size of an image; null: Pillow's limit, 179
-    max_megapixels: float | None = setting(None, above=0)
+    max_megapixels: float | None = setting(None, above=0, unit='megapixels')
 
 # %% ../nbs/07_training.ipynb #a8f5bbdb
 @dataclass
 class MaskingConfig:
     "What is hidden; null leaves a setting at the generator's default."
-    kind: str = setting('multiblock', choices=('multiblock', 'hierarchical', 'random'))
+    kind: str = setting('multiblock', choices=MASKS) # the strategy, see the notebook on masks
     num_target_masks: int = setting(4, low=1) # blocks per image; not of random masks
     masks_per_image: int = setting(1, low=1) # maskings of an image that share one pass of the target encoder
     target_scale: list[float] | None = setting(None, **PARTS) # area of a block, as a share of the grid
     # height over width of a block
     target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True)
     context_scale: list[float] | None = setting(None, **PARTS) # multiblock: area of the context block
-    min_context: int | None = setting(None, low=1) # multiblock: fewest context patches
+    min_context: int | None = setting(None, low=1, unit='patches') # multiblock: fewest context patches
     target_share: list[float] | None = setting(None, **PARTS) # hierarchical: bounds of the hidden share
     context_share: list[float] | None = setting(None, **PARTS) # hierarchical: share of the rest that is seen
     hidden_share: float | None = setting(None, above=0, below=1) # random: share of the patches that is hidden
 
 # %% ../nbs/07_training.ipynb #7f9d6739
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
-MINUTES = dict(above=0, high=1e6) # two years: longer, and clocks overflow
+MINUTES = dict(above=0, high=1e6, unit='minutes') # two years: longer, and clocks overflow
 
 # %% ../nbs/07_training.ipynb #98d63c56
 @dataclass
 class TrainingConfig:
     "Optimisation and bookkeeping."
-    epochs: int = setting(100, low=1)
-    batch_size: int = setting(64, low=1) # images per process and forward pass
+    epochs: int = setting(100, low=1) # passes over the data
+    batch_size: int = setting(64, low=1, unit='images') # images per process and forward pass
     grad_accumulation: int = setting(1, low=1) # forward passes per optimiser step
     lr: float = setting(1e-3, above=0) # highest learning rate
     lr_min: float = setting(1e-6, low=0) # learning rate at the end
-    warmup_epochs: float = setting(5.0, low=0) # epochs of linear warm-up
-    weight_decay: float = setting(0.04, low=0) # at the start; rises on a cosine to …
-    weight_decay_end: float = setting(0.4, low=0) # … this at the end
-    betas: list[float] = setting([0.9, 0.95], length=2, low=0, below=1) # of AdamW
+    warmup_epochs: float = setting(5.0, low=0, unit='epochs') # length of the linear warm-up
+    weight_decay: float = setting(0.04, low=0) # weight decay at the start; rises on a cosine
+    weight_decay_end: float = setting(0.4, low=0) # weight decay at the end
+    betas: list[float] = setting([0.9, 0.95], length=2, low=0, below=1) # β1 and β2 of AdamW
     clip_grad: float = setting(3.0, low=0) # largest norm of the gradient; 0: no clipping
-    precision: str = setting('auto', choices=PRECISIONS) # auto: bf16 where the processor has it
+    # of the networks' arithmetic; auto: bf16 where the processor has it
+    precision: str = setting('auto', choices=PRECISIONS)
     compile: bool = False # compile the transformer blocks when they first run (pretraining only)
     # none (DDP), or full: weights, gradients and moments are split over all processes (FSDP2)
     sharding: str = setting('none', choices=SHARDING)
     # how long a step waits for another process before the run ends
     timeout_minutes: float = setting(10.0, **MINUTES)
-    seed: int = 0
-    log_steps: int = setting(10, low=1) # steps between lines of history
+    seed: int = 0 # of weights, order, crops and masks
+    log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
     checkpoint_minutes: float = setting(10.0, **MINUTES) # at most this long between checkpoints
-    checkpoint_steps: int | None = setting(None, low=1) # and at most this many steps
-    keep_checkpoints: int = setting(2, low=1) # older ones are deleted
+    checkpoint_steps: int | None = setting(None, low=1, unit='steps') # and at most this many steps between them
+    keep_checkpoints: int = setting(2, low=1) # how many are kept; older ones are deleted
     # stop after this many steps in a row with a gradient that is not finite
-    max_bad_steps: int = setting(10, low=1)
+    max_bad_steps: int = setting(10, low=1, unit='steps')
 
 # %% ../nbs/07_training.ipynb #ddc28a4b
 @dataclass
@@ -151,19 +152,19 @@ class MultiCropConfig:
     "Several crops of each image."
     # how they learn from each other; null: one crop per image
     strategy: str | None = setting(None, choices=STRATEGIES)
-    num_global_crops: int = setting(2, low=1)
-    num_local_crops: int = setting(6, low=0)
-    min_local_crops: int | None = setting(None, low=0) # begin with so many local crops …
-    # … and reach num_local_crops after so many epochs (with min_local_crops)
-    warmup_epochs: int = setting(30, low=0)
-    # pixels; null: 3/7 of the model's image size, in whole patches
+    num_global_crops: int = setting(2, low=1) # global crops per image
+    num_local_crops: int = setting(6, low=0) # local crops per image
+    min_local_crops: int | None = setting(None, low=0) # begin with so many local crops; null: with all
+    # when num_local_crops is reached (with min_local_crops)
+    warmup_epochs: int = setting(30, low=0, unit='epochs')
+    # size of a local crop; null: 3/7 of the model's image size, in whole patches
     local_crop_size: int | list[int] | None = setting(None, **SIZE
                                                       | dict(expected='null, or ' + SIZE['expected']))
     global_crop_scale: list[float] = setting([0.4, 1.0], **SHARES) # area, as a share of the image
-    local_crop_scale: list[float] = setting([0.05, 0.4], **SHARES)
-    # brightness, contrast, saturation ±40 %, hue ±0.1 turn
+    local_crop_scale: list[float] = setting([0.05, 0.4], **SHARES) # area, as a share of the image
+    # strength of the colours' change; 1: brightness, contrast, saturation ±100 %, hue ±0.25 turn
     global_color_jitter: float = setting(0.4, low=0, high=1)
-    local_color_jitter: float = setting(0.4, low=0, high=1)
+    local_color_jitter: float = setting(0.4, low=0, high=1) # the same for local crops
     hue: str = setting('yiq', choices=('yiq', 'hsv')) # how hue is turned: yiq (fast) or hsv (exact)
     # share of a local crop's patches that the encoder sees, chosen at random; 1: all
     local_keep: float = setting(0.6, above=0, high=1)
@@ -180,7 +181,7 @@ class EvaluationConfig:
     whiten: bool = True # whitened ones among them, for k-NN
     # neighbours: a number, or several to choose from
     knn_k: int | list[int] = setting([5, 10, 20, 50], low=1, length=(1, math.inf))
-    max_train: int = setting(20_000, low=1) # at most this many training images for the probes
+    max_train: int = setting(20_000, low=1, unit='images') # at most so many for the probes to train on
     # what is held back together: stem, folder, a file of NAME,GROUP, or position (nothing); null: stems where
     # names tell, see the notebook on hold-outs
     groups: str | None = None
@@ -196,27 +197,30 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 # %% ../nbs/07_training.ipynb #1b7fbff4
+@relation(TrainingConfig)
+def _rate_falls(t: TrainingConfig) -> list[tuple]:
+    return [(t.lr_min <= t.lr, 'lr_min', f'from 0 to training.lr ({t.lr})')]
+
+@relation(MultiCropConfig)
+def _crops_grow(c: MultiCropConfig) -> list[tuple]:
+    fewer = c.min_local_crops is None or c.min_local_crops <= c.num_local_crops
+    return [(fewer, 'min_local_crops', f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
+
+@relation(RunConfig)
+def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
+    once = cfg.masking.masks_per_image == 1 or cfg.multicrop.strategy is None
+    return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
+             'num_global_crops is what shows an image more than once')]
+
 def check_run_config(
     cfg: RunConfig,
 ) -> RunConfig: # the same
-    "Raise `ConfigError` for impossible values."
+    "Raise `ConfigError` for impossible values; crops switch on what the model needs for them."
     check_settings(cfg)
-    check_model_config(cfg.model)
-    c = cfg.multicrop
-    require(training_checks(cfg.training) + _crop_checks(cfg))
-    # the model gets what crops need
-    if c.strategy is not None: cfg.model.crops.enabled = True
-    check_levels(cfg.evaluation.readouts or (), cfg.model.num_hierarchies)
+    if cfg.multicrop.strategy is not None: cfg.model.crops.enabled = True
     return cfg
 
-def warn_run(
-    cfg: RunConfig, # checked
-):
-    "Warn of settings without effect, and of schedules that do not fit."
-    warn_idle(cfg, RUN_IDLE)
-    warn_idle(cfg.model, MODEL_IDLE, 'model.')
-    warn_schedules(cfg)
-
+# %% ../nbs/07_training.ipynb #bc8c05c8
 def check_levels(
     names: Sequence[str], # of read-outs
     num_levels: int, # L
@@ -231,12 +235,12 @@ def check_levels(
             require([(there, 'evaluation.readouts', name,
                       f'levels from 0 to {num_levels - 1} (model.num_hierarchies)')])
 
-def training_checks(
-    t: TrainingConfig,
-) -> list[tuple]: # for `require`
-    "What several settings of any training must be together."
-    return [(t.lr_min <= t.lr, 'training.lr_min', t.lr_min, f'from 0 to training.lr ({t.lr})')]
+@relation(RunConfig)
+def _readouts_exist(cfg: RunConfig) -> list[tuple]:
+    check_levels(cfg.evaluation.readouts or (), cfg.model.num_hierarchies)
+    return []
 
+# %% ../nbs/07_training.ipynb #311e61f7
 def warn_batch(
     t: TrainingConfig,
     images: int, # of the data
@@ -257,17 +261,6 @@ def warn_training(
     warnings.warn(f'training.warmup_epochs={t.warmup_epochs:g} is not below training.epochs={t.epochs}: '
                   f'training.lr={t.lr:g} is never reached', stacklevel=2)
 
-# %% ../nbs/07_training.ipynb #311e61f7
-def _crop_checks(cfg: RunConfig) -> list[tuple]:
-    "What several settings of crops and masks must be together."
-    c, n = cfg.multicrop, cfg.masking.masks_per_image
-    fewer = c.min_local_crops is None or c.min_local_crops <= c.num_local_crops
-    return [(n == 1 or c.strategy is None, 'masking.masks_per_image', n,
-             '1 with several crops of each image (multicrop.strategy): num_global_crops is what shows an '
-             'image more than once'),
-        (fewer, 'multicrop.min_local_crops', c.min_local_crops,
-         f'null, or from 0 to num_local_crops ({c.num_local_crops})')]
-
 def warn_schedules(
     cfg: RunConfig,
 ):
@@ -282,17 +275,18 @@ def warn_schedules(
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)
     warn_training(t)
 
+# %% ../nbs/07_training.ipynb #d927752c
 _CROP_KEYS = ' '.join(f'multicrop.{f.name}' for f in fields(MultiCropConfig) if f.name != 'strategy')
 _LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale',
                                                   'local_color_jitter', 'local_keep'))
 _PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name != 'probe')
 
-# %% ../nbs/07_training.ipynb #d927752c
 def _crops(c: RunConfig) -> bool: return c.multicrop.strategy is not None
 def _no_local(c: RunConfig) -> bool: return _crops(c) and c.multicrop.num_local_crops == 0
 def _no_colour(c: RunConfig) -> bool:
     return _crops(c) and (c.model.in_chans == 1 or not c.multicrop.global_color_jitter
                           + c.multicrop.local_color_jitter)
+def _no_blocks(c: RunConfig) -> bool: return 'num_target_masks' not in mask_settings(c.masking.kind)
 
 RUN_IDLE = [
     (_CROP_KEYS, lambda c: not _crops(c), 'as multicrop.strategy is null: one crop per image'),
@@ -307,25 +301,30 @@ RUN_IDLE = [
     ('multicrop.hue', _no_colour, 'as there are no colours to turn'),
     ('model.crops.cross_weight', lambda c: _crops(c) and c.multicrop.strategy != 'cross_crop_prediction',
      'as multicrop.strategy is not cross_crop_prediction'),
-    ('masking.num_target_masks', lambda c: c.masking.kind == 'random', 'as random masks have no blocks'),
+    ('masking.num_target_masks', _no_blocks, 'as masks of this masking.kind have no blocks'),
     ('data.lanes data.shuffle_buffer', lambda c: c.data.dataset != 'shards', 'as data.dataset is not shards'),
     ('model.ema.momentum_warmup_epochs', lambda c: c.model.ema.momentum == c.model.ema.momentum_end,
      'as the momentum stays as it is'),
     (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
 
+def warn_run(
+    cfg: RunConfig, # checked
+):
+    "Warn of settings without effect, and of schedules that do not fit."
+    warn_idle(cfg, RUN_IDLE)
+    warn_idle(cfg.model, MODEL_IDLE, 'model.')
+    warn_schedules(cfg)
+
 # %% ../nbs/07_training.ipynb #d30cc1ac
+register_kind('hjepa', RunConfig, 'tiny', check=check_run_config, warn=warn_run)
+
 def load_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
     overrides: list[str] = (), # ['training.lr=3e-4', 'model.fpn.use_fpn=true', …]
-    schema: type = RunConfig, # other jobs have other sections
-    check=check_run_config, # raises for impossible values, returns the configuration
-    job: str = '', # where shipped names are looked for, see `list_configs`
-    warn=warn_run, # says what has no effect in a checked configuration
-) -> Any: # a checked instance of the schema
+    kind: str | Kind = 'hjepa', # of configuration: hjepa, detection or codec
+) -> Any: # a checked instance of the kind's schema
     "A run's configuration: defaults, then the file, then the overrides."
-    cfg = check(build_config(schema, source, overrides, job))
-    warn(cfg)
-    return cfg
+    return load_kind(kind, source, overrides)
 
 # %% ../nbs/07_training.ipynb #b584456c
 def cosine(

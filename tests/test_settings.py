@@ -60,7 +60,7 @@ def ends(hint: Any, rule: Rule) -> list[str]:
     kinds, out = kinds_of(hint), []
     if types.NoneType in kinds: out.append('null')
     if bool in kinds: out += ['true', 'false']
-    out += rule.choices
+    out += () if rule.others else rule.choices
     low = rule.low if rule.low is not None else rule.above + 1e-6 if rule.above is not None else None
     high = rule.high if rule.high is not None else rule.below - 1e-6 if rule.below is not None else None
     bounds = [b for b in (low, high) if b is not None]
@@ -610,7 +610,8 @@ def test_every_key_has_a_row(name):
     assert [*known.keys() - job.rows.keys()] == [] and [*job.rows.keys() - known.keys()] == []
     for key, row in job.rows.items():
         assert bool(row.value) != bool(row.why), key
-        left_out = {*known[key][1].choices} - {v.split(' & ')[0] for v in row.ends or known[key][1].choices}
+        choices = () if known[key][1].others else known[key][1].choices
+        left_out = {*choices} - {v.split(' & ')[0] for v in row.ends or choices}
         assert not left_out or row.why == ONLY_HERE, (key, left_out)
 
 

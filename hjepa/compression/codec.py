@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .coding import (ans_decode, ans_encode, FactorizedPrior, from_indices, LATENT_LIMIT,
                                       pack_varints, seal, StreamError, to_indices, unpack_varints, unseal)
-from ..core.config import check_settings, from_values, require, setting
+from ..core.config import check_settings, from_values, relation, require, setting
 from ..detection.detector import FPNFeatures
 from ..hierarchy import model_from_file, read_newest, save_model, saved_config
 
@@ -117,7 +117,7 @@ class CodecConfig:
     fpn_channels_per_level: int | list[int] | None = setting(256, low=1, **_EACH)
     # levels of the pyramid; null: the detector's
     num_fpn_levels: int | None = setting(5, low=1, high=64, expected='null, or from 1 to 64 levels')
-    levels: list[str] | None = setting(None, **_EACH) # their names; null: p2, p3, …
+    levels: list[str] | None = setting(None, **_EACH) # names of the levels; null: p2, p3, …
     n_hidden: int = setting(128, low=1) # width of the transforms' networks
     n_channels: int = setting(192, low=1) # channels of the latents
     subsample: int = setting(2, low=1, high=4, expected='1, 2 or 4') # cells per latent, along each side
@@ -127,37 +127,40 @@ class CodecConfig:
     prior_filters: list[int] = setting([3, 3, 3, 3], low=1) # widths inside the prior's cumulatives
     # most entries of a channel's integer table; rarer values are written as escapes
     table_size: int = setting(256, low=2, high=4096, expected='from 2 to 4096 entries')
-    # of each level's MSE: a list; null: 1 each; halving: each half of the finer level's
+    # weight of each level's MSE: a list; null: 1 each; halving: each half of the finer level's
     level_weights: list[float] | str | None = setting(None, low=0, choices=('halving',), expected=_WEIGHTS)
     # λ in MSE + λ · (bits per pixel of the image); larger: fewer bits
     lambda_value: float = setting(0.3, above=0)
-    # training: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
+    # what trains: noise for rate and distortion; mixed: noise for the rate, rounding for the distortion
     noise: str = setting('noise', choices=('noise', 'mixed'), expected='noise or mixed')
-    # pixels per cell of the finest level, to count pixels where features do not say it themselves
-    stride: float = setting(4.0, above=0)
-    # filled in by the training: [height, width] in pixels that images are fitted into
-    canvas: list[int] | None = setting(None, low=1, length=2)
+    # side of a cell of the finest level, to count pixels where features do not say it themselves
+    stride: float = setting(4.0, above=0, unit='pixels')
+    # filled in by the training: [height, width] that images are fitted into
+    canvas: list[int] | None = setting(None, low=1, length=2, unit='pixels')
     features_of: str | None = None # filled in by the training: digest of the detector's weights
+
+# %% ../../nbs/compression/02_codec.ipynb #6d42956a
+@relation(CodecConfig)
+def _one_per_level(m: CodecConfig) -> list[tuple]:
+    "Lists have an item for each level, where the number of levels is known."
+    L, c, names, w = m.num_fpn_levels, m.fpn_channels_per_level, m.levels, m.level_weights
+    channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
+    each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
+    fits = lambda values: values in (None, 'halving') or L in (None, len(values))
+    return [(c is None or fits(channels), 'fpn_channels_per_level', f'null, a whole number from 1, or one {each}'),
+            (not m.shared or len(set(channels)) == 1, 'fpn_channels_per_level',
+             'the same number for all levels with shared: true'),
+            (fits(names) and len(names or []) == len(set(names or [])), 'levels',
+             f'null, or one name {each}, each once'),
+            (m.subsample != 3, 'subsample', '1, 2 or 4'),
+            (fits(w) and sum(weights) > 0, 'level_weights',
+             f'null, halving, or one number from 0 {each}, not all 0')]
 
 def check_codec_config(
     cfg: CodecConfig, # what to check
 ) -> CodecConfig: # the same
     "Raise `ConfigError` for impossible values."
-    check_settings(cfg, 'model')
-    L, c, names, w = cfg.num_fpn_levels, cfg.fpn_channels_per_level, cfg.levels, cfg.level_weights
-    channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
-    each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
-    fits = lambda values: values in (None, 'halving') or L in (None, len(values))
-    require([(c is None or fits(channels), 'model.fpn_channels_per_level', c,
-              f'null, a whole number from 1, or one {each}'),
-        (not cfg.shared or len(set(channels)) == 1, 'model.fpn_channels_per_level', c,
-         'the same number for all levels with shared: true'),
-        (fits(names) and len(names or []) == len(set(names or [])), 'model.levels', names,
-         f'null, or one name {each}, each once'),
-        (cfg.subsample != 3, 'model.subsample', cfg.subsample, '1, 2 or 4'),
-        (fits(w) and sum(weights) > 0, 'model.level_weights', w,
-         f'null, halving, or one number from 0 {each}, not all 0')])
-    return cfg
+    return check_settings(cfg, 'model')
 
 # %% ../../nbs/compression/02_codec.ipynb #749c0b7d
 class FPNCodec(nn.Module):

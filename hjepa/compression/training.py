@@ -28,9 +28,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .codec import (check_codec_config, CodecConfig, FPNCodec, load_compression_model,
+from .codec import (CodecConfig, FPNCodec, load_compression_model,
                                      MAX_NUMBERS)
-from ..core.config import check_settings, ConfigError, require, setting, warn_idle
+from ..core.config import (check_settings, ConfigError, register_kind, relation, setting,
+                               warn_idle)
 from ..core.files import (check_regular, clear_temporaries, list_files, load_tensors, read_json,
                               write_atomic, write_json, write_text)
 from ..core.loader import build_loader
@@ -39,11 +40,11 @@ from ..data.images import DataError
 from ..data.views import BadImages, normalize
 from ..detection.boxes import BoxDataset, BoxEvalView, BoxView
 from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
+from ..detection.formats import BOX_DATASETS
 from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
 from ..training import (Callback, CHANCE, checkpoints, HistoryCallback, load_config, load_run, new_run,
-                            read_state, SHARE, Trainer, training_checks, TrainingConfig, warn_training,
-                            write_state)
+                            read_state, SHARE, Trainer, TrainingConfig, warn_training, write_state)
 
 # %% ../../nbs/compression/04_training.ipynb #7de1badb
 class _Rows(Dataset):
@@ -240,21 +241,23 @@ class CodecData:
     "Which features: of a detector's images, or from files. What is null is as in the detector's own run."
     detector: str | None = None # a detector's run folder or file; null: the newest one under runs/
     features: str | None = None # instead: a folder of feature maps, see `read_maps`
-    test_features: str | None = None # and another one to measure on
-    dataset: str | None = None # scenes, coco, voc or kitti
+    test_features: str | None = None # another folder of maps to measure on
+    # a name known to `build_box_dataset`
+    dataset: str | None = setting(None, choices=BOX_DATASETS, others=True)
     path: str | None = None # its folder
     annotations: str | None = None # see `hjepa.detection.training.DetectionData`
-    test_annotations: str | None = None
+    test_annotations: str | None = None # likewise for the test
     split: str | None = None # the part to train on
     test_split: str | None = None # the part to measure on
-    n: int | None = setting(None, low=1) # at most so many images
-    test_n: int | None = setting(None, low=1) # likewise for the test
+    n: int | None = setting(None, low=1, unit='images') # at most so many
+    test_n: int | None = setting(None, low=1, unit='images') # likewise for the test
     download: bool | None = None # fetch it if it can be fetched
-    # [height, width] in pixels that images are fitted into
-    resize: list[int] | None = setting(None, low=1, length=2, expected='null, or [height, width] in pixels')
+    # [height, width] that images are fitted into
+    resize: list[int] | None = setting(None, low=1, length=2, unit='pixels',
+                                       expected='null, or [height, width] in pixels')
     # probability of a horizontal flip; above 0 features are made anew each time
     flip: float = setting(0.0, **CHANCE)
-    cache_gb: float = setting(2.0, low=0) # features are kept in memory if they need less than this
+    cache_gb: float = setting(2.0, low=0, unit='GB') # features are kept in memory if they need less than this
     num_workers: int = setting(0, low=0) # processes that load images
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
 
@@ -265,32 +268,33 @@ _LAMBDAS = 'null, or numbers above 0 that differ in six digits'
 class CodecTraining(TrainingConfig):
     "Optimisation of a codec."
     epochs: int = setting(20, low=1)
-    batch_size: int = setting(8, low=1)
+    batch_size: int = setting(8, low=1, unit='images')
     lr: float = setting(2e-3, above=0)
-    warmup_epochs: float = setting(0.1, low=0)
+    warmup_epochs: float = setting(0.1, low=0, unit='epochs')
     weight_decay: float = setting(0.0, low=0)
     weight_decay_end: float = setting(0.0, low=0)
     betas: list[float] = setting([0.9, 0.999], length=2, low=0, below=1)
     clip_grad: float = setting(1.0, low=0)
-    log_steps: int = setting(1, low=1)
+    log_steps: int = setting(1, low=1, unit='steps')
     prior_lr: float = setting(1e-2, above=0) # learning rate of the densities
     aux_lr: float = setting(1e-2, above=0) # learning rate of their quantiles
     # a sweep: a codec for each λ, forked from one base run; null: one codec, for model.lambda_value
     lambda_values: list[float] | None = setting(None, above=0, length=(1, math.inf), expected=_LAMBDAS)
-    base_epochs: int = setting(5, low=1) # of a sweep's base run
+    base_epochs: int = setting(5, low=1, unit='epochs') # length of a sweep's base run
     start: str | None = None # a codec whose weights to begin with
-    fit_pictures: int = setting(256, low=1) # images that statistics and first transforms are made from
+    fit_pictures: int = setting(256, low=1, unit='images') # that statistics and first transforms are made from
     first_step: float = setting(1.0, above=0) # rounding step to begin with, in spreads of a level
 
 # %% ../../nbs/compression/04_training.ipynb #6070ffaa
 @dataclass
 class CodecEvaluation:
     "What is measured."
-    # epochs between analyses of features and latents; null: only at the end
-    every: int | None = setting(1, low=1)
-    pictures: int = setting(64, low=1) # images that they look at
-    batch_size: int = setting(16, low=1) # images at once
-    small_below: float = setting(32.0, above=0) # see `hjepa.detection.training.DetectionEvaluation`
+    # time between analyses of features and latents; null: only at the end
+    every: int | None = setting(1, low=1, unit='epochs')
+    pictures: int = setting(64, low=1, unit='images') # how many are analysed
+    batch_size: int = setting(16, low=1, unit='images') # how many at once
+    # see `hjepa.detection.training.DetectionEvaluation`
+    small_below: float = setting(32.0, above=0, unit='pixels')
 
 @dataclass
 class CodecRun:
@@ -300,18 +304,35 @@ class CodecRun:
     training: CodecTraining = field(default_factory=CodecTraining)
     evaluation: CodecEvaluation = field(default_factory=CodecEvaluation)
 
+relation(CodecTraining)(only_pretraining)
+
+@relation(CodecTraining)
+def _lambdas_differ(t: CodecTraining) -> list[tuple]:
+    lams = t.lambda_values
+    return [(lams is None or len({f'{v:g}' for v in lams}) == len(lams), 'lambda_values', _LAMBDAS)]
+
+@relation(CodecData)
+def _files_or_images(d: CodecData) -> list[tuple]:
+    return [(not (d.features and (d.detector or d.dataset)), 'features', _FILES)]
+
+# %% ../../nbs/compression/04_training.ipynb #636a62e9
 def check_codec_run(
     cfg: CodecRun,
 ) -> CodecRun: # the same
     "Raise `ConfigError` for impossible values; number of levels and channels may still be null."
-    check_settings(cfg)
-    check_codec_config(cfg.model)
-    d, lams = cfg.data, cfg.training.lambda_values
-    apart = lams is None or len({f'{v:g}' for v in lams}) == len(lams)
-    require(training_checks(cfg.training) + only_pretraining(cfg.training) + [
-        (apart, 'training.lambda_values', lams, _LAMBDAS),
-        (not (d.features and (d.detector or d.dataset)), 'data.features', d.features, _FILES)])
-    return cfg
+    return check_settings(cfg)
+
+_IMAGE_KEYS = ' '.join(f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'split', 'test_split',
+                                             'n', 'test_n', 'download', 'resize', 'flip', 'cache_gb',
+                                             'max_bad_share'))
+CODEC_IDLE = [
+    (_IMAGE_KEYS, lambda c: c.data.features is not None, 'as features come from files (data.features)'),
+    ('data.test_features', lambda c: c.data.features is None, 'as data.features is null'),
+    ('model.lambda_value', lambda c: c.training.lambda_values is not None,
+     'as training.lambda_values is a sweep'),
+    ('training.base_epochs', lambda c: c.training.lambda_values is None, 'as training.lambda_values is null'),
+    ('training.fit_pictures training.first_step', lambda c: c.training.start is not None,
+     'as training.start gives the weights')] # see `warn_idle`
 
 def warn_codec(
     cfg: CodecRun, # checked
@@ -320,25 +341,15 @@ def warn_codec(
     warn_idle(cfg, CODEC_IDLE)
     warn_training(cfg.training)
 
-_PICTURE_KEYS = ' '.join(f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'split',
-                                               'test_split', 'n', 'test_n',
-                                               'download', 'resize', 'flip', 'cache_gb', 'max_bad_share'))
-CODEC_IDLE = [
-    (_PICTURE_KEYS, lambda c: c.data.features is not None, 'as features come from files (data.features)'),
-    ('data.test_features', lambda c: c.data.features is None, 'as data.features is null'),
-    ('model.lambda_value', lambda c: c.training.lambda_values is not None,
-     'as training.lambda_values is a sweep'),
-    ('training.base_epochs', lambda c: c.training.lambda_values is None, 'as training.lambda_values is null'),
-    ('training.fit_pictures training.first_step', lambda c: c.training.start is not None,
-     'as training.start gives the weights')] # see `warn_idle`
-
 # %% ../../nbs/compression/04_training.ipynb #52f2b9d9
+register_kind('codec', CodecRun, 'small', folder='compression', check=check_codec_run, warn=warn_codec)
+
 def load_codec_config(
     source: str | Path = 'small', # a shipped name, or the path of a YAML file
     overrides: list[str] = (), # ['model.lambda_value=0.5', 'data.detector=runs/scenes-…', …]
 ) -> CodecRun: # checked
-    "A codec run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, CodecRun, check_codec_run, 'compression', warn_codec)
+    "A codec run's configuration, as `load_config`."
+    return load_config(source, overrides, 'codec')
 
 CODEC_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations', 'test_split', 'test_n',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DETECTION_IDLE', 'DETECTION_SAFE_KEYS', 'DetectionData', 'DetectionTraining', 'DetectionEvaluation',
-           'DetectionConfig', 'check_detection_config', 'warn_detection', 'only_pretraining', 'load_detection_config',
+           'DetectionConfig', 'only_pretraining', 'check_detection_config', 'warn_detection', 'load_detection_config',
            'load_detection_run', 'detection_dataset', 'detection_groups', 'DetectionTrainer', 'MeanAPCallback']
 
 # %% ../../nbs/detection/07_training.ipynb #343fcda3
@@ -18,29 +18,32 @@ import timm
 import torch
 from torch import Tensor
 
-from ..core.config import check_settings, ConfigError, require, setting, warn_idle
+from ..core.config import (check_settings, ConfigError, register_kind, relation, setting,
+                               warn_idle)
 from ..data.datasets import settle_range
 from ..data.views import normalize
 from .boxes import BoxDataset, BoxView
-from .detector import check_detector_config, DetectorConfig, FPNDetector
-from .formats import build_box_dataset
+from .detector import DetectorConfig, FPNDetector
+from .formats import BOX_DATASETS, build_box_dataset
 from .results import evaluate_detector
+from ..hierarchy import RANGE
 from ..training import (Callback, CHANCE, checkpoints, load_config, load_run, parameter_groups, SHARE,
-                            SHARES, Trainer, training_checks, TrainingConfig, warn_training)
+                            SHARES, Trainer, TrainingConfig, warn_training)
 
 # %% ../../nbs/detection/07_training.ipynb #cb5c41af
 @dataclass
 class DetectionData:
     "Which images with boxes, and how they are varied."
-    dataset: str = 'scenes' # scenes, coco, voc or kitti
+    # a name known to `build_box_dataset`
+    dataset: str = setting('scenes', choices=BOX_DATASETS, others=True)
     path: str | None = None # its folder; scenes need none
     # coco: the json file of the training part, if it is not where it usually is
     annotations: str | None = None
-    test_annotations: str | None = None # and of the other part
+    test_annotations: str | None = None # the json file of the other part
     split: str = 'train' # the part to train on
     test_split: str = 'test' # the part to measure on
-    n: int | None = setting(None, low=1) # at most so many images; null: all (scenes: 2000)
-    test_n: int | None = setting(None, low=1) # likewise for the test (scenes: 500)
+    n: int | None = setting(None, low=1, unit='images') # at most so many; null: all (scenes: 2000)
+    test_n: int | None = setting(None, low=1, unit='images') # likewise for the test (scenes: 500)
     seed: int = 0 # of the scenes
     flip: float = setting(0.5, **CHANCE) # probability of a horizontal flip
     crop: float = setting(0.0, **CHANCE) # probability of a crop that keeps objects (SSD's)
@@ -52,10 +55,9 @@ class DetectionData:
     num_workers: int = setting(0, low=0) # processes that load images
     # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on
     # 256 images
-    pixel_range: list[float] | None = setting(None, length=2, rising=True,
-                                              expected='two numbers, smaller first')
+    pixel_range: list[float] | None = setting(None, **RANGE)
     # largest size of an image; null: Pillow's limit, 179
-    max_megapixels: float | None = setting(None, above=0)
+    max_megapixels: float | None = setting(None, above=0, unit='megapixels')
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images or boxes is unusable
     download: bool = False # fetch it if it can be fetched (kitti, voc)
 
@@ -64,8 +66,8 @@ class DetectionData:
 class DetectionTraining(TrainingConfig):
     "Optimisation of a detector."
     epochs: int = setting(12, low=1)
-    batch_size: int = setting(8, low=1)
-    warmup_epochs: float = setting(0.5, low=0)
+    batch_size: int = setting(8, low=1, unit='images')
+    warmup_epochs: float = setting(0.5, low=0, unit='epochs')
     weight_decay: float = setting(0.05, low=0)
     weight_decay_end: float = setting(0.05, low=0)
     betas: list[float] = setting([0.9, 0.999], length=2, low=0, below=1)
@@ -75,12 +77,12 @@ class DetectionTraining(TrainingConfig):
 @dataclass
 class DetectionEvaluation:
     "What is measured."
-    # epochs between measurements during training; null: only at the end
-    every: int | None = setting(None, low=1)
-    batch_size: int = setting(16, low=1)
+    # time between measurements during training; null: only at the end
+    every: int | None = setting(None, low=1, unit='epochs')
+    batch_size: int = setting(16, low=1, unit='images') # how many are measured at once
     # objects whose box has less than this many pixels squared are small, from three times that side large
     # (COCO's are 32 and 96)
-    small_below: float = setting(32.0, above=0, expected='pixels, above 0')
+    small_below: float = setting(32.0, above=0, unit='pixels', expected='pixels, above 0')
 
 @dataclass
 class DetectionConfig:
@@ -91,14 +93,27 @@ class DetectionConfig:
     evaluation: DetectionEvaluation = field(default_factory=DetectionEvaluation)
 
 # %% ../../nbs/detection/07_training.ipynb #fde59f30
+@relation(DetectionTraining)
+def only_pretraining(
+    t: TrainingConfig, # of another job
+) -> list[tuple]: # see `relation`
+    "What pretraining alone can do."
+    return [(not t.compile, 'compile', 'false: only pretraining compiles its blocks'),
+            (t.sharding == 'none', 'sharding', 'none: only pretraining can be sharded')]
+
 def check_detection_config(
     cfg: DetectionConfig, # of a run
 ) -> DetectionConfig: # the same
     "Raise `ConfigError` for impossible values; `model.classes` may still be null."
-    check_settings(cfg)
-    check_detector_config(replace(cfg.model, classes=cfg.model.classes or ['?']))
-    require(training_checks(cfg.training) + only_pretraining(cfg.training))
-    return cfg
+    return check_settings(cfg)
+
+DETECTION_IDLE = [
+    ('data.annotations data.test_annotations', lambda c: c.data.dataset != 'coco',
+     'as data.dataset is not coco'),
+    ('data.download data.max_bad_share', lambda c: c.data.dataset == 'scenes', 'as scenes are drawn'),
+    ('data.seed', lambda c: c.data.dataset != 'scenes', 'as data.dataset is not scenes'),
+    ('model.encoder', lambda c: timm.is_model(c.model.backbone),
+     'as model.backbone is no H-JEPA')] # see `warn_idle`
 
 def warn_detection(
     cfg: DetectionConfig, # checked
@@ -107,32 +122,20 @@ def warn_detection(
     warn_idle(cfg, DETECTION_IDLE)
     warn_training(cfg.training)
 
-def only_pretraining(
-    t: TrainingConfig, # of another job
-) -> list[tuple]: # for `require`
-    "What pretraining alone can do."
-    return [(not t.compile, 'training.compile', True, 'false: only pretraining compiles its blocks'),
-            (t.sharding == 'none', 'training.sharding', t.sharding, 'none: only pretraining can be sharded')]
-
-DETECTION_IDLE = [
-    ('data.annotations data.test_annotations', lambda c: c.data.dataset != 'coco',
-     'as data.dataset is not coco'),
-    ('data.download data.max_bad_share', lambda c: c.data.dataset == 'scenes', 'as scenes are drawn'),
-    ('data.seed', lambda c: c.data.dataset != 'scenes', 'as data.dataset is not scenes'),
-    # see `warn_idle`
-    ('model.encoder', lambda c: timm.is_model(c.model.backbone), 'as model.backbone is no H-JEPA')]
-
 # %% ../../nbs/detection/07_training.ipynb #d57843ed
+register_kind('detection', DetectionConfig, 'scenes', folder='detection', check=check_detection_config,
+              warn=warn_detection)
+
 def load_detection_config(
     source: str | Path = 'scenes', # a shipped name, or the path of a YAML file
     overrides: list[str] = (), # ['training.epochs=5', 'model.head=retinanet', …]
 ) -> DetectionConfig: # checked
-    "A detection run's configuration: defaults, then the file, then the overrides."
-    return load_config(source, overrides, DetectionConfig, check_detection_config, 'detection',
-                       warn_detection)
+    "A detection run's configuration, as `load_config`."
+    return load_config(source, overrides, 'detection')
 
 DETECTION_SAFE_KEYS = tuple(
-    [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share')]
+    [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers',
+                           'download', 'max_bad_share')]
     + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints')]
     + [f'evaluation.{k}' for k in ('every', 'batch_size', 'small_below')]) # that a run may change on its way
 
@@ -140,7 +143,9 @@ def load_detection_run(
     run_dir: str | Path, # a run's folder
     overrides: list[str] = (), # only keys that do not change the result
 ) -> DetectionConfig:
-    "The configuration of an existing detection run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."
+    """The configuration of an existing detection run.
+
+    Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."""
     cfg = load_run(run_dir, overrides, load_detection_config, DETECTION_SAFE_KEYS)
     cfg.model.pretrained = False                                     # its weights are in the checkpoint
     return cfg
