@@ -1,6 +1,6 @@
 """Kills, full disks and interrupts at every call of a command that writes.
 
-    def work(folder): return hjepa.cli.train.train([..., '--run-dir', str(folder/'run')])
+    def work(folder): return hjepa.cli.main.main(['train', ..., '--run-dir', str(folder/'run')])
     def check(folder, moment): ...   # repair it as a user would, and compare with what nobody disturbed
     sweep(work, check, tmp_path)              # one forked process for every moment
 

@@ -34,7 +34,7 @@ def test_resumed(tmp_path, monkeypatch):
     then = load_file(end/'model.safetensors')
     shutil.rmtree(end)
     monkeypatch.chdir(tmp_path)
-    assert train(['--resume', 'run']) == 0
+    assert train(resume='run') == 0
     now = load_file(end/'model.safetensors')
     assert now.keys() == then.keys()
     for k, v in now.items(): torch.testing.assert_close(v, then[k], rtol=1e-3, atol=1e-4)

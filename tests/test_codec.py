@@ -12,7 +12,7 @@ from .test_runs import finish, tensors, wait_for_step
 
 SMALL = ['model.n_hidden=8', 'model.n_channels=16', 'training.lambda_values=[0.2,2]', 'training.base_epochs=1', 'training.epochs=4', 'training.batch_size=4', 'training.checkpoint_steps=5',
          'training.precision=fp32', 'evaluation.pictures=4', 'data.n=32', 'data.test_n=6']
-SCRIPT = 'import sys; from hjepa.cli.codec import train_codec; sys.exit(train_codec())'
+HJEPA = [sys.executable, '-m', 'hjepa']
 
 
 @pytest.fixture(scope='module')
@@ -20,15 +20,14 @@ def detector(tmp_path_factory) -> Path:
     "The run of a detector that has learned next to nothing."
     run = tmp_path_factory.mktemp('detector')/'run'
     small = ['data.n=32', 'data.test_n=6', 'training.epochs=1', 'model.img_size=64', 'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'model.score_threshold=0', 'training.precision=fp32']
-    code = 'import sys; from hjepa.cli.train import train_detection; sys.exit(train_detection())'
-    done = subprocess.run([sys.executable, '-c', code, *small, '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*HJEPA, 'detect', 'train', *small, '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return run
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa_train_codec` with these arguments."
-    return subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
+    "`hjepa codec train` with these arguments."
+    return subprocess.Popen([*HJEPA, 'codec', 'train', *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
 
 
 def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
@@ -50,9 +49,8 @@ def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
 
 
 def test_two_processes(detector, tmp_path):
-    run, script = tmp_path/'run', tmp_path/'train.py'
-    script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir', str(run)],
+    run = tmp_path/'run'
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'hjepa', 'codec', 'train', *SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir', str(run)],
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr

@@ -21,7 +21,7 @@ def test_readme_is_current(root):
 
 def test_readme_has_the_two_commands(root):
     lines = [l.strip() for l in (root/'README.md').read_text(encoding='utf-8').splitlines()]
-    for line in ('pip install -e . && hjepa_train', "pip install -e '.[dev]' && python -m tests"): assert lines.count(line) == 1, line
+    for line in ('pip install -e . && hjepa train', "pip install -e '.[dev]' && python -m tests"): assert lines.count(line) == 1, line
 
 
 def test_readme_from_cells(tool, tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ report.page
 detection.backbones detection.boxes detection.formats detection.scenes detection.detector
 detection.results detection.training
 compression.coding compression.codec compression.rate_distortion compression.training
-cli.train cli.features cli.show cli.share cli.shards cli.codec
+cli.errors cli.arguments cli.inputs cli.evaluate cli.train cli.features cli.neighbours cli.lowshot cli.show
+cli.share cli.shards cli.detect cli.codec cli.streams cli.config cli.main
 '''.split()
 # Arrows that still point the wrong way; each is to be turned, and none may be added.
 TO_TURN = {'training → evaluation.encodings'}   # the configuration checks the names of read-outs
@@ -29,7 +30,7 @@ TO_TURN = {'training → evaluation.encodings'}   # the configuration checks the
 
 def modules() -> dict[str, Path]:
     "Modules by name, without packages."
-    files = [p for p in PACKAGE.rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')]
+    files = [p for p in PACKAGE.rglob('*.py') if p.name not in ('__init__.py', '__main__.py', '_modidx.py')]
     return {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in files}
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'model.drop_path_rate=0.1', 'training.epochs=2', 'training.batch_size=64', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5',
          'evaluation.probe=false', 'data.dataset=imagefolder']
-COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.train import train; sys.exit(train())']
+COMMAND = [sys.executable, '-m', 'hjepa', 'train']
 
 
 @pytest.fixture(scope='session')
@@ -28,7 +28,7 @@ def garments(tmp_path_factory) -> Path:
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa_train` with these arguments."
+    "`hjepa train` with these arguments."
     return subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
 
 
@@ -88,7 +88,7 @@ def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
     wait_for_step(run, 5, process)
     os.killpg(process.pid, number)
     out = finish(process, 130)
-    assert f'hjepa_train --resume {run}' in out and 'Traceback' not in out
+    assert f'hjepa train --resume {run}' in out and 'Traceback' not in out
     from hjepa import HJEPA
     assert HJEPA.from_pretrained(run).num_levels == 2       # usable as it is
     finish(start('--resume', run))

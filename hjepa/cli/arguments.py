@@ -156,6 +156,7 @@ def _options(a: dict) -> dict:
     if 'choices' in a: out |= dict(type=_one_of(a['choices']), metavar=f"{{{','.join(a['choices'])}}}")
     else: out |= dict(type=WORDS.get(a.get('kind'), str), metavar=a.get('metavar', a['name'].upper()))
     many = a.get('many')
+    if isinstance(many, int) and ' ' in out['metavar']: out['metavar'] = tuple(out['metavar'].split())
     if many == 'each': return out | dict(action='append')
     if many: out |= dict(nargs=_MANY.get(many, many))
     return out
@@ -175,7 +176,9 @@ def parse_words(
 ) -> dict[str, Any]: # the function's keywords
     "Read the arguments of a command. A mistake ends the process with code 2 and one line."
     parser = build_parser(command, about)
-    return vars(parser.parse_intermixed_args(parser.check_options(words)))
+    # the first of the two lets options stand between words, but has no `--`
+    read = parser.parse_args if '--' in words else parser.parse_intermixed_args
+    return vars(read(parser.check_options(words)))
 
 # %% ../../nbs/cli/02_arguments.ipynb #6183ded2
 def shell(
@@ -184,7 +187,7 @@ def shell(
     command: str = '', # its name; '': that of the function
 ) -> int: # exit code
     "Call a function as the command line does. SystemExit with code 2 for mistakes, 130 for Ctrl-C."
-    from .errors import friendly_errors
+    from hjepa.cli.errors import friendly_errors
     command = command or f'hjepa {f.__name__}'
     given = parse_words(command, describe_command(f), [str(w) for w in words])
     with friendly_errors(command): return f(**given) or 0
