@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-import hjepa.cli.codec
 import hjepa.cli.streams
 import hjepa.compression.training
 import hjepa.compression.rate_distortion

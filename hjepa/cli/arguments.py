@@ -13,7 +13,6 @@ import inspect
 import re
 import shutil
 import textwrap
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin
 

@@ -7,7 +7,6 @@ __all__ = ['SAME_MEASURE', 'probe_sets', 'hold_a_fifth', 'measure', 'format_heal
            'report', 'run_facts', 'evaluation_folder', 'measure_apart', 'evaluate']
 
 # %% ../../nbs/cli/04_evaluate.ipynb #588c5c52
-import json
 import math
 import re
 import sys

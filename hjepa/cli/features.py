@@ -9,7 +9,7 @@ __all__ = ['write_features', 'check_output', 'features', 'store', 'stopped_store
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastcore.meta import delegates
 

@@ -6,7 +6,6 @@
 __all__ = ['COMMANDS', 'command_function', 'command_schema', 'read_schema', 'find_command', 'overview', 'check_early', 'main']
 
 # %% ../../nbs/cli/16_main.ipynb #d102200c
-import difflib
 import json
 import sys
 from importlib import import_module

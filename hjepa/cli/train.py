@@ -7,7 +7,6 @@ __all__ = ['check_start', 'run_name', 'make_run', 'run_loop', 'describe', 'train
 
 # %% ../../nbs/cli/05_train.ipynb #92417d70
 import secrets
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Literal
 
 from .errors import finish_later
 from .evaluate import report
-from .inputs import Overrides, Run, check_kind, check_run
+from .inputs import Overrides, check_kind, check_run
 
 # %% ../../nbs/cli/05_train.ipynb #ccf5e75d
 def check_start(
