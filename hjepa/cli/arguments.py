@@ -36,7 +36,8 @@ def shot(text: str) -> int | str:
     "A number of images per class, or a share of them."
     if text.isdecimal() and int(text) > 0: return int(text)
     if text.endswith('%'): return text
-    raise argparse.ArgumentTypeError(f'{text!r} is neither a number of images per class nor a share such as 1%')
+    raise argparse.ArgumentTypeError(f'{text!r} is neither a number of images per class nor a share such as '
+                                     '1%')
 
 def place(text: str) -> tuple[int, int]:
     "ROW,COLUMN."
@@ -64,8 +65,6 @@ def describe_command(
     found = [_describe_argument(p, ' '.join((notes.get(p.name) or '').split())) for p in parameters]
     return dict(text=' '.join(text.split()), more=more, arguments=found)
 
-_SHORT = dict(output='-o', k='-k', n='-n')
-
 def _describe_argument(p: inspect.Parameter, note: str) -> dict:
     "One argument as JSON."
     out = dict(name=p.name) | _word(p.annotation)
@@ -78,11 +77,14 @@ def _describe_argument(p: inspect.Parameter, note: str) -> dict:
     out |= dict(help=_help(note, p.default))
     return {k: v for k, v in out.items() if v not in (None, False) or k == 'value'}
 
+_SHORT = dict(output='-o', k='-k', n='-n')
+
 def _flags(name: str, default: Any) -> list[str]:
     "How an option is spelled."
     long = '--' + ('no-' if default is True else '') + name.replace('_', '-')
     return [o for o in (_SHORT.get(name), long if len(name) > 1 else None) if o]
 
+# %% ../../nbs/cli/02_arguments.ipynb #d77e421d
 def _word(hint: Any) -> dict:
     "What a word of an argument may be."
     if get_origin(hint) is Annotated:
@@ -128,23 +130,27 @@ class CommandParser(argparse.ArgumentParser):
             name, equals, value = word.partition('=')
             if word.startswith('--'):
                 name = name.replace('_', '-')
-                if not any(o.startswith(name) for o in known): self.error(f'no option {name}{nearest(name, known)}')
+                if not any(o.startswith(name) for o in known):
+                    self.error(f'no option {name}{nearest(name, known)}')
             out.append(name + equals + value)
         return out + words[end:]
 
+# %% ../../nbs/cli/02_arguments.ipynb #985b9480
 def build_parser(
     command: str, # as in 'hjepa train'
     about: dict[str, Any], # see `describe_command`
 ) -> CommandParser:
     "The parser of a command."
     width = shutil.get_terminal_size().columns - 2
-    parser = CommandParser(command, description=textwrap.fill(about['text'], width), epilog=about['more'],
-                           formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
+    plain = dict(formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
+    text = textwrap.fill(about['text'], width)
+    parser = CommandParser(command, description=text, epilog=about['more'], **plain)
     for a in about['arguments']:
         names = a.get('flags') or [a['name']]
         parser.add_argument(*names, **_options(a))
     return parser
 
+# %% ../../nbs/cli/02_arguments.ipynb #349fd578
 _MANY = {'some': '+', 'any': '*', 'one or none': '?'}
 
 def _options(a: dict) -> dict:

@@ -16,8 +16,10 @@ def config(
     # a shipped configuration, a YAML file, a section or a key, then changes as key=value; none: every key
     words: list[Annotated[str, 'NAME key=value']] = (),
     *,
-    kind: Literal['hjepa', 'detection', 'codec'] | None = None, # of configuration; None: as the name or file says
-    check: Annotated[str | None, 'FILE'] = None, # say whether a shipped configuration or a YAML file is right
+    # of configuration; None: as the name or file says
+    kind: Literal['hjepa', 'detection', 'codec'] | None = None,
+    # check a shipped configuration or a YAML file as a run would; None: print instead
+    check: Annotated[str | None, 'FILE'] = None,
     list: bool = False, # list the shipped configurations of all kinds and stop
 ) -> int: # 0
     """Print what can be set, or a configuration; check a file.
@@ -33,6 +35,7 @@ def config(
     else: say(settings_or_yaml(words, kind))
     return 0
 
+# %% ../../nbs/cli/15_config.ipynb #329c8edd
 def settings_or_yaml(
     words: list[str], # a name, then key=value
     kind: str | None = None, # of configuration; None: as the name says
@@ -64,12 +67,13 @@ def _unknown(name: str, kinds) -> Exception:
         known += [*list_configs(data['folder']), *filter(None, data['sections']), *data['settings']]
     return ConfigError(f'{name!r}: no shipped configuration, file, section or key{nearest(name, known)}')
 
+# %% ../../nbs/cli/15_config.ipynb #9f4ecb3c
 def check_file(
     source: str, # a shipped configuration or a YAML file
     overrides: list[str] = (), # key=value
     kind: str | None = None, # of configuration; None: as its keys suggest
 ) -> str:
-    "Read a configuration as a run would, first without, then with the modules that use it. Raises `ConfigError`."
+    "Read a configuration as a run would, with the modules that use it. Raises `ConfigError`."
     from hjepa.core.config import check_quickly, load_kind
     kind, _ = check_quickly(source, overrides, kind)
     load_kind(kind, source, overrides)
@@ -83,6 +87,6 @@ def all_configs() -> str:
     for kind, data in shipped_schema().items():
         lines += ['', f'{kind}:']
         for name in list_configs(data['folder']):
-            text = files('hjepa').joinpath('configs', data['folder'], f'{name}.yaml').read_text(encoding='utf-8')
-            lines.append(f'  {name:12s} {text.splitlines()[0].lstrip("# ")}')
+            file = files('hjepa').joinpath('configs', data['folder'], f'{name}.yaml')
+            lines.append(f'  {name:12s} {file.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")}')
     return '\n'.join(lines[1:])

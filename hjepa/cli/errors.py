@@ -32,7 +32,7 @@ def interruptible():
 def friendly_errors(
     command: str, # name to print in front
 ):
-    "Print errors that the user can correct as one line and exit with 2; Ctrl-C, SIGTERM, SIGHUP exit with 130."
+    "Print errors that the user can correct as one line, exit with 2; on Ctrl-C, SIGTERM, SIGHUP with 130."
     from hjepa.core.files import say, tolerant_streams
     tolerant_streams()
     try:

@@ -74,7 +74,7 @@ def measure(
     return _both_healths(model, cfg, dataset)
 
 def _both_healths(model, cfg, dataset) -> dict:
-    "Health of the features of some 2,000 images, and of those of random weights; null for what is not finite."
+    "Health of the features of some 2,000 images, and that of random weights; null for what is not finite."
     from hjepa.evaluation.collapse import feature_health
     from hjepa.evaluation.encodings import extract_dataset, random_like
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
@@ -83,6 +83,7 @@ def _both_healths(model, cfg, dataset) -> dict:
         return {name: [v if math.isfinite(v) else None for v in values] for name, values in found.items()}
     return dict(health=health(model), random_health=health(random_like(model, cfg.training.seed)))
 
+# %% ../../nbs/cli/04_evaluate.ipynb #3db1fe5e
 def format_health(
     health: dict, # see `hjepa.evaluation.collapse.feature_health`
     blank: dict, # that of random weights
@@ -160,8 +161,8 @@ def report(
     figures = draw(run_dir, model, cfg, dataset)
     say(f'\nall on one page: {write_report(run_dir)}\nfigures:')
     for path in figures.values(): say(f'  {path}')
-    say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n'
-        f'  model = HJEPA.from_pretrained({str(run_dir)!r}); '
+    say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. '
+        f'Use it:\n  model = HJEPA.from_pretrained({str(run_dir)!r}); '
         'f = model.extract_features(model.preprocess(["image.jpg"]), level=0)')
     return results
 
@@ -179,7 +180,8 @@ def run_facts(
                 environment=state.get('environment', {}))
 
 # %% ../../nbs/cli/04_evaluate.ipynb #6a3d3041
-SAME_MEASURE = ('data.num_workers', 'data.download', 'data.max_bad_share', 'data.cache_gb', 'evaluation.batch_size')
+SAME_MEASURE = ('data.num_workers', 'data.download', 'data.max_bad_share', 'data.cache_gb',
+                'evaluation.batch_size')
 
 def evaluation_folder(
     run: str | Path, # the folder of a run
@@ -194,8 +196,8 @@ def evaluation_folder(
     if not told: return run
     text = ','.join(sorted(told))
     name = re.sub(r'[^A-Za-z0-9_.=,+-]+', '_', text)[:80]
-    same = name == text and not name.startswith('.')
-    return run/'evaluations'/(name if same else f'{name.lstrip(".")}-{hashlib.sha256(text.encode()).hexdigest()[:8]}')
+    if name == text and not name.startswith('.'): return run/'evaluations'/name
+    return run/'evaluations'/f'{name.lstrip(".")}-{hashlib.sha256(text.encode()).hexdigest()[:8]}'
 
 def measure_apart(
     out: Path, # folder of the measurement
@@ -228,7 +230,8 @@ def evaluate(
     run: Run, # the folder of a run
     overrides: Overrides = (), # evaluation.* and data.path may be changed
 ) -> int: # 0
-    """Measure the features of a run again: table, figures, results.json. With other settings, a table and results.json in a folder of its own, RUN/evaluations/SETTINGS.
+    """Measure the features of a run again: table, figures, results.json. With other settings, a table and
+    results.json in a folder of its own, RUN/evaluations/SETTINGS.
 
     examples:
       hjepa eval runs/tiny-20300101-120000

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from fastcore.meta import delegates
 
 from .arguments import Positive, warn_arguments
-from .inputs import (Run, best_device, check_run, encoding_options, folder_images, load_run_model, run_images,
-                     say_unreadable)
+from .inputs import (Run, best_device, check_run, encoding_options, folder_images, load_run_model,
+                              run_images, say_unreadable)
 
 # %% ../../nbs/cli/06_features.ipynb #25b8ebdf
 def write_features(
@@ -36,7 +36,7 @@ def check_output(
     output: str | Path, # what -o says
     readout: str | None, # what --readout says
 ) -> Path:
-    "The place of the file. Raises ValueError or OSError for one that cannot be, and for a read-out that is whitened."
+    "The place of the file. Raises ValueError or OSError for one that cannot be, or a whitened read-out."
     from hjepa.core.files import check_target, expand
     file = expand(output)
     if file.suffix not in ('.npz', '.safetensors'):
@@ -63,10 +63,11 @@ def features(
     run: Run, # the folder of a run, or a .safetensors file
     images: str, # a folder of images (searched through), or one image
     *,
-    output: Annotated[str, 'FILE'], # .npz (arrays features and paths) or .safetensors (paths as JSON in its metadata)
+    # .npz (arrays features and paths) or .safetensors (paths as JSON in its metadata)
+    output: Annotated[str, 'FILE'],
     level: int = 0, # 0 = finest
-    # one vector per image instead of a map: mean, cls, level0, all, mean@4 (last four blocks), cls+mean, …; see
-    # hjepa.evaluation.encodings
+    # one vector per image instead of a map: mean, cls, level0, all, mean@4 (last four blocks), cls+mean, …;
+    # see hjepa.evaluation.encodings
     readout: Annotated[str | None, 'NAME'] = None,
     encoder: Literal['target', 'context', 'random'] = 'target', # random: an untrained copy, for comparison
     **kwargs,
@@ -77,8 +78,8 @@ def features(
     examples:
       hjepa features runs/photos-20300101-120000 ~/photos -o maps.npz
       hjepa features runs/photos-20300101-120000 ~/photos --readout mean -o vectors.safetensors"""
-    given = dict(level=level, readout=readout)
-    warn_arguments(features, given, [('level', lambda a: a.readout is not None, 'as --readout says which level')])
+    idle = 'level', lambda a: a.readout is not None, 'as --readout says which level'
+    warn_arguments(features, dict(level=level, readout=readout), [idle])
     check_run(run)
     file = check_output(output, readout)
     how = encoding_options(**kwargs) | dict(encoder='target' if encoder == 'random' else encoder)
@@ -86,12 +87,14 @@ def features(
     got, data = _extract(model, images, file, level, readout, how)
     paths = [str(data.paths[i]) for i in got.index.tolist()]
     out = got.vectors[readout] if readout else got.levels[0]
-    write_features(file, out, paths, dict(encoder=encoder) | (dict(readout=readout) if readout else dict(level=str(level))))
+    what = dict(readout=readout) if readout else dict(level=str(level))
+    write_features(file, out, paths, dict(encoder=encoder) | what)
     say_unreadable(got.bad)
     from hjepa.core.files import say
     say(f'{output}: features of {len(paths)} images, {" × ".join(map(str, out.shape[1:]))} numbers each')
     return 0
 
+# %% ../../nbs/cli/06_features.ipynb #2a41930d
 def _features_model(run: str, encoder: str): # an HJEPA on the best device
     "The run's model, or an untrained copy of it."
     from hjepa.evaluation.encodings import random_like
@@ -131,7 +134,7 @@ def store(
     """Write features of a folder of images to disk, a shard at a time; stopped and started again it resumes.
 
     examples:
-      hjepa store runs/photos-20300101-120000 ~/photos -o features           the finest level that is not too wide
+      hjepa store runs/photos-20300101-120000 ~/photos -o features
       hjepa store runs/photos-20300101-120000 ~/photos -o features --readout mean level1 cls+mean@4
     Read them with: from hjepa.evaluation.store import FeatureStore; x = FeatureStore('features')['mean']"""
     check_run(run)
@@ -146,6 +149,7 @@ def store(
     say(f'{output}: {len(kept):,} images, {what}; {len(kept.shards)} files, {size / 1e6:,.1f} MB')
     return 0
 
+# %% ../../nbs/cli/06_features.ipynb #eaeaed51
 def _fill_store(run: str, images: str, output: str, readout: list[str] | None, how: dict): # a FeatureStore
     "Extract what is missing."
     model = load_run_model(run)

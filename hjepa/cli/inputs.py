@@ -36,7 +36,7 @@ def check_kind(
     run: str | Path, # a run's folder
     kind: str, # 'hjepa', 'detector', …
 ):
-    "Raise ValueError if a run has checkpoints of another kind of model; damaged ones are left to what loads them."
+    "Raise ValueError if a run has checkpoints of another kind of model. Damaged ones are left to loading."
     check_run(run)
     from hjepa.hierarchy import WrongKind, find_weights, saved_config
     try: file = find_weights(Path(run).expanduser())            # a path: what is resumed is on this disk
@@ -45,6 +45,7 @@ def check_kind(
     except WrongKind: raise
     except ValueError: return
 
+# %% ../../nbs/cli/03_inputs.ipynb #51e3563d
 def best_device() -> str:
     "The accelerator if there is one, else the CPU."
     import torch
@@ -56,9 +57,8 @@ def load_run_model(
     "The model of a run; errors say what is wrong with the folder."
     check_kind(run, 'hjepa')
     from hjepa.hierarchy import HJEPA
-    path = Path(run).expanduser()
-    saved = path.is_file() or any(path.glob('model.safetensors')) or any(path.glob('checkpoints/step_*/model.safetensors'))
-    if (path/'config.yaml').is_file() and not saved:
+    path, names = Path(run).expanduser(), ('model.safetensors', 'checkpoints/step_*/model.safetensors')
+    if (path/'config.yaml').is_file() and not any(any(path.glob(name)) for name in names):
         raise FileNotFoundError(f'{run}: this run has no checkpoint yet; let it train further, or resume it '
                                 f'with hjepa train --resume {run}')
     return HJEPA.from_pretrained(run, best_device())
@@ -79,7 +79,8 @@ def newest_run(
             try: saved_config(find_weights(folder), kind)
             except (ValueError, OSError): continue
             return run.parent
-    raise FileNotFoundError(f'no {kind} under runs/: train one with {TRAINING[kind]}, or say which with {option}')
+    how = f'train one with {TRAINING[kind]}, or say which with {option}'
+    raise FileNotFoundError(f'no {kind} under runs/: {how}')
 
 # %% ../../nbs/cli/03_inputs.ipynb #efe34818
 def reading_options(*,
@@ -95,7 +96,8 @@ def reading_options(*,
 @delegates(reading_options)
 def encoding_options(*,
     encoder: Literal['target', 'context'] = 'target', # which encoder's features
-    fpn: bool = True, # through the feature pyramid, if the model has one; False: pooled encoder features even if the model has a feature pyramid
+    # through the feature pyramid, if there is one; False: pooled encoder features even if there is a pyramid
+    fpn: bool = True,
     batch_size: Positive = 64, # images at a time
     **kwargs,
 ) -> dict[str, Any]: # encoder, fpn, batch_size, num_workers
@@ -127,12 +129,15 @@ def run_images(
     from hjepa.training import load_run, run_dataset
     try: config = load_run(run)
     except FileNotFoundError as e:
-        raise FileNotFoundError(f'{e}, so it does not say which images it was trained on; give a folder with --images') from e
+        raise FileNotFoundError(f'{e}, so it does not say which images it was trained on; '
+                                'give a folder with --images') from e
     return run_dataset(config, split)
 
+# %% ../../nbs/cli/03_inputs.ipynb #23e498cd
 def list_sources(
     sources: list[str], # files and folders
-    look: Callable, # folder → Listing of the files in it that are wanted; a file that is named may be of any kind
+    # folder → Listing of the files in it that are wanted; a file that is named may be of any kind
+    look: Callable,
 ): # a Listing: files, each once, in the order of the sources, and what was left out
     "All files that are meant. Raises FileNotFoundError for a source that does not exist."
     from hjepa.core.files import Listing, expand, list_files

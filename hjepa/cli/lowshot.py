@@ -32,8 +32,8 @@ def labelled_images(
     cfg = load_run(run)
     cfg.evaluation.groups = groups
     if cfg.data.dataset == 'images':
-        raise ValueError(f'{run} was trained on images without labels; give labelled ones with --images FOLDER '
-                         '(train/ and val/ in it, each with one folder per class)')
+        raise ValueError(f'{run} was trained on images without labels; give labelled ones with '
+                         '--images FOLDER (train/ and val/ in it, each with one folder per class)')
     return probe_sets(cfg, make(cfg.data.dataset, cfg.data.path, cfg.data.split))
 
 def lowshot_inputs(
@@ -93,6 +93,7 @@ def lowshot(
     if json: say(_as_json(results))
     return 0
 
+# %% ../../nbs/cli/08_lowshot.ipynb #21020a1a
 def _as_json(results: dict) -> str: return json.dumps(results, indent=1)
 
 def check_finetune(
@@ -100,8 +101,9 @@ def check_finetune(
 ):
     "ValueError if fine-tuning cannot read it: it takes a single read-out that is not whitened."
     if readout and (len(readout) > 1 or '|' in readout[0]):
-        raise ValueError(f'--finetune with --readout {" ".join(readout)}: fine-tuning reads a single read-out that is '
-                         'not whitened; give one, such as --readout mean, or leave --finetune out')
+        raise ValueError(f'--finetune with --readout {" ".join(readout)}: fine-tuning reads a single '
+                         'read-out that is not whitened; give one, such as --readout mean, or leave '
+                         '--finetune out')
 
 # %% ../../nbs/cli/08_lowshot.ipynb #e21d59b9
 def measure_lowshot(
@@ -117,8 +119,10 @@ def measure_lowshot(
     device = 'cpu' if best_device() == 'mps' else best_device()         # decompositions need float64
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*have a near-duplicate')    # said below the table
-        return compare_low_shot(models, train_set, test_set, shots, seeds, progress=True, device=device, **how)
+        how |= dict(progress=True, device=device)
+        return compare_low_shot(models, train_set, test_set, shots, seeds, **how)
 
+# %% ../../nbs/cli/08_lowshot.ipynb #95592ff6
 def finetune_all(
     models: dict, # networks by name
     train_set, # images with labels

@@ -74,9 +74,9 @@ def overview(
     "The commands, each with its first sentence."
     about = {name: a for name, a in read_schema().items() if not group or name.startswith(group + ' ')}
     lines = [f'  hjepa {name:17s} {a["text"].partition(". ")[0].rstrip(".")}' for name, a in about.items()]
-    head = 'usage: hjepa COMMAND …\n\nHierarchical I-JEPA: image features without labels.\n\n' if not group else ''
-    tail = '\n\nhjepa COMMAND --help has arguments and examples; hjepa --version' if not group else ''
-    return head + '\n'.join(lines) + tail
+    if group: return '\n'.join(lines)
+    head = 'usage: hjepa COMMAND …\n\nHierarchical I-JEPA: image features without labels.\n'
+    return '\n'.join([head, *lines, '', 'hjepa COMMAND --help has arguments and examples; hjepa --version'])
 
 # %% ../../nbs/cli/16_main.ipynb #2e56c929
 def check_early(

@@ -28,9 +28,11 @@ def neighbour_rows(
         known = data.classes and data.labels is not None and data.labels[i] >= 0          # −1: not labelled
         return row | (dict(label=data.classes[data.labels[i]]) if known else {})
     out = []
-    for query, cosines, index in zip(found.queries, found.cosines.tolist(), found.index.tolist(), strict=True):
+    numbers = found.cosines.tolist(), found.index.tolist()
+    for query, cosines, index in zip(found.queries, *numbers, strict=True):
         near = [dict(cosine=round(c, 4), **name(i)) for c, i in zip(cosines, index, strict=True)]
-        out.append(dict(query=name(query) if isinstance(query, int) else dict(path=str(query)), neighbours=near))
+        place = name(query) if isinstance(query, int) else dict(path=str(query))
+        out.append(dict(query=place, neighbours=near))
     return out
 
 def format_neighbours(
@@ -50,7 +52,8 @@ def format_neighbours(
 @delegates(reading_options)
 def neighbours(
     run: Run, # the folder of a run, or a .safetensors file
-    queries: list[Annotated[str, 'IMAGE']] = (), # what to look for (default: a few images of the folder, evenly drawn)
+    # what to look for (default: a few images of the folder, evenly drawn)
+    queries: list[Annotated[str, 'IMAGE']] = (),
     *,
     # where to look, searched through; None: the training images of the run
     images: Annotated[str | None, 'FOLDER'] = None,
@@ -68,10 +71,10 @@ def neighbours(
     """The images of a folder whose features are nearest to those of given images: a table, and a figure.
 
     examples:
-      hjepa neighbours runs/photos-20300101-120000                   some of the training images among all of them
+      hjepa neighbours runs/photos-20300101-120000             some of the training images among all
       hjepa neighbours runs/photos-20300101-120000 cat.jpg --images ~/photos -k 12
       hjepa neighbours runs/photos-20300101-120000 cat.jpg --images ~/photos --store photo_features
-      hjepa neighbours runs/photos-20300101-120000 cat.jpg --images ~/photos --json | jq '.[0].neighbours[].path'
+      hjepa neighbours RUN cat.jpg --images ~/photos --json | jq '.[0].neighbours[].path'
     read-outs: mean, cls, level0, level1, …, cls+mean@4; with |white at the end, whitened"""
     check_run(run)
     from hjepa.core.files import check_target, say
@@ -86,6 +89,7 @@ def neighbours(
     if not json: say(f'\n{file}')
     return 0
 
+# %% ../../nbs/cli/07_neighbours.ipynb #8d340494
 def _as_json(rows: list[dict]) -> str: return json.dumps(rows, indent=1)
 
 def _place(query: str) -> Path:
@@ -93,7 +97,8 @@ def _place(query: str) -> Path:
     from hjepa.core.files import expand
     path = expand(query)
     if path.is_file(): return path
-    raise FileNotFoundError(f'{path}: no such image' + ' (a folder to look in is given with --images)' * path.is_dir())
+    hint = ' (a folder to look in is given with --images)' if path.is_dir() else ''
+    raise FileNotFoundError(f'{path}: no such image{hint}')
 
 def _open_gallery(run: str, queries: list[str], images: str | None, readout: str | None, store: str | None,
                   how: dict): # a Gallery

@@ -16,7 +16,8 @@ from ..core.files import say
 
 # %% ../../nbs/cli/11_shards.ipynb #91d87cd4
 def shards(
-    source: Annotated[str, 'FOLDER'], # images, searched through; with --index: a folder of tar files, a pattern or a URL
+    # images, searched through; with --index: a folder of tar files, a pattern or a URL
+    source: Annotated[str, 'FOLDER'],
     # folder for the shards: empty, not there yet, or one that was begun (the same command resumes)
     out: Annotated[str | None, 'OUT'] = None,
     *,
@@ -32,23 +33,27 @@ def shards(
     """Write images into tar files for streaming, or make the index of such files.
 
     examples:
-      hjepa shards ~/photos shards                         5000 images in each tar file, in random order; index.json beside them
-      hjepa shards ~/pets/train pets/train --labels        a folder per class: its name is the label; the same for pets/val
+      hjepa shards ~/photos shards                     5000 images in each tar file, in random order
+      hjepa shards ~/pets/train pets/train --labels    a folder per class: its name is the label
       hjepa train --config photos data.dataset=shards data.path=shards
-      hjepa shards --index /data/laion                     count the images of tar files that are there
+      hjepa shards --index /data/laion                 count the images of tar files that are there
       hjepa shards --index 'https://host/t-{000..099}.tar' -o host.json, then data.path=host.json
     addresses with pipe: (pipe:aws s3 cp s3://bucket/t-{000000..000063}.tar -) run a program and need
     HJEPA_ALLOW_PIPES=1 in the environment"""
     if not index and out is None: raise ValueError('say where the shards shall go: hjepa shards FOLDER OUT')
     if index and out is not None:
-        raise ValueError(f'--index takes one folder, pattern or URL; what is {out!r}? The index goes to -o FILE')
+        raise ValueError(f'--index takes one folder, pattern or URL; what is {out!r}? '
+                         'The index goes to -o FILE')
     from hjepa.data.shards import index_shards, write_shards
     with _warnings_last():
         if index: made = index_shards(source, output, progress=True)
-        else: made = write_shards(source, out, images_per_shard, name, labels, None if keep_order else seed, progress=True)
+        else:
+            order = None if keep_order else seed
+            made = write_shards(source, out, images_per_shard, name, labels, order, progress=True)
     say(describe_shards(made, output or (source if index else out)))
     return 0
 
+# %% ../../nbs/cli/11_shards.ipynb #86f63ed0
 @contextmanager
 def _warnings_last():
     "What is left out is said on the error stream behind the progress bar, also where an error ends the work."

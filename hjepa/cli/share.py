@@ -22,7 +22,7 @@ def choose_output(
     output: str | None, # what `-o` says
     kind: str | None, # what `--format` says
 ) -> tuple[str, Path]: # format, and where to write
-    "Format and place; the file's ending can give the format. Raises ValueError where they do not go together."
+    "Format, perhaps by the file's ending, and place. Raises ValueError where they do not go together."
     ends = {Path(n).suffix: k for k, n in FORMATS.items() if k != 'hub'}
     table = ', '.join(f'{k} ({Path(n).suffix or "a folder"})' for k, n in FORMATS.items())
     if output is None:
@@ -30,10 +30,11 @@ def choose_output(
         folder = Path(run).expanduser()
         return kind, (folder if folder.is_dir() else Path())/FORMATS[kind]
     found = ends.get(Path(output).suffix)
-    if kind is None and found is None: raise ValueError(f'-o {output}: which format? Say --format, one of {table}')
+    if kind is None and found is None:
+        raise ValueError(f'-o {output}: which format? Say --format, one of {table}')
     if kind not in (None, 'hub', found):
-        raise ValueError(f'-o {output}: format {kind} wants a name that ends in {Path(FORMATS[kind]).suffix}; '
-                         f'formats are {table}')
+        end = Path(FORMATS[kind]).suffix
+        raise ValueError(f'-o {output}: format {kind} wants a name that ends in {end}; formats are {table}')
     return kind or found, Path(output).expanduser()
 
 # %% ../../nbs/cli/10_share.ipynb #a15af41e
@@ -48,7 +49,8 @@ def usage(
     c, file = model.config.in_chans, str(output)
     if kind == 'timm': return _timm_usage(file, model)
     ph, pw = model.context_encoder.patch_size
-    sizes = f'of {size[0]}×{size[1]} px' if size else f'any height and width that patches of {ph}×{pw} px divide'
+    if size: sizes = f'of {size[0]}×{size[1]} px'
+    else: sizes = f'any height and width that patches of {ph}×{pw} px divide'
     head = f'images: uint8 [batch, {c}, height, width], any number, {sizes}, not normalised'
     left = ', '.join(names) + ',' * (len(names) == 1)
     if kind == 'onnx':
@@ -62,8 +64,8 @@ def _timm_usage(file: str, model) -> str:
     from hjepa.sharing.export import timm_arguments
     (name, kwargs), (mean, std) = timm_arguments(model), model.pixel_stats
     more = ', '.join(f'{k}={v!r}' for k, v in kwargs.items())
-    return (f'images: float [batch, {model.config.in_chans}, height, width], (pixels / 255 − mean) / std with '
-            f'mean {mean} and std {std}\n  import timm\n'
+    return (f'images: float [batch, {model.config.in_chans}, height, width], (pixels / 255 − mean) / std '
+            f'with mean {mean} and std {std}\n  import timm\n'
             f'  vit = timm.create_model({name!r}, checkpoint_path={file!r}, {more}).eval()')
 
 # %% ../../nbs/cli/10_share.ipynb #ba675ffb
@@ -76,7 +78,8 @@ def export(
     format: Literal['onnx', 'torch', 'timm', 'hub'] | None = None, # of the file; None: by the ending of FILE
     # onnx, torch: levels to write, 0 = finest; None: all, unless there are read-outs
     levels: list[Annotated[int, 'L']] | None = None,
-    readouts: list[Annotated[str, 'NAME']] = (), # onnx, torch: one vector per image: mean, cls, level0, cls+mean@4, …
+    # onnx, torch: one vector per image: mean, cls, level0, cls+mean@4, …
+    readouts: list[Annotated[str, 'NAME']] = (),
     # onnx, torch: height and width of images that the file is for; None: any
     size: Annotated[tuple[Positive, Positive] | None, 'H W'] = None,
     # hub: the licence that you choose, for example mit; None: the card says that none was chosen
@@ -89,12 +92,12 @@ def export(
     """Write the features of a run, or its encoder, for use without this package.
 
     examples:
-      hjepa export runs/photos-20300101-120000 --format onnx              all levels, any batch and image size; RUN/features.onnx
-      hjepa export runs/photos-20300101-120000 -o f.onnx --readouts mean cls       one vector per image each
-      hjepa export runs/photos-20300101-120000 -o f.pt2 --levels 0 2               a program of torch.export
-      hjepa export runs/photos-20300101-120000 --format timm              the encoder, for timm.create_model(…, checkpoint_path=…)
-      hjepa export runs/photos-20300101-120000 --format hub --license mit          weights and model card for the Hugging Face hub
-      hjepa export runs/photos-20300101-120000 --format hub --push owner/name
+      hjepa export RUN --format onnx                   all levels, any batch and image size; RUN/features.onnx
+      hjepa export RUN -o f.onnx --readouts mean cls   one vector per image each
+      hjepa export RUN -o f.pt2 --levels 0 2           a program of torch.export
+      hjepa export RUN --format timm                   the encoder, for timm.create_model
+      hjepa export RUN --format hub --license mit      weights and model card for the Hugging Face hub
+      hjepa export RUN --format hub --push owner/name
     ONNX needs the extra: pip install "hjepa[export]"
     Each file carries its SHA-256, which hjepa.sharing.export.check_export('f.onnx') compares."""
     kind, file = choose_output(run, output, format)
@@ -105,6 +108,7 @@ def export(
     if kind == 'hub': return export_hub(run, file, license, push, private, overwrite)
     return export_file(run, kind, file, how, size and tuple(size), overwrite)
 
+# %% ../../nbs/cli/10_share.ipynb #235d9d6c
 def check_options(
     kind: str, # one of `FORMATS`
     how: dict[str, Any], # levels, readouts, fpn, encoder
@@ -115,9 +119,10 @@ def check_options(
 ):
     "ValueError for options that mean nothing for a format."
     if kind in ('timm', 'hub') and (how['levels'] or how['readouts'] or not how['fpn'] or size):
-        raise ValueError(f'format {kind} holds weights for all levels and sizes; leave out --levels, --readouts, '
-                         '--no-fpn and --size')
-    if kind == 'hub' and how['encoder'] != 'target': raise ValueError('format hub holds both encoders; leave out --encoder')
+        raise ValueError(f'format {kind} holds weights for all levels and sizes; leave out --levels, '
+                         '--readouts, --no-fpn and --size')
+    if kind == 'hub' and how['encoder'] != 'target':
+        raise ValueError('format hub holds both encoders; leave out --encoder')
     if kind != 'hub' and (license or push or private):
         raise ValueError(f'--license, --push and --private are for --format hub, not {kind}')
     if private and not push: raise ValueError('--private says how to upload; it goes with --push')
@@ -133,20 +138,22 @@ def export_file(
 ) -> int: # 0
     "Write a file, compare it with the model, and say how to use it."
     from hjepa.hierarchy import HJEPA
-    from hjepa.sharing.export import FeatureGraph, export_onnx, export_timm, export_torch, free_place, need_onnx
+    from hjepa.sharing.export import (FeatureGraph, export_onnx, export_timm, export_torch, free_place,
+                                      need_onnx)
     from hjepa.sharing.sklearn import weights_file
     free_place(output, output.suffix, overwrite)                                # before seconds are spent
     if kind == 'onnx': need_onnx()
     model, names = HJEPA.from_pretrained(weights_file(run)), []
     if kind == 'timm': found = export_timm(model, output, encoder=how['encoder'], overwrite=overwrite)
     else:
-        names = FeatureGraph(model, **how).names
-        found = dict(onnx=export_onnx, torch=export_torch)[kind](model, output, size=size, overwrite=overwrite, **how)
+        names, write = FeatureGraph(model, **how).names, export_onnx if kind == 'onnx' else export_torch
+        found = write(model, output, size=size, overwrite=overwrite, **how)
     apart = ', '.join(f'{d:.0e} at {h}×{w} px' for (h, w), d in found.items())
-    print(f'{output}: {output.stat().st_size / 1e6:.1f} MB; largest difference from the model, relative to the '
-          f'largest feature: {apart}\n{usage(kind, output, model, names, size)}')
+    print(f'{output}: {output.stat().st_size / 1e6:.1f} MB; largest difference from the model, relative to '
+          f'the largest feature: {apart}\n{usage(kind, output, model, names, size)}')
     return 0
 
+# %% ../../nbs/cli/10_share.ipynb #adff9cb9
 def export_hub(
     run: str, # see `export`
     output: Path, # the folder
@@ -159,7 +166,10 @@ def export_hub(
     from hjepa.sharing.sklearn import need_hub, push_to_hub, save_for_hub
     if push: need_hub(push)                                                     # before anything is written
     save_for_hub(run, output, push, license, overwrite)
-    print(f'{output}: README.md, config.json and model.safetensors' + ('' if license else '; no licence chosen (--license)'))
+    none = '' if license else '; no licence chosen (--license)'
+    print(f'{output}: README.md, config.json and model.safetensors{none}')
     if push: print(push_to_hub(output, push, private=private or None))
-    else: print(f"to upload it:\n  from hjepa import push_to_hub\n  push_to_hub({str(output)!r}, 'owner/name')")
+    else:
+        call = f"push_to_hub({str(output)!r}, 'owner/name')"
+        print(f'to upload it:\n  from hjepa import push_to_hub\n  {call}')
     return 0

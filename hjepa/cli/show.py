@@ -60,8 +60,10 @@ def choose_figures(
     for name in names:
         near = difflib.get_close_matches(name, FIGURES, 1)
         hint = f'; did you mean {near[0]}?' if near else ''
-        if name not in FIGURES: raise ValueError(f'no figure is called {name!r}{hint} There are: {", ".join(FIGURES)}')
-        if name not in possible: raise ValueError(f'this run cannot have the figure {name!r}: {FIGURES[name]}')
+        if name not in FIGURES:
+            raise ValueError(f'no figure is called {name!r}{hint} There are: {", ".join(FIGURES)}')
+        if name not in possible:
+            raise ValueError(f'this run cannot have the figure {name!r}: {FIGURES[name]}')
     return list(dict.fromkeys(names)) or possible
 
 # %% ../../nbs/cli/09_show.ipynb #cfaf4eaf
@@ -73,6 +75,7 @@ def spaced(
     few = min(n, most)
     return sorted({round(i * (n - 1) / max(1, few - 1)) for i in range(few)})
 
+# %% ../../nbs/cli/09_show.ipynb #8214eb29
 class Look:
     "A trained model and images to show it on."
     def __init__(self,
@@ -96,7 +99,7 @@ class Look:
         index: list[int], # which of its images
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
-        "Images as the model gets them, without those that cannot be read. Raises `DataError` if that leaves none."
+        "Images as the model gets them, without those that cannot be read; `DataError` if that leaves none."
         from hjepa.core.loader import collate
         from hjepa.data.images import DataError
         from hjepa.data.views import model_view
@@ -132,8 +135,10 @@ def load_look(
     "Model and images for `hjepa show`."
     from hjepa.hierarchy import HJEPA
     from hjepa.training import run_dataset
-    return Look(HJEPA.from_pretrained(run, best_device()), cfg, own, once(lambda: run_dataset(cfg)), seed, run)
+    trained = once(lambda: run_dataset(cfg))
+    return Look(HJEPA.from_pretrained(run, best_device()), cfg, own, trained, seed, run)
 
+# %% ../../nbs/cli/09_show.ipynb #2c55cfe3
 def draw_embedding(
     look: Look,
     method: str, # 'pca', 'tsne' or 'umap'
@@ -143,7 +148,7 @@ def draw_embedding(
     from hjepa.evaluation.encodings import collect_readouts, white_dim, whiten
     from hjepa.report.page import embedding_map, show_embedding
     data, name = look.dataset.subset(spaced(len(look.dataset), 1000)), _best_readout(look.run)
-    if white_dim(len(data)) < 16: name = name.partition('|')[0]                 # too few images to whiten with
+    if white_dim(len(data)) < 16: name = name.partition('|')[0]         # too few images to whiten with
     got = collect_readouts(look.model, data, [name], 64)
     layout = embedding_map(whiten(got.vectors, got.vectors, [name])[0][name], method, seed)
     layout.xlabel += f'; read-out: {name.replace("|white", ", whitened")}'
@@ -224,6 +229,7 @@ def draw_figures(
             write_atomic(saved[name], lambda tmp, figure=figure: figure.savefig(tmp, format='png'))
     return saved, out
 
+# %% ../../nbs/cli/09_show.ipynb #570c1802
 @delegates(reading_options, but=['num_workers'])
 def show(
     run: Run, # the folder of a run
@@ -266,5 +272,6 @@ def show(
     for file in saved.values(): say(file)
     return 0
 
+# %% ../../nbs/cli/09_show.ipynb #f2e36b9c
 _table = '\n      '.join(f'{name:18s}{text}' for name, text in FIGURES.items())
 show.__doc__ = show.__doc__.replace('{figures}', _table)

@@ -15,7 +15,8 @@ from typing import Annotated
 
 from fastcore.meta import delegates
 
-from .inputs import best_device, check_kind, check_run, fault, list_sources, newest_run, reading_options
+from .inputs import (best_device, check_kind, check_run, fault, list_sources, newest_run,
+                              reading_options)
 from ..core.files import say
 
 # %% ../../nbs/cli/14_streams.ipynb #15d17a4b
@@ -23,7 +24,7 @@ def find_codec(
     path: str | Path | None, # a codec's folder or file; None: the newest under runs/
     device: str = 'cpu', # where to put it
 ): # an FPNCodec
-    "Load a codec. Raises ValueError for the folder of a sweep, naming what is in it, and for an unfinished run."
+    "Load a codec. Raises ValueError for a sweep, naming what is in it, and for an unfinished run."
     from hjepa.compression.codec import load_compression_model
     from hjepa.compression.training import is_complete, load_codec_run
     path = Path(path or newest_run('codec', '--codec RUN')).expanduser()
@@ -34,29 +35,32 @@ def find_codec(
     check_kind(path, 'codec')
     trained = (path/'config.yaml').is_file() and (path/'checkpoints').is_dir()
     if trained and not is_complete(path, load_codec_run(path).training.epochs):
-        raise ValueError(f'{path}: this codec is not trained to its end, or damaged, and what it writes now its later '
-                         'weights cannot read; resume it with hjepa codec train --resume')
+        raise ValueError(f'{path}: this codec is not trained to its end, or damaged, and what it writes now '
+                         'its later weights cannot read; resume it with hjepa codec train --resume')
     return load_compression_model(path, device)
 
+# %% ../../nbs/cli/14_streams.ipynb #06793be9
 def detector_of(
     codec, # an FPNCodec
     codec_path: str | Path | None, # its folder
     given: str | None = None, # --detector
 ): # an FPNDetector
-    "The detector that a codec was trained for. Raises ValueError if nothing says which, or if it is another one."
+    "The detector that a codec was trained for. Raises ValueError if nothing says which, or for another one."
     from hjepa.compression.training import load_codec_run, weights_digest
     from hjepa.detection.detector import load_detection_model
     folder = Path(codec_path or newest_run('codec', '--codec RUN')).expanduser()
     if not given and (folder/'config.yaml').is_file(): given = load_codec_run(folder).data.detector
     if not given:
-        raise ValueError(f'{folder}: nothing says which detector this codec was trained for; give it with --detector RUN')
+        raise ValueError(f'{folder}: nothing says which detector this codec was trained for; '
+                         'give it with --detector RUN')
     try: detector = load_detection_model(given, best_device())
     except FileNotFoundError as e:
-        raise FileNotFoundError(f'{e}. Has the detector of this codec moved? Give it with --detector RUN') from e
+        moved = 'Has the detector of this codec moved? Give it with --detector RUN'
+        raise FileNotFoundError(f'{e}. {moved}') from e
     wanted, found = codec.config.features_of, weights_digest(detector)
     if wanted not in (None, found):
-        raise ValueError(f'{given}: not the detector that this codec was trained for (digest of its weights {found}, '
-                         f'expected {wanted}); its features are others')
+        raise ValueError(f'{given}: not the detector that this codec was trained for (digest of its weights '
+                         f'{found}, expected {wanted}); its features are others')
     return detector
 
 # %% ../../nbs/cli/14_streams.ipynb #21a0ced9
@@ -95,7 +99,7 @@ def begin_streams(
     detector, # an FPNDetector; None: sources are feature maps
     overwrite: bool, # begin anew
 ) -> dict[str, dict]: # source → row of a stream that an earlier call has finished
-    "What is done already. FileExistsError for a folder with finished streams, or with those of another codec."
+    "What is done already. FileExistsError for finished streams, or for those of another codec."
     from hjepa.core.files import clear_temporaries, write_text
     from hjepa.compression.training import weights_digest
     clear_temporaries(output)
@@ -111,6 +115,7 @@ def begin_streams(
     if overwrite: (output/'streams.json').unlink(missing_ok=True)   # it lists streams that are being replaced
     return done
 
+# %% ../../nbs/cli/14_streams.ipynb #1c1f906c
 def read_lines(
     file: Path, # JSON lines
 ) -> list[dict]: # up to the first that is not whole; none if there is no such file
@@ -123,6 +128,7 @@ def read_lines(
         except ValueError: break
     return out
 
+# %% ../../nbs/cli/14_streams.ipynb #cf24d7ab
 def is_stream_of(
     output: Path, # its folder
     row: dict, # what is said of it
@@ -151,7 +157,8 @@ def _rows_text(rows: list[dict]) -> str: return '[\n' + ',\n'.join(map(json.dump
 # %% ../../nbs/cli/14_streams.ipynb #075fed13
 @delegates(reading_options, but=['num_workers'])
 def compress(
-    sources: list[str], # images, folders of images (searched through), or files of feature maps (.safetensors, .npz)
+    # images, folders of images (searched through), or files of feature maps (.safetensors, .npz)
+    sources: list[str],
     *,
     codec: Annotated[str | None, 'RUN'] = None, # folder or file of a codec; None: the newest under runs/
     # folder or file of the detector; None: the one that the codec was trained for
@@ -175,7 +182,8 @@ def compress(
     with lock_folder(folder, 'folder of streams'):
         model = find_codec(codec, best_device())
         plain = all(Path(f).suffix.lower() in _MAPS for f in found.files)
-        rows = compress_files(model, folder, found, None if plain else detector_of(model, codec, detector), overwrite)
+        source = None if plain else detector_of(model, codec, detector)
+        rows = compress_files(model, folder, found, source, overwrite)
         if found.left_out: say(found.left_out.words(), sys.stderr)
         bits, pixels = 8 * sum(r['bytes'] for r in rows), sum(r['pixels'] for r in rows)
         rate = f'{bits // 8:,} bytes, {bits / max(pixels, 1):.4f} bits per pixel'
@@ -183,6 +191,7 @@ def compress(
         finish_streams(folder, rows)
     return 0
 
+# %% ../../nbs/cli/14_streams.ipynb #bdc101d4
 def compress_files(
     codec, # an FPNCodec
     output: Path, # folder for streams, whose lock is held
@@ -235,11 +244,12 @@ def write_maps(
     features, # FPNFeatures of one image, or a list of maps [C, h, w]
     file: Path, # .safetensors; sizes of canvas and image go into its metadata
 ):
-    "One image's feature maps to a file that `hjepa codec compress` and `read_maps` read, with a digest of all in it."
+    "One image's feature maps to a file that `hjepa codec compress` and `read_maps` read, with a digest."
     from hjepa.core.files import save_tensors
     named = isinstance(features, dict)
     maps = {k: v[0] for k, v in features.items()} if named else dict(zip(codec.levels, features, strict=True))
-    meta = dict(canvas=json.dumps(features.canvas), image_size=json.dumps(features.image_sizes[0])) if named else {}
+    sizes = dict(canvas=features.canvas, image_size=features.image_sizes[0]) if named else {}
+    meta = {k: json.dumps(v) for k, v in sizes.items()}
     save_tensors(file, maps, meta)
 
 def stream_row(
@@ -247,15 +257,16 @@ def stream_row(
     features, # of one image in it
     detector, # an FPNDetector
 ) -> dict: # as `hjepa.cli.detect.detection_row`
-    "One image's boxes as plain JSON. Raises `StreamError` for a stream that does not know the size of an image."
+    "One image's boxes as plain JSON. Raises `StreamError` if the stream does not know the size of the image."
     from hjepa.cli.detect import detection_row
     from hjepa.compression.coding import StreamError
     if not isinstance(features, dict):
-        raise StreamError('made from plain feature maps, so it does not know the size of an image; boxes need a '
-                          'stream of a detector\'s features')
+        raise StreamError('made from plain feature maps, so it does not know the size of an image; boxes '
+                          'need a stream of a detector\'s features')
     (h, w), canvas = features.image_sizes[0], features.canvas
     if min(h, w, *canvas) < 1:
-        raise StreamError(f'has no boxes: its image is {h} × {w} pixels on a canvas of {canvas[0]} × {canvas[1]}')
+        on = f'{h} × {w} pixels on a canvas of {canvas[0]} × {canvas[1]}'
+        raise StreamError(f'has no boxes: its image is {on}')
     found = {k: v.cpu() for k, v in detector.detect_from_features(features)[0].items()}
     return detection_row(str(path), (h, w), found, detector)
 
@@ -294,6 +305,7 @@ def decompress(
         write_text(file, _rows_text(rows))
     return 1 if found.left_out else 0
 
+# %% ../../nbs/cli/14_streams.ipynb #0337bc39
 def list_streams(
     sources: list[str], # streams, and folders of them
 ): # a Listing
@@ -309,6 +321,7 @@ def list_streams(
         raise FileNotFoundError(f'{where}; {left.words()}' if left else where)
     return found
 
+# %% ../../nbs/cli/14_streams.ipynb #0e76fe47
 def decompress_files(
     codec, # an FPNCodec
     found, # Listing of streams; those that turn out to be unreadable are noted in it

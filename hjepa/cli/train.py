@@ -61,7 +61,8 @@ def run_loop(
     else: trainer.run_dir = make_run(trainer.team, trainer.config, run_dir or run_name(config))
     with trainer.alone():
         if not resume and checkpoints(trainer.run_dir):
-            raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; choose another one')
+            raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; '
+                                  'choose another one')
         if resume:
             step = trainer.resume(allow)
             trainer.say(f'resuming {trainer.run_dir} at step {step} of {trainer.total_steps}')
@@ -70,8 +71,8 @@ def run_loop(
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # what follows is for one process, however long it takes
     if not complete:
-        trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. Resume with:\n'
-                    f'  {command} --resume {trainer.run_dir}')
+        trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. '
+                    f'Resume with:\n  {command} --resume {trainer.run_dir}')
     return complete
 
 # %% ../../nbs/cli/05_train.ipynb #e51c4761
@@ -105,19 +106,20 @@ def train(
     config: Annotated[str | None, 'NAME_OR_FILE'] = None, # a shipped configuration or a YAML file; None: tiny
     run_dir: Annotated[str | None, 'DIR'] = None, # folder of the run; None: runs/NAME-DATE-RANDOM
     resume: Annotated[str | None, 'RUN'] = None, # resume the run in this folder
-    allow: list[Literal['config', 'data']] = (), # with --resume: config: config.yaml may have been changed; data: images may have been renamed or replaced
+    # with --resume: config: config.yaml may have been changed; data: images may have been renamed or replaced
+    allow: list[Literal['config', 'data']] = (),
     list: bool = False, # list the shipped configurations and stop
 ) -> int: # 0 when complete, 130 when stopped on the way
     """Train a hierarchical I-JEPA on images without labels.
 
     examples:
-      hjepa train                                             garments that come with the package, a few minutes on two cores
-      hjepa train --config photos data.path=~/photos          your own images
-      hjepa train --config multicrop                          two large and six small crops of each garment
+      hjepa train                                         garments of the package, a few minutes on two cores
+      hjepa train --config photos data.path=~/photos      your own images
+      hjepa train --config multicrop                      two large and six small crops of each garment
       hjepa train --config default data.path=/data/imagenet training.batch_size=128
       torchrun --nproc_per_node 4 -m hjepa train --config default data.path=/data/imagenet
       hjepa train --resume runs/tiny-20300101-120000
-    Shipped configurations are listed with --list, all keys with `hjepa config`. Every key can be set as key=value."""
+    --list has the shipped configurations, `hjepa config` all keys; each can be set as key=value."""
     if list: return print_configs()
     check_start(config, run_dir, resume, allow)
     if resume: check_kind(resume, 'hjepa')
@@ -130,6 +132,7 @@ def train(
             report(trainer.run_dir, trainer.model, cfg, trainer.dataset)
     return 0
 
+# %% ../../nbs/cli/05_train.ipynb #a4ca64aa
 def _build_trainer(cfg, resume: str | None):
     "A Trainer with all that a run from the shell reports; what only its end needs is checked now."
     from hjepa.evaluation.collapse import HealthCallback
