@@ -102,9 +102,9 @@ def _help(note: str, default: Any) -> str:
     "A docment as help: with the default, and what None or False means."
     if default is True: return re.sub(r'.*False: ', '', note)
     if default is None and 'None: ' in note: return re.sub(r'[;,] None: (.*)$', r' (default: \1)', note)
-    plain = default in (None, False, ()) or default is inspect.Parameter.empty
-    if plain or 'default' in note: return note
-    shown = ' '.join(map(str, default)) if isinstance(default, (list, tuple)) else str(default)
+    if any(default is d for d in (None, False, (), inspect.Parameter.empty)) or 'default' in note: return note
+    words = default if isinstance(default, (list, tuple)) else [default]
+    shown = ' '.join(f'{w:g}' if isinstance(w, float) else str(w) for w in words)
     return f'{note} (default: {shown})'
 
 # %% ../../nbs/cli/02_arguments.ipynb #c17e4807
@@ -159,7 +159,9 @@ def _options(a: dict) -> dict:
     if a.get('flags'): out |= dict(dest=a['name'], required=a.get('required', False))
     if 'value' in a: return out | dict(action='store_const', const=a['value'])
     if 'choices' in a: out |= dict(type=_one_of(a['choices']), metavar=f"{{{','.join(a['choices'])}}}")
-    else: out |= dict(type=WORDS.get(a.get('kind'), str), metavar=a.get('metavar', a['name'].upper()))
+    else:
+        usual = dict(whole='N', number='X').get(a.get('kind'), a['name'].upper())
+        out |= dict(type=WORDS.get(a.get('kind'), str), metavar=a.get('metavar', usual))
     many = a.get('many')
     if isinstance(many, int) and ' ' in out['metavar']: out['metavar'] = tuple(out['metavar'].split())
     if many == 'each': return out | dict(action='append')
