@@ -7,6 +7,7 @@ __all__ = ['COMMANDS', 'command_function', 'command_schema', 'read_schema', 'fin
 
 # %% ../../nbs/cli/16_main.ipynb #d102200c
 import json
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -71,9 +72,10 @@ def find_command(
 def overview(
     group: str = '', # only these
 ) -> str:
-    "The commands, each with its first sentence."
+    "The commands, each with the beginning of its text."
     about = {name: a for name, a in read_schema().items() if not group or name.startswith(group + ' ')}
-    lines = [f'  hjepa {name:17s} {a["text"].partition(". ")[0].rstrip(".")}' for name, a in about.items()]
+    first = lambda text: re.split(r'[.:](?: |$)', text)[0]
+    lines = [f'  hjepa {name:17s} {first(a["text"])}' for name, a in about.items()]
     if group: return '\n'.join(lines)
     head = 'usage: hjepa COMMAND …\n\nHierarchical I-JEPA: image features without labels.\n'
     return '\n'.join([head, *lines, '', 'hjepa COMMAND --help has arguments and examples; hjepa --version'])

@@ -177,12 +177,14 @@ def figure_makers(
     seed: int = 0, # of masks and embedding
 ) -> dict[str, Callable]: # name → function without arguments that draws it
     "The figures that a run can have. The model is loaded when the first of them needs it."
-    from hjepa import visualization as v
     from hjepa.cli.evaluate import draw_crops
     from hjepa.evaluation.collapse import run_verdict
-    from hjepa.figures import what_it_sees as p
+    from hjepa.figures.what_it_sees import (build_patch_bank, show_attention, show_guesses, show_mask_levels,
+                                            show_pyramid, show_similarity)
     from hjepa.report.page import plot_verdict
     from hjepa.training import load_run
+    from hjepa.visualization import (plot_history, read_history, show_feature_maps, show_masks,
+                                     show_prediction_error)
     config, folder = load_run(run), Path(run).expanduser()
     # a mistyped path is an error before anything is drawn
     own = folder_images(images, config.model.in_chans) if images else None
@@ -191,20 +193,19 @@ def figure_makers(
     given = lambda f, *rest, **more: lambda: f(look().model, look().images, *rest, **more)
     masked = lambda f, *rest: lambda: f(look().model, look().images, look().masks, *rest)
     centre = lambda: patch or tuple(g // 2 for g in look().masks.grid)
-    bank = lambda: p.build_patch_bank(look().model, look().others(), level)
-    history = lambda: v.read_history(folder)
+    bank = lambda: build_patch_bank(look().model, look().others(), level)
     levels = config.model.num_hierarchies
-    draw = dict(masks=lambda: v.show_masks(look().images, look().masks),
-                mask_levels=lambda: p.show_mask_levels(look().images, look().masks, levels, n),
+    draw = dict(masks=lambda: show_masks(look().images, look().masks),
+                mask_levels=lambda: show_mask_levels(look().images, look().masks, levels, n),
                 crops=lambda: draw_crops(look().model, config, look().dataset),
-                feature_maps=given(v.show_feature_maps, n), pyramid=given(p.show_pyramid, n),
-                prediction_error=masked(v.show_prediction_error, n),
-                guesses=lambda: masked(p.show_guesses, bank(), n)(),
-                attention=given(p.show_attention, patch, max(1, n // 2)),
-                similarity=lambda: given(p.show_similarity, centre(), n=n)(),
+                feature_maps=given(show_feature_maps, n), pyramid=given(show_pyramid, n),
+                prediction_error=masked(show_prediction_error, n),
+                guesses=lambda: masked(show_guesses, bank(), n)(),
+                attention=given(show_attention, patch, max(1, n // 2)),
+                similarity=lambda: given(show_similarity, centre(), n=n)(),
                 embedding=lambda: draw_embedding(look(), method, seed),
-                losses=lambda: v.plot_history(history()),
-                course=lambda: plot_verdict(history(), run_verdict(folder)))
+                losses=lambda: plot_history(read_history(folder)),
+                course=lambda: plot_verdict(read_history(folder), run_verdict(folder)))
     missing = ['crops'] * (not config.multicrop.strategy) + ['pyramid'] * (not config.model.fpn.use_fpn)
     return {name: draw[name] for name in FIGURES if name not in missing}
 
