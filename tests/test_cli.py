@@ -107,7 +107,8 @@ def test_arguments_stand_once(root):
 
 def test_module(tmp_path):
     "`python -m hjepa`, which torchrun takes too."
-    done = subprocess.run([sys.executable, '-m', 'hjepa', '--version'], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([sys.executable, '-m', 'hjepa', '--version'], capture_output=True, text=True,
+                          cwd=tmp_path)
     from hjepa import __version__
     assert done.stdout.strip() == f'hjepa {__version__}' and done.returncode == 0
 

@@ -63,7 +63,8 @@ def whole(maps, tmp_path_factory) -> Path:
     return folder/'run'
 
 
-def settings(maps: Path) -> list[str]: return [*SMALL, f'data.features={maps}', f'data.test_features={maps}']
+def settings(maps: Path) -> list[str]:
+    return [*SMALL, f'data.features={maps}', f'data.test_features={maps}']
 
 
 def tensors(checkpoint: Path) -> dict:
@@ -113,7 +114,8 @@ def test_a_sweep_that_is_killed_at_any_call_that_writes(whole, tmp_path):
 
 
 def telling(seen: list[str]) -> list[int]:
-    "Of the calls that put a file or a checkpoint in its place, or write half of one: the last of each kind."
+    """Of the calls that put a file or a checkpoint in its place, or write half of one: the last of each
+    kind."""
     calls = ('replace', 'rename', 'save_file', 'write_text')
     where = {name: n for n, name in enumerate(seen, 1) if name.split()[1] in calls}
     late = lambda name: not name.startswith('after') or 'safetensors' in name or 'state' in name

@@ -16,11 +16,12 @@ from hjepa.core.files import read_text, write_json
 from hjepa.data.shards import write_shards
 from tests.kills import finish, full_disk, sweep
 
-TINY = ['model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=24',
-        'model.encoder_kwargs.num_heads=3',
-        'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'training.epochs=1', 'training.warmup_epochs=0',
-        'training.batch_size=8', 'training.precision=fp32', 'training.log_steps=1', 'evaluation.probe=false',
-        'data.dataset=images', 'model.pixel_mean=null', 'model.pixel_std=null']
+TINY = [
+    'model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=24', 'model.encoder_kwargs.num_heads=3',
+    'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'training.epochs=1',
+    'training.warmup_epochs=0', 'training.batch_size=8', 'training.precision=fp32', 'training.log_steps=1',
+    'evaluation.probe=false', 'data.dataset=images', 'model.pixel_mean=null', 'model.pixel_std=null'
+]
 
 
 def run(log: Path, command: str, *args, code: int = 0) -> str:
@@ -72,8 +73,8 @@ def test_five_channels_of_twelve_bits_through_every_command(bands, tmp_path):
 def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
     "What the user says is not measured; crops leave the colours of five channels alone, and say so once."
     said = run(tmp_path/'log', 'train', *TINY, 'model.in_chans=5', f'data.path={bands}',
-               'data.pixel_range=[0,8000]',
-               'multicrop.strategy=global_only', 'multicrop.num_local_crops=1', 'data.num_workers=1', '--run-dir', tmp_path/'run')
+               'data.pixel_range=[0,8000]', 'multicrop.strategy=global_only', 'multicrop.num_local_crops=1',
+               'data.num_workers=1', '--run-dir', tmp_path/'run')
     assert 'measured' not in said and said.count('5 channels: brightness') == 1, said
     from hjepa.hierarchy import find_weights, saved_config
     assert saved_config(find_weights(tmp_path/'run'))['pixel_range'] == [0, 8000]
@@ -105,9 +106,11 @@ def boxed(tmp_path_factory) -> Path:
 
 ANNOTATED = ['data.dataset=coco', 'data.split=train', 'data.test_split=val', 'training.epochs=1',
              'training.batch_size=4', 'training.warmup_epochs=0']
-DETECTOR = [*ANNOTATED, 'model.backbone=resnet10t', 'model.in_chans=5', 'model.channels=64', 'model.head_convs=1',
-            'model.levels=[p3, p4]', 'model.img_size=64', 'model.score_threshold=0', 'data.crop=0.5',
-            'data.jitter=0', 'data.zoom=[0.8, 1]', 'training.precision=fp32']
+DETECTOR = [
+    *ANNOTATED, 'model.backbone=resnet10t', 'model.in_chans=5', 'model.channels=64', 'model.head_convs=1',
+    'model.levels=[p3, p4]', 'model.img_size=64', 'model.score_threshold=0', 'data.crop=0.5',
+    'data.jitter=0', 'data.zoom=[0.8, 1]', 'training.precision=fp32'
+]
 
 
 def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
@@ -135,8 +138,8 @@ def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
     assert len(rows) == 4 and (rows[0]['width'], rows[0]['height']) == (64, 48) and rows[0]['boxes']
     assert len(list((tmp_path/'pictures').glob('*.png'))) == 4
     said = run(tmp_path/'log', 'codec train', *ANNOTATED, f'data.detector={detector}',
-               f'data.path={boxed}', 'training.lambda_values=null', 'model.n_hidden=8', 'model.n_channels=8',
-               '--run-dir', tmp_path/'codec')
+               f'data.path={boxed}', 'training.lambda_values=null', 'model.n_hidden=8',
+               'model.n_channels=8', '--run-dir', tmp_path/'codec')
     assert 'measured on' not in said, said
 
 
@@ -208,7 +211,8 @@ def test_shards_are_resumed_after_any_kill_and_full_disk(tmp_path, act, code):
         return 0
     def check(folder, moment):
         out = folder/'out'
-        assert (out/'index.json').exists() or not out.exists() or {p.suffix for p in out.glob('[!.]*')} <= {'.tar', '.jsonl'}
+        assert (out/'index.json').exists() or not out.exists() or {p.suffix for p in out.glob('[!.]*')
+                                                                     } <= {'.tar', '.jsonl'}
         write_shards(images, out, 3)
         assert tree(out) == tree(tmp_path/'lives'/'whole'/'out')
     tried = sweep(work, check, tmp_path/'lives', **dict(act=act) if act else {},
@@ -221,7 +225,8 @@ def test_memory_of_a_large_deep_image(tmp_path):
     a pixel."""
     Image.fromarray(np.zeros((5000, 5000), np.uint16)).save(tmp_path/'large.png')
     program = '''import resource, sys, hjepa.data.images as d
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == 'darwin' else 1 / 1024)
+unit = 1 if sys.platform == 'darwin' else 1 / 1024
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 before = peak(); im = d.load_image(sys.argv[1], 1); print(im.size, (peak() - before) / 25e6)'''
     command = [sys.executable, '-W', 'ignore', '-c', program, tmp_path/'large.png']
     out = subprocess.run(command, capture_output=True, text=True)

@@ -33,18 +33,26 @@ def model(tmp_path_factory) -> Path:
     import torch
     from hjepa.hierarchy import create_hjepa
     torch.manual_seed(0)
-    net = create_hjepa(encoder_type='vit_tiny_patch16_224', img_size=56, patch_size=7, in_chans=1, num_hierarchies=2, predictor_depth=1, predictor_embed_dim=48,
+    net = create_hjepa(encoder_type='vit_tiny_patch16_224', img_size=56, patch_size=7, in_chans=1,
+                       num_hierarchies=2, predictor_depth=1, predictor_embed_dim=48,
                        encoder_kwargs=dict(depth=6, embed_dim=192, num_heads=3))
     return net.save_pretrained(tmp_path_factory.mktemp('model'))
 
 
 def arguments(model: Path, garments: Path, out: Path, workers: int = 0) -> list[str]:
-    return [str(model), str(garments), '-o', str(out), '--readout', 'mean', 'level1', '--shard', str(SHARD), '--batch-size', '15', '--dtype', 'float32', '--num-workers', str(workers)]
+    return [
+        str(model),
+        str(garments), '-o',
+        str(out), '--readout', 'mean', 'level1', '--shard',
+        str(SHARD), '--batch-size', '15', '--dtype', 'float32', '--num-workers',
+        str(workers)
+    ]
 
 
 def start(*args) -> subprocess.Popen:
     "`hjepa store` in a process group of its own, as a terminal starts it."
-    return subprocess.Popen([*HJEPA, 'store', *arguments(*args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen([*HJEPA, 'store', *arguments(*args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def go_on(*args):
@@ -63,7 +71,8 @@ def wait_for_shards(folder: Path, n: int, process: subprocess.Popen):
     while time.time() < end and process.poll() is None:
         if len(shards(folder)) >= n: return
         time.sleep(.005)
-    raise AssertionError(f'{n} shards were not reached: {process.communicate() if process.poll() is not None else "too slow"}')
+    raise AssertionError(f'{n} shards were not reached: '
+                         f'{process.communicate() if process.poll() is not None else "too slow"}')
 
 
 @pytest.fixture(scope='module')
@@ -91,14 +100,16 @@ def test_killed_and_gone_on_with_is_the_same(model, garments, uninterrupted, tmp
     process.communicate()
     there = shards(out)
     assert 3 <= len(there) < N // SHARD, 'it was not caught at work'
-    (out/'.shard_00009.safetensors.1.tmp').write_bytes(b'half a shard')          # what a kill in the middle of writing leaves behind
+    # what a kill in the middle of writing leaves behind
+    (out/'.shard_00009.safetensors.1.tmp').write_bytes(b'half a shard')
     go_on(model, garments, out)
     assert {k: v for k, v in shards(out).items() if k in there} == there
     check_same(out, uninterrupted)
 
 
 def test_ctrl_c(model, garments, uninterrupted, tmp_path):
-    "The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command goes on."
+    """The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command
+    goes on."""
     out = tmp_path/'features'
     process = start(model, garments, out, 2)
     wait_for_shards(out, 2, process)
@@ -119,10 +130,17 @@ def test_full_disk(model, garments, tmp_path, capsys):
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
     try:
-        with pytest.raises(SystemExit) as stopped: main(['store', str(model), str(garments), '-o', str(tmp_path/'features'), '--readout', 'mean', '--shard', '100', '--dtype', 'float32'])
+        with pytest.raises(SystemExit) as stopped:
+            main([
+                'store',
+                str(model),
+                str(garments), '-o',
+                str(tmp_path/'features'), '--readout', 'mean', '--shard', '100', '--dtype', 'float32'
+            ])
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert stopped.value.code == 2 and 'cannot write' in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path/'features').iterdir()) == ['.lock', 'images.jsonl', 'store.json']
+    assert sorted(p.name
+                  for p in (tmp_path/'features').iterdir()) == ['.lock', 'images.jsonl', 'store.json']
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
@@ -138,7 +156,8 @@ def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
     try:
         with pytest.raises(SystemExit) as stopped:
-            if name == 'found.png': main(['neighbours', str(model), '--images', str(some), '-k', '3', '-o', str(out)])
+            if name == 'found.png':
+                main(['neighbours', str(model), '--images', str(some), '-k', '3', '-o', str(out)])
             else: main(['features', str(model), str(some), '--readout', 'level0', '-o', str(out)])
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     said = capsys.readouterr()
@@ -154,8 +173,10 @@ def write_one(name: str, model: Path, some: Path):
         import torch
         torch.set_num_threads(1)
         out = str(folder/name)
-        if name == 'timm.safetensors': return main(['export', str(model), '--format', 'timm', '-o', out, '--overwrite'])
-        if name == 'found.png': return main(['neighbours', str(model), '--images', str(some), '-k', '3', '-o', out])
+        if name == 'timm.safetensors':
+            return main(['export', str(model), '--format', 'timm', '-o', out, '--overwrite'])
+        if name == 'found.png':
+            return main(['neighbours', str(model), '--images', str(some), '-k', '3', '-o', out])
         return main(['features', str(model), str(some), '--readout', 'mean', '-o', out])
     return work
 
@@ -163,7 +184,8 @@ def write_one(name: str, model: Path, some: Path):
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.parametrize('name', ['f.npz', 'f.safetensors', 'found.png', 'timm.safetensors'])
 def test_one_file_is_whole_after_any_kill(model, garments, tmp_path, name):
-    "kill -9 at every kind of call that writes: the file is the old one or the new one, and the command runs again."
+    """kill -9 at every kind of call that writes: the file is the old one or the new one, and the command
+    runs again."""
     some = tmp_path/'some'
     some.mkdir()
     for i in range(4): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
@@ -223,7 +245,12 @@ def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys)
     "A search over what was stored encodes nothing again and finds what a search in memory finds."
     before, found, query = shards(uninterrupted), [], str(garments/'0007.png')
     for more in (['--store', str(uninterrupted)], []):
-        assert main(['neighbours', str(model), query, '--images', str(garments), '--readout', 'mean|white', '-k', '4', '--json', '-o', str(tmp_path/'n.png'), *more]) == 0
+        assert main([
+            'neighbours',
+            str(model), query, '--images',
+            str(garments), '--readout', 'mean|white', '-k', '4', '--json', '-o',
+            str(tmp_path/'n.png'), *more
+        ]) == 0
         found.append([n['path'] for n in json.loads(capsys.readouterr().out)[0]['neighbours']])
     assert found[0] == found[1] and query not in found[0] and len(set(found[0])) == 4
     assert shards(uninterrupted) == before
