@@ -68,8 +68,8 @@ def test_names_of_tutorials():
     from hjepa import FPN, FPNBlock, ResNetFPN
     with torch.device('meta'):
         maps = ResNetFPN('resnet50', num_classes=80)(torch.empty(1, 3, 256, 320))
-        assert {k: tuple(v.shape) for k, v in maps.items()
-                } == {f'p{l}': (1, 256, -(-256 // 2**l), -(-320 // 2**l)) for l in range(2, 7)}
+        sizes = {f'p{l}': (1, 256, -(-256 // 2**l), -(-320 // 2**l)) for l in range(2, 7)}
+        assert {k: tuple(v.shape) for k, v in maps.items()} == sizes
         fpn = FPN([256, 512, 1024, 2048], out_channels=256)
         assert len(fpn([torch.empty(1, c, 64 // s, 80 // s)
                         for c, s in zip((256, 512, 1024, 2048), (1, 2, 4, 8), strict=True)])) == 4
@@ -131,11 +131,8 @@ def test_parts_that_number_their_classes_differently(tmp_path):
     names = build_dataset('fashion_mnist_mini').classes
     data = coco_folder(tmp_path/'data', dict(train=names[:9], val=[*names[9:], *names[8:0:-1]]))
     run = tmp_path/'run'
-    assert main([
-        'detect', 'train', 'data.dataset=coco', f'data.path={data}', 'data.n=null', *SMALL[1:],
-        'training.epochs=12', '--run-dir',
-        str(run)
-    ]) == 0
+    theirs = ['data.dataset=coco', f'data.path={data}', 'data.n=null']
+    assert main(['detect', 'train', *theirs, *SMALL[1:], 'training.epochs=12', '--run-dir', run]) == 0
     trained = json.loads((run/'results.json').read_text(encoding='utf-8'))
     assert main(['detect', 'eval', str(run)]) == 0
     again = json.loads((run/'results.json').read_text(encoding='utf-8'))

@@ -245,12 +245,8 @@ def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys)
     "A search over what was stored encodes nothing again and finds what a search in memory finds."
     before, found, query = shards(uninterrupted), [], str(garments/'0007.png')
     for more in (['--store', str(uninterrupted)], []):
-        assert main([
-            'neighbours',
-            str(model), query, '--images',
-            str(garments), '--readout', 'mean|white', '-k', '4', '--json', '-o',
-            str(tmp_path/'n.png'), *more
-        ]) == 0
+        how = ['--readout', 'mean|white', '-k', '4', '--json', '-o', tmp_path/'n.png', *more]
+        assert main(['neighbours', model, query, '--images', garments, *how]) == 0
         found.append([n['path'] for n in json.loads(capsys.readouterr().out)[0]['neighbours']])
     assert found[0] == found[1] and query not in found[0] and len(set(found[0])) == 4
     assert shards(uninterrupted) == before

@@ -117,8 +117,8 @@ def test_ijepa_is_ijepa(tmp_path, images):
         seen = m.context_encoder(x[i:i + 1], mask=hidden)
         for block in masks.targets[i]:
             target = whole[block]
-            target = (target - target.mean(1, keepdim=True)) / (target.var(1, unbiased=False, keepdim=True)
-                                                                + 1e-5).sqrt()
+            variance = target.var(1, unbiased=False, keepdim=True)
+            target = (target - target.mean(1, keepdim=True)) / (variance + 1e-5).sqrt()
             losses.append(
                 F.smooth_l1_loss(
                     m.predictor(seen, (4, 4), context=masks.context[i:i + 1], target=block[None])[0],
@@ -210,12 +210,11 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
     call(*run, '--shard', '1/2')
     call(*run, '--shard', '0/2')
     done = {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}
-    assert {f.parent.name for f in done
-            } == {'pixels-0', 'pca-0'
-                  } | {f'{m}-{s}-0.006min' for m in ('hierarchical', 'flat', 'lejepa') for s in (0, 1)}
+    trained = {f'{m}-{s}-0.006min' for m in ('hierarchical', 'flat', 'lejepa') for s in (0, 1)}
+    assert {f.parent.name for f in done} == {'pixels-0', 'pca-0'} | trained
     first = json.loads((cut/'result.json').read_text())
-    assert first['steps'] == 10 and first['images_seen'] == 640 and json.loads(
-        (out/'run/lejepa-1-0.006min/result.json').read_text())['steps'] == 5
+    assert first['steps'] == 10 and first['images_seen'] == 640
+    assert json.loads((out/'run/lejepa-1-0.006min/result.json').read_text())['steps'] == 5
     call(*run)
     # nothing is done twice
     assert done == {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}
@@ -223,9 +222,8 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
     capsys.readouterr()
     call('table')
     said, found = capsys.readouterr().out, json.loads((tmp_path/'table.json').read_text())
-    assert len(
-        found['rows']
-    ) == 8 and 'hierarchical − flat' in said and '(2 seeds)' in said and 'hierarchical − pixels' in said
+    assert len(found['rows']) == 8
+    for words in ('hierarchical − flat', '(2 seeds)', 'hierarchical − pixels'): assert words in said, said
     assert all(.1 < r[k] <= 1 for r in found['rows'] for k in small_budget.MEASURES)
     # another machine, where there is only the table
     shutil.rmtree(out)
@@ -264,8 +262,9 @@ def test_speed(study, monkeypatch, capsys):
 
 def test_tuning(study, monkeypatch, tmp_path):
     out, call = study
-    assert {len(t) for t in small_budget.TRIALS.values()} == {5} and small_budget.TRIALS.keys(
-    ) == small_budget.METHODS.keys() - {*small_budget.UNTRAINED, 'ijepa_public'}
+    assert {len(t) for t in small_budget.TRIALS.values()} == {5}
+    tuned = small_budget.METHODS.keys() - {*small_budget.UNTRAINED, 'ijepa_public'}
+    assert small_budget.TRIALS.keys() == tuned
     monkeypatch.setattr(small_budget, 'TRIALS',
                         {'mae': [['training.lr=1e-9', 'training.lr_min=0'], ['rival.mask_ratio=0.5']]})
     call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '0/2')
@@ -329,9 +328,8 @@ def test_photos_settings(monkeypatch, tmp_path, capsys):
     g, labels = torch.Generator().manual_seed(0), torch.arange(320) % 2
     # two kinds that anything tells apart
     bright = (torch.rand(320, 3, 64, 64, generator=g) * 100 + 120 * labels.view(-1, 1, 1, 1)).byte()
-    monkeypatch.setattr(
-        photos_settings, 'emoji', lambda folder, test: ImageDataset('kinds', bright, labels=labels.tolist(),
-                                                                    classes=['dark', 'bright']))
+    def kinds(folder, test): return ImageDataset('kinds', bright, labels=labels.tolist(), classes=['dark', 'bright'])
+    monkeypatch.setattr(photos_settings, 'emoji', kinds)
     monkeypatch.setattr(photos_settings, 'COMMON', [*photos_settings.COMMON, *SMALL])
     first = photos_settings.FIRST[0]
     call = lambda *a: photos_settings.main([*a, '--out', str(tmp_path/'runs')])
