@@ -17,8 +17,8 @@ from detection_study import machine
 
 from hjepa.detection.boxes import BoxDataset
 from hjepa.detection.scenes import make_scenes
-from hjepa.cli.train import run_detection
-from hjepa.cli.codec import run_codec
+from hjepa.cli.detect import train_detection
+from hjepa.cli.codec import train_codec
 from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import codec_runs
 from hjepa.core.files import read_json, say, write_json
@@ -41,8 +41,8 @@ KEEP = ('name', 'family', 'kind', 'setting', 'lambda', 'bpp', 'bpp_without_heade
 def train(args):
     "Blood cells: a small detector, then codecs for its features."
     folder = args.out/'bccd'
-    stopped = run_detection('scenes', [f'data.path={args.bccd}', *DETECTOR], folder/'detector')
-    if stopped or run_codec('small', [f'data.detector={folder/"detector"}', *CODECS], folder/'sweep'):
+    stopped = train_detection([f'data.path={args.bccd}', *DETECTOR], run_dir=folder/'detector')
+    if stopped or train_codec([f'data.detector={folder/"detector"}', *CODECS], run_dir=folder/'sweep'):
         raise SystemExit('stopped')
 
 

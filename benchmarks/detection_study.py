@@ -1,6 +1,6 @@
 """What does a pyramid gain, and what does pretraining? Detectors on the embedded scenes, every run with the same time on one core.
 
-    python benchmarks/detection_study.py run demo --out RUNS                      # `hjepa_train_detection` as it is shipped, three seeds, with all cores
+    python benchmarks/detection_study.py run demo --out RUNS                      # `hjepa detect train` as it is shipped, three seeds, with all cores
     python benchmarks/detection_study.py run pyramids --out RUNS [--shard 0/2]    # FPN against single-scale, SSD-style, image pyramid (Lin et al. 2017)
     python benchmarks/detection_study.py run pretraining --out RUNS [--shard 0/2] # H-JEPA against random weights, three pyramids of a plain ViT
     python benchmarks/detection_study.py measure pyramids --out RUNS              # measures finished runs again
@@ -94,13 +94,13 @@ def cost(model) -> dict:
 
 def demo(args):
     "The shipped configuration, start to end, with the processor time that the whole command takes."
-    from hjepa.cli.train import run_detection
+    from hjepa.cli.detect import train_detection
     for seed in args.seeds:
         folder = Path(args.out)/'demo'/f'demo-{seed}'
         if (folder/'result.json').exists(): continue
         if folder.exists(): raise SystemExit(f'{folder} was begun and not finished; its time cannot be known any more. Remove it')
         cpu, wall = time.process_time(), time.time()
-        run_detection('scenes', [f'training.seed={seed}'], folder)
+        train_detection([f'training.seed={seed}'], run_dir=folder)
         r = json.loads((folder/'results.json').read_text())
         r |= dict(study='demo', arm='demo', processor_seconds=time.process_time() - cpu, wall_seconds=time.time() - wall, threads=torch.get_num_threads(), machine=machine())
         write_atomic(folder/'result.json', lambda p: p.write_text(json.dumps(r)))

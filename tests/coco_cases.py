@@ -1,4 +1,5 @@
-"Random detections and truths, and COCO's average precision of them by pycocotools: `python -m tests.coco_cases` writes the file."
+"""Random detections and truths, and COCO's average precision of them by pycocotools: `python -m
+tests.coco_cases` writes the file."""
 import contextlib
 import io
 import json
@@ -47,15 +48,18 @@ def by_pycocotools(found: list[dict], truth: list[dict], classes: int, small_bel
     "The six values of COCO's own code, -1 where there was no object."
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
-    as_rows = lambda images: [dict(image_id=i, category_id=c, bbox=[a, b, x - a, y - b], area=(x - a) * (y - b), k=k)
-                              for i, r in enumerate(images)
-                              for k, ((a, b, x, y), c) in enumerate(zip(r['boxes'].double().tolist(),
-                                                                        r['labels'].tolist(), strict=True))]
+    as_rows = lambda images: [
+        dict(image_id=i, category_id=c, bbox=[a, b, x - a, y - b], area=(x - a) * (y - b), k=k)
+        for i, r in enumerate(images)
+        for k,
+        ((a, b, x, y), c) in enumerate(zip(r['boxes'].double().tolist(), r['labels'].tolist(), strict=True))
+    ]
     crowd = lambda r: int(truth[r['image_id']]['ignore'][r['k']])
     score = lambda r: found[r['image_id']]['scores'][r['k']].item()
     table = COCO()
-    table.dataset = dict(images=[dict(id=i) for i in range(len(truth))], categories=[dict(id=c) for c in range(classes)],
-                         annotations=[r | dict(id=n, iscrowd=crowd(r)) for n, r in enumerate(as_rows(truth), 1)])
+    table.dataset = dict(
+        images=[dict(id=i) for i in range(len(truth))], categories=[dict(id=c) for c in range(classes)],
+        annotations=[r | dict(id=n, iscrowd=crowd(r)) for n, r in enumerate(as_rows(truth), 1)])
     with contextlib.redirect_stdout(io.StringIO()):
         table.createIndex()
         seen = [r | dict(score=score(r)) for r in as_rows(found)]

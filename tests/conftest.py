@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-for key, value in {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'HF_HUB_OFFLINE': '1'}.items(): os.environ.setdefault(key, value)
+for key, value in {'OMP_NUM_THREADS': '1', 'MPLBACKEND': 'Agg', 'HF_HUB_OFFLINE': '1'}.items():
+    os.environ.setdefault(key, value)
 
 
 @pytest.fixture(scope='session')

@@ -1,12 +1,14 @@
 """Kills, full disks and interrupts at every call of a command that writes.
 
-    def work(folder): return hjepa.cli.train.train([..., '--run-dir', str(folder/'run')])
+    def work(folder): return hjepa.cli.main.main(['train', ..., '--run-dir', str(folder/'run')])
     def check(folder, moment): ...   # repair it as a user would, and compare with what nobody disturbed
     sweep(work, check, tmp_path)              # one forked process for every moment
 
 A *moment* is before, within or after a call that changes files: `os.replace`, `rename`, `fsync`, `mkdir`,
-`chmod`, `unlink`, `rmdir`, `write` (to files), `Path.write_text`, `write_bytes`, `append_text`, `save_file`.
-Processes are forked from the one that runs the tests, which has imported everything and computes nothing itself:
+`chmod`, `unlink`, `rmdir`, `write` (to files), `Path.write_text`, `write_bytes`, `append_text`,
+`save_file`.
+Processes are forked from the one that runs the tests, which has imported everything and computes nothing
+itself:
 a life costs a fraction of a second. Needs fork and signals."""
 import os
 import re
@@ -39,7 +41,8 @@ class Life:
             for fd in (1, 2): os.dup2(out, fd)
             sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            tqdm.set_lock(threading.RLock())        # its own is shared by all lives: one that is killed would keep it
+            # its own is shared by all lives: one that is killed would keep it
+            tqdm.set_lock(threading.RLock())
             code = ended(work)
         finally: os._exit(code)
 
@@ -71,9 +74,12 @@ def ended(work) -> int:
     from multiprocessing.util import _exit_function
     try: code = work()
     except SystemExit as e: code = e.code
-    except BaseException: traceback.print_exc(); code = 71
+    except BaseException:
+        traceback.print_exc()
+        code = 71
     _exit_function()                                            # ends the loader's workers
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     return int(code or 0)
 
 
@@ -86,7 +92,8 @@ def finish(work, log: Path, code: int = 0, seconds: float = 60) -> str:
 
 
 class Shim:
-    "Counts the calls that change files, and acts at the n-th: before it, after it, or when half is written."
+    """Counts the calls that change files, and acts at the n-th: before it, after it, or when half is
+    written."""
     def __init__(self,
         at: int = 0, # which moment, from 1; 0: none
         act=lambda: None, # what happens then: kill, raise, send a signal

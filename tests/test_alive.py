@@ -22,6 +22,7 @@ if sys.platform != 'linux': pytest.skip('needs fork, signals and /proc as Linux 
 import torch
 from safetensors.torch import load_file
 
+import hjepa.cli.evaluate
 import hjepa.cli.train
 import hjepa.evaluation.collapse
 import hjepa.evaluation.encodings  # noqa: F401  (before processes are forked)
@@ -31,6 +32,7 @@ import hjepa.core.resuming
 from hjepa.core.callbacks import Callback
 from hjepa.training import Trainer, load_run
 from hjepa.core.checkpoints import checkpoints, left_over, read_state
+from hjepa.cli.main import main
 
 from .kills import Life, Shim, ended, finish, full_disk, kinds, sweep
 
@@ -41,11 +43,11 @@ STEPS = 160                                                     # 20 epochs of 8
 
 
 def train(*args, report: bool = False, before=None):
-    "What a `Life` does: `hjepa_train` with these arguments, its report at the end only if wanted."
+    "What a `Life` does: `hjepa train` with these arguments, its report at the end only if wanted."
     def work():
         if not report: hjepa.cli.train.report = lambda *a, **k: None
         if before: before()
-        return hjepa.cli.train.train(list(map(str, args)))
+        return main(['train', *args])
     return work
 
 
@@ -402,9 +404,9 @@ def test_interrupted_in_the_report(pictures, tmp_path):
     def interrupt(*args):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    def before(): hjepa.cli.train.draw = interrupt
+    def before(): hjepa.cli.evaluate.draw = interrupt
     out = finish(train(*SMALL, 'training.epochs=1', f'data.path={pictures}', '--run-dir', run, report=True, before=before), tmp_path/'log', 130)
-    assert f'all steps are done and saved; measures and pictures are made by:\n  hjepa_train --resume {run}' in out and 'Traceback' not in out
+    assert f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}' in out and 'Traceback' not in out
     assert (run/'results.json').is_file() and not (run/'report.html').exists()
     finish(train('--resume', run, report=True), tmp_path/'log')
     assert (run/'report.html').is_file() and list((run/'pictures').glob('*.png'))
@@ -417,11 +419,11 @@ def test_terminated_in_the_report(pictures, tmp_path):
     stop_at(pictures, run, 8, tmp_path/'log0')
     for what in ('measure', 'draw'):
         def ask(*args): os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
-        def before(): setattr(hjepa.cli.train, what, ask)
+        def before(): setattr(hjepa.cli.evaluate, what, ask)
         again = train('--resume', run, 'training.checkpoint_steps=1000', report=True, before=before)
         out = finish(again, tmp_path/'log', 130)
-        assert f'all steps are done and saved; measures and pictures are made by:\n  hjepa_train --resume {run}' in out
-        assert 'hjepa_train: stopped (SIGTERM)' in out and 'Traceback' not in out
+        assert f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}' in out
+        assert 'hjepa train: stopped (SIGTERM)' in out and 'Traceback' not in out
 
 
 # --- alone in a folder
@@ -438,7 +440,7 @@ def test_two_start_together(pictures, tmp_path):
         first = f'in use by process {lives[codes.index(0)].pid} on '
         assert first in lost or 'exists and is not an empty folder' in lost, lost
         assert load_run(run).training.seed == codes.index(0) and newest(run) == 2
-    assert len({hjepa.cli.train._run_name('tiny') for _ in range(200)}) == 200
+    assert len({hjepa.cli.train.run_name('tiny') for _ in range(200)}) == 200
 
 
 def test_two_resume_one_run(pictures, tmp_path, go_on):
@@ -520,12 +522,11 @@ def test_ascii_terminal(pictures, tmp_path):
 # --- waits
 
 def in_small_memory(megabytes: float, *args) -> subprocess.Popen:
-    "`hjepa_train` with a /dev/shm of this size, as in a container; skips where that is not allowed."
+    "`hjepa train` with a /dev/shm of this size, as in a container; skips where that is not allowed."
     mount = f'mount -t tmpfs -o size={int(megabytes * 1024)}k tmpfs /dev/shm'
     may = shutil.which('unshare') and not subprocess.run(['unshare', '-m', 'sh', '-c', mount], capture_output=True).returncode
     if not may: pytest.skip('needs the right to mount')
-    code = 'import sys; from hjepa.cli.train import train; sys.exit(train())'
-    command = ['unshare', '-m', 'sh', '-c', f'{mount} && exec "$@"', 'sh', sys.executable, '-c', code]
+    command = ['unshare', '-m', 'sh', '-c', f'{mount} && exec "$@"', 'sh', sys.executable, '-m', 'hjepa', 'train']
     return subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -604,7 +605,7 @@ def test_no_space_names_the_file(pictures, tmp_path):
 def test_loader_worker_killed(pictures, tmp_path, go_on):
     "In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to go on from."
     run = tmp_path/'run'
-    process = subprocess.Popen([sys.executable, '-c', 'import sys; from hjepa.cli.train import train; sys.exit(train())', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
+    process = subprocess.Popen([sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
     workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(encoding='utf-8').split()]
@@ -803,7 +804,7 @@ def test_configurations_from_strangers(tmp_path, monkeypatch):
         file = tmp_path/f'{name}.yaml'
         file.write_text(text)
         out = finish(train('--config', file, '--run-dir', tmp_path/'run', before=lambda: within_memory(1)), tmp_path/'log', 2, seconds=20)
-        assert 'hjepa_train: error:' in out and 'Traceback' not in out and 'sesame' not in out and not set(map(chr, [*range(9), *range(11, 32), 127])) & set(out), (name, out)
+        assert 'hjepa train: error:' in out and 'Traceback' not in out and 'sesame' not in out and not set(map(chr, [*range(9), *range(11, 32), 127])) & set(out), (name, out)
         assert not (tmp_path/'run').exists() and not (tmp_path/'run_code').exists()
     assert 'references are not read' in finish(train('data.path=${oc.env:HJEPA_SECRET}'), tmp_path/'log', 2)
 

@@ -34,7 +34,7 @@ def test_resumed(tmp_path, monkeypatch):
     then = load_file(end/'model.safetensors')
     shutil.rmtree(end)
     monkeypatch.chdir(tmp_path)
-    assert train(['--resume', 'run']) == 0
+    assert train(resume='run') == 0
     now = load_file(end/'model.safetensors')
     assert now.keys() == then.keys()
     for k, v in now.items(): torch.testing.assert_close(v, then[k], rtol=1e-3, atol=1e-4)
@@ -45,7 +45,8 @@ def test_detector(expected):
     found = load_detection_model(BEFORE/'detector').detect(sorted(BEFORE.glob('boxes/*.png')))
     for i, r in enumerate(found):
         assert r['labels'][:10].equal(expected[f'detect.{i}.labels'])
-        for k in ('boxes', 'scores'): torch.testing.assert_close(r[k][:10], expected[f'detect.{i}.{k}'], rtol=1e-3, atol=1e-3)
+        for k in ('boxes', 'scores'):
+            torch.testing.assert_close(r[k][:10], expected[f'detect.{i}.{k}'], rtol=1e-3, atol=1e-3)
 
 
 def test_streams(expected):

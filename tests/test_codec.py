@@ -10,25 +10,33 @@ import pytest
 import torch
 from .test_runs import finish, tensors, wait_for_step
 
-SMALL = ['model.n_hidden=8', 'model.n_channels=16', 'training.lambda_values=[0.2,2]', 'training.base_epochs=1', 'training.epochs=4', 'training.batch_size=4', 'training.checkpoint_steps=5',
-         'training.precision=fp32', 'evaluation.pictures=4', 'data.n=32', 'data.test_n=6']
-SCRIPT = 'import sys; from hjepa.cli.codec import train_codec; sys.exit(train_codec())'
+SMALL = [
+    'model.n_hidden=8', 'model.n_channels=16', 'training.lambda_values=[0.2,2]', 'training.base_epochs=1',
+    'training.epochs=4', 'training.batch_size=4', 'training.checkpoint_steps=5', 'training.precision=fp32',
+    'evaluation.pictures=4', 'data.n=32', 'data.test_n=6'
+]
+HJEPA = [sys.executable, '-m', 'hjepa']
 
 
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory) -> Path:
     "The run of a detector that has learned next to nothing."
     run = tmp_path_factory.mktemp('detector')/'run'
-    small = ['data.n=32', 'data.test_n=6', 'training.epochs=1', 'model.img_size=64', 'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'model.score_threshold=0', 'training.precision=fp32']
-    code = 'import sys; from hjepa.cli.train import train_detection; sys.exit(train_detection())'
-    done = subprocess.run([sys.executable, '-c', code, *small, '--run-dir', str(run)], capture_output=True, text=True, timeout=300)
+    small = [
+        'data.n=32', 'data.test_n=6', 'training.epochs=1', 'model.img_size=64', 'model.channels=64',
+        'model.head_convs=1', 'model.levels=[p3,p4]', 'model.score_threshold=0', 'training.precision=fp32'
+    ]
+    done = subprocess.run([*HJEPA, 'detect', 'train', *small, '--run-dir',
+                           str(run)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return run
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa_train_codec` with these arguments."
-    return subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
+    "`hjepa codec train` with these arguments."
+    return subprocess.Popen([*HJEPA, 'codec', 'train', *map(str, args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
+                            **kwargs)
 
 
 def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
@@ -42,44 +50,58 @@ def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
     finish(start('--resume', run))
     for name in ('base', 'lambda_0.2', 'lambda_2'):
         ours, theirs = tensors(run/name), tensors(whole/name)
-        assert ours.keys() == theirs.keys() and [k for k in ours if not ours[k].equal(theirs[k])] == [], name
+        assert ours.keys() == theirs.keys(), name
+        assert [k for k in ours if not ours[k].equal(theirs[k])] == [], name
     rows = [json.loads((r/'results.json').read_text())['rows'] for r in (run, whole)]
-    assert [r['bpp'] for r in rows[0]] == [r['bpp'] for r in rows[1]] and [r['lambda'] for r in rows[0]] == [.2, 2.]
+    assert [r['bpp'] for r in rows[0]] == [r['bpp'] for r in rows[1]]
+    assert [r['lambda'] for r in rows[0]] == [.2, 2.]
     steps = [json.loads(l) for l in (run/'lambda_0.2'/'history.jsonl').read_text().splitlines()]
     assert [s['step'] for s in steps if s['kind'] == 'step'] == list(range(1, 33))
 
 
 def test_two_processes(detector, tmp_path):
-    run, script = tmp_path/'run', tmp_path/'train.py'
-    script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir', str(run)],
-                          capture_output=True, text=True, timeout=300)
+    run = tmp_path/'run'
+    done = subprocess.run([
+        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m',
+        'hjepa', 'codec', 'train', *SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir',
+        str(run)
+    ], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr
-    epochs = [h for h in map(json.loads, (run/'lambda_2'/'history.jsonl').read_text().splitlines()) if h['kind'] == 'epoch']
+    epochs = [
+        h for h in map(json.loads, (run/'lambda_2'/'history.jsonl').read_text().splitlines())
+        if h['kind'] == 'epoch'
+    ]
     assert [h['images_seen'] for h in epochs] == [32, 64] and (run/'results.json').exists()
 
 
 def test_three_lines(detector, tmp_path):
-    "Word for word what the documentation shows; and bytes that one process wrote are read by another with other threads."
+    """Word for word what the documentation shows; and bytes that one process wrote are read by another with
+    other threads."""
     from hjepa import load_compression_model, load_detection_model, load_image, make_scenes
     run, picture = tmp_path/'codec', tmp_path/'street.png'
     finish(start(*SMALL, 'training.lambda_values=null', f'data.detector={detector}', '--run-dir', run))
     make_scenes('test', 1).load(0).save(picture)
     detector_path = detector
-    detector, codec, image = load_detection_model(detector_path), load_compression_model(run), load_image(picture, 1)
+    detector = load_detection_model(detector_path)
+    codec = load_compression_model(run)
+    image = load_image(picture, 1)
     data = codec.compress(detector.get_fpn_features(image))
     boxes = detector.detect_from_features(codec.decompress(data))
     assert isinstance(data, bytes) and boxes[0]['boxes'].shape[1] == 4
     (tmp_path/'stream').write_bytes(data)
-    code = ('import sys, torch; torch.set_num_threads(2); from hjepa import load_compression_model; codec = load_compression_model(sys.argv[1]); data = open(sys.argv[2], "rb").read(); '
-            'latents, shape = codec.decode_latents(data); assert codec.encode_latents(latents, shape) == data; assert shape.image_sizes == [(160, 160)] and shape.canvas == (64, 64)')
-    done = subprocess.run([sys.executable, '-c', code, str(run), str(tmp_path/'stream')], capture_output=True, text=True)
+    code = ('import sys, torch; torch.set_num_threads(2); from hjepa import load_compression_model; '
+            'codec = load_compression_model(sys.argv[1]); data = open(sys.argv[2], "rb").read(); '
+            'latents, shape = codec.decode_latents(data); assert codec.encode_latents(latents, '
+            'shape) == data; assert shape.image_sizes == [(160, 160)] and shape.canvas == (64, 64)')
+    done = subprocess.run([sys.executable, '-c', code,
+                           str(run), str(tmp_path/'stream')], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_kitti_configuration(tmp_path):
-    "`train_factorized_prior_fpn` on a folder in KITTI's layout, with its own sizes but for the network's and the pictures'."
+    """`train_factorized_prior_fpn` on a folder in KITTI's layout, with its own sizes but for the network's
+    and the pictures'."""
     from hjepa import DetectorConfig, FPNDetector, make_scenes
     from hjepa.compression.training import CodecTrainer, feature_source, load_codec_config
     base, line = tmp_path/'kitti'/'training', 'Car 0.00 0 -1.57 10 10 60 40 1.0 1.0 1.0 1.0 1.0 1.0 1.0\n'
@@ -89,20 +111,32 @@ def test_kitti_configuration(tmp_path):
         scenes.load(i).convert('RGB').crop((0, 0, 128, 38)).save(base/'image_2'/f'{i:06d}.png')
         (base/'label_2'/f'{i:06d}.txt').write_text(line)
     torch.manual_seed(0)
-    weights = FPNDetector(DetectorConfig('resnet10t', channels=256, head_convs=1, img_size=[64, 128], classes=['Car', 'Pedestrian', 'Cyclist'])).save_pretrained(tmp_path)
-    smaller = ['data.resize=[64,128]', 'data.num_workers=0', 'training.precision=fp32', 'training.epochs=1', 'model.n_hidden=8', 'model.n_channels=16', 'training.warmup_epochs=0']
-    config = load_codec_config('train_factorized_prior_fpn', [f'data.detector={weights}', f'data.path={tmp_path/"kitti"}', *smaller])
+    weights = FPNDetector(
+        DetectorConfig('resnet10t', channels=256, head_convs=1, img_size=[64, 128],
+                       classes=['Car', 'Pedestrian', 'Cyclist'])).save_pretrained(tmp_path)
+    smaller = [
+        'data.resize=[64,128]', 'data.num_workers=0', 'training.precision=fp32', 'training.epochs=1',
+        'model.n_hidden=8', 'model.n_channels=16', 'training.warmup_epochs=0'
+    ]
+    config = load_codec_config('train_factorized_prior_fpn',
+                               [f'data.detector={weights}', f'data.path={tmp_path/"kitti"}', *smaller])
     source = feature_source(config)
-    assert source.kept is None and source.canvas == (64, 128) and source.levels == ['p2', 'p3', 'p4', 'p5', 'p6'] and 8 <= len(source) <= 12
+    assert source.kept is None and source.canvas == (64, 128) and 8 <= len(source) <= 12
+    assert source.levels == ['p2', 'p3', 'p4', 'p5', 'p6']
     trainer = CodecTrainer(config, tmp_path/'run', source)
     trainer.fit()
-    assert trainer.step == 1 and trainer.outputs['level_bpp'].shape == (5,) and trainer.features['p2'].shape == (4, 256, 16, 32)
+    assert trainer.step == 1 and trainer.outputs['level_bpp'].shape == (5,)
+    assert trainer.features['p2'].shape == (4, 256, 16, 32)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='float16 with a loss scale is for GPUs')
 def test_half_precision_with_a_loss_scale(detector, tmp_path):
     run = tmp_path/'run'
-    finish(start(*SMALL, 'training.precision=fp16', 'training.lambda_values=null', f'data.detector={detector}', '--run-dir', run))
+    finish(
+        start(*SMALL, 'training.precision=fp16', 'training.lambda_values=null', f'data.detector={detector}',
+              '--run-dir', run))
     steps = [json.loads(l) for l in (run/'history.jsonl').read_text().splitlines()]
     losses = [s['loss'] for s in steps if s['kind'] == 'step']
-    assert len(losses) == 32 and losses[-1] < losses[0] and json.loads((sorted((run/'checkpoints').glob('step_*'))[-1]/'state.json').read_text())['scaler']['scale'] > 0
+    assert len(losses) == 32 and losses[-1] < losses[0]
+    newest = sorted((run/'checkpoints').glob('step_*'))[-1]
+    assert json.loads((newest/'state.json').read_text())['scaler']['scale'] > 0

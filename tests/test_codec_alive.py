@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-import hjepa.cli.codec
+import hjepa.cli.streams
 import hjepa.compression.training
 import hjepa.compression.rate_distortion
 import hjepa.visualization  # noqa: F401 (in this process, not in every life)
+from hjepa.cli.main import main
 from hjepa.core.files import lock_folder, save_tensors
 from hjepa.core.checkpoints import checkpoints, read_state
 
@@ -35,12 +36,12 @@ PARTS = 'base', 'lambda_0.2', 'lambda_2'
 
 
 def command(name: str, *args):
-    "What a `Life` does: a command of `hjepa.cli.codec`, without its figures, which others test."
+    "What a `Life` does: a command of `hjepa codec`, without its figures, which others test."
     def work():
         figure = mock.Mock(savefig=lambda p, **k: Path(p).write_bytes(b'figure'))
         hjepa.compression.training.show_analysis = lambda *a: figure
         hjepa.compression.rate_distortion.draw_rate_distortion = lambda *a: {}
-        return getattr(hjepa.cli.codec, name)(list(map(str, args)))
+        return main(['codec', name, *args])
     return work
 
 
@@ -58,11 +59,12 @@ def maps(tmp_path_factory) -> Path:
 def whole(maps, tmp_path_factory) -> Path:
     "The sweep that nobody disturbs."
     folder = tmp_path_factory.mktemp('whole')
-    finish(command('train_codec', *settings(maps), '--run-dir', folder/'run'), folder/'log')
+    finish(command('train', *settings(maps), '--run-dir', folder/'run'), folder/'log')
     return folder/'run'
 
 
-def settings(maps: Path) -> list[str]: return [*SMALL, f'data.features={maps}', f'data.test_features={maps}']
+def settings(maps: Path) -> list[str]:
+    return [*SMALL, f'data.features={maps}', f'data.test_features={maps}']
 
 
 def tensors(checkpoint: Path) -> dict:
@@ -101,9 +103,9 @@ def test_a_sweep_that_is_killed_at_any_call_that_writes(whole, tmp_path):
         shutil.copytree(whole, folder/'run')
         shutil.rmtree(folder/'run'/'lambda_2')
         for name in ('results.json', 'rate_distortion.csv'): (folder/'run'/name).unlink()
-    def work(folder): return command('train_codec', '--resume', folder/'run')()
+    def work(folder): return command('train', '--resume', folder/'run')()
     def repair(folder, moment):
-        finish(command('train_codec', '--resume', folder/'run'), folder/'log')
+        finish(command('train', '--resume', folder/'run'), folder/'log')
         check_same(folder/'run', whole)
         shutil.rmtree(folder)
     tried = sweep(work, repair, tmp_path/'lives', without_the_last, at=telling)
@@ -112,7 +114,8 @@ def test_a_sweep_that_is_killed_at_any_call_that_writes(whole, tmp_path):
 
 
 def telling(seen: list[str]) -> list[int]:
-    "Of the calls that put a file or a checkpoint in its place, or write half of one: the last of each kind."
+    """Of the calls that put a file or a checkpoint in its place, or write half of one: the last of each
+    kind."""
     calls = ('replace', 'rename', 'save_file', 'write_text')
     where = {name: n for n, name in enumerate(seen, 1) if name.split()[1] in calls}
     late = lambda name: not name.startswith('after') or 'safetensors' in name or 'state' in name
@@ -143,7 +146,7 @@ def test_a_damaged_part_is_repaired(whole, tmp_path, fault):
     if fault == 'no last checkpoint': shutil.rmtree(last)
     with pytest.warns(UserWarning, match='lambda_2 not finished, or damaged, and left out'):
         assert list(hjepa.compression.training.codec_runs(run)) == [.2]
-    said = finish(command('train_codec', '--resume', run), tmp_path/'log')
+    said = finish(command('train', '--resume', run), tmp_path/'log')
     assert ('begins anew' in said) == (fault == 'all damaged'), said
     check_same(run, whole)
     assert fault == 'all damaged' or 'epoch 1/2' not in said    # nothing more is trained than what was lost
@@ -154,11 +157,11 @@ def test_a_full_disk_at_the_end_of_a_sweep(whole, tmp_path):
     def without_tables(folder):
         shutil.copytree(whole, folder/'run')
         shutil.rmtree(checkpoints(folder/'run'/'lambda_2')[-1])
-    def work(folder): return command('train_codec', '--resume', folder/'run')()
+    def work(folder): return command('train', '--resume', folder/'run')()
     def repair(folder, moment):
         said = (folder.parent/f'{folder.name}.log').read_text(encoding='utf-8')
         assert 'No space left on device' in said and 'safetensors' in said, said
-        finish(command('train_codec', '--resume', folder/'run'), folder/'log')
+        finish(command('train', '--resume', folder/'run'), folder/'log')
         check_same(folder/'run', whole)
     writes = lambda name: name.startswith('within save_file') and 'model' in name
     last = lambda seen: [max(n for n, name in enumerate(seen, 1) if writes(name))]
@@ -170,7 +173,7 @@ def test_one_process_at_a_time(whole, maps, tmp_path):
     run, streams = tmp_path/'run', tmp_path/'streams'
     shutil.copytree(whole, run)
     compress = 'compress', maps, '--codec', run/'lambda_2', '-o', streams
-    for folder, args in ((run, ('train_codec', '--resume', run)), (streams, compress)):
+    for folder, args in ((run, ('train', '--resume', run)), (streams, compress)):
         with lock_folder(folder): said = finish(command(*args), tmp_path/'log', 2)
         assert f'in use by process {os.getpid()} on' in said, said
 
@@ -311,7 +314,7 @@ def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
     for args in (('compress', *sources, '-o', taken), ('compress', *sources, '-o', taken/'deeper'),
                  ('decompress', sources[0], '-o', taken), ('decompress', sources[0], '--detect', tmp_path)):
         def early(args=args):
-            hjepa.cli.codec.find_codec = None                   # in this life only
+            hjepa.cli.streams.find_codec = None                   # in this life only
             return command(args[0], *args[1:], '--codec', whole/'lambda_2')()
         said = finish(early, tmp_path/'log', 2)
         wrong = 'expected the place of', os.strerror(errno.ENOTDIR), os.strerror(errno.EEXIST)

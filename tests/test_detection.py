@@ -11,18 +11,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from hjepa.cli.main import main
+
 from . import coco_cases
 from .kills import sweep_file
 from .test_runs import finish, tensors, wait_for_step
 
-SMALL = ['data.n=64', 'data.test_n=8', 'training.epochs=3', 'training.batch_size=8', 'training.checkpoint_steps=5', 'training.log_steps=1', 'training.precision=fp32',
-         'model.img_size=64', 'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'data.crop=0.3', 'data.jitter=0.2']
-SCRIPT = 'import sys; from hjepa.cli.train import train_detection; sys.exit(train_detection())'
+SMALL = [
+    'data.n=64', 'data.test_n=8', 'training.epochs=3', 'training.batch_size=8',
+    'training.checkpoint_steps=5', 'training.log_steps=1', 'training.precision=fp32', 'model.img_size=64',
+    'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'data.crop=0.3', 'data.jitter=0.2'
+]
+COMMAND = ['-m', 'hjepa', 'detect', 'train']
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa_train_detection` with these arguments."
-    return subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
+    "`hjepa detect train` with these arguments."
+    return subprocess.Popen([sys.executable, *COMMAND, *map(str, args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
+                            **kwargs)
 
 
 def test_killed_and_resumed_is_the_same(tmp_path):
@@ -43,22 +50,26 @@ def test_killed_and_resumed_is_the_same(tmp_path):
 
 
 def test_two_processes(tmp_path):
-    run, script = tmp_path/'run', tmp_path/'train.py'
-    script.write_text(SCRIPT, encoding='utf-8')
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', str(script), *SMALL, 'evaluation.every=2', '--run-dir', str(run)],
-                          capture_output=True, text=True, timeout=300)
+    run = tmp_path/'run'
+    done = subprocess.run([
+        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *COMMAND,
+        *SMALL, 'evaluation.every=2', '--run-dir',
+        str(run)
+    ], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr
     epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text(encoding='utf-8').splitlines())
               if h['kind'] == 'epoch']
-    assert [h['images_seen'] for h in epochs] == [64, 128, 192] and epochs[-1]['loss'] < epochs[0]['loss'] and 'map_50' in epochs[1]
+    assert [h['images_seen'] for h in epochs] == [64, 128, 192]
+    assert epochs[-1]['loss'] < epochs[0]['loss'] and 'map_50' in epochs[1]
 
 
 def test_names_of_tutorials():
     from hjepa import FPN, FPNBlock, ResNetFPN
     with torch.device('meta'):
         maps = ResNetFPN('resnet50', num_classes=80)(torch.empty(1, 3, 256, 320))
-        assert {k: tuple(v.shape) for k, v in maps.items()} == {f'p{l}': (1, 256, -(-256 // 2 ** l), -(-320 // 2 ** l)) for l in range(2, 7)}
+        sizes = {f'p{l}': (1, 256, -(-256 // 2**l), -(-320 // 2**l)) for l in range(2, 7)}
+        assert {k: tuple(v.shape) for k, v in maps.items()} == sizes
         fpn = FPN([256, 512, 1024, 2048], out_channels=256)
         assert len(fpn([torch.empty(1, c, 64 // s, 80 // s)
                         for c, s in zip((256, 512, 1024, 2048), (1, 2, 4, 8), strict=True)])) == 4
@@ -83,7 +94,8 @@ def test_seam(tmp_path):
     from hjepa import DetectorConfig, FPNDetector, load_detection_model, load_image
     path = tmp_path/'street.png'
     Image.new('RGB', (90, 60), 'teal').save(path)
-    FPNDetector(DetectorConfig('resnet10t', channels=64, img_size=64, classes=['car'], score_threshold=0.)).save_pretrained(tmp_path)
+    FPNDetector(DetectorConfig('resnet10t', channels=64, img_size=64, classes=['car'],
+                               score_threshold=0.)).save_pretrained(tmp_path)
     model = load_detection_model(tmp_path)
     features = model.get_fpn_features([load_image(path)])
     a, b = model.detect([path])[0], model.detect_from_features(features)[0]
@@ -103,7 +115,9 @@ def coco_folder(root: Path, order: dict[str, list[str]]) -> Path:
             for (x0, y0, x1, y1), label in zip(scenes.boxes[i].tolist(), scenes.labels[i].tolist(),
                                                strict=True):
                 if scenes.classes[label] in names:
-                    rows.append(dict(id=len(rows), image_id=i, category_id=1 + names.index(scenes.classes[label]), bbox=[x0, y0, x1 - x0, y1 - y0], iscrowd=0, area=(x1 - x0) * (y1 - y0)))
+                    rows.append(
+                        dict(id=len(rows), image_id=i, category_id=1 + names.index(scenes.classes[label]),
+                             bbox=[x0, y0, x1 - x0, y1 - y0], iscrowd=0, area=(x1 - x0) * (y1 - y0)))
         categories = [dict(id=1 + k, name=n) for k, n in enumerate(names)]
         table = dict(images=images, annotations=rows, categories=categories)
         (root/f'{part}.json').write_text(json.dumps(table), encoding='utf-8')
@@ -111,15 +125,16 @@ def coco_folder(root: Path, order: dict[str, list[str]]) -> Path:
 
 
 def test_parts_that_number_their_classes_differently(tmp_path):
-    "A class is its name: the test part's own numbers, and classes that it lacks or has more of, change nothing."
-    from hjepa.cli.train import eval_detection, train_detection
+    """A class is its name: the test part's own numbers, and classes that it lacks or has more of, change
+    nothing."""
     from hjepa.data.named import build_dataset
     names = build_dataset('fashion_mnist_mini').classes
     data = coco_folder(tmp_path/'data', dict(train=names[:9], val=[*names[9:], *names[8:0:-1]]))
     run = tmp_path/'run'
-    assert train_detection(['data.dataset=coco', f'data.path={data}', 'data.n=null', *SMALL[1:], 'training.epochs=12', '--run-dir', str(run)]) == 0
+    theirs = ['data.dataset=coco', f'data.path={data}', 'data.n=null']
+    assert main(['detect', 'train', *theirs, *SMALL[1:], 'training.epochs=12', '--run-dir', run]) == 0
     trained = json.loads((run/'results.json').read_text(encoding='utf-8'))
-    assert eval_detection([str(run)]) == 0
+    assert main(['detect', 'eval', str(run)]) == 0
     again = json.loads((run/'results.json').read_text(encoding='utf-8'))
     assert trained['map'] == again['map'] and set(again['per_class']) <= set(names[:9])
     from hjepa.detection.detector import load_detection_model
@@ -127,12 +142,14 @@ def test_parts_that_number_their_classes_differently(tmp_path):
     from hjepa.detection.training import detection_dataset, load_detection_run
     config = load_detection_run(run)
     train, test = (detection_dataset(config, part) for part in ('train', 'test'))
-    for i in range(8):                                        # the same scenes: what both have is labelled alike
+    # the same scenes: what both have is labelled alike
+    for i in range(8):
         both = [[(b, l) for b, l in zip(d.boxes[i].tolist(), d.labels[i].tolist(), strict=True) if l > 0]
                 for d in (train, test)]
         assert both[0] == both[1]
     test.classes = test.classes[::-1]
-    with pytest.raises(ValueError, match='read the data with classes=model.classes'): evaluate_detector(load_detection_model(run), test)
+    with pytest.raises(ValueError, match='read the data with classes=model.classes'):
+        evaluate_detector(load_detection_model(run), test)
 
 
 def test_average_precision_is_that_of_pycocotools():
@@ -190,13 +207,17 @@ def detector(tmp_path_factory) -> Path:
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_boxes_are_whole_after_any_kill(detector, tmp_path):
-    from hjepa.cli.train import detect
     from PIL import Image
     (tmp_path/'some').mkdir()
     for k in range(2): Image.new('RGB', (64, 48), (90 * k, 99, 0)).save(tmp_path/'some'/f'{k}.png')
     def work(folder):
         torch.set_num_threads(1)
-        return detect(['--model', str(detector), str(tmp_path/'some'), '-o', str(folder/'boxes.json')])
+        return main([
+            'detect', 'run', '--model',
+            str(detector),
+            str(tmp_path/'some'), '-o',
+            str(folder/'boxes.json')
+        ])
     sweep_file(work, 'boxes.json', tmp_path)
 
 
@@ -256,22 +277,22 @@ def files_up_to(size: int):
 def test_full_disk_names_the_file(detector, tmp_path, capsys):
     "Neither half a figure nor half a table is left."
     from hjepa import make_scenes
-    from hjepa.cli.train import detect
     scenes = make_scenes('test', 2, size=64, garment=(16, 48))
     for i in range(2): scenes.load(i).save(tmp_path/f'{i}.png')
     args = [str(tmp_path), '--model', str(detector), '-o', str(tmp_path/'boxes.json')]
     for more, name in [(['--pictures', str(tmp_path/'drawn')], 'drawn/0.png'), ([], 'boxes.json')]:
-        with files_up_to(200), pytest.raises(SystemExit) as end: detect([*args, '--threshold', '0', *more])
+        with files_up_to(200), pytest.raises(SystemExit) as end:
+            main(['detect', 'run', *args, '--threshold', '0', *more])
         said = capsys.readouterr()
         assert end.value.code == 2 and name in said.err and 'Traceback' not in said.err, said.err
-        assert name != 'boxes.json' or 'boxes in 2 images' in said.out      # what was found is printed first
+        # what was found is printed first
+        assert name != 'boxes.json' or 'boxes in 2 images' in said.out
         assert sorted(p.name for p in tmp_path.rglob('*') if p.is_file()) == ['0.png', '1.png']
-    assert detect([*args, '--pictures', str(tmp_path/'drawn')]) == 0
+    assert main(['detect', 'run', *args, '--pictures', str(tmp_path/'drawn')]) == 0
 
 
 def test_annotations_and_images_of_every_kind(tmp_path, capsys):
     "A broken link, a named pipe, a folder and other encodings never abort or hang training or evaluation."
-    from hjepa.cli.train import eval_detection, train_detection
     data, run = voc_folder(tmp_path/'data', 24), tmp_path/'run'
     os.mkfifo(data/'pipe.xml')
     (data/'gone.xml').symlink_to('nowhere')
@@ -283,8 +304,8 @@ def test_annotations_and_images_of_every_kind(tmp_path, capsys):
         make(data/f'{name}.png')
     settings = ['data.dataset=voc', f'data.path={data}', 'data.max_bad_share=0.5', 'data.n=null',
                 'data.test_n=null', *SMALL[2:]]
-    assert train_detection([*settings, 'training.epochs=1', '--run-dir', str(run)]) == 0
-    assert eval_detection([str(run)]) == 0
+    assert main(['detect', 'train', *settings, 'training.epochs=1', '--run-dir', str(run)]) == 0
+    assert main(['detect', 'eval', str(run)]) == 0
     said = capsys.readouterr()
     assert 'images left out' in said.err and 'Traceback' not in said.err
     assert '\x1b[31m' not in said.err + said.out
@@ -310,7 +331,6 @@ def voc_folder(root: Path, n: int) -> Path:
                                            ('<xmax>10</xmax><ymax>10</ymax>', 'model.img_size')])
 def test_never_trains_on_nothing(tmp_path, capsys, corners, says):
     "Boxes that are shares of the image, or all too small on the canvas, are an error in one line."
-    from hjepa.cli.train import train_detection
     data = voc_folder(tmp_path/'data', 20)
     for file in data.glob('*.xml'):
         text = file.read_text(encoding='utf-8').replace('<xmax>50</xmax><ymax>40</ymax>', corners)
@@ -318,7 +338,8 @@ def test_never_trains_on_nothing(tmp_path, capsys, corners, says):
         file.write_text(text, encoding='utf-8')
     args = ['data.dataset=voc', f'data.path={data}', 'data.max_bad_share=1', *SMALL[2:], 'data.n=null',
             'model.img_size=32']
-    with pytest.raises(SystemExit) as end: train_detection([*args, '--run-dir', str(tmp_path/'run')])
+    with pytest.raises(SystemExit) as end:
+        main(['detect', 'train', *args, '--run-dir', str(tmp_path/'run')])
     said = capsys.readouterr().err
     assert end.value.code == 2 and says in said and 'Traceback' not in said
     assert not (tmp_path/'run').exists()

@@ -346,18 +346,16 @@ def garments(tmp_path_factory) -> Path:
     return root.parent
 
 
-def start(folder: Path, *args) -> subprocess.Popen:
-    "`hjepa_train` in two processes."
-    script = folder/'train.py'
-    script.write_text('import sys; from hjepa.cli.train import train; sys.exit(train())', encoding='utf-8')
-    return subprocess.Popen([*PROGRAM, str(script), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'})
+def start(*args) -> subprocess.Popen:
+    "`hjepa train` in two processes."
+    return subprocess.Popen([*PROGRAM, '-m', 'hjepa', 'train', *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'})
 
 
 @pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0', 'multicrop.warmup_epochs=1', 'training.sharding=full']])
 def test_two_processes(garments, tmp_path, more):
     "Both processes take part, one writes, the encoder learns, health and pictures are there; sharded, with several crops of each image, too."
     run = tmp_path/'run'
-    process = start(tmp_path, *COMMAND, f'data.path={garments}', *more, '--run-dir', run)
+    process = start(*COMMAND, f'data.path={garments}', *more, '--run-dir', run)
     out = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and '2 process(es)' in out, out
     lines = history(run)
@@ -386,7 +384,7 @@ def processes(parent: int) -> list[int]:
 def test_a_process_is_killed(garments, tmp_path, rank, more):
     "The other one notices, says what happened and how to go on, and leaves a checkpoint that can be used; the job ends in time and not as a success."
     run = tmp_path/'run'
-    process = start(tmp_path, *COMMAND, 'training.epochs=50', f'data.path={garments}', *more, '--run-dir', run)
+    process = start(*COMMAND, 'training.epochs=50', f'data.path={garments}', *more, '--run-dir', run)
     end = time.time() + 120
     while time.time() < end and process.poll() is None and not ((run/'history.jsonl').exists() and any(h['step'] >= 25 for h in history(run))): time.sleep(.05)
     time.sleep(.3)
@@ -415,7 +413,7 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
 def test_asked_to_stop(garments, tmp_path, whom):
     "A scheduler's SIGTERM to torchrun (which hands it to all, loaders' workers included), or one to a single process: all stop after the same step, and everything is saved."
     run = tmp_path/'run'
-    process = start(tmp_path, *COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1', f'data.path={garments}', '--run-dir', run)
+    process = start(*COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1', f'data.path={garments}', '--run-dir', run)
     end = time.time() + 120
     while time.time() < end and process.poll() is None and not ((run/'history.jsonl').exists() and any(h['step'] >= 5 for h in history(run))): time.sleep(.05)
     os.kill(process.pid if whom == 'all' else processes(process.pid)[1], signal.SIGTERM)

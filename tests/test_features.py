@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from hjepa.cli.main import main
+
 from .kills import finish, sweep, sweep_file
 
 N, SHARD = 400, 20
-COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.features import store; sys.exit(store())']
+HJEPA = [sys.executable, '-m', 'hjepa']
 
 
 @pytest.fixture(scope='module')
@@ -31,24 +33,31 @@ def model(tmp_path_factory) -> Path:
     import torch
     from hjepa.hierarchy import create_hjepa
     torch.manual_seed(0)
-    net = create_hjepa(encoder_type='vit_tiny_patch16_224', img_size=56, patch_size=7, in_chans=1, num_hierarchies=2, predictor_depth=1, predictor_embed_dim=48,
+    net = create_hjepa(encoder_type='vit_tiny_patch16_224', img_size=56, patch_size=7, in_chans=1,
+                       num_hierarchies=2, predictor_depth=1, predictor_embed_dim=48,
                        encoder_kwargs=dict(depth=6, embed_dim=192, num_heads=3))
     return net.save_pretrained(tmp_path_factory.mktemp('model'))
 
 
 def arguments(model: Path, garments: Path, out: Path, workers: int = 0) -> list[str]:
-    return [str(model), str(garments), '-o', str(out), '--readout', 'mean', 'level1', '--shard', str(SHARD), '--batch-size', '15', '--dtype', 'float32', '--num-workers', str(workers)]
+    return [
+        str(model),
+        str(garments), '-o',
+        str(out), '--readout', 'mean', 'level1', '--shard',
+        str(SHARD), '--batch-size', '15', '--dtype', 'float32', '--num-workers',
+        str(workers)
+    ]
 
 
 def start(*args) -> subprocess.Popen:
-    "`hjepa_store` in a process group of its own, as a terminal starts it."
-    return subprocess.Popen([*COMMAND, *arguments(*args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    "`hjepa store` in a process group of its own, as a terminal starts it."
+    return subprocess.Popen([*HJEPA, 'store', *arguments(*args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def go_on(*args):
     "The same command in this process, which has torch already."
-    from hjepa.cli.features import store
-    assert store(arguments(*args)) == 0
+    assert main(['store', *arguments(*args)]) == 0
 
 
 def shards(folder: Path) -> dict[str, int]:
@@ -62,7 +71,8 @@ def wait_for_shards(folder: Path, n: int, process: subprocess.Popen):
     while time.time() < end and process.poll() is None:
         if len(shards(folder)) >= n: return
         time.sleep(.005)
-    raise AssertionError(f'{n} shards were not reached: {process.communicate() if process.poll() is not None else "too slow"}')
+    raise AssertionError(f'{n} shards were not reached: '
+                         f'{process.communicate() if process.poll() is not None else "too slow"}')
 
 
 @pytest.fixture(scope='module')
@@ -90,14 +100,16 @@ def test_killed_and_gone_on_with_is_the_same(model, garments, uninterrupted, tmp
     process.communicate()
     there = shards(out)
     assert 3 <= len(there) < N // SHARD, 'it was not caught at work'
-    (out/'.shard_00009.safetensors.1.tmp').write_bytes(b'half a shard')          # what a kill in the middle of writing leaves behind
+    # what a kill in the middle of writing leaves behind
+    (out/'.shard_00009.safetensors.1.tmp').write_bytes(b'half a shard')
     go_on(model, garments, out)
     assert {k: v for k, v in shards(out).items() if k in there} == there
     check_same(out, uninterrupted)
 
 
 def test_ctrl_c(model, garments, uninterrupted, tmp_path):
-    "The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command goes on."
+    """The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command
+    goes on."""
     out = tmp_path/'features'
     process = start(model, garments, out, 2)
     wait_for_shards(out, 2, process)
@@ -105,7 +117,7 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
     words = process.communicate(timeout=100)[1]
     there = shards(out)
     assert process.returncode == 130 and 'Traceback' not in words, words
-    assert f'{len(there) * SHARD} pictures are in {out}; the same command resumes' in words, words
+    assert f'{len(there) * SHARD} images are in {out}; the same command resumes' in words, words
     go_on(model, garments, out)
     assert {k: v for k, v in shards(out).items() if k in there} == there
     check_same(out, uninterrupted)
@@ -115,14 +127,20 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
 def test_full_disk(model, garments, tmp_path, capsys):
     "A shard that cannot be written is said in one line and leaves nothing half-written."
     import resource
-    from hjepa.cli.features import store
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
     try:
-        with pytest.raises(SystemExit) as stopped: store([str(model), str(garments), '-o', str(tmp_path/'features'), '--readout', 'mean', '--shard', '100', '--dtype', 'float32'])
+        with pytest.raises(SystemExit) as stopped:
+            main([
+                'store',
+                str(model),
+                str(garments), '-o',
+                str(tmp_path/'features'), '--readout', 'mean', '--shard', '100', '--dtype', 'float32'
+            ])
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert stopped.value.code == 2 and 'cannot write' in capsys.readouterr().err
-    assert sorted(p.name for p in (tmp_path/'features').iterdir()) == ['.lock', 'images.jsonl', 'store.json']
+    assert sorted(p.name
+                  for p in (tmp_path/'features').iterdir()) == ['.lock', 'images.jsonl', 'store.json']
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
@@ -130,8 +148,6 @@ def test_full_disk(model, garments, tmp_path, capsys):
 def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
     "Arrays and figures: written whole or not at all, and the file is named; what was there before stays."
     import resource
-    from hjepa.cli.train import features
-    from hjepa.cli.features import neighbours
     some, out = tmp_path/'some', tmp_path/name
     some.mkdir()
     for i in range(8): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
@@ -140,8 +156,9 @@ def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
     try:
         with pytest.raises(SystemExit) as stopped:
-            if name == 'found.png': neighbours([str(model), '--images', str(some), '-k', '3', '-o', str(out)])
-            else: features([str(model), str(some), '--readout', 'level0', '-o', str(out)])
+            if name == 'found.png':
+                main(['neighbours', str(model), '--images', str(some), '-k', '3', '-o', str(out)])
+            else: main(['features', str(model), str(some), '--readout', 'level0', '-o', str(out)])
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
     said = capsys.readouterr()
     assert stopped.value.code == 2 and str(out) in said.err and 'File too large' in said.err, said.err
@@ -152,23 +169,23 @@ def test_full_disk_names_the_file(model, garments, tmp_path, capsys, name):
 
 def write_one(name: str, model: Path, some: Path):
     "What a command that makes one file does: folder → exit code."
-    from hjepa.cli.share import export
-    from hjepa.cli.features import neighbours
-    from hjepa.cli.train import features
     def work(folder: Path) -> int:
         import torch
         torch.set_num_threads(1)
         out = str(folder/name)
-        if name == 'timm.safetensors': return export([str(model), '--format', 'timm', '-o', out, '--overwrite'])
-        if name == 'found.png': return neighbours([str(model), '--images', str(some), '-k', '3', '-o', out])
-        return features([str(model), str(some), '--readout', 'mean', '-o', out])
+        if name == 'timm.safetensors':
+            return main(['export', str(model), '--format', 'timm', '-o', out, '--overwrite'])
+        if name == 'found.png':
+            return main(['neighbours', str(model), '--images', str(some), '-k', '3', '-o', out])
+        return main(['features', str(model), str(some), '--readout', 'mean', '-o', out])
     return work
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.parametrize('name', ['f.npz', 'f.safetensors', 'found.png', 'timm.safetensors'])
 def test_one_file_is_whole_after_any_kill(model, garments, tmp_path, name):
-    "kill -9 at every kind of call that writes: the file is the old one or the new one, and the command runs again."
+    """kill -9 at every kind of call that writes: the file is the old one or the new one, and the command
+    runs again."""
     some = tmp_path/'some'
     some.mkdir()
     for i in range(4): (some/f'{i}.png').write_bytes((garments/f'{i:04d}.png').read_bytes())
@@ -179,7 +196,6 @@ def test_one_file_is_whole_after_any_kill(model, garments, tmp_path, name):
 def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
     "kill -9 at every kind of call that writes: the same command ends as if nothing had happened."
     import torch
-    from hjepa.cli.features import store
     from hjepa.core.files import load_tensors
     some = tmp_path/'some'
     some.mkdir()
@@ -187,7 +203,7 @@ def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
     def work(folder: Path) -> int:
         torch.set_num_threads(1)
         how = ['--readout', 'mean', '--shard', '5', '--dtype', 'float32']
-        return store([str(model), str(some), '-o', str(folder/'out'), *how])
+        return main(['store', str(model), str(some), '-o', str(folder/'out'), *how])
     def content(folder: Path) -> dict:
         files = [p for p in (folder/'out').iterdir() if p.name != '.lock']
         read = lambda p: {k: v.tolist() for k, v in load_tensors(p)[0].items()}
@@ -201,11 +217,10 @@ def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
 
 def test_one_store_at_a_time(model, garments, uninterrupted, tmp_path, capsys):
     "A second process is refused, with the number of the first, which goes on and loses nothing."
-    from hjepa.cli.features import store
     out = tmp_path/'features'
     process = start(model, garments, out)
     wait_for_shards(out, 2, process)
-    with pytest.raises(SystemExit) as stopped: store(arguments(model, garments, out))
+    with pytest.raises(SystemExit) as stopped: main(['store', *arguments(model, garments, out)])
     said = capsys.readouterr().err
     alive = process.poll() is None
     words = process.communicate(timeout=100)
@@ -218,10 +233,9 @@ def test_a_terminal_that_knows_only_ascii(model, garments, tmp_path):
     "Names and signs that cannot be printed are spelled out; the work is not lost."
     for i, name in enumerate(('müller −√.png', 'a.png', 'b.png')):
         (tmp_path/name).write_bytes((garments/f'{i:04d}.png').read_bytes())
-    code = 'import sys; from hjepa.cli.features import neighbours; sys.exit(neighbours())'
     args = [model, tmp_path/'a.png', '--images', tmp_path, '-k', '2', '-o', tmp_path/'out'/'n.png']
     env = os.environ | dict(PYTHONIOENCODING='ascii:strict', PYTHONUTF8='0', LC_ALL='C')
-    done = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, env=env)
+    done = subprocess.run([*HJEPA, 'neighbours', *map(str, args)], capture_output=True, text=True, env=env)
     assert done.returncode == 0 and done.stdout.isascii(), done.stdout + done.stderr
     assert re.search(r'/m(\\xfc|\\udc..\\udc..)ller ', done.stdout), done.stdout
     assert (tmp_path/'out'/'n.png').is_file()
@@ -229,10 +243,10 @@ def test_a_terminal_that_knows_only_ascii(model, garments, tmp_path):
 
 def test_neighbours_of_a_store(model, garments, uninterrupted, tmp_path, capsys):
     "A search over what was stored encodes nothing again and finds what a search in memory finds."
-    from hjepa.cli.features import neighbours
     before, found, query = shards(uninterrupted), [], str(garments/'0007.png')
     for more in (['--store', str(uninterrupted)], []):
-        assert neighbours([str(model), query, '--images', str(garments), '--readout', 'mean|white', '-k', '4', '--json', '-o', str(tmp_path/'n.png'), *more]) == 0
+        how = ['--readout', 'mean|white', '-k', '4', '--json', '-o', tmp_path/'n.png', *more]
+        assert main(['neighbours', model, query, '--images', garments, *how]) == 0
         found.append([n['path'] for n in json.loads(capsys.readouterr().out)[0]['neighbours']])
     assert found[0] == found[1] and query not in found[0] and len(set(found[0])) == 4
     assert shards(uninterrupted) == before

@@ -25,13 +25,14 @@ detection.voc detection.kitti detection.scenes detection.detector
 detection.results detection.training
 compression.coding compression.codec compression.features compression.streams compression.baselines
 compression.rate_distortion compression.training
-cli.train cli.features cli.show cli.share cli.shards cli.codec
+cli.errors cli.arguments cli.inputs cli.evaluate cli.train cli.features cli.neighbours cli.lowshot cli.show
+cli.share cli.shards cli.detect cli.codec cli.streams cli.config cli.main
 '''.split()
 
 
 def modules() -> dict[str, Path]:
     "Modules by name, without packages."
-    files = [p for p in PACKAGE.rglob('*.py') if p.name not in ('__init__.py', '_modidx.py')]
+    files = [p for p in PACKAGE.rglob('*.py') if p.name not in ('__init__.py', '__main__.py', '_modidx.py')]
     return {'.'.join(p.relative_to(PACKAGE).with_suffix('').parts): p for p in files}
 
 

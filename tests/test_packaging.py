@@ -17,7 +17,7 @@ def shipped(root):
     "What both archives must contain, as paths below the top level."
     package = root/'hjepa'
     data = [p for folder, pattern in (('configs', '**/*.yaml'), ('assets', '*')) for p in (package/folder).glob(pattern) if p.is_file()]
-    return sorted(p.relative_to(root).as_posix() for p in [*package.rglob('*.py'), package/'py.typed', *data])
+    return sorted(p.relative_to(root).as_posix() for p in [*package.rglob('*.py'), package/'py.typed', package/'schema.json', *data])
 
 
 def python(code, cwd, path=None):
@@ -91,15 +91,7 @@ def test_wheel_metadata(root, built):
     assert {'dev', 'detection', 'compression', 'export', 'webdataset'} <= set(meta.get_all('Provides-Extra'))
     commands = ConfigParser()
     commands.read_string(read['entry_points.txt'].decode())
-    assert dict(commands['console_scripts']) == {'hjepa_train': 'hjepa.cli.train:train', 'hjepa_eval': 'hjepa.cli.train:evaluate',
-                                                 'hjepa_features': 'hjepa.cli.train:features', 'hjepa_train_detection': 'hjepa.cli.train:train_detection',
-                                                 'hjepa_eval_detection': 'hjepa.cli.train:eval_detection', 'hjepa_detect': 'hjepa.cli.train:detect',
-                                                 'hjepa_train_codec': 'hjepa.cli.codec:train_codec', 'hjepa_eval_codec': 'hjepa.cli.codec:eval_codec',
-                                                 'hjepa_compress': 'hjepa.cli.codec:compress', 'hjepa_decompress': 'hjepa.cli.codec:decompress',
-                                                 'hjepa_show': 'hjepa.cli.show:show', 'hjepa_report': 'hjepa.cli.show:report_run',
-                                                 'hjepa_neighbours': 'hjepa.cli.features:neighbours', 'hjepa_lowshot': 'hjepa.cli.features:lowshot',
-                                                 'hjepa_store': 'hjepa.cli.features:store', 'hjepa_export': 'hjepa.cli.share:export',
-                                                 'hjepa_shards': 'hjepa.cli.shards:shards'}
+    assert dict(commands['console_scripts']) == {'hjepa': 'hjepa.cli.main:main'}
 
 
 @pytest.mark.network
@@ -156,17 +148,18 @@ def test_every_command_runs_with_the_lowest_versions(floor, monkeypatch, tmp_pat
     "The list in tools/floor.py leaves no command out."
     (tmp_path/'images'/'0').mkdir(parents=True)
     (tmp_path/'images'/'0'/'000.png').touch()
+    from hjepa.cli.main import COMMANDS, find_command
     called = []
-    monkeypatch.setattr(floor, 'run', lambda *command, cwd: called.append(Path(command[0]).name))
+    monkeypatch.setattr(floor, 'run', lambda *command, cwd: called.append([str(c) for c in command]))
     floor.commands(Path('bin'), tmp_path)
-    assert {s.partition('=')[0] for s in floor.settings()['console_scripts'].split()} <= set(called)
+    assert {find_command(words[1:])[0] for words in called if Path(words[0]).name == 'hjepa'} == set(COMMANDS)
 
 
-@pytest.mark.parametrize('module', ['hjepa', 'hjepa.cli.train', 'hjepa.cli.codec', 'hjepa.cli.shards', 'hjepa.cli.share', 'hjepa.cli.features', 'hjepa.cli.show'])
-def test_import_is_light(root, tmp_path, module):
-    "`hjepa_train --help` must not wait for torch."
-    loaded = python(f'import sys, {module}; print(*sys.modules)', tmp_path, root)
-    assert module in loaded and not set(HEAVY) & set(loaded)
+def test_import_is_light(root, tmp_path):
+    "Neither the package nor a command waits for torch before there is work for it."
+    names = ['hjepa', *(f'hjepa.cli.{p.stem}' for p in (root/'hjepa'/'cli').glob('[!_]*.py'))]
+    loaded = python(f'import sys, {", ".join(names)}; print(*sys.modules)', tmp_path, root)
+    assert set(names) <= set(loaded) and not set(HEAVY) & set(loaded)
 
 
 def test_top_level_names(root, tmp_path):

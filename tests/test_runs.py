@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
-         'model.drop_path_rate=0.1', 'training.epochs=2', 'training.batch_size=64', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5',
-         'evaluation.probe=false', 'data.dataset=imagefolder']
-COMMAND = [sys.executable, '-c', 'import sys; from hjepa.cli.train import train; sys.exit(train())']
+SMALL = [
+    'model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1',
+    'model.predictor.embed_dim=24', 'model.drop_path_rate=0.1', 'training.epochs=2',
+    'training.batch_size=64', 'training.precision=fp32', 'training.checkpoint_steps=20',
+    'training.log_steps=5', 'evaluation.probe=false', 'data.dataset=imagefolder'
+]
+COMMAND = [sys.executable, '-m', 'hjepa', 'train']
 
 
 @pytest.fixture(scope='session')
@@ -28,8 +31,9 @@ def garments(tmp_path_factory) -> Path:
 
 
 def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa_train` with these arguments."
-    return subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
+    "`hjepa train` with these arguments."
+    return subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
@@ -50,9 +54,12 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen):
     end = time.time() + 200
     while time.time() < end and process.poll() is None:
         history = run/'history.jsonl'
-        if history.exists() and any(json.loads(l)['step'] >= step for l in history.read_text().splitlines() if l.endswith('}')): return
+        if history.exists() and any(
+                json.loads(l)['step'] >= step for l in history.read_text().splitlines() if l.endswith('}')):
+            return
         time.sleep(.02)
-    raise AssertionError(f'step {step} was not reached: {process.communicate()[0] if process.poll() is not None else "too slow"}')
+    raise AssertionError(f'step {step} was not reached: '
+                         f'{process.communicate()[0] if process.poll() is not None else "too slow"}')
 
 
 @pytest.fixture(scope='session')
@@ -65,8 +72,10 @@ def uninterrupted(garments, tmp_path_factory) -> Path:
 @pytest.mark.parametrize('workers', [0, 2])
 def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, workers):
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run-dir', run, start_new_session=True)
-    wait_for_step(run, 25, process)                          # 20 steps an epoch: in the middle of the second
+    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run-dir', run,
+                    start_new_session=True)
+    # 20 steps an epoch: in the middle of the second
+    wait_for_step(run, 25, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = sorted(p.name for p in (run/'checkpoints').glob('step_*'))
@@ -76,7 +85,10 @@ def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, worke
     ours, theirs = tensors(run), tensors(uninterrupted)
     assert ours.keys() == theirs.keys() and len(ours) > 50
     assert [k for k in ours if not ours[k].equal(theirs[k])] == []
-    lines = lambda r: [{k: v for k, v in json.loads(l).items() if k not in ('images_per_s', 'seconds')} for l in (r/'history.jsonl').read_text().splitlines()]
+    lines = lambda r: [{k: v
+                        for k, v in json.loads(l).items()
+                        if k not in ('images_per_s', 'seconds')}
+                       for l in (r/'history.jsonl').read_text().splitlines()]
     assert lines(run) == lines(uninterrupted)
 
 
@@ -84,11 +96,12 @@ def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, worke
 def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
     "The terminal sends Ctrl-C to the loader's workers too."
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', 'training.checkpoint_steps=1000', '--run-dir', run, start_new_session=True)
+    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}',
+                    'training.checkpoint_steps=1000', '--run-dir', run, start_new_session=True)
     wait_for_step(run, 5, process)
     os.killpg(process.pid, number)
     out = finish(process, 130)
-    assert f'hjepa_train --resume {run}' in out and 'Traceback' not in out
+    assert f'hjepa train --resume {run}' in out and 'Traceback' not in out
     from hjepa import HJEPA
     assert HJEPA.from_pretrained(run).num_levels == 2       # usable as it is
     finish(start('--resume', run))
@@ -115,12 +128,15 @@ def test_unreadable_pictures(garments, tmp_path):
 def test_full_disk(garments, tmp_path):
     "A checkpoint that cannot be written is said in one line and leaves nothing half-written."
     import resource
-    out = finish(start(*SMALL, f'data.path={garments}', '--run-dir', tmp_path/'run', preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))), 2)
+    out = finish(
+        start(*SMALL, f'data.path={garments}', '--run-dir', tmp_path/'run',
+              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))), 2)
     assert 'cannot write' in out and 'Traceback' not in out
     assert list((tmp_path/'run'/'checkpoints').iterdir()) == []
 
 
-@pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0 and not Path('/proc/self').exists(), reason='needs a place where not even root can write')
+@pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0 and not Path('/proc/self').exists(),
+                    reason='needs a place where not even root can write')
 def test_unwritable_folder():
     out = finish(start('--run-dir', '/proc/self/none'), 2)
     assert 'cannot write to the run folder' in out and 'Traceback' not in out

@@ -317,7 +317,7 @@ class Job(NamedTuple):
 
 
 def pretraining_results(trainer) -> Any:
-    from hjepa.cli.train import measure
+    from hjepa.cli.evaluate import measure
     return measure(trainer.model, trainer.config, trainer.dataset)
 
 

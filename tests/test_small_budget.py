@@ -1,4 +1,5 @@
-"Rivals learn and are what they claim to be; the runner of the study on small budgets goes on, skips what is done, and collects."
+"""Rivals learn and are what they claim to be; the runner of the study on small budgets goes on, skips what
+is done, and collects."""
 import json
 import math
 import os
@@ -28,8 +29,11 @@ from hjepa.core.history import HistoryCallback
 from hjepa.training import load_config
 from hjepa.core.checkpoints import new_run
 
-SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
-         'training.batch_size=64', 'training.precision=fp32', 'training.epochs=1']
+SMALL = [
+    'model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3',
+    'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'training.batch_size=64',
+    'training.precision=fp32', 'training.epochs=1'
+]
 
 
 @pytest.fixture(scope='module')
@@ -46,28 +50,34 @@ class Watch(Callback):
 
 def trainer(name, folder, images, *callbacks, more=()):
     own = [o for o in small_budget.METHODS[name] if not o.startswith('training.weight_decay')]
-    return RivalTrainer(load_rival('tiny', [*SMALL, 'training.warmup_epochs=0.1', 'training.lr=3e-3', *own, *more]), folder, images, list(callbacks))
+    return RivalTrainer(
+        load_rival('tiny', [*SMALL, 'training.warmup_epochs=0.1', 'training.lr=3e-3', *own, *more]), folder,
+        images, list(callbacks))
 
 
 @pytest.mark.parametrize('name', sorted(RIVALS.keys() - {'public_ijepa'}))
 def test_rival_learns(name, tmp_path, images):
     watch = Watch()
-    t = trainer(name, tmp_path/'run', images, watch, HistoryCallback(), more=['training.epochs=2', 'training.log_steps=4'])
+    t = trainer(name, tmp_path/'run', images, watch, HistoryCallback(),
+                more=['training.epochs=2', 'training.log_steps=4'])
     new_run(tmp_path/'run', t.config)
     before = {k: v.clone() for k, v in t.model.context_encoder.state_dict().items()}
     same = HJEPA(t.config.model).context_encoder.state_dict().keys()
     t.fit()
     assert len(watch.losses) == 30 and sum(watch.losses[-5:]) < .95 * sum(watch.losses[:5])
     moved = [k for k, v in t.model.context_encoder.state_dict().items() if not v.equal(before[k])]
-    assert set(moved) == before.keys() == same                                                  # gradients reach every weight
+    # gradients reach every weight
+    assert set(moved) == before.keys() == same
     lines = [json.loads(l) for l in (tmp_path/'run/history.jsonl').read_text().splitlines()]
-    assert {l['kind'] for l in lines} == {'step', 'epoch'} and all(v > 0 for l in lines for v in l['target_std'])
+    assert {l['kind']
+            for l in lines} == {'step', 'epoch'} and all(v > 0 for l in lines for v in l['target_std'])
     model = t.model.as_hjepa()
     f = collect_readouts(model, images.subset(range(32)))
     assert {'mean', 'level0', 'level1'} <= f.vectors.keys() and model.fpn is None
     teacher = t.model.target_encoder.encoder if name == 'ijepa' else t.model.context_encoder
     for k, v in teacher.state_dict().items(): assert v.equal(model.target_encoder.encoder.state_dict()[k])
-    for k, v in t.model.context_encoder.state_dict().items(): assert v.equal(model.context_encoder.state_dict()[k])
+    for k, v in t.model.context_encoder.state_dict().items():
+        assert v.equal(model.context_encoder.state_dict()[k])
 
 
 @pytest.mark.parametrize('name', sorted(RIVALS.keys() - {'public_ijepa'}))
@@ -84,27 +94,42 @@ def test_rival_resumes_exactly(name, tmp_path, images):
 
 
 def test_impossible_settings():
-    for name, more, word in [('mae', ['rival.mask_ratio=1'], 'mask_ratio'), ('mae', ['rival.name=dino'], 'rival.name'), ('mae', ['model.pixel_weight=1'], 'pixel_weight'),
-                             ('ijepa', ['model.fpn.use_fpn=true'], 'use_fpn'), ('lejepa', ['multicrop.strategy=null'], 'strategy'), ('ijepa', ['multicrop.strategy=global_only'], 'strategy')]:
-        with pytest.raises(ConfigError, match=word): load_rival('tiny', [*small_budget.METHODS[name], *more])
+    for name, more, word in [('mae', ['rival.mask_ratio=1'], 'mask_ratio'),
+                             ('mae', ['rival.name=dino'], 'rival.name'),
+                             ('mae', ['model.pixel_weight=1'], 'pixel_weight'),
+                             ('ijepa', ['model.fpn.use_fpn=true'], 'use_fpn'),
+                             ('lejepa', ['multicrop.strategy=null'], 'strategy'),
+                             ('ijepa', ['multicrop.strategy=global_only'], 'strategy')]:
+        with pytest.raises(ConfigError, match=word):
+            load_rival('tiny', [*small_budget.METHODS[name], *more])
 
 
 @torch.no_grad()
 def test_ijepa_is_ijepa(tmp_path, images):
     "Against the obvious: an image at a time, a block at a time."
     t = trainer('ijepa', tmp_path, images)
-    m, x, masks = t.model.eval(), torch.randn(3, 1, 28, 28), t.mask_generator(3, torch.Generator().manual_seed(0))
-    m.target_encoder.encoder.load_state_dict({k: v + .1 * torch.randn_like(v) for k, v in m.context_encoder.state_dict().items()})
+    m = t.model.eval()
+    x = torch.randn(3, 1, 28, 28)
+    masks = t.mask_generator(3, torch.Generator().manual_seed(0))
+    m.target_encoder.encoder.load_state_dict(
+        {k: v + .1 * torch.randn_like(v) for k, v in m.context_encoder.state_dict().items()})
     losses = []
     for i in range(3):
         whole = m.target_encoder(x[i:i + 1])[0]                                                 # [16, D]
-        hidden = torch.ones(1, 16); hidden[0, masks.context[i]] = 0
+        hidden = torch.ones(1, 16)
+        hidden[0, masks.context[i]] = 0
         seen = m.context_encoder(x[i:i + 1], mask=hidden)
         for block in masks.targets[i]:
             target = whole[block]
-            target = (target - target.mean(1, keepdim=True)) / (target.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-            losses.append(F.smooth_l1_loss(m.predictor(seen, (4, 4), context=masks.context[i:i + 1], target=block[None])[0], target))
-    assert masks.targets.shape[:2] == (3, 4) and torch.allclose(m(x, masks)['loss'], torch.stack(losses).mean(), atol=1e-6)
+            variance = target.var(1, unbiased=False, keepdim=True)
+            target = (target - target.mean(1, keepdim=True)) / (variance + 1e-5).sqrt()
+            losses.append(
+                F.smooth_l1_loss(
+                    m.predictor(seen, (4, 4), context=masks.context[i:i + 1], target=block[None])[0],
+                    target))
+    assert masks.targets.shape[:2] == (3, 4) and torch.allclose(
+        m(x, masks)['loss'],
+        torch.stack(losses).mean(), atol=1e-6)
 
 
 @pytest.mark.parametrize('grid', [(4, 4), (7, 7), (6, 10)])
@@ -117,7 +142,9 @@ def test_separate_blocks(grid):
             assert not set(context) & {p for t in blocks for p in t} and max(context) < n
             for t in blocks:
                 rows, cols = ({p // grid[1] for p in t}, {p % grid[1] for p in t})
-                assert len(rows) * len(cols) == len(t) and max(rows) - min(rows) < len(rows) and max(cols) - min(cols) < len(cols)      # a rectangle
+                # a rectangle
+                assert len(rows) * len(cols) == len(t) and max(rows) - min(rows) < len(
+                    rows) and max(cols) - min(cols) < len(cols)
 
 
 def test_mae_hides_what_it_asks_for(tmp_path, images):
@@ -126,28 +153,38 @@ def test_mae_hides_what_it_asks_for(tmp_path, images):
     assert (masks.target.sum(1) == 12).all() and (masks.context == ~masks.target).all()
     x = torch.randn(8, 1, 28, 28)
     hide = lambda m: F.interpolate(m.float().view(8, 1, 4, 4), scale_factor=7)
-    other = x + hide(masks.context) * torch.randn_like(x)                                       # other visible pixels: another answer
+    # other visible pixels: another answer
+    other = x + hide(masks.context) * torch.randn_like(x)
     assert t.model(x, masks)['loss'] != t.model(other, masks)['loss']
-    bright = x + 3 * hide(masks.target)                                                         # hidden patches brighter: the same input, and normalised the same targets
+    # hidden patches brighter: the same input, and normalised the same targets
+    bright = x + 3 * hide(masks.target)
     assert torch.allclose(t.model(x, masks)['loss'], t.model(bright, masks)['loss'], atol=1e-5)
 
 
 @pytest.fixture
 def study(monkeypatch, tmp_path):
     "The runner on few images with a small encoder."
-    sets = [build_dataset('fashion_mnist_mini', split=s).subset(range(n)) for s, n in (('train', 1200), ('test', 200))]
+    sets = [
+        build_dataset('fashion_mnist_mini', split=s).subset(range(n))
+        for s, n in (('train', 1200), ('test', 200))
+    ]
     monkeypatch.setattr(small_budget, 'load_sets', lambda name: tuple(sets))
     monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, *SMALL[:-1]])
     monkeypatch.setattr(small_budget, 'DRAWS', 2)
     out, threads = tmp_path/'runs', torch.get_num_threads()
-    yield out, lambda what, *more: small_budget.main([what, '--out', str(out), '--dataset', 'fashion_mnist_mini', '--gallery', '600', '--table', str(tmp_path/'table.json'), *more])
+    yield out, lambda what, *more: small_budget.main([
+        what, '--out',
+        str(out), '--dataset', 'fashion_mnist_mini', '--gallery', '600', '--table',
+        str(tmp_path/'table.json'), *more
+    ])
     torch.set_num_threads(threads)
 
 
 def measured(out, **steps):
     "As if `speed` had found that .006 minutes are so many steps."
     out.mkdir(parents=True, exist_ok=True)
-    (out/'speed.json').write_text(json.dumps(dict(images_per_s={m: 64 * n / .36 for m, n in steps.items()})))
+    (out/'speed.json').write_text(
+        json.dumps(dict(images_per_s={m: 64 * n / .36 for m, n in steps.items()})))
 
 
 def results(folder): return [json.loads(f.read_text()) for f in sorted(folder.glob('*/result.json'))]
@@ -155,7 +192,10 @@ def results(folder): return [json.loads(f.read_text()) for f in sorted(folder.gl
 
 def test_runner(study, monkeypatch, tmp_path, capsys):
     out, call = study
-    run = ['run', '--minutes', '.006', '--untuned', '--methods', 'pixels', 'pca', 'hierarchical', 'flat', 'lejepa', '--seeds', '0', '1']
+    run = [
+        'run', '--minutes', '.006', '--untuned', '--methods', 'pixels', 'pca', 'hierarchical', 'flat',
+        'lejepa', '--seeds', '0', '1'
+    ]
     with pytest.raises(SystemExit, match='trials of flat'): call('run', '--methods', 'flat')
     with pytest.raises(SystemExit, match='shard'): call('run', '--untuned', '--shard', '2/2')
     with pytest.raises(SystemExit, match='run. first'): call('table')
@@ -168,29 +208,41 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
         m.setattr(small_budget, 'HistoryCallback', Killed)
         with pytest.raises(SystemExit, match='saved'): call(*run, '--shard', '0/2')
     cut = out/'run/hierarchical-0-0.006min'
-    assert max(p.name for p in cut.glob('checkpoints/step_*')) == 'step_00000003' and not (cut/'result.json').exists()
-    call(*run, '--shard', '1/2'); call(*run, '--shard', '0/2')
+    assert max(
+        p.name
+        for p in cut.glob('checkpoints/step_*')) == 'step_00000003' and not (cut/'result.json').exists()
+    call(*run, '--shard', '1/2')
+    call(*run, '--shard', '0/2')
     done = {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}
-    assert {f.parent.name for f in done} == {'pixels-0', 'pca-0'} | {f'{m}-{s}-0.006min' for m in ('hierarchical', 'flat', 'lejepa') for s in (0, 1)}
+    trained = {f'{m}-{s}-0.006min' for m in ('hierarchical', 'flat', 'lejepa') for s in (0, 1)}
+    assert {f.parent.name for f in done} == {'pixels-0', 'pca-0'} | trained
     first = json.loads((cut/'result.json').read_text())
-    assert first['steps'] == 10 and first['images_seen'] == 640 and json.loads((out/'run/lejepa-1-0.006min/result.json').read_text())['steps'] == 5
+    assert first['steps'] == 10 and first['images_seen'] == 640
+    assert json.loads((out/'run/lejepa-1-0.006min/result.json').read_text())['steps'] == 5
     call(*run)
-    assert done == {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}             # nothing is done twice
+    # nothing is done twice
+    assert done == {f: f.stat().st_mtime_ns for f in out.glob('run/*/result.json')}
     with pytest.raises(SystemExit, match='begun with gallery'): call(*run, '--gallery', '500')
     capsys.readouterr()
     call('table')
     said, found = capsys.readouterr().out, json.loads((tmp_path/'table.json').read_text())
-    assert len(found['rows']) == 8 and 'hierarchical − flat' in said and '(2 seeds)' in said and 'hierarchical − pixels' in said
+    assert len(found['rows']) == 8
+    for words in ('hierarchical − flat', '(2 seeds)', 'hierarchical − pixels'): assert words in said, said
     assert all(.1 < r[k] <= 1 for r in found['rows'] for k in small_budget.MEASURES)
-    shutil.rmtree(out)                                                                          # another machine, where there is only the table
+    # another machine, where there is only the table
+    shutil.rmtree(out)
     call(*run[:-1])
     assert not list(out.glob('run/*'))
-    monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, 'training.lr=1e-4'])     # other settings: done again
+    # other settings: done again
+    monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, 'training.lr=1e-4'])
     call(*run, '--methods', 'flat')
     call('table')
     again = json.loads((tmp_path/'table.json').read_text())
-    assert {f.parent.name for f in out.glob('run/*/result.json')} == {'flat-0-0.006min', 'flat-1-0.006min'} and again['speed'] == found['speed']
-    assert [r['method'] for r in again['rows']] == [r['method'] for r in found['rows']] and [r for r in again['rows'] if r['method'] != 'flat'] == [r for r in found['rows'] if r['method'] != 'flat']
+    names = {f.parent.name for f in out.glob('run/*/result.json')}
+    assert names == {'flat-0-0.006min', 'flat-1-0.006min'} and again['speed'] == found['speed']
+    assert [r['method'] for r in again['rows']] == [r['method'] for r in found['rows']]
+    others = [[r for r in t['rows'] if r['method'] != 'flat'] for t in (again, found)]
+    assert others[0] == others[1]
     assert all('training.lr=1e-4' in r['overrides'] for r in again['rows'] if r['method'] == 'flat')
 
 
@@ -200,27 +252,36 @@ def test_speed(study, monkeypatch, capsys):
         class Interrupted(small_budget.Clock):
             def after_step(self, trainer): os.kill(os.getpid(), signal.SIGINT)
         m.setattr(small_budget, 'Clock', Interrupted)
-        with pytest.raises(SystemExit, match='SIGINT.*nothing was written'): call('speed', '--methods', 'flat', '--untuned')
+        with pytest.raises(SystemExit, match='SIGINT.*nothing was written'):
+            call('speed', '--methods', 'flat', '--untuned')
     assert not (out/'speed.json').exists()
     call('speed', '--methods', 'pixels', 'flat', 'mae', '--turns', '2', '--seconds', '.05', '--untuned')
     found = json.loads((out/'speed.json').read_text())
-    assert found['images_per_s'].keys() == {'flat', 'mae'} and all(min(t) <= found['images_per_s'][m] <= max(t) and len(t) == 2 for m, t in found['turns'].items())
-    assert [l.split()[2] for l in capsys.readouterr().out.splitlines() if l.startswith('turn')] == ['flat', 'mae'] * 2
+    assert found['images_per_s'].keys() == {'flat', 'mae'} and all(
+        min(t) <= found['images_per_s'][m] <= max(t) and len(t) == 2 for m, t in found['turns'].items())
+    assert [l.split()[2]
+            for l in capsys.readouterr().out.splitlines()
+            if l.startswith('turn')] == ['flat', 'mae'] * 2
 
 
 def test_tuning(study, monkeypatch, tmp_path):
     out, call = study
-    assert {len(t) for t in small_budget.TRIALS.values()} == {5} and small_budget.TRIALS.keys() == small_budget.METHODS.keys() - {*small_budget.UNTRAINED, 'ijepa_public'}
-    monkeypatch.setattr(small_budget, 'TRIALS', {'mae': [['training.lr=1e-9', 'training.lr_min=0'], ['rival.mask_ratio=0.5']]})
+    assert {len(t) for t in small_budget.TRIALS.values()} == {5}
+    tuned = small_budget.METHODS.keys() - {*small_budget.UNTRAINED, 'ijepa_public'}
+    assert small_budget.TRIALS.keys() == tuned
+    monkeypatch.setattr(small_budget, 'TRIALS',
+                        {'mae': [['training.lr=1e-9', 'training.lr_min=0'], ['rival.mask_ratio=0.5']]})
     call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '0/2')
     assert json.loads((out/'chosen.json').read_text()) == {}
     call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '1/2')
     trials = {r['trial']: r for r in results(out/'tune')}
     best = max(trials, key=lambda t: trials[t]['linear'])
-    assert trials[0]['seed'] == 100 and json.loads((out/'chosen.json').read_text()) == {'mae': small_budget.TRIALS['mae'][best]}
+    assert trials[0]['seed'] == 100 and json.loads(
+        (out/'chosen.json').read_text()) == {'mae': small_budget.TRIALS['mae'][best]}
     measured(out, mae=3)
     call('run', '--methods', 'mae', '--seeds', '0', '--minutes', '.006')
-    assert small_budget.TRIALS['mae'][best][0] in results(out/'run')[0]['overrides'] and results(out/'run')[0]['steps'] == 3
+    assert small_budget.TRIALS['mae'][best][0] in results(out/'run')[0]['overrides'] and results(
+        out/'run')[0]['steps'] == 3
 
 
 @pytest.mark.parametrize('method', list(small_budget.TRIALS))
@@ -234,40 +295,57 @@ def test_every_trial_can_be_built(method):
 def test_public_ijepa_wants_a_checkout(study, tmp_path, capsys):
     c = load_rival('tiny', small_budget.settings('ijepa_public', 0))
     with pytest.raises(ConfigError, match='--ijepa PATH'): RIVALS['public_ijepa'](c.model, c.rival)
-    c.rival.min_keep = 7                                                                            # its sampler would not end
-    with pytest.raises(ConfigError, match='rival.min_keep=7'): rivals.build_rival_masks(c, IJEPA(c.model, c.rival))
-    with pytest.raises(SystemExit): small_budget.main(['run', '--out', str(tmp_path), '--methods', 'ijepa_public', '--ijepa', str(tmp_path)])
+    # its sampler would not end
+    c.rival.min_keep = 7
+    with pytest.raises(ConfigError, match='rival.min_keep=7'):
+        rivals.build_rival_masks(c, IJEPA(c.model, c.rival))
+    with pytest.raises(SystemExit):
+        small_budget.main(
+            ['run', '--out',
+             str(tmp_path), '--methods', 'ijepa_public', '--ijepa',
+             str(tmp_path)])
     assert 'expected a checkout of facebookresearch/ijepa' in capsys.readouterr().err
 
 
 def test_ablations(study, monkeypatch):
     out, call = study
-    for change in small_budget.CHANGES.values(): load_config('tiny', small_budget.settings('hierarchical', 0, change))
-    monkeypatch.setattr(small_budget, 'CHANGES', {'nothing': [], 'Features, alone': ['model.pixel_weight=0']})
+    for change in small_budget.CHANGES.values():
+        load_config('tiny', small_budget.settings('hierarchical', 0, change))
+    monkeypatch.setattr(small_budget, 'CHANGES',
+                        {'nothing': [], 'Features, alone': ['model.pixel_weight=0']})
     monkeypatch.setattr(small_budget, 'TRIALS', {'hierarchical': [['training.lr=7e-4']]})
-    with pytest.raises(SystemExit, match='`tune` first'): call('ablate', '--minutes', '.004', '--seeds', '0')
+    with pytest.raises(SystemExit, match='`tune` first'):
+        call('ablate', '--minutes', '.004', '--seeds', '0')
     call('tune', '--minutes', '.004', '--methods', 'hierarchical')
     call('ablate', '--minutes', '.004', '--seeds', '0', '--changes', 'nothing')
     assert {f.parent.name for f in out.glob('ablate/*/result.json')} == {'00-nothing-0'}
     call('ablate', '--minutes', '.004', '--seeds', '0')
     found = {f.parent.name: json.loads(f.read_text()) for f in out.glob('ablate/*/result.json')}
-    assert found.keys() == {'00-nothing-0', '01-features-alone-0'} and found['01-features-alone-0']['change'] == 'Features, alone'
-    assert {r['gallery'] for r in found.values()} == {300} and found['01-features-alone-0']['overrides'][-3:] == ['training.lr=7e-4', 'model.pixel_weight=0', 'training.seed=0']
+    alone = found['01-features-alone-0']
+    assert found.keys() == {'00-nothing-0', '01-features-alone-0'} and alone['change'] == 'Features, alone'
+    assert {r['gallery'] for r in found.values()} == {300}
+    assert alone['overrides'][-3:] == ['training.lr=7e-4', 'model.pixel_weight=0', 'training.seed=0']
 
 
 def test_photos_settings(monkeypatch, tmp_path, capsys):
     import photos_settings
     g, labels = torch.Generator().manual_seed(0), torch.arange(320) % 2
-    bright = (torch.rand(320, 3, 64, 64, generator=g) * 100 + 120 * labels.view(-1, 1, 1, 1)).byte()          # two kinds that anything tells apart
-    monkeypatch.setattr(photos_settings, 'emoji', lambda folder, test: ImageDataset('kinds', bright, labels=labels.tolist(), classes=['dark', 'bright']))
+    # two kinds that anything tells apart
+    bright = (torch.rand(320, 3, 64, 64, generator=g) * 100 + 120 * labels.view(-1, 1, 1, 1)).byte()
+    def kinds(folder, test): return ImageDataset('kinds', bright, labels=labels.tolist(), classes=['dark', 'bright'])
+    monkeypatch.setattr(photos_settings, 'emoji', kinds)
     monkeypatch.setattr(photos_settings, 'COMMON', [*photos_settings.COMMON, *SMALL])
     first = photos_settings.FIRST[0]
     call = lambda *a: photos_settings.main([*a, '--out', str(tmp_path/'runs')])
-    call('run', '--arms', *list(photos_settings.ARMS)[:2], '--minutes', '.01', '--seeds', '0', '1', '--shard', '0/2')
-    assert {f.parent.name for f in (tmp_path/'runs').glob('*/result.json')} == {'0-0', '0-1'}                # the other shard's are the second arm's
+    call('run', '--arms',
+         *list(photos_settings.ARMS)[:2], '--minutes', '.01', '--seeds', '0', '1', '--shard', '0/2')
+    # the other shard's are the second arm's
+    assert {f.parent.name for f in (tmp_path/'runs').glob('*/result.json')} == {'0-0', '0-1'}
     call('table', '--table', str(tmp_path/'t.json'))
     rows = json.loads((tmp_path/'t.json').read_text())
-    assert [(r['arm'], r['seed'], 'pixels' in r, 'random' in r) for r in rows] == [(first, 0, True, True), (first, 1, False, True)] and all(r['linear'] > .95 for r in rows)
+    assert [(r['arm'], r['seed'], 'pixels' in r, 'random' in r)
+            for r in rows] == [(first, 0, True, True),
+                               (first, 1, False, True)] and all(r['linear'] > .95 for r in rows)
     assert f'random, as in: {first}' in capsys.readouterr().out
     for arm in photos_settings.ARMS.values(): load_config('photos', [*photos_settings.COMMON, *arm])
     assert set(photos_settings.FIRST) <= photos_settings.ARMS.keys()

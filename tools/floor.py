@@ -90,7 +90,7 @@ def commands(
     "Every command of the package once, on the smallest inputs that have an effect."
     run(programs/'python', '-c', IMAGES, work/'images', cwd=work)
     one = next((work/'images').glob('0/*'))
-    def go(name, *args): run(programs/f'hjepa_{name}', *args, cwd=work)
+    def go(command, *args): run(programs/'hjepa', *command.split(), *args, cwd=work)
     go('train', '--run-dir', 'run', *OWN)
     go('eval', 'run')
     go('train', '--run-dir', 'crops', '--config', 'multicrop', *OWN)
@@ -105,14 +105,15 @@ def commands(
     go('neighbours', 'run', one, '--images', 'images', '-k', '3')
     go('lowshot', 'run', '--shots', '2', '--seeds', '1')
     go('shards', 'images', 'shards')
-    go('train_detection', '--run-dir', 'detector', 'data.n=32', 'data.test_n=8', *ONCE)
-    go('eval_detection', 'detector')
-    go('detect', '--model', 'detector', 'images', '-o', 'found.json')
+    go('config', '--check', 'run/config.yaml')
+    go('detect train', '--run-dir', 'detector', 'data.n=32', 'data.test_n=8', *ONCE)
+    go('detect eval', 'detector')
+    go('detect run', '--model', 'detector', 'images', '-o', 'found.json')
     one_codec = 'training.lambda_values=null', 'model.lambda_value=0.3', 'training.epochs=1'
-    go('train_codec', '--run-dir', 'codec', 'data.detector=detector', *one_codec)
-    go('eval_codec', 'codec')
-    go('compress', '--codec', 'codec', '--detector', 'detector', one, '-o', 'streams')
-    go('decompress', '--codec', 'codec', '--detector', 'detector', 'streams', '-o', 'maps')
+    go('codec train', '--run-dir', 'codec', 'data.detector=detector', *one_codec)
+    go('codec eval', 'codec')
+    go('codec compress', '--codec', 'codec', '--detector', 'detector', one, '-o', 'streams')
+    go('codec decompress', '--codec', 'codec', '--detector', 'detector', 'streams', '-o', 'maps')
 
 
 def main() -> int:

@@ -19,7 +19,12 @@ def settings() -> dict:
     return import_module('hjepa.core.config').schema()
 
 
-PARTS = dict(settings=settings)  # top-level key → the function that makes what stands there
+def commands() -> dict:
+    "Every command with its arguments, see `hjepa.cli.main.command_schema`."
+    return import_module('hjepa.cli.main').command_schema()
+
+
+PARTS = dict(settings=settings, commands=commands)  # top-level key → the function that makes what stands there
 
 
 def main():
