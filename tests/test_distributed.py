@@ -127,8 +127,8 @@ def count_sends(trainer) -> list:
 
 def stuck(task: dict):
     "Rank 1 dies while the main thread of rank 0 hears nothing, as in a collective of NCCL."
-    from hjepa.core.distributed import Team, make_accelerator
-    team = Team(make_accelerator('fp32'))
+    from hjepa.core.distributed import ProcessGroup, make_accelerator
+    team = ProcessGroup(make_accelerator('fp32'))
     try: team.same(dict(images=100 + team.rank))
     except ValueError as e: print(f'refused on rank {team.rank}: {e}', file=sys.stderr, flush=True)
     from hjepa.data.named import build_dataset

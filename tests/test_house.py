@@ -84,3 +84,27 @@ def test_notebooks_are_read_in_this_order():
     for p in sorted((PACKAGE.parent/'nbs').glob('*/[0-9]*.ipynb')): seen[p.parent.name].append(p.stem.split('_', 1)[1])
     for room in sorted({m.split('.')[0] for m in ORDER if '.' in m}):
         assert seen[room] == [m.split('.')[1] for m in ORDER if m.startswith(f'{room}.')], room
+
+
+def is_empty(f: ast.FunctionDef) -> bool:
+    "Whether a function does nothing: a docstring, `pass` and `return None` at most."
+    nothing = ('pass', 'return', 'return None')
+    return all(isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) or ast.unparse(n) in nothing for n in f.body)
+
+
+@pytest.mark.parametrize('module', ['training', 'detection.training', 'compression.training'])
+def test_a_trainer_switches_nothing_off(module):
+    "What a kind of model does not need does nothing in the loop itself; a trainer says only what it needs."
+    tree = ast.parse(modules()[module].read_text(encoding='utf-8'))
+    classes = [c for c in tree.body if isinstance(c, ast.ClassDef)]
+    trainers = [c for c in classes if any(getattr(b, 'id', '') == 'Loop' for b in c.bases)]
+    assert trainers
+    for f in (f for c in trainers for f in c.body if isinstance(f, ast.FunctionDef)): assert not is_empty(f), f.name
+
+
+def test_the_loop_knows_no_kind_of_model():
+    "No branch in core on what is trained."
+    for name, path in modules().items():
+        if not name.startswith('core.'): continue
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Compare): assert 'self.kind' not in ast.unparse(node), name

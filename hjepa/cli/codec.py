@@ -56,7 +56,7 @@ def run_codec(
                                             train_sweep)
     from hjepa.core.files import expand, lock_folder
     from hjepa.detection.results import need_extra
-    from hjepa.core.distributed import Team
+    from hjepa.core.distributed import ProcessGroup
     from hjepa.core.distributed import make_accelerator
     from hjepa.core.resuming import CheckpointCallback
     from hjepa.core.history import HistoryCallback, ProgressCallback
@@ -74,7 +74,7 @@ def run_codec(
         if not run_loop(trainer, config, run_dir, resume, describe_codec, 'hjepa_train_codec', allow): return 130
         folder = trainer.run_dir
     else:
-        team = Team(accelerator)
+        team = ProcessGroup(accelerator)
         fill_from_features(cfg.model, source)
         maker = SimpleNamespace(team=team, config=cfg)
         folder = expand(resume) if resume else _make_run(maker, run_dir or _run_name(config))

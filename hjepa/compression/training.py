@@ -33,7 +33,6 @@ from ..core.files import (clear_temporaries, read_json,
                               write_json, write_text)
 from ..core.history import HistoryCallback
 from ..core.loop import Loop
-from ..core.weights import saved_config
 from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
 from ..detection.formats import BOX_DATASETS
 from ..detection.results import save_figure
@@ -263,7 +262,6 @@ class CodecTrainer(Loop):
     "The training loop for a codec. `dataset` is a `PictureFeatures` or `FileFeatures`."
     kind, model_schema, safe_keys, start_keys = 'codec', CodecConfig, CODEC_SAFE_KEYS, ('training.start',)
     def check(self, config: CodecRun) -> CodecRun: return check_codec_run(config)
-    def saved_config(self, file: Path) -> dict: return saved_config(file, self.kind)
     def make_dataset(self): return feature_source(self.config, progress=self.is_main, device=self.device)
     def make_model(self) -> FPNCodec:
         codec = FPNCodec(fill_from_features(self.config.model, self.dataset)).to(self.device)

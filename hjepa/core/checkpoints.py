@@ -19,8 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .config import config_yaml, ConfigError
-from .files import (clear_temporaries, expand, file_sha256, is_temporary, json_sha256, lock_folder, LockedError,
-                    read_json, temporary_name, write_text)
+from .files import (clear_temporaries, expand, file_sha256, is_temporary, json_sha256, lock_folder,
+                              LockedError, read_json, temporary_name, write_text)
 
 # %% ../../nbs/core/11_checkpoints.ipynb #9b460e69
 def new_run(
@@ -39,7 +39,8 @@ def new_run(
                 if any(p.name != '.lock' for p in run_dir.iterdir()): raise taken
                 write_new(run_dir/'config.yaml', text)
     except (FileExistsError, LockedError): raise
-    except OSError as e: raise OSError(e.errno, f'cannot write to the run folder {run_dir}: {e.strerror}') from e
+    except OSError as e:
+        raise OSError(e.errno, f'cannot write to the run folder {run_dir}: {e.strerror}') from e
     return run_dir
 
 def _begun(run_dir: Path, text: str) -> bool:
@@ -79,7 +80,8 @@ def reload_config(
                                 f'(a start that was stopped before is repeated with --run-dir {run_dir})')
     for o in overrides:
         if o.split('=')[0] not in safe_keys:
-            raise ConfigError(f'{o}: a run that resumes cannot change this; allowed are {", ".join(safe_keys)}')
+            raise ConfigError(f'{o}: a run that resumes cannot change this; '
+                              f'allowed are {", ".join(safe_keys)}')
     return load(file, overrides)
 
 # %% ../../nbs/core/11_checkpoints.ipynb #f9822fb9
@@ -89,7 +91,9 @@ def write_state(
     folder: Path,  # a checkpoint in the making, with all its other files
     state: dict[str, Any],  # how far the run has come
 ):
-    "Write `state.json`, the last file of a checkpoint, with the SHA-256 of all files (of itself: of its other keys)."
+    """Write `state.json`, the last file of a checkpoint, with the SHA-256 of all files.
+
+    Its own is that of its other keys, sorted."""
     # as it will be read
     state = json.loads(json.dumps({k: v for k, v in state.items() if k != 'sha256'}))
     sums = {f.name: file_sha256(f) for f in sorted(folder.iterdir())} | {'state.json': json_sha256(state)}
@@ -109,6 +113,7 @@ def read_state(
         raise ValueError(f'{folder}/state.json: {odd[0]} is {str(state.get(odd[0]))[:40]!r}')
     return state
 
+# %% ../../nbs/core/11_checkpoints.ipynb #5ff6a602
 def _check_sums(folder: Path, state: dict, sums: Any):
     "ValueError unless every file of a checkpoint has the digest that was written down."
     for name in sums if isinstance(sums, dict) else ['']:
@@ -124,7 +129,8 @@ def _odd_keys(state: dict) -> list[str]:
               'threads')
     odd = [k for k in counts if type(state.get(k)) is not int or state[k] < 0]
     kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
-    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)  # not in older files
+    # not in older files
+    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)
     odd += [k for k, kind in kinds.items() if not isinstance(state.get(k), kind)]
     return odd + [k for k, kind in newer.items() if k in state and not isinstance(state[k], kind)]
 

@@ -28,8 +28,8 @@ from torch.utils.data import Dataset
 from .callbacks import Callback
 from .checkpoints import checkpoints
 from .config import ConfigError, flatten
-from .distributed import (batch_place, clip_gradients, is_lost, lost_message, LostProcess, make_accelerator,
-                          plain_gradients, shard, sync_gradients, Team)
+from .distributed import (batch_place, clip_gradients, is_lost, lost_message, LostProcess,
+                                    make_accelerator, plain_gradients, ProcessGroup, shard, sync_gradients)
 from .files import lock_folder
 from .loader import BadImages, build_loader, EpochBatchSampler, LostWorker, NoBatch
 from .random import step_seed
@@ -39,7 +39,7 @@ from .resuming import CheckpointCallback, listing_sha256, Resumable
 class Loop(Resumable):
     """Trains a model and keeps everything in a run folder.
 
-    `fit()` starts or goes on; after `resume()` it continues from the newest checkpoint in the folder."""
+    `fit()` starts or continues; after `resume()` it starts from the newest checkpoint in the folder."""
     def __init__(self,
         config: Any,  # what to do: a dataclass with sections `training`, `data` and `model`
         run_dir: str | Path,  # the run's folder
@@ -50,7 +50,7 @@ class Loop(Resumable):
         t = config.training
         self.accelerator = make_accelerator(t.precision, t.timeout_minutes)
         self.device, self.rank = self.accelerator.device, self.accelerator.process_index
-        self.world_size, self.team = self.accelerator.num_processes, Team(self.accelerator)
+        self.world_size, self.team = self.accelerator.num_processes, ProcessGroup(self.accelerator)
         with self.team.main_first():  # one process downloads, the others find it
             self.dataset = dataset if dataset is not None else self.make_dataset()
         self.listing = listing_sha256(self.dataset)
@@ -101,8 +101,8 @@ def make_model(self: Loop) -> nn.Module:  # has `config`, a dataclass, and `save
     raise NotImplementedError
 
 @patch
-def make_optimizer(self: Loop) -> torch.optim.Optimizer:  # groups have `names` and `decay`, perhaps `lr_scale`
-    "Its optimiser. A sharded model is sharded already."
+def make_optimizer(self: Loop) -> torch.optim.Optimizer:
+    "Its optimiser. Groups have `names` and `decay`, perhaps `lr_scale`. A sharded model is sharded already."
     raise NotImplementedError
 
 @patch
@@ -137,7 +137,8 @@ def total_loss(self: Loop) -> Tensor:
     return self.outputs['loss']
 
 @patch
-def on_lengths(self: Loop): "After `total_steps` and `steps_per_epoch` are known, also when a resumed run divides steps otherwise."
+def on_lengths(self: Loop):
+    "After `total_steps` and `steps_per_epoch` are known, also when a resumed run divides steps otherwise."
 
 @patch
 def on_update(self: Loop): "After the weights have moved, for what follows them."
@@ -217,7 +218,8 @@ def _make_sampler(self: Loop, view: Dataset) -> tuple[Dataset, Any]:  # what the
     t, d = self.config.training, self.config.data
     if hasattr(self.dataset, 'stream'):
         return self.dataset.stream(view, t.batch_size, self.rank, self.world_size, d.lanes, d.shuffle_buffer)
-    return view, EpochBatchSampler(len(view), t.batch_size, t.seed, rank=self.rank, world_size=self.world_size)
+    where = dict(rank=self.rank, world_size=self.world_size)
+    return view, EpochBatchSampler(len(view), t.batch_size, t.seed, **where)
 
 def warn_batch(
     t: Any,  # the section `training`
@@ -237,7 +239,8 @@ def _set_schedules(self: Loop):
     "Learning rate and weight decay for the step that comes."
     now = self.schedule(self.step)
     for g in self.optimizer.param_groups:
-        g['lr'], g['weight_decay'] = now['lr'] * g.get('lr_scale', 1.), now['weight_decay'] if g['decay'] else 0.
+        g['lr'] = now['lr'] * g.get('lr_scale', 1.)
+        g['weight_decay'] = now['weight_decay'] if g['decay'] else 0.
     self.lr = now['lr']
 
 @patch
@@ -355,27 +358,29 @@ def _too_many_bad(self: Loop) -> bool:
 def _skip(self: Loop, batches: list[dict], losses: list[Tensor]):
     "Name the images of a skipped step; FloatingPointError if there were too many such steps in a row."
     names = self._names(batches, losses)
-    self.skip_logs = dict(kind='skipped', step=self.step, epoch=self.epoch, loss=[str(l.item()) for l in losses],
+    values = [str(l.item()) for l in losses]
+    self.skip_logs = dict(kind='skipped', step=self.step, epoch=self.epoch, loss=values,
                           grad_norm=str(self.grad_norm), images=names)
     self._call('after_skip')
     overflow = self.accelerator.scaler is not None and all(map(torch.isfinite, losses))
     why = ' (fp16 overflows now and then; its scale is lowered)' if overflow else ''
     more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-    self.say(f'step {self.step}: loss {", ".join(self.skip_logs["loss"])}, gradient {self.grad_norm}: not '
-             f'finite{why}; step skipped ({self.skipped} so far). '
-             f'Its images: {", ".join(map(str, names[:5]))}{more}')
+    self.say(f'step {self.step}: loss {", ".join(values)}, gradient {self.grad_norm}: not finite{why}; '
+             f'step skipped ({self.skipped} so far). Its images: {", ".join(map(str, names[:5]))}{more}')
     if not self._too_many_bad(): return
     most = self.config.training.max_bad_steps
     raise FloatingPointError(
         f'{most} steps in a row had a loss or a gradient that is not finite; the first was step '
         f'{self.before_bad["step"] + 1}. The weights are those from before it, and the images are named in '
         f'history.jsonl (lines of the kind "skipped"). Go on with --resume {self.run_dir} and '
-        f'training.precision=fp32, or get past them with training.max_bad_steps={10 * most}; if neither helps, '
-        'start anew with a lower training.lr')
+        f'training.precision=fp32, or get past them with training.max_bad_steps={10 * most}; if neither '
+        'helps, start anew with a lower training.lr')
 
 @patch
-def _names(self: Loop, batches: list[dict], losses: list[Tensor]) -> list:  # file names, or indices; of all processes
-    "The images of a step; only those of forward passes whose loss is not finite, if there are any."
+def _names(self: Loop, batches: list[dict], losses: list[Tensor]) -> list:
+    """The images of a step, of all processes: file names, or indices of images in memory.
+
+    Only those of forward passes whose loss is not finite, if there are any."""
     here = [(bool(l.isfinite()), b['index'].tolist()) for b, l in zip(batches, losses, strict=True)]
     if self.world_size > 1:
         from accelerate.utils import gather_object
@@ -539,7 +544,7 @@ def alone(self: Loop):
 @patch
 @contextmanager
 def _rescue(self: Loop):
-    "Within the block, the end of another process is a `LostProcess` that says how to go on."
+    "Within the block, the end of another process is a `LostProcess` that says how to resume."
     try: yield
     except BaseException as e:
         if self.world_size == 1 or isinstance(e, LostProcess) or not is_lost(e): raise

@@ -29,7 +29,9 @@ def evaluating(
 def not_finite(
     tensors: dict[str, Tensor],  # by name
 ) -> str | None:  # the name of the first that holds NaN or infinity; None: all are finite
-    "Look for numbers that are not finite; of parameters that are split over devices, only the part here is checked."
+    """Look for numbers that are not finite.
+
+    Of parameters that are split over devices, only the part here is checked."""
     some = {k: getattr(t, '_local_tensor', t) for k, t in tensors.items() if t.is_floating_point()}
     names = [k for k, t in some.items() if t.numel()]
     sizes = [torch.linalg.vector_norm(some[k].detach(), math.inf).float() for k in names]

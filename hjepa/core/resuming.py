@@ -21,12 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .callbacks import Callback, Host, MOMENTS
-from .checkpoints import (checkpoints, FORMAT, prune, read_state, read_tensors, run_folders, sync_folder,
-                          write_state)
+from .checkpoints import (checkpoints, FORMAT, prune, read_state, read_tensors, run_folders,
+                                    sync_folder, write_state)
 from .config import ConfigError, flatten, from_values
 from .distributed import cut_like, environment, split_batch, whole
-from .files import (clear_temporaries, json_sha256, naming, temporary_name, tensors_sha256, write_atomic)
+from .files import (clear_temporaries, json_sha256, naming, temporary_name, tensors_sha256,
+                              write_atomic)
 from .modules import not_finite
+from .weights import saved_config
 
 # %% ../../nbs/core/12_resuming.ipynb #b69ddaf4
 def listing_sha256(
@@ -78,15 +80,11 @@ class Resumable(Host):
     start_hint: str = ''  # how a new run can begin with the weights of an old one
     filled_keys: tuple[str, ...] = ()  # keys of the model that the data fills in; older checkpoints lack them
 
-    def saved_config(self,
-        file: Path,  # a checkpoint's model.safetensors
-    ) -> dict | None:  # None: it is not checked
-        "The configuration of a model in a file."
-
 @patch
 def _named(self: Resumable) -> list[tuple[str, nn.Parameter]]:
     "The optimiser's parameters with their names."
-    return [(n, p) for g in self._raw_optimizer.param_groups for n, p in zip(g['names'], g['params'], strict=True)]
+    groups = self._raw_optimizer.param_groups
+    return [(n, p) for g in groups for n, p in zip(g['names'], g['params'], strict=True)]
 
 @patch(as_prop=True)
 def _raw_optimizer(self: Resumable) -> torch.optim.Optimizer:
@@ -122,13 +120,13 @@ def state(self: Resumable) -> dict[str, Any]:
 @patch
 def _check_finite(self: Resumable):
     "FloatingPointError, naming the first, if weights or moments are not finite numbers."
-    moments = {f'{n}|{k}': v for n, p in self._named() for k, v in self._raw_optimizer.state.get(p, {}).items()
-               if v.ndim}
+    state = self._raw_optimizer.state
+    moments = {f'{n}|{k}': v for n, p in self._named() for k, v in state.get(p, {}).items() if v.ndim}
     if (name := not_finite(self.model.state_dict() | moments)) is None: return
     last = ''.join(f'; {p.name} is the last good one, and --resume {self.run_dir} goes on from it'
                    for p in checkpoints(self.run_dir)[-1:])
-    raise FloatingPointError(f'step {self.step}: {name} holds numbers that are not finite, so no checkpoint is '
-                             f'written{last}. A lower training.lr, training.clip_grad above 0 or '
+    raise FloatingPointError(f'step {self.step}: {name} holds numbers that are not finite, so no checkpoint '
+                             f'is written{last}. A lower training.lr, training.clip_grad above 0 or '
                              'training.precision=fp32 may help')
 
 # %% ../../nbs/core/12_resuming.ipynb #bc084e18
@@ -176,8 +174,8 @@ class CheckpointCallback(Callback):
         if not due or trainer.bad_in_a_row: return
         try: trainer.save_checkpoint()
         except OSError as e:
-            trainer.say(f'step {trainer.step}: could not write a checkpoint ({e}); training goes on, the last '
-                        'one stays')
+            trainer.say(f'step {trainer.step}: could not write a checkpoint ({e}); training goes on, the '
+                        'last one stays')
         self.last_time, self.last_step = time.monotonic(), trainer.step
     def after_fit(self, trainer): trainer.save_checkpoint()
     def on_error(self, trainer):
@@ -199,13 +197,14 @@ class CheckpointCallback(Callback):
 @patch
 def resume(self: Resumable,
     allow: tuple[str, ...] = (),  # what may have changed by hand: 'config' (config.yaml), 'data' (the images)
-) -> int:  # the step at which training goes on
+) -> int:  # the step at which training continues
     """Load the newest readable checkpoint of the run folder.
 
     Raises `ConfigError` if configuration or images are not as they were, `LockedError` if the run is going on
     elsewhere."""
     with self.alone(): return self._resume(tuple(allow))
 
+# %% ../../nbs/core/12_resuming.ipynb #5ec4f891
 @patch
 def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
     found, trouble = checkpoints(self.run_dir), None
@@ -228,6 +227,7 @@ def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
     raise ValueError(f'{self.run_dir}: none of its {len(found)} checkpoints can be read; '
                      f'they are in {self.run_dir}/checkpoints/.damaged_*')
 
+# %% ../../nbs/core/12_resuming.ipynb #f6569586
 @patch
 def _set_aside(self: Resumable, path: Path, why: str):
     "Rename a checkpoint that cannot be read, or delete it where that fails: the run will write it again."
@@ -250,7 +250,8 @@ def _load(self: Resumable, path: Path, allow: tuple[str, ...] = ()) -> int:
     weights, moments = (read_tensors(path/f'{n}.safetensors') for n in ('model', 'optimizer'))
     self._check_tensors(path, weights, moments)
     self._place(weights, moments)
-    for k in ('step', 'epoch', 'step_in_epoch', 'images_seen', 'seconds', 'skipped'): setattr(self, k, state[k])
+    for k in ('step', 'epoch', 'step_in_epoch', 'images_seen', 'seconds', 'skipped'):
+        setattr(self, k, state[k])
     self.bad.update(state['bad_images'][self.rank::self.world_size])  # each process counts its own
     self._known_bad, self.unwritten = set(state['bad_images']), list(state.get('unwritten', ()))
     self._sums = {k: torch.tensor(v, device=self.device) for k, v in state['sums'].items()}
@@ -273,7 +274,7 @@ def _place(self: Resumable, weights: dict[str, Tensor], moments: dict[str, Tenso
         if per_param[n]: raw.state[p] = {k: _placed(v, p, raw) for k, v in per_param[n].items()}
 
 def _placed(value: Tensor, like: nn.Parameter, optimizer) -> Tensor:
-    """A moment in its parameter's layout (fused AdamW goes through memory, whatever the strides).
+    """A moment in its parameter's layout (fused AdamW goes through memory, for any strides).
 
     The step count goes where AdamW wants it."""
     if value.shape == like.shape: return torch.empty_like(like).copy_(cut_like(value, like))
@@ -293,16 +294,17 @@ def _check_tensors(self: Resumable, path: Path, weights: dict[str, Tensor], mome
     if wrong:
         raise ValueError(f'{path}: its tensors are not those of this model, first {wrong[0]!r} '
                          f'({len(wrong)} tensors)')
-    if name := not_finite(weights | moments): raise ValueError(f'{path}: {name} holds numbers that are not finite')
+    if name := not_finite(weights | moments):
+        raise ValueError(f'{path}: {name} holds numbers that are not finite')
 
 @patch
 def _check_same_model(self: Resumable, path: Path):
     "Raise `ConfigError` naming the first key in which a checkpoint's model differs from this one."
-    saved = self.saved_config(path/'model.safetensors')
-    if saved is None: return
+    saved = saved_config(path/'model.safetensors', self.kind)
     theirs = flatten(asdict(from_values(self.model_schema, saved, 'model')))  # newer keys: defaults
     ours = flatten(asdict(self._model.config))  # with what the data has filled in
-    free = {k.removeprefix('model.') for k in self.start_keys} | {k for k in self.filled_keys if theirs.get(k) is None}
+    free = {k.removeprefix('model.') for k in self.start_keys}
+    free |= {k for k in self.filled_keys if theirs.get(k) is None}
     for key in sorted((theirs.keys() | ours.keys()) - free):
         if theirs.get(key) != ours.get(key):
             raise ConfigError(f'{path} is from another configuration: model.{key} was {theirs.get(key)!r}, '
@@ -318,16 +320,18 @@ def _check_same_work(self: Resumable, path: Path, state: dict, allowed: bool):
         raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: '
                           'epochs and schedules would not be the same. Restore what was there, or start anew'
                           + self.start_hint)
-    if 'listing' not in state: self.say(f'{path.name} {_OLDER}: whether the images are the same is not checked')
+    if 'listing' not in state:
+        self.say(f'{path.name} {_OLDER}: whether the images are the same is not checked')
     elif state['listing'] != self.listing:
         digests = f'digest {state["listing"][:8]}, now {self.listing[:8]}'
         said = f'{path}: {len(self.dataset)} images as before, but with other names or sizes ({digests})'
         if not allowed: raise ConfigError(f'{said}. Restore what was there, or resume with --allow data')
         self.say(f'{said}: allowed, the run resumes with them')
     if state['threads'] != torch.get_num_threads():
-        self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but not '
-                 'bit for bit as it would have')
+        self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but '
+                 'not bit for bit as it would have')
 
+# %% ../../nbs/core/12_resuming.ipynb #36155b00
 @patch
 def _check_same_config(self: Resumable, path: Path, state: dict, allowed: bool):
     "`ConfigError`, with both values, if the configuration was changed in a way that no override may."
@@ -349,7 +353,7 @@ def _check_same_config(self: Resumable, path: Path, state: dict, allowed: bool):
 # %% ../../nbs/core/12_resuming.ipynb #d3e5723f
 @patch
 def _share_out(self: Resumable, path: Path, state: dict):
-    "Share the images of a step among the processes that there are now; `ConfigError` if that is not possible."
+    "Share the images of a step among the processes that there are now, or raise `ConfigError`."
     t, before = self.config.training, state['world_size']
     size, parts = state.get('batch_size', t.batch_size), state.get('grad_accumulation', t.grad_accumulation)
     each, accumulation = size, parts
@@ -357,15 +361,16 @@ def _share_out(self: Resumable, path: Path, state: dict):
         asked = size * parts * before
         each, accumulation = split_batch(asked, self.world_size, size)
         if len(self.dataset) < asked:
-            raise ConfigError(f'{path} was written by {before} processes that shared {len(self.dataset)} images, '
-                              f'fewer than a step asks for ({asked}): {self.world_size} processes would share '
-                              f'them differently. Use {before} again')
+            raise ConfigError(f'{path} was written by {before} processes that shared {len(self.dataset)} '
+                              f'images, fewer than a step takes ({asked}): {self.world_size} processes would '
+                              f'share them differently. Use {before} again')
         more = '' if each == size else ' with other masks'
         if hasattr(self.dataset, 'stream') and state['step_in_epoch']:
             more += ('; shards are dealt out anew, so in the rest of this epoch some images come twice and '
                      'others not')
-        self.say(f'{before} process(es) before, {self.world_size} now: {each} images × {accumulation} forward '
-                 f'passes × {self.world_size} instead of {size} × {parts} × {before}, the same step{more}')
+        self.say(f'{before} process(es) before, {self.world_size} now: {each} images × {accumulation} '
+                 f'forward passes × {self.world_size} instead of {size} × {parts} × {before}, '
+                 f'the same step{more}')
     if (each, accumulation) != (t.batch_size, t.grad_accumulation):
         t.batch_size, t.grad_accumulation = each, accumulation
         self._build_loader()

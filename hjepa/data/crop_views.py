@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing import Any, Callable, Iterator, Sequence
 
-from ..cli.train import why
 from ..core.loader import BadImages, EpochBatchSampler, PatientLoader, to_send, why, worker_options
 from ..core.random import keyed_uniform
 from .crops import (AdaptiveMultiCropTransform, Crops, MultiCropEvalTransform, MultiCropTransform,

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from typing import Any, Sequence
 
-from ..cli.train import why
 from ..core.loader import unreadable
 from ..core.random import keyed_uniform
 from .cutting import (center_boxes, crop_boxes, crop_resize, crop_resize_pil, cut_pictures,

@@ -27,7 +27,6 @@ from ..core.callbacks import Callback
 from ..core.checkpoints import checkpoints, reload_config
 from ..core.loop import Loop
 from ..hierarchy import RANGE
-from ..core.weights import saved_config
 from ..training import (CHANCE, load_config, parameter_groups, schedules, SHARE, SHARES,
                             TrainingConfig, warn_training)
 
@@ -188,7 +187,6 @@ class DetectionTrainer(Loop):
     kind, model_schema, safe_keys = 'detector', DetectorConfig, DETECTION_SAFE_KEYS
     start_keys, filled_keys = ('model.pretrained',), ('pixel_range',)
     def check(self, config: DetectionConfig) -> DetectionConfig: return check_detection_config(config)
-    def saved_config(self, file: Path) -> dict: return saved_config(file, self.kind)
     def make_dataset(self) -> BoxDataset: return detection_dataset(self.config)
     def make_model(self) -> FPNDetector:
         m = self.config.model

@@ -25,7 +25,6 @@ from safetensors import safe_open, SafetensorError
 from torch import Tensor
 from typing import Any, Callable, Iterable, Iterator, Sequence
 
-from ..cli.train import why
 from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors,
                               lock_folder, read_json, read_text, save_tensors, write_json, write_text)
 from ..core.loader import BadImages, build_loader, DataError, Unreadable, why
