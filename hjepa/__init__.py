@@ -67,13 +67,15 @@ if TYPE_CHECKING:
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
-    from .evaluation.collapse import diagnose, HealthCallback, run_verdict
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
     from .evaluation.lowshot import compare_low_shot, fine_tune
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
-    from .figures.what_it_sees import show_attention, show_guesses, show_similarity
+    from .figures.attention import show_attention
+    from .figures.base import show_images
+    from .figures.curves import plot_history
+    from .figures.guesses import show_guesses
     from .fpn import register_fusion, TokenFPN
     from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA, ModelConfig
     from .masking import (build_mask_generator, HierarchicalMaskGenerator, MultiBlockMaskGenerator,
@@ -82,12 +84,13 @@ if TYPE_CHECKING:
     from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
+    from .report.verdict import diagnose, HealthCallback, run_verdict
     from .sharing.export import export_onnx, export_timm, export_torch
     from .sharing.publish import push_to_hub, save_for_hub
     from .sharing.sklearn import HJEPAFeatures
     from .training import load_config, load_run, RunConfig, Trainer
-    from .visualization import (plot_history, show_feature_maps, show_images, show_masks, show_multicrop,
-                                show_prediction_error)
+    from .visualization import (show_feature_maps, show_masks, show_multicrop, show_prediction_error,
+                                show_similarity)
 
 # Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
 _names = {
@@ -112,13 +115,15 @@ _names = {
     'detection.results': 'evaluate_detector',
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
-    'evaluation.collapse': 'diagnose HealthCallback run_verdict',
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
     'evaluation.lowshot': 'compare_low_shot fine_tune',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',
-    'figures.what_it_sees': 'show_attention show_guesses show_similarity',
+    'figures.attention': 'show_attention',
+    'figures.base': 'show_images',
+    'figures.curves': 'plot_history',
+    'figures.guesses': 'show_guesses',
     'fpn': 'register_fusion TokenFPN',
     'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA ModelConfig',
     'masking': 'build_mask_generator HierarchicalMaskGenerator MultiBlockMaskGenerator '
@@ -127,12 +132,12 @@ _names = {
     'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
     'predictor': 'Predictor PredictorBlock',
     'report.page': 'write_report',
+    'report.verdict': 'diagnose HealthCallback run_verdict',
     'sharing.export': 'export_onnx export_timm export_torch',
     'sharing.publish': 'push_to_hub save_for_hub',
     'sharing.sklearn': 'HJEPAFeatures',
     'training': 'load_config load_run RunConfig Trainer',
-    'visualization': 'plot_history show_feature_maps show_images show_masks show_multicrop '
-                     'show_prediction_error'}
+    'visualization': 'show_feature_maps show_masks show_multicrop show_prediction_error show_similarity'}
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 

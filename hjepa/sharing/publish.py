@@ -19,7 +19,8 @@ from huggingface_hub import EvalResult, ModelCardData, ModelHubMixin
 from ..core.files import (check_target, expand, load_tensors, read_json, save_tensors, write_json,
                               write_text)
 from ..core.weights import read_newest, saved_config
-from ..evaluation.collapse import health_words, run_verdict
+from ..evaluation.collapse import health_words
+from ..report.verdict import run_verdict
 from ..hierarchy import HJEPA, level_grid
 from .hub import need_hub, one_line, weights_file
 from ..training import load_run

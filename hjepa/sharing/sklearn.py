@@ -22,9 +22,8 @@ from ..data.datasets import ImageDataset
 from ..data.images import ImageError
 from ..data.views import model_view, normalize, preprocess
 from ..core.weights import saved_config
-from ..evaluation.encodings import (blank_encodings, blocks_needed, check_features, collect_features,
-                                        highest_level, parse_readout, readout, readout_columns, white_dim,
-                                        Whitening)
+from ..evaluation.encodings import blank_encodings, blocks_needed, check_features, collect_features, highest_level, parse_readout, readout, readout_columns, white_dim
+from ..core.linalg import Whitening
 from ..hierarchy import HJEPA
 from .hub import weights_file
 
