@@ -264,7 +264,7 @@ def weights_part(
 #| code-summary: "What was loaded, and what was not"
 @contextmanager
 def loading_reports() -> Iterator[list]:
-    "What `load_state_dict` reports within the block, whatever is loaded."
+    "What `load_state_dict` reports within the block, for any module."
     found, plain = [], nn.Module.load_state_dict
     def load(self, *args, **kwargs):
         found.append(plain(self, *args, **kwargs))
@@ -713,7 +713,7 @@ class TargetEncoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True):
-        "Stays in evaluation mode whatever is asked: targets carry no dropout noise."
+        "Always stays in evaluation mode: targets carry no dropout noise."
         return super().train(False)
 
     @torch.no_grad()

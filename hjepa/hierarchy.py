@@ -789,7 +789,7 @@ def create_hjepa_from_config(
     ema_steps: int = 10_000, # steps over which the EMA momentum rises
 ) -> HJEPA:
     "Build an `HJEPA` from a configuration as in the shipped YAML files."
-    # whoever has such a configuration has imported it
+    # a configuration of OmegaConf has imported it
     omega = getattr(sys.modules.get('omegaconf'), 'OmegaConf', None)
     if omega and omega.is_config(config): config = omega.to_container(config, resolve=True)
     if not isinstance(config, dict):

@@ -63,11 +63,11 @@ def describe_model(
     n = sum(p.numel() for p in enc.parameters()) / 1e6
     return (
         f'Encoder: `{c.encoder_type}`, {n:.1f} M parameters, width {enc.embed_dim}, '
-        f'{len(enc.vit.blocks)} blocks; pictures of {h} × {w} px with {c.in_chans} '
+        f'{len(enc.vit.blocks)} blocks; images of {h} × {w} px with {c.in_chans} '
         f'channel{"s" * (c.in_chans > 1)}, '
         f'patches of {ph} × {pw} px. '
         f'{"Features pass a feature pyramid." if model.fpn is not None else "Without feature pyramid."}\n\n'
-        + _table(['level', 'cells', 'a cell covers', 'width', 'numbers per picture'], rows))
+        + _table(['level', 'cells', 'a cell covers', 'width', 'numbers per image'], rows))
 
 # %% ../../nbs/sharing/04_publish.ipynb #e5ebefd8
 def describe_training(
@@ -77,11 +77,11 @@ def describe_training(
     if 'config' not in record: return 'Not recorded: the weights were published without their run.'
     cfg, state, told = record['config'], record.get('state', {}), record.get('results', {})
     t, own = cfg.training, cfg.data.dataset in ('images', 'imagefolder')
-    lines = [f'Data: {"own pictures" if own else f"`{cfg.data.dataset}`"}, without labels']
+    lines = [f'Data: {"own images" if own else f"`{cfg.data.dataset}`"}, without labels']
     seen = told.get('images_seen', state.get('images_seen'))
     seconds = told.get('seconds_training', state.get('seconds', 0))
     if seen is not None:
-        lines.append(f'Budget: {seen:,} pictures seen ({t.epochs} epochs planned, batches of '
+        lines.append(f'Budget: {seen:,} images seen ({t.epochs} epochs planned, batches of '
                      f'{t.batch_size * t.grad_accumulation}), {seconds / 60:.1f} minutes')
     lines.append(f'Learning rate {t.lr:g} to {t.lr_min:g}, weight decay {t.weight_decay:g}, EMA momentum '
                  f'{cfg.model.ema.momentum:g} to {cfg.model.ema.momentum_end:g}, masks '
@@ -121,9 +121,9 @@ def describe_results(
     diff = lambda d: (f'over {d["name"]} {d["linear"]["points"]:+.1f} ± {d["linear"]["stderr"]:.1f} points '
                       f'(linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)')
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
-    parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test pictures; '
+    parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test images; '
                  f'read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} '
-                 'held-back training pictures.')
+                 'held-back training images.')
     return '\n\n'.join(parts + ([results['note']] if 'note' in results else []))
 
 # %% ../../nbs/sharing/04_publish.ipynb #91a92930
@@ -132,7 +132,7 @@ from hjepa import HJEPA
 from hjepa.sharing.sklearn import HJEPAFeatures
 
 model = HJEPA.from_pretrained({where!r})
-features = model.extract_features(model.preprocess(['picture.jpg']), level=0)   # [1, cells, width]
+features = model.extract_features(model.preprocess(['image.jpg']), level=0)   # [1, cells, width]
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -152,7 +152,7 @@ def model_card(
         f'---\n{_front_matter(record, repo_id, license)}\n---',
         f'# {repo_id.split("/")[-1] if repo_id else "Hierarchical I-JEPA"}',
         'Image features at several spatial scales, learned without labels by predicting hidden parts of '
-        'pictures in feature space (hierarchical I-JEPA), with the package `hjepa`.', '## Model',
+        'images in feature space (hierarchical I-JEPA), with the package `hjepa`.', '## Model',
         describe_model(model), '## Training',
         describe_training(record), '## Results',
         describe_results(record.get('results', {})), '## Use', 'After `pip install hjepa`:',
