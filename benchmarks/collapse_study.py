@@ -56,7 +56,7 @@ def probe(model, data) -> dict[str, float]:
 def one(part: str, name: str, seed: int, args) -> dict:
     "Train one run; its records."
     import torch
-    from hjepa.evaluation.collapse import HealthCallback
+    from hjepa.report.verdict import HealthCallback
     from hjepa.data.named import build_dataset
     from hjepa.core.history import HistoryCallback
     from hjepa.training import Trainer, load_config
@@ -78,14 +78,14 @@ def one(part: str, name: str, seed: int, args) -> dict:
 
 def judge(run: dict) -> dict:
     "When the verdict first raised an alarm, and how near the measures came to their limits."
-    from hjepa.evaluation.collapse import HealthLimits, _values, diagnose
+    from hjepa.report.verdict import HealthLimits, diagnose, health_values
     limits, records = HealthLimits(), run['records']
     verdicts = [diagnose(records[:i + 1], limits) for i in range(len(records))]
     first = next((v for v in verdicts if v.findings), None)
-    start, nearest = _values(records[0]), {}
+    start, nearest = health_values(records[0]), {}
     for kind in start:
         values = [v / limits.least(kind, s) for r in records
-                  for v, s in zip(_values(r)[kind], start[kind], strict=True) if v == v and s == s]
+                  for v, s in zip(health_values(r)[kind], start[kind], strict=True) if v == v and s == s]
         nearest[kind] = round(min(values, default=float('nan')), 3)                      # below 1: bad
     late = None if first is None else (first.step - run['onset']) / run['steps_per_epoch']
     ok = None if run['expected'] is None else first is None if run['expected'] == 'healthy' else first is not None and late <= 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from budget import BLOCKS, Budget
 
-from hjepa.evaluation.collapse import effective_rank
+from hjepa.core.linalg import effective_rank
 from hjepa.data.named import build_dataset
 from hjepa.evaluation.encodings import extract_dataset, random_like, readouts
 from hjepa.evaluation.probes import score_features

@@ -21,7 +21,7 @@ import torch
 from budget import BLOCKS, Budget
 from PIL import Image
 
-from hjepa.evaluation.collapse import effective_rank
+from hjepa.core.linalg import effective_rank
 from hjepa.data.datasets import ImageDataset
 from hjepa.data.named import build_dataset
 from hjepa.data.views import normalize

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from hjepa.data.datasets import ImageDataset
 from hjepa.data.named import build_dataset
 from hjepa.data.views import TrainView
-from hjepa.evaluation.encodings import Whitening, collect_readouts, random_like
+from hjepa.core.linalg import Whitening
+from hjepa.evaluation.encodings import collect_readouts, random_like
 from hjepa.hierarchy import HJEPA
 
 READOUTS, DIRECTIONS = ('mean', 'mean@4', 'level1', 'level0'), (64, 128, 256)

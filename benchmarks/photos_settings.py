@@ -17,7 +17,7 @@ from budget import Budget
 from multicrop_worth import emoji
 from small_budget import shard
 
-from hjepa.evaluation.collapse import effective_rank
+from hjepa.core.linalg import effective_rank
 from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
 from hjepa.evaluation.probes import score_features
 from hjepa.core.files import write_atomic

@@ -33,10 +33,11 @@ import torch
 from budget import BLOCKS, Budget, Clock, Length
 from rivals import PUBLIC, RivalTrainer, load_rival
 
-from hjepa.evaluation.collapse import effective_rank
+from hjepa.core.linalg import effective_rank
 from hjepa.data.datasets import ImageDataset
 from hjepa.data.named import build_dataset
-from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, principal_axes, random_like, readout_names, whiten
+from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
+from hjepa.core.linalg import principal_axes
 from hjepa.evaluation.probes import score_features
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA, count_parameters

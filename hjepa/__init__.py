@@ -14,7 +14,7 @@ Masks:
     Masks, MultiCropMasks, build_mask_generator, RandomMaskGenerator, MultiBlockMaskGenerator,
     HierarchicalMaskGenerator, MultiCropMaskGenerator
 Images and data sets:
-    load_image, ImageDataset, build_dataset, register_dataset, ShardDataset, index_shards, write_shards
+    load_image, ImageDataset, build_dataset, ShardDataset, index_shards, write_shards
 Several crops of an image:
     Crops, MultiCropTransform, AdaptiveMultiCropTransform, MultiCropEvalTransform, MultiCropDataset,
     MultiCropDatasetRaw, build_multicrop_dataset, build_multicrop_transform, build_multicrop_dataloader,
@@ -31,10 +31,13 @@ Figures and reports:
 In other hands:
     HJEPAFeatures, push_to_hub, save_for_hub, export_onnx, export_timm, export_torch
 Detection:
-    Backbone, ResNetFPN, build_backbone, backbone_cost, BoxDataset, build_box_dataset, register_boxes,
-    make_scenes, DetectorConfig, FPNDetector, FPNFeatures, load_detection_model, evaluate_detector
+    Backbone, ResNetFPN, build_backbone, backbone_cost, BoxDataset, build_box_dataset, make_scenes,
+    DetectorConfig, FPNDetector, FPNFeatures, load_detection_model, evaluate_detector
 Compression:
-    CodecConfig, FPNCodec, load_compression_model"""
+    CodecConfig, FPNCodec, load_compression_model
+Adding one of a kind:
+    register_dataset, register_boxes, register_masks, register_fusion, register_regularizer,
+    register_readout"""
 __version__ = "0.1.0"
 
 from importlib import import_module
@@ -64,27 +67,30 @@ if TYPE_CHECKING:
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
-    from .evaluation.collapse import diagnose, HealthCallback, run_verdict
-    from .evaluation.encodings import extract_dataset, random_like, TimmFeatures
+    from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
     from .evaluation.lowshot import compare_low_shot, fine_tune
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
-    from .figures.what_it_sees import show_attention, show_guesses, show_similarity
-    from .fpn import TokenFPN
+    from .figures.attention import show_attention
+    from .figures.base import show_images
+    from .figures.curves import plot_history
+    from .figures.guesses import show_guesses
+    from .fpn import register_fusion, TokenFPN
     from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA, ModelConfig
     from .masking import (build_mask_generator, HierarchicalMaskGenerator, MultiBlockMaskGenerator,
-                          MultiCropMaskGenerator, RandomMaskGenerator)
+                          MultiCropMaskGenerator, RandomMaskGenerator, register_masks)
     from .multicrop import MultiCropMasks
-    from .objectives.regularizers import sigreg, vicreg, visreg
+    from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
+    from .report.verdict import diagnose, HealthCallback, run_verdict
     from .sharing.export import export_onnx, export_timm, export_torch
     from .sharing.publish import push_to_hub, save_for_hub
     from .sharing.sklearn import HJEPAFeatures
     from .training import load_config, load_run, RunConfig, Trainer
-    from .visualization import (plot_history, show_feature_maps, show_images, show_masks, show_multicrop,
-                                show_prediction_error)
+    from .visualization import (show_feature_maps, show_masks, show_multicrop, show_prediction_error,
+                                show_similarity)
 
 # Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
 _names = {
@@ -109,30 +115,31 @@ _names = {
     'detection.results': 'evaluate_detector',
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
-    'evaluation.collapse': 'diagnose HealthCallback run_verdict',
-    'evaluation.encodings': 'extract_dataset random_like TimmFeatures',
+    'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
     'evaluation.lowshot': 'compare_low_shot fine_tune',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',
-    'figures.what_it_sees': 'show_attention show_guesses show_similarity',
-    'fpn': 'TokenFPN',
+    'figures.attention': 'show_attention',
+    'figures.base': 'show_images',
+    'figures.curves': 'plot_history',
+    'figures.guesses': 'show_guesses',
+    'fpn': 'register_fusion TokenFPN',
     'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA ModelConfig',
     'masking': 'build_mask_generator HierarchicalMaskGenerator MultiBlockMaskGenerator '
-               'MultiCropMaskGenerator RandomMaskGenerator',
+               'MultiCropMaskGenerator RandomMaskGenerator register_masks',
     'multicrop': 'MultiCropMasks',
-    'objectives.regularizers': 'sigreg vicreg visreg',
+    'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
     'predictor': 'Predictor PredictorBlock',
     'report.page': 'write_report',
+    'report.verdict': 'diagnose HealthCallback run_verdict',
     'sharing.export': 'export_onnx export_timm export_torch',
     'sharing.publish': 'push_to_hub save_for_hub',
     'sharing.sklearn': 'HJEPAFeatures',
     'training': 'load_config load_run RunConfig Trainer',
-    'visualization': 'plot_history show_feature_maps show_images show_masks show_multicrop '
-                     'show_prediction_error'}
+    'visualization': 'show_feature_maps show_masks show_multicrop show_prediction_error show_similarity'}
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
-
 
 # Which modules enter something into a table of a module that stands above them and does not know them.
 _entries = {'core.config.SECTION_CHECKS': ('evaluation.encodings',),

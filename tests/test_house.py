@@ -8,17 +8,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 # The reading order. A room is all its modules, in the order of its notebooks.
 ORDER = '''
-core.files core.config core.random core.distributed core.loader core.weights
+core.files core.config core.random core.linalg core.distributed core.loader core.weights
 core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling
 data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
+figures.base figures.curves figures.embedding
 encoder predictor fpn
 objectives.regularizers objectives.pixels
 hierarchy multicrop masking training visualization
-figures.what_it_sees
+figures.attention figures.guesses
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
 evaluation.store evaluation.retrieval evaluation.cost
+report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
-report.page
 detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
 detection.voc detection.kitti detection.scenes detection.detector
 detection.results detection.training

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from hjepa.detection.scenes import make_scenes
-from hjepa.evaluation.collapse import HealthCallback
+from hjepa.report.verdict import HealthCallback
 from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
                                         codec_callbacks, codec_runs, feature_source,

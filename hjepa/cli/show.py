@@ -100,7 +100,7 @@ def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     from hjepa.core.files import check_target, expand, say, write_atomic
     draw = picture_makers(args)
     from hjepa.core.loader import DataError
-    from hjepa.visualization import showing_channels
+    from hjepa.figures.base import showing_channels
     folder, saved, out = check_target(args.output or expand(args.run)/'pictures', folder=True), {}, {}
     shown = lambda: showing_channels(*args.channels) if args.channels else nullcontext()
     for name in choose_pictures(args.pictures, list(draw)):
@@ -132,9 +132,10 @@ def _once(f):
 def picture_makers(args: argparse.Namespace) -> dict: # name → function without arguments that draws it
     "The pictures that a run can have. The model is loaded when the first of them needs it."
     from hjepa import visualization as v
-    from hjepa.figures import what_it_sees as p
+    from hjepa.core.history import read_history
+    from hjepa.figures import attention, curves, guesses
     from hjepa.report import page as report
-    from hjepa.evaluation.collapse import run_verdict
+    from hjepa.report.verdict import run_verdict
     from hjepa.cli.train import draw_crops
     from hjepa.training import load_run
     config, run = load_run(args.run), Path(args.run).expanduser()
@@ -142,12 +143,12 @@ def picture_makers(args: argparse.Namespace) -> dict: # name → function withou
     look = _once(lambda: load_look(args, config, own))
     given = lambda f, *rest, **named: lambda: f(look().model, look().images, *rest, **named)       # pictures of model and images
     masked = lambda f, *rest: lambda: f(look().model, look().images, look().masks, *rest)          # … and masks
-    draw = dict(masks=lambda: v.show_masks(look().images, look().masks), mask_levels=lambda: p.show_mask_levels(look().images, look().masks, config.model.num_hierarchies, args.n),
-        crops=lambda: draw_crops(look().model, config, look().dataset), feature_maps=given(v.show_feature_maps, args.n), pyramid=given(p.show_pyramid, args.n),
-        prediction_error=masked(v.show_prediction_error, args.n), guesses=lambda: masked(p.show_guesses, p.build_patch_bank(look().model, look().others(), args.level), args.n)(),
-        attention=given(p.show_attention, args.patch, max(1, args.n // 2)), similarity=lambda: given(p.show_similarity, args.patch or tuple(g // 2 for g in look().masks.grid), n=args.n)(),
+    draw = dict(masks=lambda: v.show_masks(look().images, look().masks), mask_levels=lambda: v.show_mask_levels(look().images, look().masks, config.model.num_hierarchies, args.n),
+        crops=lambda: draw_crops(look().model, config, look().dataset), feature_maps=given(v.show_feature_maps, args.n), pyramid=given(v.show_pyramid, args.n),
+        prediction_error=masked(v.show_prediction_error, args.n), guesses=lambda: masked(guesses.show_guesses, guesses.build_patch_bank(look().model, look().others(), args.level), args.n)(),
+        attention=given(attention.show_attention, args.patch, max(1, args.n // 2)), similarity=lambda: given(v.show_similarity, args.patch or tuple(g // 2 for g in look().masks.grid), n=args.n)(),
         embedding=lambda: draw_embedding(look(), args.method, args.seed), 
-        losses=lambda: v.plot_history(v.read_history(run)), course=lambda: report.plot_verdict(v.read_history(run), run_verdict(run)))
+        losses=lambda: curves.plot_history(read_history(run)), course=lambda: report.plot_verdict(read_history(run), run_verdict(run)))
     missing = ['crops'] * (not config.multicrop.strategy) + ['pyramid'] * (not config.model.fpn.use_fpn)
     return {name: draw[name] for name in PICTURES if name not in missing}
 
@@ -231,7 +232,7 @@ def draw_embedding(
 ): # a figure
     "A map of up to a thousand images."
     from hjepa.evaluation.encodings import collect_readouts, white_dim, whiten
-    from hjepa.report.page import embedding_map, show_embedding
+    from hjepa.figures.embedding import embedding_map, show_embedding
     data, name = look.dataset.subset(_spaced(len(look.dataset), 1000)), _best_readout(look.run)
     if white_dim(len(data)) < 16: name = name.partition('|')[0]                    # too few images to whiten with
     got = collect_readouts(look.model, data, [name], 64)

@@ -189,7 +189,7 @@ def run_training(
     allow: list[str] = (), # what may have changed since: 'config', 'data'; see `Trainer.resume`
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train, then measure and draw. Raises what `friendly_errors` explains."
-    from hjepa.evaluation.collapse import HealthCallback
+    from hjepa.report.verdict import HealthCallback
     from hjepa.evaluation.encodings import check_readouts
     from hjepa.evaluation.holdouts import check_groups
     from hjepa.core.resuming import CheckpointCallback
@@ -264,7 +264,7 @@ def report(
     dataset, # its training images
 ) -> dict: # the results
     "Measure features, draw pictures, write the page; print a table, the verdict and the paths."
-    from hjepa.evaluation.collapse import beside_random, run_verdict
+    from hjepa.report.verdict import beside_random, run_verdict
     from hjepa.core.files import say, write_json
     from hjepa.evaluation.probes import format_table
     from hjepa.report.page import write_report
@@ -377,14 +377,14 @@ def draw(
     from hjepa.data.views import model_view, normalize
     from hjepa.training import build_masks
     from hjepa.core.history import read_history
-    from hjepa.visualization import save_pictures
+    from hjepa.visualization import save_figures
     view = model_view(model, dataset)
     batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
     some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
     images = normalize(some, *model.pixel_stats).to(next(model.parameters()).device)
     masks = build_masks(cfg, model)(len(images), generator=torch.Generator().manual_seed(cfg.training.seed))
     more = dict(crops=lambda: draw_crops(model, cfg, dataset)) if cfg.multicrop.strategy else None
-    return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
+    return save_figures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
 
 def draw_crops(
     model, # an HJEPA

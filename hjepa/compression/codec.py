@@ -21,27 +21,28 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from fastcore.basics import patch
-
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 from .coding import (ans_decode, ans_encode, FactorizedPrior, from_indices, LATENT_LIMIT,
                                       pack_varints, seal, StreamError, to_indices, unpack_varints, unseal)
 from ..core.config import check_settings, from_values, relation, require, setting
+from ..core.linalg import symmetric_axes
+from ..core.weights import model_from_file, read_newest, register_model_kind, save_model, saved_config
 from ..detection.detector import FPNFeatures
-from ..core.weights import model_from_file, read_newest, save_model, saved_config
-from ..core.weights import register_model_kind
 
 # %% ../../nbs/compression/02_codec.ipynb #064ec15b
 def level_area(
     strides: Iterable[float] = (4, 8, 16, 32, 64), # of the levels, in pixels per cell
-) -> float: # cells per pixel of the picture
-    "Summed area of the levels of a pyramid. Bits per pixel = `level_area` · bits per cell = `channels · level_area` · bits per element."
+) -> float: # cells per pixel of the image
+    """Summed area of the levels of a pyramid. Bits per pixel = `level_area` · bits per cell = `channels ·
+    level_area` · bits per element."""
     return sum(1 / s ** 2 for s in strides)
 
 def convert_lambda(
     value: float, # λ of another convention
     inverse: bool = False, # it multiplies the distortion (`λ·D + R`) instead of the rate
-    rate: str = 'pixel', # its rate is in bits per pixel (of the picture), cell (of all levels) or element (of all channels)
+    # its rate is in bits per pixel (of the image), cell (of all levels) or element (of all channels)
+    rate: str = 'pixel',
     variance: float = 1., # of its features, if its distortion is not normalised
     channels: int = 256, # of every level, for rate='element'
     strides: Iterable[float] = (4, 8, 16, 32, 64), # of its levels
@@ -49,7 +50,8 @@ def convert_lambda(
     "λ as this notebook uses it. Raises ValueError for an unknown rate or values not above 0."
     per_pixel = dict(pixel=1., cell=level_area(strides), element=channels * level_area(strides))
     if rate not in per_pixel: raise ValueError(f'rate={rate!r}: expected {", ".join(per_pixel)}')
-    if not (value > 0 and variance > 0): raise ValueError(f'λ={value}, variance={variance}: expected numbers above 0')
+    if not (value > 0 and variance > 0):
+        raise ValueError(f'λ={value}, variance={variance}: expected numbers above 0')
     return (1 / value if inverse else value) / variance / per_pixel[rate]
 
 # %% ../../nbs/compression/02_codec.ipynb #6985c228
@@ -64,7 +66,8 @@ def pad_to_blocks(
 # %% ../../nbs/compression/02_codec.ipynb #148c73bb
 def _correction(first: nn.Module, hidden: int, last: nn.Module) -> nn.Sequential:
     "A network of which the last layer starts at zero."
-    nn.init.zeros_(last.weight); nn.init.zeros_(last.bias)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
     return nn.Sequential(first, nn.GELU(), nn.Conv2d(hidden, hidden, 3, padding=1), nn.GELU(), last)
 
 class Analysis(nn.Module):
@@ -79,7 +82,8 @@ class Analysis(nn.Module):
         self.s = subsample
         self.block = nn.Conv2d(channels, n_channels, subsample, subsample, bias=False)
         nn.init.orthogonal_(self.block.weight)
-        self.correct = _correction(nn.Conv2d(channels, n_hidden, subsample, subsample), n_hidden, nn.Conv2d(n_hidden, n_channels, 1))
+        self.correct = _correction(nn.Conv2d(channels, n_hidden, subsample, subsample), n_hidden,
+                                   nn.Conv2d(n_hidden, n_channels, 1))
     def forward(self,
         x: Tensor, # [B, C, h, w]
     ) -> Tensor: # [B, n_channels, ⌈h/s⌉, ⌈w/s⌉]
@@ -99,7 +103,8 @@ class Synthesis(nn.Module):
         super().__init__()
         self.block = nn.ConvTranspose2d(n_channels, channels, subsample, subsample, bias=False)
         nn.init.orthogonal_(self.block.weight)
-        self.correct = _correction(nn.Conv2d(n_channels, n_hidden, 1), n_hidden, nn.ConvTranspose2d(n_hidden, channels, subsample, subsample))
+        self.correct = _correction(nn.Conv2d(n_channels, n_hidden, 1), n_hidden,
+                                   nn.ConvTranspose2d(n_hidden, channels, subsample, subsample))
     def forward(self,
         y: Tensor, # [B, n_channels, h', w']
         size: tuple[int, int], # (h, w) of the features
@@ -148,7 +153,8 @@ def _one_per_level(m: CodecConfig) -> list[tuple]:
     channels = list(c) if isinstance(c, (list, tuple)) else [c] * (L or 1)
     each, weights = f'per level ({L} levels)' if L else 'per level', [1.] if w in (None, 'halving') else w
     fits = lambda values: values in (None, 'halving') or L in (None, len(values))
-    return [(c is None or fits(channels), 'fpn_channels_per_level', f'null, a whole number from 1, or one {each}'),
+    return [(c is None or fits(channels), 'fpn_channels_per_level',
+             f'null, a whole number from 1, or one {each}'),
             (not m.shared or len(set(channels)) == 1, 'fpn_channels_per_level',
              'the same number for all levels with shared: true'),
             (fits(names) and len(names or []) == len(set(names or [])), 'levels',
@@ -167,28 +173,37 @@ def check_codec_config(
 class FPNCodec(nn.Module):
     """Learned lossy codec for the maps of a feature pyramid.
 
-    Raises `ConfigError` for a configuration that cannot be built, or that leaves open for which features it is."""
+    Raises `ConfigError` for a configuration that cannot be built, or that leaves open for which features
+    it is."""
     def __init__(self,
         config: CodecConfig, # with its channels and number of levels
     ):
         super().__init__()
         check_codec_config(config)
-        require([(getattr(config, k) is not None, f'model.{k}', None, 'a value: it is needed to build a codec; where a training leaves it null, the trainer fills in what the detector has')
+        filled = ('a value: it is needed to build a codec; where a training leaves it null, the trainer '
+                  'fills '
+                  'in what the detector has')
+        require([(getattr(config, k) is not None, f'model.{k}', None, filled)
                  for k in ('fpn_channels_per_level', 'num_fpn_levels')])
         c, L = config, config.num_fpn_levels
         self.config, self.levels = config, list(c.levels or [f'p{l + 2}' for l in range(L)])
-        self.channels = list(c.fpn_channels_per_level) if isinstance(c.fpn_channels_per_level, (list, tuple)) else [c.fpn_channels_per_level] * L
+        wide = c.fpn_channels_per_level
+        self.channels = list(wide) if isinstance(wide, (list, tuple)) else [wide] * L
         n = 1 if c.shared else L
         sizes = (c.n_hidden, c.n_channels, c.subsample)
         self.analysis = nn.ModuleList(Analysis(self.channels[l], *sizes) for l in range(n))
         self.synthesis = nn.ModuleList(Synthesis(self.channels[l], *sizes) for l in range(n))
         for a, s in zip(self.analysis, self.synthesis, strict=True):
             s.block.weight.data.copy_(a.block.weight.data)
-        self.priors = nn.ModuleList(FactorizedPrior(c.n_channels, tuple(c.prior_filters), table_size=c.table_size) for _ in range(1 if c.shared_prior else L))
-        self.log_gain, self.log_gain_back = nn.Parameter(torch.zeros(L, c.n_channels)), nn.Parameter(torch.zeros(L, c.n_channels))
+        make = lambda: FactorizedPrior(c.n_channels, tuple(c.prior_filters), table_size=c.table_size)
+        self.priors = nn.ModuleList(make() for _ in range(1 if c.shared_prior else L))
+        self.log_gain = nn.Parameter(torch.zeros(L, c.n_channels))
+        self.log_gain_back = nn.Parameter(torch.zeros(L, c.n_channels))
         for l, k in enumerate(self.channels): self.register_buffer(f'mean_{l}', torch.zeros(k))
         self.register_buffer('std', torch.ones(L))
-        weights = torch.tensor([.5 ** l for l in range(L)] if c.level_weights == 'halving' else c.level_weights or [1.] * L, dtype=torch.float32)
+        halving = [.5**l for l in range(L)]
+        weights = halving if c.level_weights == 'halving' else c.level_weights or [1.] * L
+        weights = torch.tensor(weights, dtype=torch.float32)
         self.register_buffer('weight', weights / weights.sum(), persistent=False)
         self.register_buffer('fingerprint', torch.zeros(4, dtype=torch.uint8))        # zeros: no tables yet
 
@@ -244,8 +259,9 @@ class PyramidShape:
     "What is known of a pyramid besides its numbers."
     batch: int # B
     sizes: list[tuple[int, int]] # (h, w) per level
-    canvas: Optional[tuple[int, int]] = None # (H, W) of what the network saw, in pixels; None: a plain list of arrays
-    image_sizes: Optional[list[tuple[int, int]]] = None # (H, W) of the original pictures
+    # (H, W) of what the network saw, in pixels; None: a plain list of arrays
+    canvas: Optional[tuple[int, int]] = None
+    image_sizes: Optional[list[tuple[int, int]]] = None # (H, W) of the original images
     single: bool = False # arrays came as [C, h, w], without an axis for the batch
 
     def latent_sizes(self,
@@ -256,31 +272,41 @@ class PyramidShape:
     def pixels(self,
         stride: float, # pixels per cell of the finest level, for features that do not know
     ) -> float: # for whole strides a whole number
-        "Pixels of all pictures, as the network saw them."
+        "Pixels of all images, as the network saw them."
         (h, w), area = self.sizes[0], stride ** 2
         return self.batch * (math.prod(self.canvas) if self.canvas else h * w * area)
 
 # %% ../../nbs/compression/02_codec.ipynb #4918d30e
 @patch
 def as_maps(self: FPNCodec,
-    features: Any, # FPNFeatures, a dict of level name → [B, C, h, w], or a list of [C, h, w] or [B, C, h, w], tensors or arrays
+    # FPNFeatures, a dict of level name → [B, C, h, w], or a list of [C, h, w] or [B, C, h, w], tensors or
+    # arrays
+    features: Any,
 ) -> tuple[list[Tensor], PyramidShape]: # [B, C, h, w] float32 per level on the codec's device
     "Check features and bring them into one form. Raises ValueError for those that do not fit this codec."
     named = isinstance(features, dict)
-    if named and list(features) != self.levels: raise ValueError(f'features of levels {", ".join(map(str, features)) or "(none)"}: this codec is for {", ".join(self.levels)}')
-    plain = lambda v: np.ascontiguousarray(v, v.dtype.newbyteorder('=')) if isinstance(v, np.ndarray) else v       # torch takes no other order of bytes or negative steps
-    maps = [torch.as_tensor(plain(v)).to(self.std.device, torch.float32) for v in (features.values() if named else features)]
-    if len(maps) != len(self.levels): raise ValueError(f'{len(maps)} maps were given: this codec is for {len(self.levels)} levels')
+    if named and list(features) != self.levels:
+        raise ValueError(f'features of levels {", ".join(map(str, features)) or "(none)"}: this codec is '
+                         f'for {", ".join(self.levels)}')
+    # torch takes no other order of bytes or negative steps
+    plain = lambda v: np.ascontiguousarray(v, v.dtype.newbyteorder('=')) if isinstance(v, np.ndarray) else v
+    given = features.values() if named else features
+    maps = [torch.as_tensor(plain(v)).to(self.std.device, torch.float32) for v in given]
+    if len(maps) != len(self.levels):
+        raise ValueError(f'{len(maps)} maps were given: this codec is for {len(self.levels)} levels')
     single = not named and all(m.ndim == 3 for m in maps)
     if single: maps = [m[None] for m in maps]
     for name, m, c in zip(self.levels, maps, self.channels, strict=True):
         if m.ndim != 4 or m.shape[:2] != (len(maps[0]), c):
-            raise ValueError(f'{name} has shape {tuple(m.shape)}, expected {[len(maps[0]) if maps[0].ndim == 4 else "B", c, "h", "w"]}'.replace("'", ''))
+            batch = len(maps[0]) if maps[0].ndim == 4 else 'B'
+            raise ValueError(f'{name} has shape {tuple(m.shape)}, expected [{batch}, {c}, h, w]')
     sizes = [tuple(m.shape[-2:]) for m in maps]
     if not named: return maps, PyramidShape(len(maps[0]), sizes, single=single)
     canvas = getattr(features, 'canvas', tuple(round(n * self.config.stride) for n in sizes[0]))
     image_sizes = list(getattr(features, 'image_sizes', [canvas] * len(maps[0])))
-    if len(image_sizes) != len(maps[0]): raise ValueError(f'{len(image_sizes)} sizes of pictures for a batch of {len(maps[0])}: give FPNFeatures the sizes of just these pictures')
+    if len(image_sizes) != len(maps[0]):
+        raise ValueError(f'{len(image_sizes)} sizes of images for a batch of {len(maps[0])}: give '
+                         'FPNFeatures the sizes of just these images')
     return maps, PyramidShape(len(maps[0]), sizes, canvas, image_sizes)
 
 # %% ../../nbs/compression/02_codec.ipynb #892caccb
@@ -289,20 +315,23 @@ def forward(self: FPNCodec,
     features: Any, # see `as_maps`
     lambda_value: float | None = None, # λ; None: the configuration's
     generator: torch.Generator | None = None, # of the noise, on any device
-    pixels: float | None = None, # of all pictures, as the network saw them; None: what the features say
+    pixels: float | None = None, # of all images, as the network saw them; None: what the features say
 ) -> dict[str, Any]: # loss, mse, bpp, aux, level_mse, level_bpp, reconstruction, symbols
     """Rate and distortion. With noise in training, with rounding in evaluation.
 
-    `reconstruction`: list of [B, C, h, w]; `loss` = `mse` + λ · `bpp`; `bpp` bits per pixel of the picture; `aux` the quantile loss, to be added to the loss that is
-    differentiated; `level_mse` [L] on normalised features (1 = only the mean arrived), `level_bpp` [L]; `symbols` the number of latents."""
+    `reconstruction`: list of [B, C, h, w]; `loss` = `mse` + λ · `bpp`; `bpp` bits per pixel of the
+    image; `aux` the quantile loss, to be added to the loss that is differentiated; `level_mse` [L] on
+    normalised features (1 = only the mean arrived), `level_bpp` [L]; `symbols` the number of latents."""
     maps, shape = self.as_maps(features)
     parts = [self._level(l, x, generator) for l, x in enumerate(maps)]
     mse, bits = (torch.stack([p[i] for p in parts]) for i in (1, 2))
     level_bpp = bits / max(shape.pixels(self.config.stride) if pixels is None else pixels, 1)
     total, bpp = (mse * self.weight).sum(), level_bpp.sum()
     lam = self.config.lambda_value if lambda_value is None else lambda_value
-    return dict(loss=total + lam * bpp, mse=total, bpp=bpp, aux=sum(p.quantile_loss() for p in self.priors), level_mse=mse.detach(), level_bpp=level_bpp.detach(),
-                reconstruction=[self.denormalise(l, p[0]) for l, p in enumerate(parts)], symbols=sum(p[3] for p in parts))
+    back = [self.denormalise(l, p[0]) for l, p in enumerate(parts)]
+    return dict(loss=total + lam * bpp, mse=total, bpp=bpp, aux=sum(p.quantile_loss() for p in self.priors),
+                level_mse=mse.detach(), level_bpp=level_bpp.detach(), reconstruction=back,
+                symbols=sum(p[3] for p in parts))
 
 @patch
 def _level(self: FPNCodec, l: int, x: Tensor, generator) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -312,15 +341,17 @@ def _level(self: FPNCodec, l: int, x: Tensor, generator) -> tuple[Tensor, Tensor
     y = self._to_latents(l, wanted).float()
     rounded = (y - prior.medians[..., None]).round() + prior.medians[..., None]
     noisy = y + _noise(y, generator) if self.training else rounded
-    through = y + (rounded - y).detach() if self.training and self.config.noise == 'mixed' else noisy       # forward rounded, gradient as if not
+    # forward rounded, gradient as if not
+    through = y + (rounded - y).detach() if self.training and self.config.noise == 'mixed' else noisy
     bits = prior.bits(rearrange(noisy, 'b c h w -> c (b h w)')).sum()
     z = self.synthesise(l, through, x.shape[-2:]).float()
     return z, F.mse_loss(z, wanted), bits, y.numel()
 
 # %% ../../nbs/compression/02_codec.ipynb #effd7f5c
 def _noise(y: Tensor, generator: torch.Generator | None) -> Tensor: # like y, uniform in ± ½
-    "Made where the generator lives, so that one on the CPU gives the same noise to every device."
-    return torch.rand(y.shape, generator=generator, device=generator.device if generator else y.device).to(y.device) - .5
+    "Made on the generator's device, so that one on the CPU gives the same noise to every device."
+    device = generator.device if generator else y.device
+    return torch.rand(y.shape, generator=generator, device=device).to(y.device) - .5
 
 @patch
 def parameter_sets(self: FPNCodec) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -332,18 +363,20 @@ def parameter_sets(self: FPNCodec) -> tuple[list[nn.Parameter], list[nn.Paramete
 @patch
 @torch.no_grad()
 def fit(self: FPNCodec,
-    batches: Iterable, # features of any kind that `as_maps` takes; a few hundred pictures are plenty
+    batches: Iterable, # features of any kind that `as_maps` takes; a few hundred images are plenty
     transforms: bool = True, # set the block transforms as well, not only the statistics
     step: float = 1., # size of the rounding step to start with, in units of a level's spread: the gains
 ) -> 'FPNCodec': # itself
-    "Statistics per level, gains, and block transforms by principal components. Raises ValueError for features that are empty or not finite."
+    """Statistics per level, gains, and block transforms by principal components. Raises ValueError for
+    features that are empty or not finite."""
     L, s = len(self.levels), self.config.subsample
-    sums, seen = [0.] * L, [0] * L                                                     # of [1, x] [1, x]ᵀ over blocks
+    sums, seen = [0.] * L, [0] * L                                    # of [1, x] [1, x]ᵀ over blocks
     for features in batches:
         for l, x in enumerate(self.as_maps(features)[0]):
             if not x.numel(): continue
             rows = rearrange(pad_to_blocks(x, s), 'b c (h i) (w j) -> (b h w) (c i j)', i=s, j=s)
-            rows = (rows.cpu() if x.device.type == 'mps' else rows).double()           # Apple's GPUs have no float64
+            # Apple's GPUs have no float64
+            rows = (rows.cpu() if x.device.type == 'mps' else rows).double()
             rows = torch.cat([torch.ones_like(rows[:, :1]), rows], 1)
             sums[l], seen[l] = sums[l] + rows.T @ rows, seen[l] + len(rows)
     if not all(seen) or not all(x.isfinite().all() for x in sums):
@@ -353,7 +386,8 @@ def fit(self: FPNCodec,
     if transforms:
         for i, (a, b) in enumerate(zip(self.analysis, self.synthesis, strict=True)):
             _principal(a, b, sum(covariances[i::len(self.analysis)]))
-    self.log_gain.fill_(-math.log(step)); self.log_gain_back.fill_(math.log(step))
+    self.log_gain.fill_(-math.log(step))
+    self.log_gain_back.fill_(math.log(step))
     self.clear_tables()
     return self
 
@@ -366,22 +400,27 @@ def _fit_level(self: FPNCodec, l: int, moment: Tensor) -> Tensor: # [C s s, C s 
     shift = per_channel.repeat_interleave(mean.numel() // c)
     cov = moment[1:, 1:] - torch.outer(mean, shift) - torch.outer(shift, mean) + torch.outer(shift, shift)
     std = cov.diagonal().mean().sqrt().clamp_min(1e-6)
-    getattr(self, f'mean_{l}').copy_(per_channel); self.std[l] = std
+    getattr(self, f'mean_{l}').copy_(per_channel)
+    self.std[l] = std
     return cov / std ** 2
 
 def _principal(a: Analysis, b: Synthesis, cov: Tensor):
     "Set both block transforms to the principal components; spare channels start small."
-    basis = torch.linalg.eigh(cov)[1].flip(1).T.to(a.block.weight.dtype)               # rows: components, strongest first
+    # rows: components, strongest first
+    basis = symmetric_axes(cov)[1].T.to(a.block.weight.dtype)
     n = min(len(basis), len(a.block.weight))
     for w in (a.block.weight, b.block.weight):
-        w.mul_(.01); w[:n] = basis[:n].view(n, *w.shape[1:])
+        w.mul_(.01)
+        w[:n] = basis[:n].view(n, *w.shape[1:])
 
 # %% ../../nbs/compression/02_codec.ipynb #92fe4c83
 @patch
 def clear_tables(self: FPNCodec):
     "Forget the integer tables: the weights are about to change."
     self.fingerprint.zero_()
-    for p in self.priors: p.weights.zero_(); p.low.zero_()
+    for p in self.priors:
+        p.weights.zero_()
+        p.low.zero_()
 
 @patch
 def train(self: FPNCodec,
@@ -395,7 +434,8 @@ def train(self: FPNCodec,
 @patch
 @torch.no_grad()
 def update_tables(self: FPNCodec) -> 'FPNCodec': # itself, in evaluation mode
-    "Make the integer tables of the present weights, and the fingerprint that ties streams to them. To be called when training has ended."
+    """Make the integer tables of the present weights, and the fingerprint that ties streams to them. To be
+    called when training has ended."""
     self.eval()
     for p in self.priors: p.update_tables()
     self.fingerprint.copy_(self.compute_fingerprint())
@@ -425,8 +465,10 @@ def pack_shape(
     halved = _halved(shape.sizes[0], len(shape.sizes)) == shape.sizes
     filled = shape.canvas is not None and all(s == shape.canvas for s in shape.image_sizes)
     flags = (shape.canvas is not None) + 2 * filled + 4 * halved + 8 * shape.single
-    numbers = [flags, shape.batch, len(shape.sizes), *sum(map(list, shape.sizes[:1] if halved else shape.sizes), [])]
-    if shape.canvas is not None: numbers += [*shape.canvas, *([] if filled else sum(map(list, shape.image_sizes), []))]
+    sides = shape.sizes[:1] if halved else shape.sizes
+    numbers = [flags, shape.batch, len(shape.sizes), *sum(map(list, sides), [])]
+    if shape.canvas is not None:
+        numbers += [*shape.canvas, *([] if filled else sum(map(list, shape.image_sizes), []))]
     return pack_varints(numbers)
 
 def _halved(first: tuple[int, int], n: int) -> list[tuple[int, int]]:
@@ -449,14 +491,16 @@ class _Reader:
 def unpack_shape(
     read: _Reader, # placed where the shape begins
 ) -> PyramidShape: # equal to the one that was packed
-    "Inverse of `pack_shape`. Raises `StreamError` for what it would not write, and before anything large is made."
+    """Inverse of `pack_shape`. Raises `StreamError` for what it would not write, and before anything large
+    is made."""
     start = read.at
     flags, batch, levels = read(15), read(MAX_SIDE), read(64)
     if not levels: raise StreamError('damaged: no levels')
     pair = lambda limit: (read(limit), read(limit))
     sizes = _halved(pair(MAX_SIDE), levels) if flags & 4 else [pair(MAX_SIDE) for _ in range(levels)]
     canvas = pair(2 ** 30) if flags & 1 else None
-    images = None if canvas is None else [canvas] * batch if flags & 2 else [pair(2 ** 30) for _ in range(batch)]
+    if canvas is None: images = None
+    else: images = [canvas] * batch if flags & 2 else [pair(2 ** 30) for _ in range(batch)]
     shape = PyramidShape(batch, sizes, canvas, images, bool(flags & 8))
     try: spelt = pack_shape(shape)
     except ValueError as e: raise StreamError(f'damaged: {e}') from e
@@ -471,28 +515,35 @@ NUMBERS_PER_BYTE = 2 ** 16 # a stream has at least a byte for so many
 @patch
 def count_numbers(self: FPNCodec,
     shape: PyramidShape, # of the features
-) -> int: # per stream, not per picture
+) -> int: # per stream, not per image
     """Numbers that decoding returns: features and latents, whichever are more.
 
     Part of the format: a stream is filled up to one byte for every `NUMBERS_PER_BYTE` of them. Raises
     ValueError for more than `MAX_NUMBERS`."""
-    if any(max(s) > MAX_SIDE for s in shape.sizes) or shape.batch > MAX_SIDE: raise ValueError(f'{shape.batch} maps of {shape.sizes} cells: a stream holds sides and batches up to {MAX_SIDE}')
+    if any(max(s) > MAX_SIDE for s in shape.sizes) or shape.batch > MAX_SIDE:
+        raise ValueError(f'{shape.batch} maps of {shape.sizes} cells: a stream holds sides and batches up '
+                         f'to {MAX_SIDE}')
     features = sum(c * h * w for c, (h, w) in zip(self.channels, shape.sizes, strict=True))
     latents = self.config.n_channels * sum(h * w for h, w in shape.latent_sizes(self.config.subsample))
     n = shape.batch * max(features, latents)
-    if n > MAX_NUMBERS: raise ValueError(f'{shape.batch} maps of {shape.sizes} cells are {n} numbers; a stream holds up to {MAX_NUMBERS}: use smaller batches')
+    if n > MAX_NUMBERS:
+        raise ValueError(f'{shape.batch} maps of {shape.sizes} cells are {n} numbers; a stream holds up '
+                         f'to {MAX_NUMBERS}: use smaller batches')
     return n
 
 @patch
 def _tables(self: FPNCodec) -> list[tuple[np.ndarray, np.ndarray]]:
     "(low [C], weights [C, S]) per prior, on the CPU. Raises RuntimeError if there are none."
-    if not self.fingerprint.any(): raise RuntimeError('this codec has no probability tables yet, or has been trained since: call update_tables() first')
+    if not self.fingerprint.any():
+        raise RuntimeError('this codec has no probability tables yet, or has been trained since: call '
+                           'update_tables() first')
     return [(p.low.cpu().numpy(), p.weights.cpu().numpy()) for p in self.priors]
 
 @patch
 def _groups(self: FPNCodec) -> list[list[int]]:
     "Levels that share a prior, and are coded together."
-    return [list(range(len(self.levels)))] if len(self.priors) == 1 else [[l] for l in range(len(self.levels))]
+    every = list(range(len(self.levels)))
+    return [every] if len(self.priors) == 1 else [[l] for l in every]
 
 # %% ../../nbs/compression/02_codec.ipynb #4951e204
 @patch
@@ -500,19 +551,24 @@ def encode_latents(self: FPNCodec,
     latents: list[Tensor], # int32 [B, n_channels, h', w'] per level
     shape: PyramidShape, # of the features they come from
 ) -> bytes: # the stream
-    "Latents to a stream, without loss. Raises ValueError for latents of wrong shape, beyond ± 2^30 or too many, RuntimeError without tables."
+    """Latents to a stream, without loss. Raises ValueError for latents of wrong shape, beyond ± 2^30 or too
+    many, RuntimeError without tables."""
     needed = self.count_numbers(shape)
-    expected = [(shape.batch, self.config.n_channels, *s) for s in shape.latent_sizes(self.config.subsample)]
+    expected = [(shape.batch, self.config.n_channels, *s)
+                for s in shape.latent_sizes(self.config.subsample)]
     if [tuple(q.shape) for q in latents] != expected or any(q.dtype != torch.int32 for q in latents):
-        raise ValueError(f'latents of {[(tuple(q.shape), q.dtype) for q in latents]}: expected int32 of {expected}')
+        raise ValueError(f'latents of {[(tuple(q.shape), q.dtype) for q in latents]}: expected int32 of '
+                         f'{expected}')
     codes, messages = [], []
     for levels, (low, weights) in zip(self._groups(), self._tables(), strict=True):
         q = np.concatenate([rearrange(latents[l].cpu().numpy(), 'b c h w -> c (b h w)') for l in levels], 1)
         index, outside = to_indices(q, low, weights)
-        codes.append(outside); messages += list(zip(index, weights, strict=True))
+        codes.append(outside)
+        messages += list(zip(index, weights, strict=True))
     escapes, coded = pack_varints(np.concatenate(codes)), ans_encode(messages)
     payload = coded + bytes(max(0, -(-needed // NUMBERS_PER_BYTE) - len(coded)))
-    return seal(bytes(self.fingerprint.tolist()) + pack_shape(shape) + pack_varints([len(escapes)]) + escapes + payload)
+    head = bytes(self.fingerprint.tolist()) + pack_shape(shape) + pack_varints([len(escapes)])
+    return seal(head + escapes + payload)
 
 # %% ../../nbs/compression/02_codec.ipynb #e18f7c5b
 @patch
@@ -524,8 +580,8 @@ def decode_latents(self: FPNCodec,
     shape, escapes, payload = self._open(body)
     sizes, s = shape.latent_sizes(self.config.subsample), self.config.n_channels
     counts = [[shape.batch * math.prod(sizes[l]) for l in levels] for levels in self._groups()]
-    index = ans_decode(payload,
-                       [(sum(n), w) for n, (_, weights) in zip(counts, tables, strict=True) for w in weights])
+    groups = zip(counts, tables, strict=True)
+    index = ans_decode(payload, [(sum(n), w) for n, (_, weights) in groups for w in weights])
     if index is None: raise StreamError('damaged: symbols and bytes do not end together')
     latents, codes = [], unpack_varints(escapes)
     for g, (levels, n, (low, weights)) in enumerate(zip(self._groups(), counts, tables, strict=True)):
@@ -542,28 +598,35 @@ def decode_latents(self: FPNCodec,
 # %% ../../nbs/compression/02_codec.ipynb #75af5ce0
 @patch
 def _open(self: FPNCodec, body: bytes) -> tuple[PyramidShape, bytes, bytes]:
-    "Shape, values outside the tables, and the coder's bytes of a body whose checksum fits, with every claim checked."
+    """Shape, values outside the tables, and the coder's bytes of a body whose checksum fits, with every
+    claim checked."""
     if len(body) < 4: raise StreamError('damaged: too short for a fingerprint')
     if body[:4] != (mine := bytes(self.fingerprint.tolist())):
-        raise StreamError(f'written by another model: its fingerprint is {body[:4].hex()}, this model has {mine.hex()}; decode with the codec that wrote it')
+        raise StreamError(f'written by another model: its fingerprint is {body[:4].hex()}, this model has '
+                          f'{mine.hex()}; decode with the codec that wrote it')
     read = _Reader(body)
     read.at = 4
     shape = unpack_shape(read)
-    if len(shape.sizes) != len(self.levels): raise StreamError(f'damaged: {len(shape.sizes)} levels in a stream of a model with {len(self.levels)}')
+    if len(shape.sizes) != len(self.levels):
+        raise StreamError(f'damaged: {len(shape.sizes)} levels in a stream of a model with '
+                          f'{len(self.levels)}')
     length = read(len(body))
     escapes, payload = body[read.at:read.at + length], body[read.at + length:]
     try: floor = -(-self.count_numbers(shape) // NUMBERS_PER_BYTE)
     except ValueError as e: raise StreamError(f'damaged: it claims too much: {e}') from e
-    if len(escapes) < length or len(payload) < floor: raise StreamError('damaged: it claims more numbers than so few bytes can hold')
+    if len(escapes) < length or len(payload) < floor:
+        raise StreamError('damaged: it claims more numbers than so few bytes can hold')
     if len(payload) > floor: return shape, escapes, payload
-    return shape, escapes, payload.rstrip(b'\0')                                           # filled up by the encoder
+    # filled up by the encoder
+    return shape, escapes, payload.rstrip(b'\0')
 
 # %% ../../nbs/compression/02_codec.ipynb #e770cb4b
 MAX_HIDDEN = 2 ** 26 # most numbers of a map inside the synthesis; what needs more is decoded in parts
 
 @patch
 def _synthesise_in_parts(self: FPNCodec, l: int, y: Tensor, size: tuple[int, int]) -> Tensor: # [B, C, h, w]
-    "`synthesise` in groups of images, or tiles of one: no map inside it has more than `MAX_HIDDEN` numbers."
+    """`synthesise` in groups of images, or tiles of one: no map inside it has more than `MAX_HIDDEN`
+    numbers."""
     s, (b, _, h, w) = self.config.subsample, y.shape
     width = max(self.config.n_hidden, self.channels[l] * s * s)             # numbers per latent cell
     if width * b * h * w <= MAX_HIDDEN: return self.synthesise(l, y, size)
@@ -593,16 +656,20 @@ def _synthesise_tiles(self: FPNCodec, l: int, y: Tensor, out: Tensor, side: int)
 def quantise(self: FPNCodec,
     features: Any, # see `as_maps`
 ) -> tuple[list[Tensor], PyramidShape]: # int32 [B, n_channels, h', w'] per level
-    "Features to whole numbers, the only lossy step. Raises ValueError for features that are not finite, or whose latents are beyond ± 2^30."
+    """Features to whole numbers, the only lossy step. Raises ValueError for features that are not finite,
+    or whose latents are beyond ± 2^30."""
     maps, shape = self.as_maps(features)
     out = []
     for l, (x, size) in enumerate(zip(maps, shape.latent_sizes(self.config.subsample), strict=True)):
         if not x.numel():
-            out.append(torch.zeros(len(x), self.config.n_channels, *size, dtype=torch.int32, device=x.device)); continue
+            out.append(x.new_zeros(len(x), self.config.n_channels, *size, dtype=torch.int32))
+            continue
         y = (self.analyse(l, x).float() - self.prior(l).medians[..., None]).round()
         worst = y.abs().max()
-        if not worst <= LATENT_LIMIT:                                                     # also false for NaN
-            raise ValueError(f'{self.levels[l]} has latents of {worst:.3g}: features that are not finite, or far from those that the codec was fitted to (their largest is {x.abs().max():.3g})')
+        if not worst <= LATENT_LIMIT:                                       # also false for NaN
+            raise ValueError(f'{self.levels[l]} has latents of {worst:.3g}: features that are not finite, '
+                             'or far from those that the codec was fitted to (their largest is '
+                             f'{x.abs().max():.3g})')
         out.append(y.int())
     return out, shape
 
@@ -625,17 +692,20 @@ def dequantise(self: FPNCodec,
 # %% ../../nbs/compression/02_codec.ipynb #f3d5a421
 @patch
 def compress(self: FPNCodec,
-    features: Any, # FPNFeatures of a detector, a dict of level name → [B, C, h, w], or a list of [C, h, w] or [B, C, h, w]
+    # FPNFeatures of a detector, a dict of level name → [B, C, h, w], or a list of [C, h, w] or [B, C, h, w]
+    features: Any,
 ) -> bytes: # one stream
-    "Features to bytes. Raises ValueError for features that do not fit, RuntimeError before `update_tables`."
-    self._tables()                                                                        # complain before the work
+    """Features to bytes. Raises ValueError for features that do not fit, RuntimeError before
+    `update_tables`."""
+    self._tables()                                                          # an error before the work
     return self.encode_latents(*self.quantise(features))
 
 @patch
 def decompress(self: FPNCodec,
     data: bytes, # a stream of this very model
-) -> Any: # FPNFeatures with picture sizes and canvas, float32; a list of tensors if plain arrays were compressed
-    "Bytes to features. Raises `StreamError` for bytes that are not a whole, undamaged stream of this model."
+) -> Any: # FPNFeatures with image sizes and canvas, or, of plain arrays, a list of tensors; float32
+    """Bytes to features. Raises `StreamError` for bytes that are not a whole, undamaged stream of this
+    model."""
     return self.dequantise(*self.decode_latents(data))
 
 def bits_per_pixel(
@@ -658,8 +728,11 @@ def load_compression_model(
     path: str | Path, # a .safetensors file, a folder with `model.safetensors`, or a run folder
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNCodec: # in evaluation mode, with tables
-    "Load a codec for use. Raises FileNotFoundError, or ValueError for a file that is not one, or whose weights are not those that its tables were made of."
-    load = lambda file: (file, model_from_file(file, FPNCodec, from_values(CodecConfig, saved_config(file, 'codec'), 'model')))
+    """Load a codec for use. Raises FileNotFoundError, or ValueError for a file that is not one, or whose
+    weights are not those that its tables were made of."""
+    load = lambda file: (file,
+                         model_from_file(file, FPNCodec,
+                                         from_values(CodecConfig, saved_config(file, 'codec'), 'model')))
     file, codec = read_newest(path, load)
     codec.eval()
     if not codec.fingerprint.any():
@@ -667,7 +740,8 @@ def load_compression_model(
                       'and its streams can be read with this very file only', stacklevel=2)
         codec.update_tables()
     elif not torch.equal(codec.fingerprint, codec.compute_fingerprint()):
-        raise ValueError(f'{file}: its fingerprint does not fit its weights; they were changed after update_tables(), or the file is damaged')
+        raise ValueError(f'{file}: its fingerprint does not fit its weights; they were changed after '
+                         'update_tables(), or the file is damaged')
     return codec.to(device)
 
 register_model_kind('codec', 'load_compression_model')

@@ -18,13 +18,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 # %% ../../nbs/compression/01_coding.ipynb #867499d2
 class FactorizedPrior(nn.Module):
     """A density per channel, learned without a given shape (Ballé et al. 2018, appendix 6.1).
 
-    `quantiles` [C, 3] are where the cumulative has `tail_mass/2`, ½ and `1 − tail_mass/2`; they learn by `quantile_loss`, not by the rate."""
+    `quantiles` [C, 3] are where the cumulative has `tail_mass/2`, ½ and `1 − tail_mass/2`; they learn by
+    `quantile_loss`, not by the rate."""
     def __init__(self,
         channels: int, # C
         filters: tuple[int, ...] = (3, 3, 3, 3), # widths inside the cumulative's network
@@ -35,11 +36,13 @@ class FactorizedPrior(nn.Module):
         super().__init__()
         widths, scale = (1, *filters, 1), init_scale ** (1 / (len(filters) + 1))
         pairs = list(pairwise(widths))
-        self.matrices = nn.ParameterList(torch.full((channels, o, i), math.log(math.expm1(1 / scale / o))) for i, o in pairs)
+        matrix = lambda i, o: torch.full((channels, o, i), math.log(math.expm1(1 / scale / o)))
+        self.matrices = nn.ParameterList(matrix(i, o) for i, o in pairs)
         self.biases = nn.ParameterList(torch.rand(channels, o, 1) - .5 for _, o in pairs)
         self.factors = nn.ParameterList(torch.zeros(channels, o, 1) for _, o in pairs[:-1])
         self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0., init_scale]).repeat(channels, 1))
-        self.register_buffer('weights', torch.zeros(channels, table_size, dtype=torch.int32))        # the integer tables, see below
+        # the integer tables, see below
+        self.register_buffer('weights', torch.zeros(channels, table_size, dtype=torch.int32))
         self.register_buffer('low', torch.zeros(channels, dtype=torch.int32))
         self.channels, self.tail_mass = channels, tail_mass
 
@@ -69,7 +72,8 @@ def bits(self: FactorizedPrior,
     with torch.autocast(y.device.type, enabled=False):
         y = y if y.dtype == torch.float64 else y.float()
         u, l = self.logits(torch.cat([y + .5, y - .5], 1)).chunk(2, 1)
-        gap = (u - l).clamp_min(1e-6)                                               # above 0, but float32 may lose it far outside
+        # above 0, but float32 may lose it far outside
+        gap = (u - l).clamp_min(1e-6)
         log_p = F.logsigmoid(u) + F.logsigmoid(-l) + torch.log(-torch.expm1(-gap))
         return log_p / -math.log(2)
 
@@ -79,14 +83,17 @@ def quantile_loss(self: FactorizedPrior) -> Tensor: # scalar
     "How far the quantiles are from where they should be, in logits. Its gradient reaches `quantiles` only."
     with torch.autocast(self.quantiles.device.type, enabled=False):
         t = math.log(2 / self.tail_mass - 1)
-        return (self.logits(self.quantiles, frozen=True) - self.quantiles.new_tensor([-t, 0., t])).abs().sum()
+        return (self.logits(self.quantiles, frozen=True)
+                - self.quantiles.new_tensor([-t, 0., t])).abs().sum()
 
 @patch
 @torch.no_grad()
 def solve_quantiles(self: FactorizedPrior):
-    "Set the quantiles to where the quantile loss would lead them, by bisection (for a start, and after training)."
+    """Set the quantiles to where the quantile loss would lead them, by bisection (for a start, and after
+    training)."""
     t = math.log(2 / self.tail_mass - 1)
-    p = deepcopy(self).cpu().double()                                                   # some devices have no float64
+    # some devices have no float64
+    p = deepcopy(self).cpu().double()
     goal = p.quantiles.new_tensor([-t, 0., t])
     lo, hi = torch.full_like(p.quantiles, -1e5), torch.full_like(p.quantiles, 1e5)
     for _ in range(60):
@@ -106,45 +113,55 @@ def integer_table(
     total, n = 2 ** PRECISION, len(pmf)
     escape = min(max(ESCAPE_WEIGHT, round((1 - pmf.sum()) * total)), total - n)
     weights = 1 + np.floor((total - escape - n) * (pmf / max(pmf.sum(), 1e-300))).astype(np.int64)
-    weights[np.argmax(weights)] += total - escape - weights.sum()                       # what flooring left over
+    # what flooring left over
+    weights[np.argmax(weights)] += total - escape - weights.sum()
     return np.concatenate([[escape], weights])
 
 # %% ../../nbs/compression/01_coding.ipynb #cf56e76a
 @patch
 @torch.no_grad()
 def update_tables(self: FactorizedPrior):
-    "Tables from the densities: per channel the shortest run of integers with less than 2^-20 on each side, at most `table_size − 1` of them. Raises ValueError for densities that are not finite."
+    """Tables from the densities: per channel the shortest run of integers with less than 2^-20 on each
+    side, at most `table_size − 1` of them. Raises ValueError for densities that are not finite."""
     S, tail = self.weights.shape[1], 2. ** -20
     p = deepcopy(self).cpu().double()
     reach = 8 * S
     edges = p.medians + torch.arange(-reach, reach + 2).double() - .5                   # [C, 2·reach + 2]
     cumulative, above = p.logits(edges).sigmoid().numpy(), p.logits(edges).neg().sigmoid().numpy()
-    if not np.isfinite(cumulative).all(): raise ValueError('a density is not finite: did the training diverge?')
+    if not np.isfinite(cumulative).all():
+        raise ValueError('a density is not finite: did the training diverge?')
     tables, low = np.zeros((self.channels, S), np.int64), np.zeros(self.channels, np.int64)
     for c, (cdf, up) in enumerate(zip(cumulative, above, strict=True)):
         first, last = np.count_nonzero(cdf[1:] < tail), len(cdf) - 2 - np.count_nonzero(up[:-1] < tail)
         n = min(max(last - first + 1, 1), S - 1)
-        start = first if n == last - first + 1 else int(np.argmax(cdf[n:] - cdf[:-n]))   # too wide: the run with the most mass
+        # too wide: the run with the most mass
+        start = first if n == last - first + 1 else int(np.argmax(cdf[n:] - cdf[:-n]))
         run = slice(start, start + n + 1)
-        pmf = np.where(cdf[run][:-1] < .5, np.diff(cdf[run]), -np.diff(up[run]))         # differences on the side where they are small
+        # differences on the side where they are small
+        pmf = np.where(cdf[run][:-1] < .5, np.diff(cdf[run]), -np.diff(up[run]))
         tables[c, :n + 1], low[c] = integer_table(np.maximum(pmf, 0)), start - reach
-    self.weights.copy_(torch.from_numpy(tables)); self.low.copy_(torch.from_numpy(low))
+    self.weights.copy_(torch.from_numpy(tables))
+    self.low.copy_(torch.from_numpy(low))
 
 # %% ../../nbs/compression/01_coding.ipynb #84ae3608
 def need_constriction() -> Any: # its module `stream`
     "The library that codes. Raises an ImportError that says how to get it."
     try: import constriction
-    except ImportError as e: raise ImportError('coding streams needs constriction: pip install "hjepa[compression]"') from e
+    except ImportError as e:
+        raise ImportError('coding streams needs constriction: pip install "hjepa[compression]"') from e
     return constriction.stream
 
 def symbol_model(
     weights: np.ndarray, # [S] integers of a table, zeros at its end
 ): # constriction's model of exactly these weights
     "A channel's table for the coder. No float is rounded on the way."
-    return need_constriction().model.Categorical((weights[weights > 0] - 1).astype(np.float64), perfect=False)
+    return need_constriction().model.Categorical((weights[weights > 0] - 1).astype(np.float64),
+                                                 perfect=False)
 
+# %% ../../nbs/compression/01_coding.ipynb #7507b024
 def ans_encode(
-    messages: list[tuple[np.ndarray, np.ndarray]], # (indices [n] int32, weights [S]) per channel, in the order of reading
+    # (indices [n] int32, weights [S]) per channel, in the order of reading
+    messages: list[tuple[np.ndarray, np.ndarray]],
 ) -> bytes: # without zeros at the end
     "Symbols to bytes, 32-bit words with the lowest byte first. The state's leading zeros are left out."
     coder = need_constriction().stack.AnsCoder()
@@ -155,10 +172,11 @@ def ans_encode(
 def ans_decode(
     data: bytes, # what `ans_encode` returned
     tables: list[tuple[int, np.ndarray]], # (n, weights [S]) per channel
-) -> list[np.ndarray] | None: # indices [n] int32 per channel; None if `data` is not what `ans_encode` writes for so many symbols
-    "Bytes to symbols."
+) -> list[np.ndarray] | None: # indices [n] int32 per channel
+    "Bytes to symbols; None if `data` is not what `ans_encode` writes for so many symbols."
     if data.endswith(b'\0'): return None
-    coder = need_constriction().stack.AnsCoder(np.frombuffer(data + bytes(-len(data) % 4), '<u4').astype(np.uint32))
+    words = np.frombuffer(data + bytes(-len(data) % 4), '<u4').astype(np.uint32)
+    coder = need_constriction().stack.AnsCoder(words)
     out = [coder.decode(symbol_model(weights), n) if n else np.zeros(0, np.int32) for n, weights in tables]
     return out if coder.is_empty() else None
 
@@ -166,7 +184,8 @@ def ans_decode(
 LATENT_LIMIT = 2 ** 30 # latents are between ± this
 
 class StreamError(ValueError):
-    "Bytes that cannot be decoded: not a stream, truncated, damaged, of another model or of a newer version."
+    """Bytes that cannot be decoded: not a stream, truncated, damaged, of another model or of a newer
+    version."""
 
 def pack_varints(
     values: np.ndarray, # [n] whole numbers from 0 to below 2^35
@@ -189,7 +208,8 @@ def unpack_varints(
     if not last[-1]: raise StreamError('damaged: a number is cut off')
     start = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
     place = np.arange(len(b)) - np.repeat(start, np.diff(np.append(start, len(b))))
-    if place.max() > 4 or (last & (b == 0) & (place > 0)).any(): raise StreamError('damaged: a number is spelt in a way that no encoder writes')
+    if place.max() > 4 or (last & (b == 0) & (place > 0)).any():
+        raise StreamError('damaged: a number is spelt in a way that no encoder writes')
     return np.add.reduceat((b & 127).astype(np.int64) << 7 * place, start)
 
 # %% ../../nbs/compression/01_coding.ipynb #e79d190e
@@ -197,29 +217,35 @@ def to_indices(
     q: np.ndarray, # [C, n] int32 latents
     low: np.ndarray, # [C] first integer of each table
     weights: np.ndarray, # [C, S] tables
-) -> tuple[np.ndarray, np.ndarray]: # indices [C, n] int32, 0 where escaped; the escaped values' codes [m], row by row
-    "Latents to the tables' indices. Raises ValueError for one beyond `LATENT_LIMIT`."
+) -> tuple[np.ndarray, np.ndarray]: # indices [C, n] int32; codes [m] of escaped values, row by row
+    "Latents to the tables' indices, 0 where escaped. Raises ValueError for one beyond `LATENT_LIMIT`."
     size = (np.count_nonzero(weights, axis=1) - 1).astype(np.int32)[:, None]            # symbols per table
     index = q - (low.astype(np.int32)[:, None] - 1)
-    outside = (index - 1).view(np.uint32) >= size.view(np.uint32)                       # below is a huge unsigned number
+    # below is a huge unsigned number
+    outside = (index - 1).view(np.uint32) >= size.view(np.uint32)
     if not outside.any(): return index, np.zeros(0, np.int64)
-    if (np.abs(q[outside].astype(np.int64)) > LATENT_LIMIT).any(): raise ValueError(f'latents from {q.min()} to {q.max()}: a stream holds ± {LATENT_LIMIT}')
+    if (np.abs(q[outside].astype(np.int64)) > LATENT_LIMIT).any():
+        raise ValueError(f'latents from {q.min()} to {q.max()}: a stream holds ± {LATENT_LIMIT}')
     i, s = index[outside].astype(np.int64), np.broadcast_to(size, index.shape)[outside]
     index[outside] = 0
     return index, np.where(i > s, 2 * (i - s - 1), -2 * i + 1)
 
+# %% ../../nbs/compression/01_coding.ipynb #7f691fd0
 def from_indices(
     index: np.ndarray, # [C, n] int32
     codes: np.ndarray, # of the escaped values, row by row
     low: np.ndarray, # [C]
     weights: np.ndarray, # [C, S]
 ) -> np.ndarray: # [C, n] int32 latents
-    "Inverse of `to_indices`. Raises `StreamError` if there are more or fewer codes than escapes, or one beyond `LATENT_LIMIT`."
+    """Inverse of `to_indices`. Raises `StreamError` if there are more or fewer codes than escapes, or one
+    beyond `LATENT_LIMIT`."""
     q = index + (low.astype(np.int32)[:, None] - 1)
     outside = index == 0
     if not len(codes) and not outside.any(): return q
-    if len(codes) != np.count_nonzero(outside): raise StreamError('damaged: the values outside the tables do not match the symbols')
-    size, base = ((np.broadcast_to(a[:, None], q.shape)[outside]).astype(np.int64) for a in (np.count_nonzero(weights, axis=1) - 1, low - 1))
+    if len(codes) != np.count_nonzero(outside):
+        raise StreamError('damaged: the values outside the tables do not match the symbols')
+    each = lambda a: np.broadcast_to(a[:, None], q.shape)[outside].astype(np.int64)
+    size, base = each(np.count_nonzero(weights, axis=1) - 1), each(low - 1)
     value = base + np.where(codes % 2, -(codes - 1) // 2, codes // 2 + size + 1)
     if (np.abs(value) > LATENT_LIMIT).any(): raise StreamError('damaged: a latent is beyond the limit')
     q[outside] = value
@@ -239,18 +265,25 @@ def _crc32(data: bytes) -> bytes: # 4
     "Checksum, lowest byte first."
     return zlib.crc32(data).to_bytes(4, 'little')
 
+# %% ../../nbs/compression/01_coding.ipynb #6557a966
 def unseal(
     data: bytes, # a stream
 ) -> bytes: # its body
     "Check magic, version, length and checksum. Raises `StreamError` that says which does not fit."
-    if not isinstance(data, (bytes, bytearray, memoryview)): raise TypeError(f'a stream is bytes, not {type(data).__name__}')
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f'a stream is bytes, not {type(data).__name__}')
     data = bytes(data)
-    if data[:3] != MAGIC[:len(data)]: raise StreamError(f'not a stream of this codec: it begins with {data[:3]!r}, expected {MAGIC!r}')
-    if len(data) > 3 and data[3] > VERSION: raise StreamError(f'written by a newer version: format {data[3]}, this version of hjepa reads up to {VERSION}; update hjepa')
+    if data[:3] != MAGIC[:len(data)]:
+        raise StreamError(f'not a stream of this codec: it begins with {data[:3]!r}, expected {MAGIC!r}')
+    if len(data) > 3 and data[3] > VERSION:
+        raise StreamError(f'written by a newer version: format {data[3]}, this version of hjepa reads up '
+                          f'to {VERSION}; update hjepa')
     if len(data) < 9: raise StreamError(f'truncated: {len(data)} bytes, fewer than any stream has')
     if data[3] < 1: raise StreamError(f'damaged: format {data[3]} does not exist')
     end = next((i for i in range(8, min(len(data), 13)) if data[i] < 128), None)
-    if end is None: raise StreamError('truncated: it ends within its length' if len(data) < 13 else 'damaged: its length cannot be read')
+    if end is None:
+        if len(data) < 13: raise StreamError('truncated: it ends within its length')
+        raise StreamError('damaged: its length cannot be read')
     announced, have = int(unpack_varints(data[8:end + 1])[0]), len(data) - end - 1
     if have < announced: raise StreamError(f'truncated: {have} of {announced} bytes are there')
     if have > announced: raise StreamError(f'damaged: {have - announced} bytes too many at its end')

@@ -18,10 +18,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..core.files import check_regular, list_files, load_tensors
-from ..core.loader import build_loader
+from ..core.loader import BadImages, build_loader, DataError
 from ..data.cutting import to_hw
-from ..core.loader import DataError
-from ..core.loader import BadImages
 from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxView, settle_images
 from ..detection.detector import FPNDetector, FPNFeatures
@@ -46,8 +44,11 @@ def detector_features(
     num_workers: int = 0, # processes that load images
     progress: bool = False, # show a bar
     size: int | tuple[int, int] | None = None, # (H, W) of the canvas; None: the detector's
-) -> Iterator[tuple[FPNFeatures | None, dict]]: # features, and the view's batch: `index`, `sizes`, `bad`, see `BoxEvalView`
-    "Features of all images that can be read; None for a batch without any."
+) -> Iterator[tuple[FPNFeatures | None, dict]]: # features, and the view's batch, see `BoxEvalView`
+    """Features of all images that can be read, and of each batch `index`, `sizes` and the names of `bad`
+    files.
+
+    None instead of features for a batch in which none can be read."""
     loader = build_loader(detector_view(detector, dataset, size), batch_size, num_workers)
     if progress:
         from tqdm import tqdm
@@ -56,53 +57,52 @@ def detector_features(
         some = len(batch['index'])
         yield canvas_features(detector, batch['image'], batch['sizes'].tolist()) if some else None, batch
 
-# %% ../../nbs/compression/03_features.ipynb #7de1badb
-class _Rows(Dataset):
-    "Indices and nothing else: features that are kept need no loading."
-    def __init__(self, n: int, seed: int): self.n, self.seed = n, seed
-    def __len__(self) -> int: return self.n
-    def __getitems__(self, keys): return dict(index=torch.tensor([i for _, i in keys]), bad=[])
-
+# %% ../../nbs/compression/03_features.ipynb #9515f44b
 class ImageFeatures:
-    "Features of pictures under a frozen detector: made when they are needed, or once and kept."
+    "Features of images under a frozen detector: made when they are needed, or once and kept."
     def __init__(self,
         detector: FPNDetector, # stays as it is
-        pictures: BoxDataset, # what it looks at; boxes are not used
-        canvas: int | tuple[int, int] | None = None, # that pictures are fitted into, in pixels; None: the detector's
+        images: BoxDataset, # what it sees; boxes are not used
+        # that images are fitted into, in pixels; None: the detector's
+        canvas: int | tuple[int, int] | None = None,
         flip: float = 0., # probability of a horizontal flip; above 0 nothing is kept
         cache_gb: float = 2., # keep the features if they are smaller than this
-        num_workers: int = 0, # processes that load pictures
-        max_bad_share: float = 0.1, # of pictures that cannot be read
+        num_workers: int = 0, # processes that load images
+        max_bad_share: float = 0.1, # of images that cannot be read
         progress: bool = False, # show a bar while features are made
     ):
         b = detector.backbone
         self.detector, c = detector.eval().requires_grad_(False), detector.config
-        self.pictures = settle_images(pictures, c.in_chans, c.pixel_range)
-        self.flip, self.num_workers, self.name = flip, num_workers, pictures.name
-        self.canvas, self.levels, self.channels, self.stride = to_hw(canvas or detector.img_size), list(b.levels), [b.out_channels] * len(b.levels), float(b.strides[0])
+        self.pictures = settle_images(images, c.in_chans, c.pixel_range)
+        self.flip, self.num_workers, self.name = flip, num_workers, images.name
+        self.canvas = to_hw(canvas or detector.img_size)
+        self.levels = list(b.levels)
+        self.channels = [b.out_channels] * len(b.levels)
+        self.stride = float(b.strides[0])
         self.kept, self.max_bad_share = None, max_bad_share
         if not flip and self.gigabytes <= cache_gb: self._keep(progress)
     @property
     def gigabytes(self) -> float:
-        "What the features of all pictures need, in float32."
-        return len(self.pictures) * sum(4 * c * math.prod(-(-n // s) for n in self.canvas)
-                                        for c, s in zip(self.channels, self.detector.backbone.strides,
-                                                        strict=True)) / 1e9
-    def __len__(self) -> int: return len(self.pictures) if self.kept is None else len(self.kept[self.levels[0]])
+        "What the features of all images need, in float32."
+        levels = zip(self.channels, self.detector.backbone.strides, strict=True)
+        numbers = sum(c * math.prod(-(-n // s) for n in self.canvas) for c, s in levels)
+        return 4 * len(self.pictures) * numbers / 1e9
+    def __len__(self) -> int:
+        return len(self.pictures) if self.kept is None else len(self.kept[self.levels[0]])
 
 # %% ../../nbs/compression/03_features.ipynb #d9d55df8
 @patch
 def batches(self: ImageFeatures,
-    index: list[int] | None = None, # which pictures; None: all
-    batch_size: int = 16, # pictures at once
+    index: list[int] | None = None, # which images; None: all
+    batch_size: int = 16, # images at once
 ) -> Iterator[tuple[FPNFeatures, dict]]: # features, and the batch of the view: `index`, `sizes`, `bad` names
-    "Features of pictures in order; those that cannot be read are left out."
+    "Features of images in order; those that cannot be read are left out."
     part = self.pictures if index is None else self.pictures.subset(index)
     yield from detector_features(self.detector, part, batch_size, self.num_workers, size=self.canvas)
 
 @patch
 def _keep(self: ImageFeatures, progress: bool):
-    "Make all features once. Raises DataError if too many pictures cannot be read."
+    "Make all features once. Raises DataError if too many images cannot be read."
     from tqdm import tqdm
     bad, parts = BadImages(self.max_bad_share), {k: [] for k in self.levels}
     shown = dict(desc='features', unit='img', disable=None if progress else True, leave=False)
@@ -112,15 +112,22 @@ def _keep(self: ImageFeatures, progress: bool):
             bar.update(len(batch['index']) + len(batch['bad']))
             for k, v in (features or {}).items(): parts[k].append(v.cpu())
     bad.check(len(self.pictures))
-    if not parts[self.levels[0]]: raise DataError(f'{self.name}: none of its {len(self.pictures)} pictures could be read')
+    if not parts[self.levels[0]]:
+        raise DataError(f'{self.name}: none of its {len(self.pictures)} images could be read')
     self.kept = {k: torch.cat(v) for k, v in parts.items()}
 
 # %% ../../nbs/compression/03_features.ipynb #400530dc
+class _Rows(Dataset):
+    "Indices and nothing else: features that are kept need no loading."
+    def __init__(self, n: int, seed: int): self.n, self.seed = n, seed
+    def __len__(self) -> int: return self.n
+    def __getitems__(self, keys): return dict(index=torch.tensor([i for _, i in keys]), bad=[])
+
 @patch
 def view(self: ImageFeatures,
     seed: int, # of the run
 ) -> Dataset: # keyed by (epoch, index)
-    "What a training loader reads: pictures, or only indices of what is kept."
+    "What a training loader reads: images, or only indices of what is kept."
     if self.kept is not None: return _Rows(len(self), seed)
     return BoxView(self.pictures, self.canvas, self.detector.config.in_chans, seed, flip=self.flip)
 
@@ -136,15 +143,18 @@ def features(self: ImageFeatures,
     maps = {k: v[batch['index']].to(device, non_blocking=True) for k, v in self.kept.items()}
     return FPNFeatures(maps, [self.canvas] * len(batch['index']), self.canvas)
 
+# %% ../../nbs/compression/03_features.ipynb #3d4652f0
 @patch
 def sample(self: ImageFeatures,
-    n: int, # pictures, spread over all of them
+    n: int, # images, spread over all of them
     batch_size: int = 16, # at once
 ) -> Iterator[FPNFeatures]:
-    "Features of some pictures, to look at."
+    "Features of some images, to look at."
     index = list(range(0, len(self), max(1, len(self) // n)))[:n]
     if self.kept is None: yield from (f for f, _ in self.batches(index, batch_size) if f is not None)
-    else: yield from (self.features(dict(index=torch.tensor(index[i:i + batch_size]))) for i in range(0, len(index), batch_size))
+    else:
+        yield from (self.features(dict(index=torch.tensor(index[i:i + batch_size])))
+                    for i in range(0, len(index), batch_size))
 
 # %% ../../nbs/compression/03_features.ipynb #5b75136c
 def read_maps(
@@ -158,10 +168,13 @@ def read_maps(
     except FileNotFoundError: raise
     except Exception as e: raise ValueError(f'{file}: cannot be read as feature maps ({e})') from e
     wrong = [f'{k} {tuple(v.shape)}' for k, v in maps.items() if v.ndim != 3]
-    if wrong or not maps: raise ValueError(f'{file}: expected arrays of shape [C, h, w], one per level; it has {", ".join(wrong) or "none"}')
+    if wrong or not maps:
+        raise ValueError(f'{file}: expected arrays of shape [C, h, w], one per level; it has '
+                         f'{", ".join(wrong) or "none"}')
     broken = [k for k, v in maps.items() if not v.isfinite().all()]
     if broken: raise ValueError(f'{file}: {broken[0]} has numbers that are not finite')
-    return {k: maps[k].float() for k in sorted(maps, key=lambda k: (-maps[k].shape[1] * maps[k].shape[2], k))}
+    order = sorted(maps, key=lambda k: (-maps[k].shape[1] * maps[k].shape[2], k))
+    return {k: maps[k].float() for k in order}
 
 def _read_npz(file: Path, size: int) -> dict[str, Tensor]:
     "The arrays of a NumPy file, whose own sums (CRC-32) are checked on the way."
@@ -170,10 +183,12 @@ def _read_npz(file: Path, size: int) -> dict[str, Tensor]:
         raise ValueError(f'{unpacked / 1e9:.0f} GB in a file of {size / 1e6:.1f} MB')
     with np.load(file, allow_pickle=False) as z: return {k: torch.from_numpy(z[k]) for k in z.files}
 
+# %% ../../nbs/compression/03_features.ipynb #7797dedc
 MAP_FILES = frozenset(('.safetensors', '.npz')) # kinds of files that `read_maps` reads
 
 class FileFeatures:
-    "Feature maps from a folder of files, see `read_maps`. Every file must have the levels and channels of the first."
+    """Feature maps from a folder of files, see `read_maps`. Every file must have the levels and channels of
+    the first."""
     detector, kept, pictures = None, None, None
     def __init__(self,
         folder: str | Path, # searched for .safetensors and .npz files
@@ -186,7 +201,9 @@ class FileFeatures:
         if not self.files:
             raise FileNotFoundError(f'{folder}: no .safetensors or .npz files with feature maps in it{why}')
         first = read_maps(self.files[0])
-        self.name, self.levels, self.channels = self.folder.name, list(first), [len(v) for v in first.values()]
+        self.name = self.folder.name
+        self.levels = list(first)
+        self.channels = [len(v) for v in first.values()]
     def __len__(self) -> int: return len(self.files)
     def load(self,
         index: list[int], # which files
@@ -195,8 +212,12 @@ class FileFeatures:
         many = [read_maps(self.files[i]) for i in index]
         for i, maps in zip(index, many, strict=True):
             found = list(maps), [len(v) for v in maps.values()]
-            if found != (self.levels, self.channels): raise ValueError(f'{self.files[i]}: levels {found[0]} of {found[1]} channels, expected {self.levels} of {self.channels} as in {self.files[0].name}')
-            if any(maps[k].shape != many[0][k].shape for k in maps): raise ValueError(f'{self.files[i]}: maps of other sizes than {self.files[index[0]].name}; use training.batch_size=1 with training.grad_accumulation')
+            if found != (self.levels, self.channels):
+                raise ValueError(f'{self.files[i]}: levels {found[0]} of {found[1]} channels, expected '
+                                 f'{self.levels} of {self.channels} as in {self.files[0].name}')
+            if any(maps[k].shape != many[0][k].shape for k in maps):
+                raise ValueError(f'{self.files[i]}: maps of other sizes than {self.files[index[0]].name}; '
+                                 'use training.batch_size=1 with training.grad_accumulation')
         return {k: torch.stack([m[k] for m in many]) for k in self.levels}
 
 # %% ../../nbs/compression/03_features.ipynb #ba831c5e
@@ -232,4 +253,6 @@ def sample(self: FileFeatures,
 ) -> Iterator[FPNFeatures]:
     "Features of some files, to look at."
     index = list(range(0, len(self), max(1, len(self) // n)))[:n]
-    for i in range(0, len(index), batch_size): yield self.features(dict(index=index[i:i + batch_size], maps=self.load(index[i:i + batch_size])))
+    for i in range(0, len(index), batch_size):
+        some = index[i:i + batch_size]
+        yield self.features(dict(index=some, maps=self.load(some)))

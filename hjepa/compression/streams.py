@@ -23,24 +23,28 @@ from ..detection.detector import FPNFeatures
 
 # %% ../../nbs/compression/04_streams.ipynb #a37e0672
 def rate(
-    streams: list[bytes], # one per picture
+    streams: list[bytes], # one per image
     canvas: tuple[int, int], # (H, W) of what the network saw, in pixels
-) -> float: # bits per pixel, mean over the pictures
+) -> float: # bits per pixel, mean over the images
     "Bits written over pixels seen. Raises ValueError without streams or pixels."
-    if not len(streams) or min(canvas) < 1: raise ValueError(f'{len(streams)} streams for pictures of {canvas[0]} × {canvas[1]} pixels: expected at least one of each')
+    if not len(streams) or min(canvas) < 1:
+        raise ValueError(f'{len(streams)} streams for images of {canvas[0]} × {canvas[1]} pixels: '
+                         'expected at least one of each')
     return 8 * sum(map(len, streams)) / (len(streams) * math.prod(canvas))
 
 def split_images(
     features: FPNFeatures, # of a batch
-) -> list[FPNFeatures]: # of one picture each
-    "Features picture by picture."
-    return [FPNFeatures({k: v[i:i + 1] for k, v in features.items()}, [size], features.canvas) for i, size in enumerate(features.image_sizes)]
+) -> list[FPNFeatures]: # of one image each
+    "Features image by image."
+    one = lambda i: {k: v[i:i + 1] for k, v in features.items()}
+    return [FPNFeatures(one(i), [size], features.canvas) for i, size in enumerate(features.image_sizes)]
 
 def join_images(
-    parts: list[FPNFeatures], # of pictures on one canvas
+    parts: list[FPNFeatures], # of images on one canvas
 ) -> FPNFeatures: # of all of them
     "Inverse of `split_images`."
-    return FPNFeatures({k: torch.cat([p[k] for p in parts]) for k in parts[0]}, [s for p in parts for s in p.image_sizes], parts[0].canvas)
+    return FPNFeatures({k: torch.cat([p[k] for p in parts]) for k in parts[0]},
+                       [s for p in parts for s in p.image_sizes], parts[0].canvas)
 
 # %% ../../nbs/compression/04_streams.ipynb #07530547
 def frame_bytes(
@@ -49,7 +53,8 @@ def frame_bytes(
 ) -> int: # how many of its bytes are not coded latents
     "The header of a stream."
     body = unseal(data)
-    start = 4 + len(pack_shape(shape))                                                     # behind fingerprint and shapes: the length of the escapes
+    # behind fingerprint and shapes: the length of the escapes
+    start = 4 + len(pack_shape(shape))
     return len(data) - len(body) + next(i for i in range(start, len(body)) if body[i] < 128) + 1
 
 # %% ../../nbs/compression/04_streams.ipynb #f3a14577
@@ -60,7 +65,8 @@ def table_bits(
     "The length of latents in a stream, by the tables that code them, before any rounding to whole words."
     low, weights = prior.low.cpu().numpy(), prior.weights.cpu().numpy()
     index, codes = to_indices(latents, low, weights)
-    return float((PRECISION - np.log2(np.take_along_axis(weights, index.astype(np.int64), 1))).sum()) + 8 * len(pack_varints(codes))
+    bits = PRECISION - np.log2(np.take_along_axis(weights, index.astype(np.int64), 1))
+    return float(bits.sum()) + 8 * len(pack_varints(codes))
 
 # %% ../../nbs/compression/04_streams.ipynb #6002f4e0
 @dataclass
@@ -83,8 +89,11 @@ def feature_statistics(
         names = list(features)
         for k, v in features.items():
             v = v.cpu().double()
-            sums[k] = sums.get(k, 0) + torch.stack([v.new_tensor(v[:, 0].numel()).expand(v.shape[1]), v.sum((0, 2, 3)), v.square().sum((0, 2, 3))])
-    if not names or not all(s[0, 0] for s in sums.values()): raise ValueError('no features to measure statistics on; give at least one batch, without empty levels')
+            count = v.new_tensor(v[:, 0].numel()).expand(v.shape[1])
+            sums[k] = sums.get(k, 0) + torch.stack([count, v.sum((0, 2, 3)), v.square().sum((0, 2, 3))])
+    if not names or not all(s[0, 0] for s in sums.values()):
+        raise ValueError('no features to measure statistics on; give at least one batch, without empty '
+                         'levels')
     means = [sums[k][1] / sums[k][0] for k in names]
     spreads = [(sums[k][2] / sums[k][0] - m.square()).mean().clamp_min(1e-12).sqrt().item()
                for k, m in zip(names, means, strict=True)]
@@ -95,11 +104,11 @@ def feature_statistics(
 def squared_errors(self: FeatureStatistics,
     features: FPNFeatures, # what should have arrived
     decoded: FPNFeatures, # what did
-) -> Tensor: # [L, 2] float64: per level the sum of squared errors over the squared spread, and how many numbers
+) -> Tensor: # [L, 2] float64: per level squared errors over the squared spread, summed, and how many
     "What to add up over batches for the MSE of every level."
-    error = lambda k, s: [(decoded[k] - features[k]).cpu().double().square().sum().item() / s ** 2, features[k].numel()]
-    return torch.tensor([error(k, s) for k, s in zip(self.levels, self.spreads, strict=True)],
-                        dtype=torch.float64)
+    total = lambda k: (decoded[k] - features[k]).cpu().double().square().sum().item()
+    rows = [[total(k) / s**2, features[k].numel()] for k, s in zip(self.levels, self.spreads, strict=True)]
+    return torch.tensor(rows, dtype=torch.float64)
 
 @patch
 def mse(self: FeatureStatistics,
@@ -112,27 +121,32 @@ def mse(self: FeatureStatistics,
 
 # %% ../../nbs/compression/04_streams.ipynb #18bea13b
 class LearnedStreams:
-    "An `FPNCodec` with a stream for each picture of a batch."
+    "An `FPNCodec` with a stream for each image of a batch."
     kind = 'learned'
     def __init__(self,
         codec: FPNCodec, # with tables
         family: str = 'learned', # which curve it is a point of
     ):
-        self.codec, self.family, self.setting, self.levels = codec, family, codec.config.lambda_value, codec.levels
+        self.codec = codec
+        self.family = family
+        self.setting = codec.config.lambda_value
+        self.levels = codec.levels
 
     def encode(self,
         features: FPNFeatures, # of a batch
-        pictures: list | None = None, # not looked at
+        images: list | None = None, # not used
     ) -> list[bytes]:
-        "One stream per picture."
+        "One stream per image."
         latents, shape = self.codec.quantise(features)
         latents = [q.cpu() for q in latents]
-        return [self.codec.encode_latents([q[i:i + 1] for q in latents], replace(shape, batch=1, image_sizes=[size])) for i, size in enumerate(shape.image_sizes)]
+        one = lambda i: [q[i:i + 1] for q in latents]
+        return [self.codec.encode_latents(one(i), replace(shape, batch=1, image_sizes=[size]))
+                for i, size in enumerate(shape.image_sizes)]
 
     def decode(self,
-        streams: list[bytes], # of pictures on one canvas
+        streams: list[bytes], # of images on one canvas
     ) -> FPNFeatures:
-        "The features of all pictures."
+        "The features of all images."
         return self.codec.dequantise(*self._read(streams))
 
     def _read(self, streams: list[bytes]) -> tuple[list[Tensor], PyramidShape]:
@@ -146,21 +160,23 @@ class LearnedStreams:
 @patch
 @torch.no_grad()
 def account(self: LearnedStreams,
-    streams: list[bytes], # of pictures on one canvas
+    streams: list[bytes], # of images on one canvas
 ) -> dict[str, Any]:
-    "Bits of the headers, of the latents by the prior's densities (`estimated`) and, per level, by its tables (`levels`)."
+    """Bits of the headers, of the latents by the prior's densities (`estimated`) and, per level, by its
+    tables (`levels`)."""
     latents, shape = self._read(streams)
-    priors, rows = [self.codec.prior(l) for l in range(len(latents))], [rearrange(q, 'b c h w -> c (b h w)') for q in latents]
-    return dict(header=8 * sum(frame_bytes(s, replace(shape, batch=1, image_sizes=[size]))
-                               for s, size in zip(streams, shape.image_sizes, strict=True)),
-                estimated=sum(p.bits(r + p.medians).sum().item()
-                              for p, r in zip(priors, rows, strict=True) if r.numel()),
-                levels={k: table_bits(p, r.cpu().numpy())
-                        for k, p, r in zip(self.levels, priors, rows, strict=True)})
+    priors = [self.codec.prior(l) for l in range(len(latents))]
+    rows = [rearrange(q, 'b c h w -> c (b h w)') for q in latents]
+    single = lambda size: replace(shape, batch=1, image_sizes=[size])
+    headers = (frame_bytes(s, single(size)) for s, size in zip(streams, shape.image_sizes, strict=True))
+    bits = (p.bits(r + p.medians).sum().item() for p, r in zip(priors, rows, strict=True) if r.numel())
+    levels = {k: table_bits(p, r.cpu().numpy())
+              for k, p, r in zip(self.levels, priors, rows, strict=True)}
+    return dict(header=8 * sum(headers), estimated=sum(bits), levels=levels)
 
 # %% ../../nbs/compression/04_streams.ipynb #548ded46
 class PlainStreams:
-    "Any codec with `compress` and `decompress`, picture by picture."
+    "Any codec with `compress` and `decompress`, image by image."
     kind, setting, levels = 'other', None, None
     def __init__(self,
         codec: Any, # with `compress(features) -> bytes` and `decompress(bytes) -> features`
@@ -168,24 +184,25 @@ class PlainStreams:
     ): self.codec, self.family = codec, family
     def encode(self,
         features: FPNFeatures, # of a batch
-        pictures: list | None = None, # not looked at
+        images: list | None = None, # not used
     ) -> list[bytes]:
-        "One stream per picture."
+        "One stream per image."
         return [self.codec.compress(f) for f in split_images(features)]
     def decode(self,
-        streams: list[bytes], # of pictures on one canvas
+        streams: list[bytes], # of images on one canvas
     ) -> FPNFeatures:
-        "The features of all pictures."
+        "The features of all images."
         return join_images([self.codec.decompress(s) for s in streams])
     def account(self,
-        streams: list[bytes], # of pictures on one canvas
+        streams: list[bytes], # of images on one canvas
     ) -> dict[str, Any]:
         "Nothing is known about the parts."
         return dict(header=None, estimated=None, levels={})
 
 # %% ../../nbs/compression/04_streams.ipynb #d713cccb
 def as_streams(
-    codec: Any, # an `FPNCodec`; an object like `LearnedStreams` or `UniformCodec`; or one with compress and decompress
+    # an `FPNCodec`; an object like `LearnedStreams` or `UniformCodec`; or one with compress and decompress
+    codec: Any,
     name: str = 'codec', # for messages, and the family of a codec of the last kind
 ) -> Any: # with encode, decode and account
     "Any codec in the form that is measured. Raises TypeError for what is none."
@@ -193,4 +210,5 @@ def as_streams(
     has = lambda *methods: all(callable(getattr(codec, m, None)) for m in methods)
     if has('encode', 'decode', 'account'): return codec
     if has('compress', 'decompress'): return PlainStreams(codec, name)
-    raise TypeError(f'{name!r} is a {type(codec).__name__}: expected an FPNCodec, or an object with compress(features) and decompress(bytes)')
+    raise TypeError(f'{name!r} is a {type(codec).__name__}: expected an FPNCodec, or an object with '
+                    'compress(features) and decompress(bytes)')

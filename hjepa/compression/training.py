@@ -13,24 +13,24 @@ __all__ = ['CODEC_IDLE', 'CODEC_SAFE_KEYS', 'CodecData', 'CodecTraining', 'Codec
 import hashlib
 import math
 import warnings
-import numpy as np
-import torch
 from collections import deque
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import torch
 from safetensors import safe_open, SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
-from typing import Any, Iterator
 
 from .codec import CodecConfig, FPNCodec, load_compression_model, MAX_NUMBERS
 from .features import FileFeatures, ImageFeatures
 from ..core.callbacks import Callback
 from ..core.checkpoints import checkpoints, new_run, read_state, reload_config, write_state
 from ..core.config import check_settings, ConfigError, register_kind, relation, setting, warn_idle
-from ..core.files import (clear_temporaries, read_json,
-                              write_json, write_text)
+from ..core.files import clear_temporaries, read_json, write_json, write_text
 from ..core.history import HistoryCallback
 from ..core.loop import Loop
 from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
@@ -89,7 +89,8 @@ class CodecTraining(TrainingConfig):
     lambda_values: list[float] | None = setting(None, above=0, length=(1, math.inf), expected=_LAMBDAS)
     base_epochs: int = setting(5, low=1, unit='epochs') # length of a sweep's base run
     start: str | None = None # a codec whose weights to begin with
-    fit_pictures: int = setting(256, low=1, unit='images') # that statistics and first transforms are made from
+    # that statistics and first transforms are made from
+    fit_pictures: int = setting(256, low=1, unit='images')
     first_step: float = setting(1.0, above=0) # rounding step to begin with, in spreads of a level
 
 # %% ../../nbs/compression/07_training.ipynb #6070ffaa
@@ -159,16 +160,19 @@ def load_codec_config(
     return load_config(source, overrides, 'codec')
 
 CODEC_SAFE_KEYS = tuple(
-    [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations', 'test_split', 'test_n',
-                           'num_workers', 'download', 'max_bad_share', 'cache_gb')]
+    [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations',
+                           'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share', 'cache_gb')]
     + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints')]
-    + [f'evaluation.{k}' for k in ('every', 'pictures', 'batch_size', 'small_below')]) # that a run may change on its way
+    # what a run may change on its way
+    + [f'evaluation.{k}' for k in ('every', 'pictures', 'batch_size', 'small_below')])
 
 def load_codec_run(
     run_dir: str | Path, # a run's folder
     overrides: list[str] = (), # only keys that do not change the result
 ) -> CodecRun:
-    "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."
+    """The configuration of an existing run.
+
+    Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."""
     return reload_config(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
 
 # %% ../../nbs/compression/07_training.ipynb #c3fe025e
@@ -176,16 +180,23 @@ def codec_detection(
     cfg: CodecRun, # with data.detector
     detector: FPNDetector | None = None, # gives the classes, for a detector without a run folder
 ) -> DetectionConfig:
-    "The detector's run as this configuration wants it: its pictures, or others. Raises `ConfigError` if there are none."
+    """The detector's run as this configuration wants it: its images, or others. Raises `ConfigError` if
+    there are none."""
     d = cfg.data
     run = Path(d.detector).expanduser()
-    base = load_detection_run(run) if (run/'config.yaml').is_file() else DetectionConfig(model=detector.config, data=DetectionData(dataset=d.dataset or ''))
-    if not (d.dataset or base.data.dataset): raise ConfigError(f'data.dataset=None: {d.detector} is not a run folder, so say which pictures to use (data.dataset, data.path)')
-    data = base.data if d.dataset in (None, base.data.dataset) else DetectionData(dataset=d.dataset)      # paths of other data do not apply
+    if (run/'config.yaml').is_file(): base = load_detection_run(run)
+    else: base = DetectionConfig(model=detector.config, data=DetectionData(dataset=d.dataset or ''))
+    if not (d.dataset or base.data.dataset):
+        raise ConfigError(f'data.dataset=None: {d.detector} is not a run folder, so say which images to '
+                          'use (data.dataset, data.path)')
+    # paths of other data do not apply
+    data = base.data if d.dataset in (None, base.data.dataset) else DetectionData(dataset=d.dataset)
     keys = ('path', 'annotations', 'test_annotations', 'split', 'test_split', 'n', 'test_n', 'download')
     more = {k: getattr(d, k) for k in keys if getattr(d, k) is not None}
-    return replace(base, data=replace(data, num_workers=d.num_workers, max_bad_share=d.max_bad_share, **more))
+    data = replace(data, num_workers=d.num_workers, max_bad_share=d.max_bad_share, **more)
+    return replace(base, data=data)
 
+# %% ../../nbs/compression/07_training.ipynb #49f19b2a
 def feature_source(
     cfg: CodecRun,
     part: str = 'train', # 'train' or 'test'
@@ -197,20 +208,28 @@ def feature_source(
     d = cfg.data
     if d.features:
         folder = d.features if part == 'train' else d.test_features
-        if not folder: raise ConfigError('data.test_features=None: expected a folder of feature maps to measure on')
+        if not folder:
+            raise ConfigError('data.test_features=None: expected a folder of feature maps to measure on')
         return FileFeatures(folder, cfg.model.stride)
-    if not d.detector: raise ConfigError('data.detector=None: expected the run folder or file of a detector (or a folder of maps as data.features)')
+    if not d.detector:
+        raise ConfigError('data.detector=None: expected the run folder or file of a detector (or a '
+                          'folder of maps as data.features)')
     detector = (detector or load_detection_model(d.detector)).to(device)
-    pictures = detection_dataset(codec_detection(cfg, detector), part)
-    return ImageFeatures(detector, pictures, tuple(d.resize) if d.resize else None, d.flip if part == 'train' else 0., d.cache_gb if part == 'train' else 0., d.num_workers, d.max_bad_share, progress)
+    images = detection_dataset(codec_detection(cfg, detector), part)
+    flip, cache_gb = (d.flip, d.cache_gb) if part == 'train' else (0., 0.)
+    return ImageFeatures(detector, images,
+                         tuple(d.resize) if d.resize else None, flip, cache_gb, d.num_workers,
+                         d.max_bad_share, progress)
 
 # %% ../../nbs/compression/07_training.ipynb #0296c9fa
 def weights_digest(
     model: torch.nn.Module,
 ) -> str: # 8 hexadecimal digits
-    "A SHA-256 of all weights, shortened: another detector has other features, and its codec is another one."
+    "A SHA-256 of all weights, shortened: another detector has other features, and needs another codec."
     digest = hashlib.sha256()
-    for name, v in sorted(model.state_dict().items()): digest.update(name.encode() + v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, v in sorted(model.state_dict().items()):
+        numbers = v.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(name.encode() + numbers.numpy().tobytes())
     return digest.hexdigest()[:8]
 
 def fill_from_features(
@@ -218,13 +237,15 @@ def fill_from_features(
     source: ImageFeatures | FileFeatures, # of features
 ) -> CodecConfig: # the same
     "Fill in what the configuration leaves to the features. Raises `ConfigError` where it contradicts them."
-    facts = dict(num_fpn_levels=len(source.levels), fpn_channels_per_level=source.channels[0] if len(set(source.channels)) == 1 else list(source.channels), levels=list(source.levels))
+    wide = source.channels[0] if len(set(source.channels)) == 1 else list(source.channels)
+    facts = dict(num_fpn_levels=len(source.levels), fpn_channels_per_level=wide, levels=list(source.levels))
     model.canvas = None if source.detector is None else list(source.canvas)
     model.features_of = None if source.detector is None else weights_digest(source.detector)
     for key, value in facts.items():
         if (mine := getattr(model, key)) is None: setattr(model, key, value)
         elif mine != value and not (key == 'fpn_channels_per_level' and mine == list(source.channels)):
-            raise ConfigError(f'model.{key}={mine}: the features of {source.name} have {value}; null takes what they have')
+            raise ConfigError(f'model.{key}={mine}: the features of {source.name} have {value}; null '
+                              'takes what they have')
     model.stride = source.stride
     return model
 
@@ -236,30 +257,39 @@ def codec_groups(
     "Transforms and gains, densities, quantiles."
     names = {p: n for n, p in codec.named_parameters()}
     kind = lambda n: 'aux' if n.endswith('.quantiles') else 'prior' if n.startswith('priors.') else 'main'
-    groups = {k: dict(params=[], names=[], decay=k == 'main', lr_scale=s) for k, s in (('main', 1.), ('prior', t.prior_lr / t.lr), ('aux', t.aux_lr / t.lr))}
-    for p, n in names.items(): groups[kind(n)]['params'].append(p); groups[kind(n)]['names'].append(n)
+    scales = dict(main=1., prior=t.prior_lr / t.lr, aux=t.aux_lr / t.lr)
+    groups = {k: dict(params=[], names=[], decay=k == 'main', lr_scale=s) for k, s in scales.items()}
+    for p, n in names.items():
+        groups[kind(n)]['params'].append(p)
+        groups[kind(n)]['names'].append(n)
     return list(groups.values())
 
+# %% ../../nbs/compression/07_training.ipynb #7bb823c3
 def start_codec(
     codec: FPNCodec, # fresh
     cfg: CodecRun,
     source: ImageFeatures | FileFeatures, # of features
 ):
-    "The weights to start from: another codec's, or statistics and principal components of some features. Raises `ConfigError` if the other codec does not fit."
+    """The weights to start from: another codec's, or statistics and principal components of some features.
+    Raises `ConfigError` if the other codec does not fit."""
     t = cfg.training
     if t.start is None:
         codec.fit(source.sample(t.fit_pictures), step=t.first_step)
         for p in codec.priors: p.solve_quantiles()
         return
     other = load_compression_model(t.start)
-    ours, theirs = (asdict(replace(c.config, lambda_value=1., level_weights=None, noise='noise', canvas=None, features_of=None)) for c in (codec, other))      # the loss may be another one
+    loss = dict(lambda_value=1., level_weights=None, noise='noise', canvas=None, features_of=None)
+    # the loss may differ
+    ours, theirs = (asdict(replace(c.config, **loss)) for c in (codec, other))
     differ = [k for k in ours if ours[k] != theirs[k]]
-    if differ: raise ConfigError(f'training.start={t.start}: its {differ[0]} is {theirs[differ[0]]}, here it is {ours[differ[0]]}')
+    if differ:
+        raise ConfigError(f'training.start={t.start}: its {differ[0]} is {theirs[differ[0]]}, here it is '
+                          f'{ours[differ[0]]}')
     codec.load_state_dict(other.state_dict())
 
 # %% ../../nbs/compression/07_training.ipynb #fb7eeeb9
 class CodecTrainer(Loop):
-    "The training loop for a codec. `dataset` is a `PictureFeatures` or `FileFeatures`."
+    "The training loop for a codec. `dataset` is an `ImageFeatures` or `FileFeatures`."
     kind, model_schema, safe_keys, start_keys = 'codec', CodecConfig, CODEC_SAFE_KEYS, ('training.start',)
     def check(self, config: CodecRun) -> CodecRun: return check_codec_run(config)
     def make_dataset(self): return feature_source(self.config, progress=self.is_main, device=self.device)
@@ -269,21 +299,25 @@ class CodecTrainer(Loop):
         return codec.train()
     def make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
-        return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas), fused=self.device.type in ('cuda', 'cpu'))
-    def clipped(self) -> list: return [p for g in self.optimizer.param_groups[:2] for p in g['params']]  # no quantiles
+        return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas),
+                                 fused=self.device.type in ('cuda', 'cpu'))
+    def clipped(self) -> list: # no quantiles
+        return [p for g in self.optimizer.param_groups[:2] for p in g['params']]
     def make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
     def schedule(self, step: int) -> dict[str, float]:
         return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
     def inputs(self, batch: dict, generator) -> tuple:
         self.features = self.dataset.features(batch, self.device)
-        return list(self.features.values()), None, generator, math.prod(self.features.canvas) * len(batch['index'])
+        pixels = math.prod(self.features.canvas) * len(batch['index'])
+        return list(self.features.values()), None, generator, pixels
     def total_loss(self) -> Tensor: return self.outputs['loss'] + self.outputs['aux']
     def averages(self) -> dict[str, Tensor]:
         return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
     def step_logs(self) -> dict[str, Any]:
         o, lam = self.outputs, self.config.model.lambda_value
         line = {k: o[k].item() for k in ('loss', 'mse', 'bpp', 'aux')}
-        return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm, **line, rd_ratio=lam * line['bpp'] / max(line['mse'], 1e-12),
+        return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm,
+                    **line, rd_ratio=lam * line['bpp'] / max(line['mse'], 1e-12),
                     level_mse=o['level_mse'].tolist(), level_bpp=o['level_bpp'].tolist())
     def progress(self) -> str:
         o = self.outputs
@@ -291,11 +325,15 @@ class CodecTrainer(Loop):
         levels = ' '.join(f'{k} {m:.2f}/{b:.3f}'
                           for k, m, b in zip(self.model.levels, o['level_mse'].tolist(),
                                              o['level_bpp'].tolist(), strict=True))
-        return f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  λR/D {lam * bpp / max(mse, 1e-12):.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}'
+        return (f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  '
+                f'λR/D {lam * bpp / max(mse, 1e-12):.2f}  '
+                f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}')
     def summary(self) -> str:
         l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
         ratio = self.config.model.lambda_value * l['bpp'] / max(l['mse'], 1e-12)
-        return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
+        return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  '
+                f'MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  '
+                f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
                 f'per level: MSE {per("level_mse")}  bits {per("level_bpp")}')
 
 # %% ../../nbs/compression/07_training.ipynb #3d371729
@@ -311,12 +349,25 @@ def codec_signs(
 ) -> dict[str, str]: # sign → sentence, of those that are there
     "What is wrong with a codec's numbers, in words."
     out = {}
-    if grad_norm > 10 * usual_norm: out['gradient'] = f'the gradient norm is {grad_norm:.3g}, usually {usual_norm:.3g}: if this goes on, lower training.lr or training.clip_grad'
-    if not magnitude < 100: out['magnitude'] = f'features reach {magnitude:.3g} spreads from their mean: they are not what the statistics were made of (another detector? one that was trained on? one that has diverged?)'
-    if mse > 1.05: out['useless'] = f'the MSE is {mse:.3g}, and 1 is what the mean alone gives: the codec does harm; training has diverged (lower training.lr), or these are not the features it was fitted to'
-    elif bpp < 5e-3 or mse > .98: out['rate'] = f'the rate has vanished ({bpp:.2g} bits per pixel, MSE {mse:.2f}; 1 is what the mean alone gives): λ = {lambda_value:g} is too large for these features'
-    elif mse < 1e-3 or bpp > raw_bpp: out['distortion'] = f'the distortion has vanished beside the rate (MSE {mse:.2g}, {bpp:.3g} bits per pixel): λ = {lambda_value:g} is too small to matter'
-    if abs(drift) > .03: out['drift'] = f'streams are {drift:+.1%} longer than estimated: the densities do not fit the latents (yet); raise training.prior_lr, or train longer'
+    if grad_norm > 10 * usual_norm:
+        out['gradient'] = (f'the gradient norm is {grad_norm:.3g}, usually {usual_norm:.3g}: if this goes '
+            'on, lower training.lr or training.clip_grad')
+    if not magnitude < 100:
+        out['magnitude'] = (f'features reach {magnitude:.3g} spreads from their mean: they are not what '
+            'the statistics were made of (another detector? one that was trained on? one that has '
+            'diverged?)')
+    if mse > 1.05:
+        out['useless'] = (f'the MSE is {mse:.3g}, and 1 is what the mean alone gives: the codec does harm; '
+            'training has diverged (lower training.lr), or these are not the features it was fitted to')
+    elif bpp < 5e-3 or mse > .98:
+        out['rate'] = (f'the rate has vanished ({bpp:.2g} bits per pixel, MSE {mse:.2f}; 1 is what the '
+            f'mean alone gives): λ = {lambda_value:g} is too large for these features')
+    elif mse < 1e-3 or bpp > raw_bpp:
+        out['distortion'] = (f'the distortion has vanished beside the rate (MSE {mse:.2g}, {bpp:.3g} bits '
+            f'per pixel): λ = {lambda_value:g} is too small to matter')
+    if abs(drift) > .03:
+        out['drift'] = (f'streams are {drift:+.1%} longer than estimated: the densities do not fit the '
+            'latents (yet); raise training.prior_lr, or train longer')
     return out
 
 # %% ../../nbs/compression/07_training.ipynb #d4312594
@@ -326,20 +377,28 @@ class CodecWatch(Callback):
     def __init__(self,
         patience: int = 20, # steps in a row that a sign must be there (3 for gradients)
         settle: int = 50, # first steps in which only magnitudes count
-    ): self.patience, self.settle, self.warnings, self.count, self.norms = patience, settle, [], {}, deque(maxlen=200)
+    ):
+        self.patience = patience
+        self.settle = settle
+        self.warnings = []
+        self.count = {}
+        self.norms = deque(maxlen=200)
     def after_step(self, trainer):
         o, usual = trainer.outputs, float(np.median(self.norms)) if self.norms else math.inf
         raw = 16 * sum(v[0].numel() for v in trainer.features.values()) / math.prod(trainer.features.canvas)
-        look_at = (['magnitude'] if trainer.step % 10 == 1 else []) + (['gradient', 'useless', 'rate', 'distortion'] if trainer.step > self.settle else [])
-        signs = codec_signs(o['mse'].item(), o['bpp'].item(), trainer.config.model.lambda_value, trainer.grad_norm, usual, self.magnitude(trainer) if 'magnitude' in look_at else 0., raw_bpp=raw)
+        look_at = ['magnitude'] if trainer.step % 10 == 1 else []
+        if trainer.step > self.settle: look_at += ['gradient', 'useless', 'rate', 'distortion']
+        magnitude = self.magnitude(trainer) if 'magnitude' in look_at else 0.
+        signs = codec_signs(o['mse'].item(), o['bpp'].item(), trainer.config.model.lambda_value,
+                            trainer.grad_norm, usual, magnitude, raw_bpp=raw)
         if math.isfinite(trainer.grad_norm): self.norms.append(trainer.grad_norm)
         self.look(trainer, signs, dict(gradient=3, magnitude=1), look_at)
     def magnitude(self,
         trainer, # with the batch's `features`
     ) -> float:
         "Largest distance of this batch's features from their channels' means, in spreads of their levels."
-        m = trainer.model
-        return max(m.normalise(l, v).abs().max().item() for l, v in enumerate(trainer.features.values()) if v.numel())
+        m, maps = trainer.model, enumerate(trainer.features.values())
+        return max(m.normalise(l, v).abs().max().item() for l, v in maps if v.numel())
     def look(self, trainer, signs: dict[str, str], patience: dict[str, int], looked_for: list[str]):
         "Count how long each sign has been there."
         for k in looked_for:
@@ -361,20 +420,25 @@ def analyse_features(
 ) -> list[dict]: # per level: level, mean, std, min, max, mse, bpp, rate_share, zeros, bits_per_latent
     "Features, latents and rate of every level."
     was, sums, pixels = codec.training, {}, 0.
-    torch.nn.Module.train(codec, False)                                               # without touching the tables
+    torch.nn.Module.train(codec, False)                               # without touching the tables
     for features in batches:
         maps, shape = codec.as_maps(features)
         out, latents = codec(features), codec.quantise(features)[0]
         n = shape.pixels(codec.config.stride)
         pixels += n
         for l, (x, q) in enumerate(zip(maps, latents, strict=True)):
-            s = sums.setdefault(l, dict(n=0, sum=0., squares=0., min=math.inf, max=-math.inf, error=0., bits=0., latents=0, zeros=0))
+            s = sums.setdefault(l, dict(n=0, sum=0., squares=0., min=math.inf, max=-math.inf, error=0.,
+                                        bits=0., latents=0, zeros=0))
             if not x.numel(): continue
             x = x.cpu()
-            s['n'] += x.numel(); s['sum'] += x.double().sum().item(); s['squares'] += x.double().square().sum().item()
+            s['n'] += x.numel()
+            s['sum'] += x.double().sum().item()
+            s['squares'] += x.double().square().sum().item()
             s['min'], s['max'] = min(s['min'], x.min().item()), max(s['max'], x.max().item())
-            s['error'] += out['level_mse'][l].item() * x.numel(); s['bits'] += out['level_bpp'][l].item() * n
-            s['latents'] += q.numel(); s['zeros'] += int((q == 0).sum())
+            s['error'] += out['level_mse'][l].item() * x.numel()
+            s['bits'] += out['level_bpp'][l].item() * n
+            s['latents'] += q.numel()
+            s['zeros'] += int((q == 0).sum())
     codec.training = was
     for m in codec.children(): m.train(was)
     return [_level_row(name, s, pixels, sum(t['bits'] for t in sums.values()))
@@ -383,15 +447,24 @@ def analyse_features(
 def _level_row(name: str, s: dict, pixels: float, bits: float) -> dict:
     n, k = max(s['n'], 1), max(s['latents'], 1)
     mean = s['sum'] / n
-    return dict(level=name, mean=mean, std=max(s['squares'] / n - mean ** 2, 0.) ** .5, min=s['min'], max=s['max'], mse=s['error'] / n, bpp=s['bits'] / max(pixels, 1),
-                rate_share=s['bits'] / max(bits, 1e-12), zeros=s['zeros'] / k, bits_per_latent=s['bits'] / k)
+    std = max(s['squares'] / n - mean**2, 0.)**.5
+    return dict(level=name, mean=mean, std=std, min=s['min'], max=s['max'], mse=s['error'] / n,
+                bpp=s['bits'] / max(pixels, 1), rate_share=s['bits'] / max(bits, 1e-12),
+                zeros=s['zeros'] / k, bits_per_latent=s['bits'] / k)
 
 def format_analysis(
     rows: list[dict], # of `analyse_features`
 ) -> str:
     "The analysis as a table."
-    head = f'{"level":6s}{"mean":>9s}{"spread":>9s}{"from":>9s}{"to":>9s}{"MSE":>8s}{"bits/px":>9s}{"of rate":>9s}{"zeros":>8s}{"bits/latent":>13s}'
-    return '\n'.join([head] + [f'{r["level"]:6s}{r["mean"]:9.3f}{r["std"]:9.3f}{r["min"]:9.2f}{r["max"]:9.2f}{r["mse"]:8.3f}{r["bpp"]:9.4f}{r["rate_share"]:9.1%}{r["zeros"]:8.1%}{r["bits_per_latent"]:13.3f}' for r in rows])
+    # key of a row → title, width, format
+    columns = dict(mean=('mean', 9, '.3f'), std=('spread', 9, '.3f'), min=('from', 9, '.2f'),
+                   max=('to', 9, '.2f'), mse=('MSE', 8, '.3f'), bpp=('bits/px', 9, '.4f'),
+                   rate_share=('of rate', 9, '.1%'), zeros=('zeros', 8, '.1%'),
+                   bits_per_latent=('bits/latent', 13, '.3f'))
+    lines = [f'{"level":6s}' + ''.join(f'{title:>{w}s}' for title, w, _ in columns.values())]
+    for r in rows:
+        lines.append(f'{r["level"]:6s}' + ''.join(f'{r[k]:{w}{how}}' for k, (_, w, how) in columns.items()))
+    return '\n'.join(lines)
 
 # %% ../../nbs/compression/07_training.ipynb #03d32fb6
 def show_analysis(
@@ -399,21 +472,29 @@ def show_analysis(
     title: str = '', # for example λ and epoch
 ): # a matplotlib figure
     "Features' range (line), mean and spread (point and bar), MSE, rate and share of zeros of every level."
-    from hjepa.visualization import Picture
-    fig, names = Picture(figsize=(9, 2.6), layout='constrained'), [r['level'] for r in rows]
+    from hjepa.figures.base import Figure, OKABE_ITO
+    fig, names = Figure(figsize=(9, 2.6), layout='constrained'), [r['level'] for r in rows]
     ax = fig.subplots(1, 4)
     y, get = np.arange(len(rows)), lambda k: np.array([r[k] for r in rows])
-    ax[0].hlines(y, get('min'), get('max'), color='#999999'); ax[0].errorbar(get('mean'), y, xerr=get('std'), fmt='o', color='#0072b2', capsize=3)
+    ax[0].hlines(y, get('min'), get('max'), color='#999999')
+    ax[0].errorbar(get('mean'), y, xerr=get('std'), fmt='o', color=OKABE_ITO['blue'], capsize=3)
     ax[0].set(xlabel='feature values')
-    for a, k, label, colour in ((ax[1], 'mse', 'MSE (1: mean alone)', '#d55e00'), (ax[2], 'bpp', 'bits per pixel', '#009e73'), (ax[3], 'zeros', 'share of zero latents', '#cc79a7')): a.barh(y, get(k), color=colour); a.set_xlabel(label)
+    bars = [('mse', 'MSE (1: mean alone)', 'vermilion'), ('bpp', 'bits per pixel', 'green'),
+            ('zeros', 'share of zero latents', 'purple')]
+    for a, (k, label, colour) in zip(ax[1:], bars, strict=True):
+        a.barh(y, get(k), color=OKABE_ITO[colour])
+        a.set_xlabel(label)
     ax[3].set_xlim(0, 1)
-    for a in ax: a.set_yticks(y, names); a.invert_yaxis()
+    for a in ax:
+        a.set_yticks(y, names)
+        a.invert_yaxis()
     if title: fig.suptitle(title)
     return fig
 
 # %% ../../nbs/compression/07_training.ipynb #e552786b
 class AnalysisCallback(Callback):
-    "Every few epochs, and at the end: the analysis as text and picture in the run's folder, and estimated against real bits."
+    """Every few epochs, and at the end: the analysis as text and figure in the run's folder, and estimated
+    against real bits."""
     order = 65
     def __init__(self,
         features: list[FPNFeatures], # to look at
@@ -426,10 +507,13 @@ class AnalysisCallback(Callback):
         rows = analyse_features(trainer.model, self.features)
         estimated, real = real_bits(trainer.model, self.features)
         trainer.logs |= dict(analysis=rows, bpp_estimated=estimated, bpp_real=real)
-        if self.watch: self.watch.look(trainer, codec_signs(.5, 1., 1., drift=real / max(estimated, 1e-12) - 1) if trainer.epoch > 1 else {}, dict(drift=1), ['drift'])
-        self.write(trainer, rows, f'λ = {trainer.config.model.lambda_value:g}, epoch {trainer.epoch}: {estimated:.4f} bits per pixel estimated, {real:.4f} in streams')
+        drift = real / max(estimated, 1e-12) - 1
+        signs = codec_signs(.5, 1., 1., drift=drift) if trainer.epoch > 1 else {}
+        if self.watch: self.watch.look(trainer, signs, dict(drift=1), ['drift'])
+        self.write(trainer, rows, f'λ = {trainer.config.model.lambda_value:g}, epoch {trainer.epoch}: '
+                                  f'{estimated:.4f} bits per pixel estimated, {real:.4f} in streams')
     def write(self, trainer, rows: list[dict], title: str):
-        "Text of every analysis, picture of the last. A full disk is said and does not stop the run."
+        "Text of every analysis, figure of the last. A full disk is reported and does not stop the run."
         file, fig = trainer.run_dir/'analysis'/f'epoch_{trainer.epoch:04d}.txt', show_analysis(rows, title)
         try:
             write_text(file, f'{title}\n{format_analysis(rows)}\n')
@@ -440,7 +524,7 @@ class AnalysisCallback(Callback):
 def real_bits(
     codec: FPNCodec, # in any mode; left as it is
     features: list[FPNFeatures],
-) -> tuple[float, float]: # bits per pixel: estimated, and of the bytes, with one header for many pictures
+) -> tuple[float, float]: # bits per pixel: estimated, and of the bytes, with one header for many images
     "The estimate against the bytes."
     copy = deepcopy(codec).update_tables()
     sizes, estimates, pixels = 0., 0., 0.
@@ -454,7 +538,9 @@ def _in_parts(features: FPNFeatures) -> Iterator[FPNFeatures]:
     "A batch in parts that a stream can hold."
     batch = len(features.image_sizes)
     step = max(1, MAX_NUMBERS // 4 // max(1, sum(v[0].numel() for v in features.values())))
-    for i in range(0, batch, step): yield FPNFeatures({k: v[i:i + step] for k, v in features.items()}, features.image_sizes[i:i + step], features.canvas)
+    for i in range(0, batch, step):
+        yield FPNFeatures({k: v[i:i + step] for k, v in features.items()}, features.image_sizes[i:i + step],
+                          features.canvas)
 
 # %% ../../nbs/compression/07_training.ipynb #4cb371a9
 class TablesCallback(Callback):
@@ -470,7 +556,7 @@ def write_tables(
     checkpoint: Path, # the last one of a run
     trainer, # that has finished, its model with tables
 ):
-    "The finished model into a checkpoint, whole if killed: nothing vouches for the model meanwhile."
+    "The finished model into a checkpoint, whole if killed: meanwhile no sum is written for the model."
     clear_temporaries(checkpoint)
     state = read_json(checkpoint/'state.json')
     if isinstance(state.get('sha256'), dict) and state['sha256'].pop('model.safetensors', None):
@@ -493,15 +579,20 @@ def sweep_plan(
 ) -> list[tuple[Path, CodecRun]]: # folder and configuration of each run, base first
     "A sweep's runs: `base`, and `lambda_…` for every λ, smallest first."
     run_dir, lams = Path(run_dir), sorted(cfg.training.lambda_values)
-    one = lambda lam, epochs, start: replace(cfg, model=replace(cfg.model, lambda_value=lam), training=replace(cfg.training, lambda_values=None, epochs=epochs, start=start))
-    base = one(math.exp(sum(map(math.log, lams)) / len(lams)), cfg.training.base_epochs, cfg.training.start)
-    return [(run_dir/'base', base)] + [(run_dir/f'lambda_{lam:g}', one(lam, cfg.training.epochs, str(run_dir/'base'))) for lam in lams]
+    def one(lam, epochs, start):
+        training = replace(cfg.training, lambda_values=None, epochs=epochs, start=start)
+        return replace(cfg, model=replace(cfg.model, lambda_value=lam), training=training)
+    mean, first = math.exp(sum(map(math.log, lams)) / len(lams)), run_dir/'base'
+    forks = [(run_dir/f'lambda_{lam:g}', one(lam, cfg.training.epochs, str(first))) for lam in lams]
+    return [(first, one(mean, cfg.training.base_epochs, cfg.training.start)), *forks]
 
+# %% ../../nbs/compression/07_training.ipynb #6bb4e3a1
 def is_complete(
     run_dir: str | Path, # of one codec
     epochs: int, # of the whole run
 ) -> bool:
-    "Whether a run is at its last epoch, its newest checkpoint undamaged, with tables, and closed after them."
+    """Whether a run is at its last epoch, its newest checkpoint undamaged, with tables, and closed after
+    them."""
     found = checkpoints(run_dir)
     if not found: return False
     weights = found[-1]/'model.safetensors'
@@ -509,7 +600,8 @@ def is_complete(
         state, sums = read_state(found[-1]), read_json(found[-1]/'state.json').get('sha256')
         with safe_open(weights, 'pt') as f: tables = f.get_tensor('fingerprint').any().item()
     except (OSError, ValueError, SafetensorError): return False
-    closed = not sums or weights.name in sums                                       # older ones have no sums
+    # older ones have no sums
+    closed = not sums or weights.name in sums
     return state['epoch'] >= epochs and tables and closed
 
 def codec_runs(
@@ -540,7 +632,7 @@ def train_sweep(
     describe=lambda trainer: None, # called before each run
     allow: list[str] = (), # what may have changed since, see `Trainer.resume`
 ) -> bool: # True if complete, False if it was stopped
-    "Train, or go on with, all runs of a sweep. A damaged one goes on from its newest sound checkpoint."
+    "Train, or resume, all runs of a sweep. A damaged one resumes from its newest sound checkpoint."
     for folder, one in sweep_plan(cfg, run_dir):
         if is_complete(folder, one.training.epochs): continue
         trainer = _begin_part(one, folder, source, make_callbacks, allow)

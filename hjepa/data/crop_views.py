@@ -34,7 +34,9 @@ class _Source:
         in_chans: int | None = None,   # Channels, or None: as the transform says, or the data set
         pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured
     ):
-        if not isinstance(transform, MultiCropTransform): raise TypeError(f'transform is a {type(transform).__name__}; expected MultiCropTransform or one of its kinds')
+        if not isinstance(transform, MultiCropTransform):
+            raise TypeError(f'transform is a {type(transform).__name__}; expected MultiCropTransform or '
+                            'one of its kinds')
         dataset = as_images(dataset)
         if len(dataset) == 0: raise ValueError(f'the data set {dataset.name!r} is empty')
         self.in_chans, self.transform = in_chans or transform.in_chans or dataset.in_chans, transform
@@ -53,7 +55,8 @@ class _Source:
 
 # %% ../../nbs/data/08_crop_views.ipynb #07c23eb7
 def _decode(
-    load: Callable,                   # Takes the function to be called before decoding, gives a Pillow picture
+    # Takes the function to be called before decoding, gives a Pillow picture
+    load: Callable,
     in_chans: int,                    # Channels of the result
     factor: Callable[[int, int], int] # `(H, W)` to the reduction
 ) -> tuple[Tensor, tuple[int, int]]:  # uint8 `[C, h, w]` and the full `(H, W)`
@@ -63,11 +66,14 @@ def _decode(
         if im.format not in ('JPEG', 'MPO'): return
         turn, (W, H) = turn_of(im), im.size
         size = (W, H) if turn in (5, 6, 7, 8) else (H, W)                         # upright
-        if (f := factor(*size)) > 1 and (turn == 1 or W % f == H % f == 0): full.append(size); im.draft(None, (W // f, H // f))
+        if (f := factor(*size)) > 1 and (turn == 1 or W % f == H % f == 0):
+            full.append(size)
+            im.draft(None, (W // f, H // f))
     im, mode = load(draft), 'L' if in_chans == 1 else 'RGB'
     if isinstance(im, Tensor): return reduced_bytes(im, factor(*size_of(im))), size_of(im)
     size = full[0] if full else size_of(im)
-    done = max(1, round(size[1] / im.width))                                      # what the decoder took over
+    # what the decoder took over
+    done = max(1, round(size[1] / im.width))
     return reduced_bytes(im if im.mode == mode else im.convert(mode), factor(*size) // done), size
 
 # %% ../../nbs/data/08_crop_views.ipynb #66053cf0
@@ -84,14 +90,16 @@ class MultiCropView(Dataset):
     ):
         if in_chans is not None: check_chans(in_chans)
         if in_chans and getattr(transform, 'in_chans', None) not in (None, in_chans):
-            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; give '
-                             'it once')
-        self.source, self.transform, self.seed = _Source(dataset, transform, in_chans,
-                                                         pixel_range), transform, seed
+            raise ValueError(f'in_chans is {in_chans} here and {transform.in_chans} in the transform; '
+                             'give it once')
+        self.source = _Source(dataset, transform, in_chans, pixel_range)
+        self.transform, self.seed = transform, seed
         self.dataset = dataset = self.source.dataset
-        if self.source.in_chans: transform._has_colour(self.source.in_chans)  # said here, not by each worker
+        # said here, not by each worker
+        if self.source.in_chans: transform._has_colour(self.source.in_chans)
         self.in_chans, images = self.source.in_chans, getattr(dataset, 'images', None)
-        self.on_device = on_device and not any(transform.transforms)                        # a pipeline of the user's stays in the workers
+        # a pipeline of the user's stays in the workers
+        self.on_device = on_device and not any(transform.transforms)
         self.cut_later = self.on_device and images is not None and transform.factor(*images.shape[-2:]) == 1
     def __len__(self) -> int: return len(self.source)
 
@@ -102,16 +110,22 @@ _PLACE, _COLOR = 5, 6   # streams: what a random number is for
 def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
     "The batch of these `(epoch, index)` keys: `crops`, `label`, `index`, `bad`."
     keys, t = torch.as_tensor(keys, dtype=torch.int64), self.transform
-    if keys.ndim != 2 or keys.shape[1] != 2: raise TypeError('a MultiCropView is keyed by (epoch, index) pairs, as EpochBatchSampler makes them; for plain indices use MultiCropDataset')
+    if keys.ndim != 2 or keys.shape[1] != 2:
+        raise TypeError('a MultiCropView is keyed by (epoch, index) pairs, as EpochBatchSampler makes '
+                        'them; for plain indices use MultiCropDataset')
     epoch, index = keys.T.contiguous()
-    if len(counts := {t.num_local_at(e) for e in epoch.unique().tolist()}) > 1: raise ValueError(f'the epochs {epoch.unique().tolist()} of one batch have {sorted(counts)} local crops')
+    if len(counts := {t.num_local_at(e) for e in epoch.unique().tolist()}) > 1:
+        raise ValueError(
+            f'the epochs {epoch.unique().tolist()} of one batch have {sorted(counts)} local crops')
     n = t.num_global_crops + counts.pop()
-    place, color = (keyed_uniform(self.seed, epoch, index, n * k, stream=s).view(-1, n, k) for k, s in ((5, _PLACE), (4, _COLOR)))
+    place, color = (keyed_uniform(self.seed, epoch, index, n * k, stream=s).view(-1, n, k)
+                    for k, s in ((5, _PLACE), (4, _COLOR)))
     if self.cut_later: return self._uncut(index, place, color)
     loaded, found, bad = zip(*(read_next(self.source, i) for i in index.tolist()), strict=True)
     pixels, sizes, labels = zip(*loaded, strict=True)
     crops = t.make(pixels, torch.tensor(sizes), place, None if self.on_device else color, keyed=True)
-    return dict(crops=crops, label=torch.tensor(labels), index=torch.tensor(found), bad=sum(bad, [])) | (dict(color=color) if self.on_device else {})
+    return dict(crops=crops, label=torch.tensor(labels), index=torch.tensor(found), bad=sum(
+        bad, [])) | (dict(color=color) if self.on_device else {})
 
 # %% ../../nbs/data/08_crop_views.ipynb #f40678cc
 @patch
@@ -121,14 +135,15 @@ def _uncut(self: MultiCropView, index: Tensor, place: Tensor, color: Tensor) -> 
     sizes = torch.tensor(x.shape[-2:]).expand(len(x), 2).contiguous()
     boxes, flips = self.transform.geometry(place, sizes)
     label = torch.full_like(index, -1) if labels is None else torch.from_numpy(labels)[index]
-    return dict(pictures=x, boxes=boxes, flips=flips, sizes=sizes, color=color, label=label, index=index, bad=[])
+    return dict(pictures=x, boxes=boxes, flips=flips, sizes=sizes, color=color, label=label, index=index,
+                bad=[])
 
 @patch
 def finish(self: MultiCropView,
     batch: dict[str, Any],                   # What `__getitems__` gave
     device: str | torch.device | None = None # Where pixels are wanted; None: where they are
-) -> dict[str, Any]:                         # With `crops` there, and `where`: their geometry and sizes on the CPU, for those who make masks
-    "What is left to do on the device that trains: moving, and with `on_device` colours and the cutting of pictures in memory."
+) -> dict[str, Any]: # `crops` there, and `where`: their geometry on the CPU, for masks
+    "What is left to do on the device that trains: moving, and with `on_device` colours and cutting."
     if 'pictures' in batch:
         x, boxes, flips, sizes = (batch[k] for k in ('pictures', 'boxes', 'flips', 'sizes'))
         crops = self.transform.cut_batch(x.to(device, non_blocking=True), boxes, flips, sizes)
@@ -136,9 +151,11 @@ def finish(self: MultiCropView,
     else:
         where = batch['crops']
         crops = where.to(where.boxes.device if device is None else device, non_blocking=True)
-        if 'color' in batch and crops.boxes.device.type == 'cpu': crops = crops.map(torch.clone)      # colours are changed in place; `where` stays
+        # colours are changed in place; `where` stays
+        if 'color' in batch and crops.boxes.device.type == 'cpu': crops = crops.map(torch.clone)
     if 'color' in batch: crops = self.transform.recolor(crops, batch['color'], keyed=True)
-    return {k: v for k, v in batch.items() if k in ('label', 'index', 'bad')} | dict(crops=crops, where=where)
+    rest = {k: v for k, v in batch.items() if k in ('label', 'index', 'bad')}
+    return rest | dict(crops=crops, where=where)
 
 @patch
 def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:
@@ -166,7 +183,8 @@ class MultiCropDataset(Dataset):
         i: int # Which picture
     ) -> tuple[Crops, int]:
         "Crops of picture `i`, and its label (−1 if there is none)."
-        if not -len(self) <= i < len(self): raise IndexError(f'there is no picture {i}; the data set has {len(self)}')
+        if not -len(self) <= i < len(self):
+            raise IndexError(f'there is no picture {i}; the data set has {len(self)}')
         (x, size, label), _, bad = read_next(self.source, i % len(self))
         _note(self.bad, bad)
         return self.transform.make([x], torch.tensor([size]), *self.transform.draw()).picture(0), label
@@ -184,7 +202,8 @@ def _note(
 # %% ../../nbs/data/08_crop_views.ipynb #b5fea4fd
 @patch
 def plain(self: MultiCropTransform) -> MultiCropTransform:
-    "The same boxes from the same random numbers, without changes of colour and mirroring; shares the epoch."
+    """The same boxes from the same random numbers, without changes of colour and mirroring; shares the
+    epoch."""
     new = copy.copy(self)
     new.jitters, new.transforms, new.flip = (0, 0), (None, None), 0
     return new
@@ -220,23 +239,34 @@ class MultiCropSampler:
         shuffle: bool = True,          # In random order, another one in each epoch
         drop_last: bool = False,       # Leave out the last, short batch (unless it is the only one)
         rank: int = 0,                 # This process
-        world_size: int = 1            # Number of processes, each with a part of every batch's pictures of its own
+        # Number of processes, each with a part of every batch's pictures of its own
+        world_size: int = 1
     ):
-        if world_size > 1 and not shuffle: raise ValueError(f'world_size={world_size} needs shuffle=True: pictures in order are for one process')
+        if world_size > 1 and not shuffle:
+            raise ValueError(f'world_size={world_size} needs shuffle=True: pictures in order are for one '
+                             'process')
         self.transform, self.shuffle = transform, shuffle
-        self.args = dict(n=n, batch_size=batch_size, seed=seed, drop_last=drop_last, rank=rank, world_size=world_size)
-        self.total, self._next, self._seen = len(EpochBatchSampler(**self.args)), transform.epoch, int(transform._clock[1])
+        self.args = dict(n=n, batch_size=batch_size, seed=seed, drop_last=drop_last, rank=rank,
+                         world_size=world_size)
+        self.total = len(EpochBatchSampler(**self.args))
+        self._next = transform.epoch
+        self._seen = int(transform._clock[1])
     def set_epoch(self,
         epoch: int # The next iteration's epoch
     ):
         "As `transform.set_epoch`."
         self.transform.set_epoch(epoch)
     def __len__(self) -> int: return self.total
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:          # a generator: PyTorch's loader asks for two iterators and uses one
+
+    def __iter__(
+        self
+    ) -> Iterator[list[tuple[int,
+                             int]]]:  # a generator: PyTorch's loader asks for two iterators and uses one
         clock = self.transform._clock
         if clock[1] != self._seen: self._next, self._seen = int(clock[0]), int(clock[1])
         epoch, self._next = self._next, self._next + 1
-        clock[0] = epoch                                            # so that the transform says what is being shown
+        # so that the transform says what is being shown
+        clock[0] = epoch
         if self.shuffle: yield from EpochBatchSampler(**self.args, epoch=epoch)
         else:
             n, size = self.args['n'], self.args['batch_size']
@@ -252,7 +282,8 @@ class MultiCropLoader(PatientLoader):
     ):
         usual = worker_options(kwargs.get('num_workers', 0))
         super().__init__(view, batch_sampler=sampler, generator=torch.Generator(), **usual | kwargs)
-        self.__dict__.update(sampler=sampler, bad=BadImages())      # `loader.sampler.set_epoch` is what many training loops say
+        # `loader.sampler.set_epoch` is what many training loops say
+        self.__dict__.update(sampler=sampler, bad=BadImages())
     def set_epoch(self,
         epoch: int # The next iteration's epoch
     ):
@@ -266,16 +297,20 @@ class MultiCropLoader(PatientLoader):
 
 # %% ../../nbs/data/08_crop_views.ipynb #64c4410b
 def build_multicrop_transform(
-    kind: str = 'train', # `train`, `adaptive` (number of local crops rises), `eval` (nothing random), `raw` (boxes of `train`, colours untouched)
+    # `train`, `adaptive` (number of local crops rises), `eval` (nothing random), `raw` (boxes of `train`,
+    # colours untouched)
+    kind: str = 'train',
     **kwargs             # As for the class
 ) -> MultiCropTransform:
     "A transform by name."
-    kinds = dict(train=MultiCropTransform, adaptive=AdaptiveMultiCropTransform, eval=MultiCropEvalTransform, raw=lambda **k: MultiCropTransform(**k).plain())
+    kinds = dict(train=MultiCropTransform, adaptive=AdaptiveMultiCropTransform, eval=MultiCropEvalTransform,
+                 raw=lambda **k: MultiCropTransform(**k).plain())
     if kind not in kinds: raise ValueError(f'there is no transform {kind!r}; expected {", ".join(kinds)}')
     return kinds[kind](**kwargs)
 
 def build_multicrop_dataset(
-    dataset_name: str,                           # One of `hjepa.data.named.DATASETS`; `images` is a folder of one's own
+    # One of `hjepa.data.named.DATASETS`; `images` is a folder of one's own
+    dataset_name: str,
     data_path: str | None = None,                # Where its files are or shall go
     split: str = 'train',                        # Usually `train`, and `test` or `val`
     in_chans: int | None = None,                 # Channels, or None: what the data set has
@@ -284,8 +319,11 @@ def build_multicrop_dataset(
     **kwargs                                     # As for `build_multicrop_transform`
 ) -> MultiCropDataset:
     "A data set of crops by name."
-    if transform is not None and kwargs: raise ValueError(f'a transform is given, so {", ".join(kwargs)} would have no effect; give one or the other')
-    return MultiCropDataset(build_dataset(dataset_name, data_path, split, in_chans, download), transform or build_multicrop_transform(**kwargs))
+    if transform is not None and kwargs:
+        raise ValueError(f'a transform is given, so {", ".join(kwargs)} would have no effect; give one or '
+                         'the other')
+    return MultiCropDataset(build_dataset(dataset_name, data_path, split, in_chans, download), transform
+                            or build_multicrop_transform(**kwargs))
 
 # %% ../../nbs/data/08_crop_views.ipynb #56e2997e
 def build_multicrop_dataloader(
@@ -301,8 +339,11 @@ def build_multicrop_dataloader(
     world_size: int = 1        # Number of processes, each of which gets other pictures
 ) -> MultiCropLoader:          # Gives `(Crops, labels int64 [B])`
     "A loader whose batches do not depend on the number of workers; each iteration is an epoch."
-    if not isinstance(dataset, MultiCropDataset): raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps any data set of (picture, label)')
+    if not isinstance(dataset, MultiCropDataset):
+        raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps '
+                        'any data set of (picture, label)')
     view = MultiCropView(dataset.dataset, dataset.transform, None, seed)
-    sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank, world_size)
+    sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank,
+                               world_size)
     return MultiCropLoader(view, sampler, pin_memory=pin_memory,
                            **worker_options(num_workers, prefetch))

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from PIL import Image
 from fastcore.basics import patch
-from .cutting import (center_boxes, crop_boxes, crop_resize, cut, exact_dtype, channel_images, size_of,
-                                to_chans, to_hw)
+from .cutting import (center_boxes, crop_boxes, crop_resize, cut, exact_dtype, channel_images,
+                                size_of, to_chans, to_hw)
 from .datasets import channels_of, to_pil
 from .images import check_chans
 from ..core.random import fixed_seed
@@ -24,26 +24,35 @@ from ..core.random import fixed_seed
 class Crops:
     "The crops of one picture or of a batch, globals first, and where each came from."
     def __init__(self,
-        crops: Sequence[Tensor], # Globals, then locals: `[C, h, w]` each, or `[B, C, h, w]`; one size per type
-        boxes: Tensor,           # float32 `[n, 4]` or `[n, B, 4]`: `(x0, y0, x1, y1)` in pixels of the upright source
+        # Globals, then locals: `[C, h, w]` each, or `[B, C, h, w]`; one size per type
+        crops: Sequence[Tensor],
+        # float32 `[n, 4]` or `[n, B, 4]`: `(x0, y0, x1, y1)` in pixels of the upright source
+        boxes: Tensor,
         flips: Tensor,           # bool `[n]` or `[n, B]`: mirrored left and right
         sizes: Tensor,           # int64 `[2]` or `[B, 2]`: the source's `(H, W)`
         num_global: int          # How many of the crops are global
     ):
         crops = list(crops)
-        if not 1 <= num_global <= len(crops): raise ValueError(f'num_global is {num_global} of {len(crops)} crops; expected at least 1 and not more than there are')
+        if not 1 <= num_global <= len(crops):
+            raise ValueError(f'num_global is {num_global} of {len(crops)} crops; expected at least 1 and '
+                             'not more than there are')
         groups = [g for g in (crops[:num_global], crops[num_global:]) if g]
         for g in groups:
-            if len(shapes := {tuple(x.shape) for x in g}) > 1: raise ValueError(f'crops of one type have the shapes {sorted(shapes)}; all globals must have one size, and all locals')
+            if len(shapes := {tuple(x.shape) for x in g}) > 1:
+                raise ValueError(f'crops of one type have the shapes {sorted(shapes)}; all globals must '
+                                 'have one size, and all locals')
         self._set([torch.stack(g) for g in groups], boxes, flips, sizes)
     def _set(self, stacks, boxes, flips, sizes):
         self.stacks, self.boxes, self.flips, self.sizes = stacks, boxes, flips, sizes
         lead = (sum(len(s) for s in stacks), *stacks[0].shape[1:-3])                       # [n] or [n, B]
-        for name, x, want in [('boxes', boxes, (*lead, 4)), ('flips', flips, lead), ('sizes', sizes, (*lead[1:], 2))]:
-            if tuple(x.shape) != want: raise ValueError(f'{name} have the shape {tuple(x.shape)}; these crops need {want}')
+        for name, x, want in [('boxes', boxes, (*lead, 4)), ('flips', flips, lead),
+                              ('sizes', sizes, (*lead[1:], 2))]:
+            if tuple(x.shape) != want:
+                raise ValueError(f'{name} have the shape {tuple(x.shape)}; these crops need {want}')
     @classmethod
     def from_stacks(cls,
-        stacks: Sequence[Tensor], # Global crops `[n_g, (B,) C, h, w]`, and local ones if there are any: not copied
+        # Global crops `[n_g, (B,) C, h, w]`, and local ones if there are any: not copied
+        stacks: Sequence[Tensor],
         boxes: Tensor,            # As above
         flips: Tensor,            # As above
         sizes: Tensor             # As above
@@ -134,8 +143,11 @@ def picture(self: Crops,
     b: int    # Which image of the batch
 ) -> Crops:   # Its crops, without the batch axis
     "The crops of one image of a batch."
-    if self.batch_size is None: raise ValueError('these are the crops of one image already; picture(b) takes one image out of a batch')
-    return Crops.from_stacks([s[:, b] for s in self.stacks], self.boxes[:, b], self.flips[:, b], self.sizes[b])
+    if self.batch_size is None:
+        raise ValueError(
+            'these are the crops of one image already; picture(b) takes one image out of a batch')
+    return Crops.from_stacks([s[:, b] for s in self.stacks], self.boxes[:, b], self.flips[:, b],
+                             self.sizes[b])
 
 @patch
 def wrapped(self: Crops,
@@ -143,7 +155,10 @@ def wrapped(self: Crops,
 ) -> Crops:                    # Not to be used before it has been sent
     "With every tensor wrapped, for the journey from a worker (see `hjepa.core.loader.to_send`)."
     new = copy.copy(self)
-    new.stacks, new.boxes, new.flips, new.sizes = [f(s) for s in self.stacks], f(self.boxes), f(self.flips), f(self.sizes)
+    new.stacks = [f(s) for s in self.stacks]
+    new.boxes = f(self.boxes)
+    new.flips = f(self.flips)
+    new.sizes = f(self.sizes)
     return new
 
 # %% ../../nbs/data/07_crops.ipynb #7675c7c4
@@ -153,11 +168,14 @@ def _collate(
     "A batch of crops from single ones; raises `ValueError` if they do not fit together."
     shapes = [tuple(tuple(s.shape) for s in c.stacks) for c in items]
     if odd := next((s for s in shapes if s != shapes[0]), None):
-        raise ValueError(f'one batch holds crops of the shapes {shapes[0]} and {odd}. The number of crops must not change within an epoch (call set_epoch '
+        raise ValueError(f'one batch holds crops of the shapes {shapes[0]} and {odd}. The number of crops '
+                         'must not change within an epoch (call set_epoch '
                          'between epochs), nor may pictures have different numbers of channels (give the '
                          'transform in_chans)')
     stacks = [torch.stack(s, 1) for s in zip(*(c.stacks for c in items), strict=True)]
-    return Crops.from_stacks(stacks, torch.stack([c.boxes for c in items], 1), torch.stack([c.flips for c in items], 1), torch.stack([c.sizes for c in items]))
+    return Crops.from_stacks(stacks, torch.stack([c.boxes for c in items], 1),
+                             torch.stack([c.flips for c in items], 1),
+                             torch.stack([c.sizes for c in items]))
 
 Crops.collate = staticmethod(_collate)
 
@@ -174,7 +192,8 @@ def _snap(
     step: Tensor   # int64 `[B]`, reduction of each picture
 ) -> Tensor:       # float32 `[n, B, 4]`: whole multiples of `step`, at least one step wide and high
     step = step[:, None]
-    end = (sizes // step).flip(-1)                                             # [B, 2] columns and rows that are complete
+    # [B, 2] columns and rows that are complete
+    end = (sizes // step).flip(-1)
     lo, hi = (boxes / step).round().chunk(2, -1)
     lo = lo.minimum(end - 1)
     return (torch.cat([lo, hi.maximum(lo + 1).minimum(end)], -1) * step).float()
@@ -198,7 +217,8 @@ def reduced_bytes(
     im: Image.Image | Tensor, # Mode L or RGB, or uint8 `[C, H, W]`
     f: int                    # Reduction still to be done
 ) -> Tensor:         # uint8 `[C, h, w]`, in the memory order of the image (quicker to cut from)
-    if isinstance(im, Tensor): return torch.cat([reduced_bytes(c, f) for c in channel_images(im)]) if f > 1 else im
+    if isinstance(im, Tensor):
+        return torch.cat([reduced_bytes(c, f) for c in channel_images(im)]) if f > 1 else im
     a = np.array(im.reduce(f) if f > 1 else im)
     return torch.from_numpy(a[None] if a.ndim == 2 else a.transpose(2, 0, 1))
 
@@ -206,24 +226,30 @@ def reduced_bytes(
 def jitter_factors(
     u: Tensor,      # `[..., 4]` uniform numbers in [0, 1)
     strength: float # j, from 0 (nothing) to 1
-) -> Tensor:        # float64 `[..., 4]`: brightness, contrast and saturation in [1-j, 1+j], hue in turns in [-j/4, j/4]
-    "What a colour jitter of strength j does to each crop (the ranges of torchvision's `ColorJitter(j, j, j, j/4)`)."
+) -> Tensor: # float64 `[..., 4]`: brightness, contrast, saturation in [1-j, 1+j], hue in [-j/4, j/4] turns
+    "What a colour jitter does to each crop (the ranges of torchvision's `ColorJitter(j, j, j, j/4)`)."
     if not 0 <= strength <= 1: raise ValueError(f'the colour jitter is {strength}; expected 0 (none) to 1')
     d = (2*u.double() - 1) * strength
     return torch.cat([1 + d[..., :3], d[..., 3:] / 4], -1)
 
 # %% ../../nbs/data/07_crops.ipynb #d695f693
 LUMA = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
-_GREY = LUMA.expand(3, 3)                                                    # G: every channel becomes the luma
-_YIQ = torch.stack([LUMA, *torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64)])
-_YIQ[1:] -= _YIQ[1:].mean(1, keepdim=True)                                   # published to four digits: make grey exactly colourless
-_TURN = torch.linalg.inv(_YIQ) @ torch.tensor([[0., 0, 0], [0, 0, 1], [0, -1, 0]], dtype=torch.float64) @ _YIQ   # K: red towards green, as in HSV
+# G: every channel becomes the luma
+_GREY = LUMA.expand(3, 3)
+_YIQ = torch.stack(
+    [LUMA, *torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float64)])
+# published to four digits: make grey exactly colourless
+_YIQ[1:] -= _YIQ[1:].mean(1, keepdim=True)
+# K: red towards green, as in HSV
+_TURN = torch.linalg.inv(_YIQ) @ torch.tensor([[0., 0, 0], [0, 0, 1], [0, -1, 0]],
+                                              dtype=torch.float64) @ _YIQ
 
 def color_map(
     factors: Tensor, # `[n, 4]` as of `jitter_factors`
     mean: Tensor     # `[n, C]` mean of each channel of each crop, C 1 or 3
 ) -> tuple[Tensor, Tensor]: # float64 `[n, C, C]` and `[n]`: the matrix, and the offset of all channels
-    "Brightness, contrast, saturation and YIQ hue, in this order, as one affine map per crop. One channel: brightness and contrast."
+    """Brightness, contrast, saturation and YIQ hue, in this order, as one affine map per crop. One channel:
+    brightness and contrast."""
     like = dict(device=mean.device, dtype=exact_dtype(mean))
     b, c, s, h = factors.to(**like).T[..., None, None]                            # each [n, 1, 1]
     grey = mean.to(**like) @ LUMA.to(**like) if mean.shape[1] == 3 else mean[:, 0].to(**like)
@@ -238,7 +264,8 @@ def apply_color_map(
     M: Tensor,      # `[n, C, C]`
     offset: Tensor  # `[n]`
 ) -> Tensor:        # uint8 `[n, C, h, w]`
-    "An affine map of colour for each crop: rounded, clipped once at the end, bit for bit independent of the batch."
+    """An affine map of colour for each crop: rounded, clipped once at the end, bit for bit independent of
+    the batch."""
     M, offset = ((v * 4096).round().float() / 4096 for v in (M, offset + 0.5))
     f = x.flatten(2).float()                                                     # [n, C, h·w]
     y = f[:, None, 0] * M[:, :, :1]
@@ -252,10 +279,14 @@ def turn_hsv(
 ) -> Tensor:      # uint8 `[n, 3, h, w]`
     "Exact hue shift in HSV, as torchvision's `adjust_hue`, with a shift per crop."
     r, g, b = f = x.float().transpose(0, 1)                                      # each [n, h, w]
-    top = f.amax(0); chroma = top - f.amin(0)
-    c = chroma.clamp(min=1)                                                     # grey has no hue, any will do
-    hue = torch.where(top == r, (g - b) / c, torch.where(top == g, 2 + (b - r) / c, 4 + (r - g) / c))     # in sixths of a turn
-    k = (torch.tensor([5., 3., 1.], device=x.device).view(3, 1, 1, 1) + hue + 6 * turns.float().view(-1, 1, 1)) % 6
+    top = f.amax(0)
+    chroma = top - f.amin(0)
+    # grey has no hue, any will do
+    c = chroma.clamp(min=1)
+    # in sixths of a turn
+    hue = torch.where(top == r, (g - b) / c, torch.where(top == g, 2 + (b - r) / c, 4 + (r - g) / c))
+    k = (torch.tensor([5., 3., 1.], device=x.device).view(3, 1, 1, 1) + hue
+         + 6 * turns.float().view(-1, 1, 1)) % 6
     y = top - chroma * torch.minimum(k, 4 - k).clamp(0, 1)
     return (y + 0.5).clamp_(0, 255).to(torch.uint8).transpose(0, 1).contiguous()
 
@@ -268,7 +299,9 @@ def color_jitter(
     if hue not in ('yiq', 'hsv'): raise ValueError(f'hue is {hue!r}; expected yiq (fast) or hsv (exact)')
     mean = x.sum((2, 3)) / (x.shape[2] * x.shape[3])                             # of integers: exact
     exact = hue == 'hsv' and x.shape[1] == 3
-    y = apply_color_map(x, *color_map(factors * torch.tensor([1, 1, 1, 0], device=factors.device) if exact else factors, mean))
+    y = apply_color_map(
+        x,
+        *color_map(factors * torch.tensor([1, 1, 1, 0], device=factors.device) if exact else factors, mean))
     return turn_hsv(y, factors[:, 3]) if exact else y
 
 # %% ../../nbs/data/07_crops.ipynb #cb8e04ea
@@ -277,30 +310,44 @@ class MultiCropTransform:
     def __init__(self,
         num_global_crops: int = 2,                              # Large crops
         num_local_crops: int = 6,                               # Small crops, possibly none
-        global_crop_size: int | Sequence[int] = 224,            # Pixels of a large crop: `(H, W)` or the side of a square
+        # Pixels of a large crop: `(H, W)` or the side of a square
+        global_crop_size: int | Sequence[int] = 224,
         local_crop_size: int | Sequence[int] = 96,              # Pixels of a small crop
-        global_crop_scale: tuple[float, float] = (0.4, 1.0),    # Share of the picture's area that a large crop shows
-        local_crop_scale: tuple[float, float] = (0.05, 0.4),    # Share of the picture's area that a small crop shows
-        global_color_jitter: float = 0.4,                       # Strength j: brightness, contrast and saturation × [1-j, 1+j], hue ± j/4 of a turn
+        # Share of the picture's area that a large crop shows
+        global_crop_scale: tuple[float, float] = (0.4, 1.0),
+        # Share of the picture's area that a small crop shows
+        local_crop_scale: tuple[float, float] = (0.05, 0.4),
+        # Strength j: brightness, contrast and saturation × [1-j, 1+j], hue ± j/4 of a turn
+        global_color_jitter: float = 0.4,
         local_color_jitter: float = 0.4,                        # The same for small crops
         horizontal_flip_prob: float = 0.5,                      # Probability of mirroring a crop
         ratio: tuple[float, float] = (3/4, 4/3),                # Width / height of the box
         hue: str = 'yiq',                                       # `yiq`: fast; `hsv`: exact
         in_chans: int | None = None,                            # Channels, or None: what the image has
-        global_transform: Callable[[Tensor], Tensor] | None = None, # Replaces the colour of large crops: called with each, uint8 `[C, h, w]`, gives the same shape in any type
+        # Replaces the colour of large crops: called with each, uint8 `[C, h, w]`, gives the same shape in
+        # any type
+        global_transform: Callable[[Tensor], Tensor] | None = None,
         local_transform: Callable[[Tensor], Tensor] | None = None   # The same for small crops
     ):
-        if num_global_crops < 1 or num_local_crops < 0: raise ValueError(f'num_global_crops={num_global_crops}, num_local_crops={num_local_crops}; expected at least 1 and 0')
-        if not 0 <= horizontal_flip_prob <= 1: raise ValueError(f'horizontal_flip_prob is {horizontal_flip_prob}; expected a probability')
+        if num_global_crops < 1 or num_local_crops < 0:
+            raise ValueError(f'num_global_crops={num_global_crops}, num_local_crops={num_local_crops}; '
+                             'expected at least 1 and 0')
+        if not 0 <= horizontal_flip_prob <= 1:
+            raise ValueError(f'horizontal_flip_prob is {horizontal_flip_prob}; expected a probability')
         if in_chans is not None: check_chans(in_chans)
-        if hue not in ('yiq', 'hsv'): raise ValueError(f'hue is {hue!r}; expected yiq (fast) or hsv (exact)')
+        if hue not in ('yiq', 'hsv'):
+            raise ValueError(f'hue is {hue!r}; expected yiq (fast) or hsv (exact)')
         self.num_global_crops, self._num_local = num_global_crops, num_local_crops
-        self.crop_sizes, self.scales = (to_hw(global_crop_size), to_hw(local_crop_size)), (tuple(global_crop_scale), tuple(local_crop_scale))
-        self.jitters, self.transforms = (global_color_jitter, local_color_jitter), (global_transform, local_transform)
+        self.crop_sizes = (to_hw(global_crop_size), to_hw(local_crop_size))
+        self.scales = (tuple(global_crop_scale), tuple(local_crop_scale))
+        self.jitters = (global_color_jitter, local_color_jitter)
+        self.transforms = (global_transform, local_transform)
         self.flip, self.ratio, self.hue, self.in_chans = horizontal_flip_prob, tuple(ratio), hue, in_chans
-        for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)       # impossible values are an error here, not later in a worker
+        # impossible values are an error here, not later in a worker
+        for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)
         for j in self.jitters: jitter_factors(torch.zeros(1, 4), j)
-        self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()                  # epoch, and how often it was set
+        # epoch, and how often it was set
+        self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()
 
 # %% ../../nbs/data/07_crops.ipynb #3257895d
 @patch
@@ -325,7 +372,8 @@ def set_epoch(self: MultiCropTransform,
     epoch: int # The epoch that begins now
 ):
     "Tell the transform, in this process and in all workers that have it, which epoch it is."
-    if not hasattr(epoch, '__index__') or epoch < 0: raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
+    if not hasattr(epoch, '__index__') or epoch < 0:
+        raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
     self._clock += torch.tensor([int(epoch) - self.epoch, 1])
 
 @patch
@@ -339,7 +387,8 @@ def factor(self: MultiCropTransform,
     H: int, # Height of the source
     W: int  # Its width
 ) -> int:   # 1, 2, 4 or 8
-    "By how much a picture of this size may be reduced first: what keeps two pixels per output pixel in the smallest box."
+    """By how much a picture of this size may be reduced first: what keeps two pixels per output pixel in
+    the smallest box."""
     (r0, r1), kinds, worst = self.ratio, 1 + (self.num_local_at(2**40) > 0), math.inf
     for (h, w), (low, _) in list(zip(self.crop_sizes, self.scales, strict=True))[:kinds]:
         area = H * W * min(low, r1 * H / W, W / H / r0)
@@ -347,7 +396,8 @@ def factor(self: MultiCropTransform,
     return _factor(worst)
 
 @patch
-def _factors(self: MultiCropTransform, sizes: Tensor) -> Tensor: return torch.tensor([self.factor(*s) for s in sizes.tolist()])
+def _factors(self: MultiCropTransform, sizes: Tensor) -> Tensor:
+    return torch.tensor([self.factor(*s) for s in sizes.tolist()])
 
 @patch
 def geometry(self: MultiCropTransform,
@@ -357,28 +407,36 @@ def geometry(self: MultiCropTransform,
     "Where the crops are."
     boxes, g, u = [], self.num_global_crops, u.transpose(0, 1)
     for v, scale in zip((u[:g], u[g:]), self.scales, strict=True):
-        if len(v): boxes.append(crop_boxes(v.flatten(0, 1), sizes.repeat(len(v), 1), scale, self.ratio).view(len(v), -1, 4))
+        if len(v):
+            boxes.append(
+                crop_boxes(v.flatten(0, 1), sizes.repeat(len(v), 1), scale, self.ratio).view(len(v), -1, 4))
     return _snap(torch.cat(boxes), sizes, self._factors(sizes)), u[..., 4] < self.flip
 
 # %% ../../nbs/data/07_crops.ipynb #4b333acf
 @patch
 def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
-    "A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, picture by picture and crop by crop."
+    """A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, picture by picture and crop by
+    crop."""
     def one(crop):
         y = f(crop)
         if isinstance(y, Tensor) and y.shape == crop.shape: return y
-        raise ValueError(f'the transform made {tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__} of a crop {tuple(crop.shape)}; '
-                         'it must keep the shape: cutting, resizing and mirroring are done before it, so that boxes stay true')
+        raise ValueError('the transform made '
+                         f'{tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__} of a crop '
+                         f'{tuple(crop.shape)}; '
+                         'it must keep the shape: cutting, resizing and mirroring are done before it, so '
+                         'that boxes stay true')
     out = []
     for b in range(x.shape[1]):
-        with fixed_seed(int(u[b, 0, 0] * 2**53) if keyed else None): out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
+        with fixed_seed(int(u[b, 0, 0] * 2**53) if keyed else None):
+            out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
     return torch.stack(out, 1)
 
 _told = []   # what was said already, in this process
 
 @patch
 def _has_colour(self: MultiCropTransform, chans: int) -> bool:
-    "Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said once."
+    """Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said
+    once."""
     if chans in (1, 3): return True
     if any(j and not t for j, t in zip(self.jitters, self.transforms, strict=True)) and not _told:
         _told.append(chans)
@@ -391,9 +449,13 @@ def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: boo
     "Colour of the crops `[n, B, C, h, w]` of one type, from `[B, n, 4]` uniform numbers."
     if self.transforms[kind]: return self._own(self.transforms[kind], x, u, keyed)
     if not self.jitters[kind] or not self._has_colour(x.shape[2]): return x
-    flat, factors = x.flatten(0, 1), jitter_factors(u.transpose(0, 1).flatten(0, 1), self.jitters[kind]).to(device=x.device, dtype=exact_dtype(x))
-    step = max(1, (400_000 if x.device.type == 'cpu' else 2**27) // flat[0].numel()) # as many as the processor's cache holds
-    for a, f in zip(flat.split(step), factors.split(step), strict=True): a.copy_(color_jitter(a, f, self.hue))
+    flat = x.flatten(0, 1)
+    factors = jitter_factors(u.transpose(0, 1).flatten(0, 1),
+                             self.jitters[kind]).to(device=x.device, dtype=exact_dtype(x))
+    # as many as the processor's cache holds
+    step = max(1, (400_000 if x.device.type == 'cpu' else 2**27) // flat[0].numel())
+    for a, f in zip(flat.split(step), factors.split(step), strict=True):
+        a.copy_(color_jitter(a, f, self.hue))
     return x
 
 # %% ../../nbs/data/07_crops.ipynb #059b84fb
@@ -402,7 +464,8 @@ def make(self: MultiCropTransform,
     pictures: Sequence[Tensor], # uint8 `[C, h, w]` each, reduced by `factor` of its size
     sizes: Tensor,              # int64 `[B, 2]`: their full `(H, W)`
     place: Tensor,              # `[B, n, 5]` uniform numbers
-    color: Tensor | None,       # `[B, n, 4]` uniform numbers; None: colours are left to `recolor`, pipelines of the user's to nobody
+    # `[B, n, 4]` uniform numbers; None: colours are left to `recolor`, pipelines of the user's to nobody
+    color: Tensor | None,
     keyed: bool = False         # Pipelines of the user's run under a seed made from the numbers
 ) -> Crops:                     # Batched
     "The crops that these numbers mean."
@@ -412,9 +475,11 @@ def make(self: MultiCropTransform,
     g, n, B = self.num_global_crops, len(boxes), len(pictures)
     out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8)
            for k, hw in zip((g, n - g), self.crop_sizes, strict=True) if k]
-    cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()       # in pixels of the reduced pictures
+    # in pixels of the reduced pictures
+    cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()
     for b, (x, cell, flip) in enumerate(zip(pictures, cells, flips.T.tolist(), strict=True)):
-        for k in range(n): out[k >= g][k - g*(k >= g), b] = cut(x, cell[k], flip[k], self.crop_sizes[k >= g])
+        for k in range(n):
+            out[k >= g][k - g*(k >= g), b] = cut(x, cell[k], flip[k], self.crop_sizes[k >= g])
     made = Crops.from_stacks(out, boxes, flips, sizes)
     return made if color is None else self.recolor(made, color, keyed)
 
@@ -439,22 +504,27 @@ def cut_batch(self: MultiCropTransform,
     sizes: Tensor,    # int64 `[B, 2]`
     one_by_one: bool | None = None # None: on the CPU
 ) -> Crops:           # Batched, on the device of the pictures
-    "The first half of `make` for pictures of one size: one by one on the CPU, all in one go elsewhere (to a few grey levels the same, on average a tenth)."
+    """The first half of `make` for pictures of one size: one by one on the CPU, all in one go elsewhere (to
+    a few grey levels the same, on average a tenth)."""
     g, out, dev = self.num_global_crops, [], pictures.device
     for b, f, size in zip((boxes[:g], boxes[g:]), (flips[:g], flips[g:]), self.crop_sizes, strict=True):
         if not len(b): continue
         if one_by_one or (one_by_one is None and dev.type == 'cpu'):
             rows = [torch.stack([cut(x, *a, size) for x, *a in zip(pictures, *v, strict=True)])
                     for v in zip(b.int().tolist(), f.tolist(), strict=True)]
-        else: rows = crop_resize(pictures.repeat(len(b), 1, 1, 1), b.flatten(0, 1).to(dev), f.flatten().to(dev), size, inside=True).unflatten(0, (len(b), -1)).unbind()
+        else:
+            rows = crop_resize(pictures.repeat(len(b), 1, 1, 1),
+                               b.flatten(0, 1).to(dev),
+                               f.flatten().to(dev), size, inside=True).unflatten(0, (len(b), -1)).unbind()
         out.append(torch.stack(list(rows)))
     return Crops.from_stacks(out, boxes.to(dev), flips.to(dev), sizes.to(dev))
 
 # %% ../../nbs/data/07_crops.ipynb #b52ff3d7
 @patch
-def draw(self: MultiCropTransform) -> tuple[Tensor, Tensor]: # `[1, n, 5]` for place and `[1, n, 4]` for colour
-    "Random numbers for one picture, from PyTorch's global generator."
-    return torch.rand(1, self.num_global_crops + self.num_local_crops, 9, dtype=torch.float64).split([5, 4], -1)
+def draw(self: MultiCropTransform) -> tuple[Tensor, Tensor]: # `[1, n, 5]` for place, `[1, n, 4]` for colour
+    "Random numbers for one image, from PyTorch's global generator."
+    n = self.num_global_crops + self.num_local_crops
+    return torch.rand(1, n, 9, dtype=torch.float64).split([5, 4], -1)
 
 @patch
 def __call__(self: MultiCropTransform,
@@ -474,10 +544,16 @@ class AdaptiveMultiCropTransform(MultiCropTransform):
         **kwargs                   # As for `MultiCropTransform`, without `num_local_crops`
     ):
         if not 0 <= min_local_crops <= max_local_crops or warmup_epochs < 0:
-            raise ValueError(f'min_local_crops={min_local_crops}, max_local_crops={max_local_crops}, warmup_epochs={warmup_epochs}; expected 0 <= min <= max and warmup_epochs >= 0')
-        if 'num_local_crops' in kwargs: raise TypeError('num_local_crops follows from the epoch here; give min_local_crops and max_local_crops')
+            raise ValueError(f'min_local_crops={min_local_crops}, max_local_crops={max_local_crops}, '
+                             f'warmup_epochs={warmup_epochs}; expected 0 <= min <= max and warmup_epochs '
+                             '>= 0')
+        if 'num_local_crops' in kwargs:
+            raise TypeError('num_local_crops follows from the epoch here; give min_local_crops and '
+                            'max_local_crops')
         super().__init__(num_local_crops=max_local_crops, **kwargs)
-        self.min_local_crops, self.max_local_crops, self.warmup_epochs = min_local_crops, max_local_crops, warmup_epochs
+        self.min_local_crops = min_local_crops
+        self.max_local_crops = max_local_crops
+        self.warmup_epochs = warmup_epochs
 
 @patch
 def num_local_at(self: AdaptiveMultiCropTransform,
@@ -493,11 +569,14 @@ class MultiCropEvalTransform(MultiCropTransform):
     def __init__(self,
         global_crop_size: int | Sequence[int] = 224,  # Pixels of the global crop
         local_crop_size: int | Sequence[int] = 96,    # Pixels of the local crops
-        local_grid: int | Sequence[int] = 0,          # Rows and columns of local crops, one number for a square grid; 0 for none
+        # Rows and columns of local crops, one number for a square grid; 0 for none
+        local_grid: int | Sequence[int] = 0,
         in_chans: int | None = None                   # Channels, or None: what the image has
     ):
         self.local_grid = (0, 0) if local_grid == 0 else to_hw(local_grid)
-        super().__init__(1, math.prod(self.local_grid), global_crop_size, local_crop_size, global_color_jitter=0, local_color_jitter=0, horizontal_flip_prob=0, in_chans=in_chans)
+        super().__init__(1, math.prod(self.local_grid), global_crop_size, local_crop_size,
+                         global_color_jitter=0, local_color_jitter=0, horizontal_flip_prob=0,
+                         in_chans=in_chans)
 
 @patch
 def _centred(self: MultiCropEvalTransform, sizes: Tensor) -> Tensor: # float32 `[n, B, 4]`, fractions
@@ -506,14 +585,18 @@ def _centred(self: MultiCropEvalTransform, sizes: Tensor) -> Tensor: # float32 `
     for y in range(rows):
         for x in range(cols):
             cell = sizes.double() / torch.tensor([rows, cols])
-            boxes.append(center_boxes(cell, self.crop_sizes[1]) + (cell * torch.tensor([y, x])).flip(-1).repeat(1, 2).float())
+            boxes.append(
+                center_boxes(cell, self.crop_sizes[1])
+                + (cell * torch.tensor([y, x])).flip(-1).repeat(1, 2).float())
     return torch.stack(boxes)
 
 @patch
 def factor(self: MultiCropEvalTransform, H: int, W: int) -> int:
     "By how much a picture of this size may be reduced first."
     boxes = self._centred(torch.tensor([[H, W]]))[:, 0]
-    return _factor(min(((b[2:] - b[:2]) / torch.tensor(self.crop_sizes[k > 0]).flip(0)).min().item() for k, b in enumerate(boxes)))
+    return _factor(
+        min(((b[2:] - b[:2]) / torch.tensor(self.crop_sizes[k > 0]).flip(0)).min().item()
+            for k, b in enumerate(boxes)))
 
 @patch
 def geometry(self: MultiCropEvalTransform,

@@ -40,7 +40,8 @@ class ImageDataset:
         # Numbers of deep pixels that become 0 and 255; None: see `settle_range`
         pixel_range: tuple[float, float] | None = None
     ):
-        if (images is None) == (paths is None): raise ValueError('give either images (in memory) or paths (on disk)')
+        if (images is None) == (paths is None):
+            raise ValueError('give either images (in memory) or paths (on disk)')
         self.name, self.images = name, images
         self.paths = None if paths is None else [str(p) for p in paths]
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64)
@@ -64,7 +65,8 @@ class ImageDataset:
 @patch
 def _set_chans(self: ImageDataset, in_chans: int):
     check_chans(in_chans)
-    if self.images is not None:                                                # in pieces: int32 copies are large
+    # in pieces: int32 copies are large
+    if self.images is not None:
         if in_chans == 1: self.images = torch.cat([to_chans(x, in_chans) for x in self.images.split(4096)])
         else: self.images = to_chans(self.images, in_chans)
     self.in_chans = in_chans
@@ -216,7 +218,9 @@ def settle_range(
         dataset.pixel_range = PixelRange(*pixel_range).share()
     elif dataset.pixel_range is None and not dataset._measured:
         dataset._measured = True
-        if r := measure_range(dataset): dataset.pixel_range = r; say(_told(dataset, r))
+        if r := measure_range(dataset):
+            dataset.pixel_range = r
+            say(_told(dataset, r))
     return dataset
 
 def _told(dataset: ImageDataset, r: PixelRange) -> str:
@@ -294,7 +298,8 @@ def _class_number(label: Any) -> int: # −1: none
     try: return int(label)
     except (TypeError, ValueError, RuntimeError):
         shown = str(label)[:40]
-        raise TypeError(f'the data set gives the label {shown!r}; expected a class number, or None') from None
+        raise TypeError(
+            f'the data set gives the label {shown!r}; expected a class number, or None') from None
 
 def _known_labels(ds: Any) -> np.ndarray | None:
     "The labels of a data set that can be had without reading its images."
@@ -316,19 +321,20 @@ def _known_classes(ds: Any) -> list[str] | None:
         if getattr(ds, 'classes', None): return [str(c) for c in ds.classes]
         ds = getattr(ds, 'dataset', None)
 
+# %% ../../nbs/data/03_datasets.ipynb #e596aafb
 class OwnDataset(ImageDataset):
     """A map-style data set of images, with or without labels, as an `ImageDataset`.
 
     Its items are read when they are wanted."""
     def __init__(self,
-        dataset: Any # Has `len`, and gives an image, `(image, label)` or a dictionary of `image` and `label`
+        # Has `len`, and gives an image, `(image, label)` or a dictionary of `image` and `label`
+        dataset: Any
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length, or cannot be '
-                            'indexed')
+            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length or cannot be indexed')
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
-        self.own, self.name, self.images = dataset, str(getattr(dataset, 'name',
-                                                                type(dataset).__name__)), None
+        self.own, self.images = dataset, None
+        self.name = str(getattr(dataset, 'name', type(dataset).__name__))
         self.classes, self._labels = _known_classes(dataset), _known_labels(dataset)
         first = dataset[0]
         image, self._scan = _item(first)[0], self._labels is None and not _alone(first)

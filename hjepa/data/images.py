@@ -94,8 +94,10 @@ def _note(self: PixelRange, counts: np.ndarray):
 def words(self: PixelRange) -> str: # '' if all fitted
     "What did not fit, in words."
     n = self.counts
-    parts = [f'{n[k]:,} {text}' for k, text in
-             (('no_number', 'were no numbers (taken as 0)'), ('outside', f'were outside of {self}')) if n[k]]
+    parts = [
+        f'{n[k]:,} {text}' for k, text in (('no_number', 'were no numbers (taken as 0)'),
+                                           ('outside', f'were outside of {self}')) if n[k]
+    ]
     return f'of {n["seen"]:,} deep pixels {" and ".join(parts)}' if parts else ''
 
 # %% ../../nbs/data/01_images.ipynb #193b1d8f
@@ -308,7 +310,8 @@ def _open_values(
 ) -> tuple[np.ndarray, bool]: # Upright numbers, and whether the last channel is transparency
     "What Pillow cannot give: 16-bit colour, or channels other than one and three."
     bands = im.getbands()
-    if im.format == 'TIFF' and (bits_of(im) > 8 or len(bands) != in_chans): return _read_tiff(file, in_chans)
+    if im.format == 'TIFF' and (bits_of(im) > 8 or len(bands) != in_chans):
+        return _read_tiff(file, in_chans)
     if im.format == 'PNG' and bits_of(im) > 8 and len(bands) > 1:
         from torchvision.io import ImageReadMode, decode_image
         data = file.getvalue() if isinstance(file, io.BytesIO) else Path(file).read_bytes()
@@ -325,7 +328,8 @@ def _decode(
     pixel_range: PixelRange | tuple[float, float] | None
 ) -> Image.Image | Tensor:
     "Decode an image of any kind."
-    if name.lower().endswith('.npy'): return image_from_values(_read_npy(file, in_chans), in_chans, pixel_range)
+    if name.lower().endswith('.npy'):
+        return image_from_values(_read_npy(file, in_chans), in_chans, pixel_range)
     try: im = Image.open(file)
     except Image.UnidentifiedImageError:
         if not name.lower().endswith(('.tif', '.tiff')): raise
@@ -336,7 +340,8 @@ def _decode(
         if before is not None: before(im)
         if in_chans in (1, 3) and _plain(im):
             im.load()
-            with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)   # a broken note does not spoil good pixels
+            # a broken note does not spoil good pixels
+            with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)
             return flatten_mode(im, in_chans, pixel_range)
         if isinstance(file, io.BytesIO): file.seek(0)
         a, alpha = _open_values(file, im, in_chans)
@@ -374,10 +379,13 @@ def check_image(
     name: str,  # What the file is called; its suffix counts for .npy and .tif
     data: bytes # What stands in it
 ):
-    "`ImageError` if it cannot be decoded, whatever its channels; a JPEG is decoded at an eighth of its size."
+    """`ImageError` if it cannot be decoded, whatever its channels; a JPEG is decoded at an eighth of its
+    size."""
     file, suffix = io.BytesIO(data), os.path.splitext(name)[1].lower()
     try:
-        if suffix == '.npy': check_image_shape(np.lib.format.read_array(file, allow_pickle=False).shape); return
+        if suffix == '.npy':
+            check_image_shape(np.lib.format.read_array(file, allow_pickle=False).shape)
+            return
         try:
             with Image.open(file) as im:
                 im.draft(None, (max(1, im.width // 8), max(1, im.height // 8)))

@@ -29,10 +29,12 @@ def read_idx(
     "Read an idx file (the format of MNIST and Fashion-MNIST)."
     raw = Path(path).read_bytes()
     try: b = gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw
-    except (EOFError, OSError) as e: raise ValueError(f'{path}: the gzip stream is damaged ({e}); fetch the file again') from e
+    except (EOFError, OSError) as e:
+        raise ValueError(f'{path}: the gzip stream is damaged ({e}); fetch the file again') from e
     if b[:3] != b'\0\0\x08': raise ValueError(f'{path} does not start like an idx file of bytes')
     shape = tuple(np.frombuffer(b, '>u4', count=b[3], offset=4).tolist())
-    if len(b) != 4 + 4*b[3] + math.prod(shape): raise ValueError(f'{path} holds {len(b)} bytes, which does not fit its stated shape {shape}')
+    if len(b) != 4 + 4*b[3] + math.prod(shape):
+        raise ValueError(f'{path} holds {len(b)} bytes, which does not fit its stated shape {shape}')
     return np.frombuffer(b, np.uint8, offset=4 + 4*b[3]).reshape(shape)
 
 # %% ../../nbs/data/04_named.ipynb #ccb3b957
@@ -54,7 +56,10 @@ def stratified_subset(
     return there[order[np.isin(order, by_class[rank < per_class])]]
 
 # %% ../../nbs/data/04_named.ipynb #4cf2275c
-_IDX = {'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'), 'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')}
+_IDX = {
+    'train': ('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'),
+    'test': ('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte')
+}
 
 # %% ../../nbs/data/04_named.ipynb #f6ec71d2
 @dataclass
@@ -79,13 +84,17 @@ def register_dataset(
         return f
     return enter
 
-FASHION = ['T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot']
+FASHION = [
+    'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot'
+]
 
 @register_dataset('fashion_mnist_mini', 'train', 'test')
 def _fashion_mini(root, split, download) -> ImageDataset:
-    with (files('hjepa')/'assets'/'fashion_mnist_mini.npz').open('rb') as f, np.load(f, allow_pickle=False) as z:
+    with (files('hjepa') / 'assets' / 'fashion_mnist_mini.npz').open('rb') as f, np.load(
+            f, allow_pickle=False) as z:
         images, labels = z[f'{split}_images'], z[f'{split}_labels']
-    return ImageDataset('fashion_mnist_mini', torch.from_numpy(images)[:, None], labels=labels, classes=FASHION)
+    return ImageDataset('fashion_mnist_mini',
+                        torch.from_numpy(images)[:, None], labels=labels, classes=FASHION)
 
 # %% ../../nbs/data/04_named.ipynb #15023d32
 def choose_split(
@@ -102,7 +111,8 @@ def choose_split(
 # %% ../../nbs/data/04_named.ipynb #364b8d1d
 def build_dataset(
     dataset_name: str,                   # One of `DATASETS`
-    data_path: str | Path | None = None, # Where its files are or shall go; None: `$HJEPA_DATA` or `~/.cache/hjepa`
+    # Where its files are or shall go; None: `$HJEPA_DATA` or `~/.cache/hjepa`
+    data_path: str | Path | None = None,
     split: str = 'train',                # Usually `train`, and `test` or `val`
     in_chans: int | None = None,         # 1 grey, 3 colour, or what files have; None: what the data set has
     download: bool = True,               # Fetch what is missing, where that is possible
@@ -135,7 +145,8 @@ def data_root(
     "The folder for fetched data."
     if root is not None: return root
     try: return expand(os.environ.get('HJEPA_DATA', '~/.cache/hjepa'))
-    except ValueError as e: raise ValueError(f'{e}, as data_path or in the environment as HJEPA_DATA') from e
+    except ValueError as e:
+        raise ValueError(f'{e}, as data_path or in the environment as HJEPA_DATA') from e
 
 def check_complete(
     ds: 'ImageDataset',         # What was found
@@ -151,7 +162,8 @@ def check_complete(
     more = f' and {len(empty) - 3} more' * (len(empty) > 3)
     lacking = f', none of {", ".join(empty[:3])}{more}' if empty else ''
     raise DataError(f'{ds.name} in {place} is incomplete: {len(ds):,} of {n:,} images of {split}{lacking}. '
-                    'Fetch or unpack it again; to use a part of it on purpose, name its folder with the data set imagefolder')
+                    'Fetch or unpack it again; to use a part of it on purpose, name its folder with the '
+                    'data set imagefolder')
 
 def fetch_data(
     name: str,                # Data set, for the messages
@@ -163,7 +175,9 @@ def fetch_data(
 ):
     "Make sure that a data set is on disk, or say what to put where."
     if there(): return
-    if not download: raise FileNotFoundError(f'{name} is not in {root}. Expected there: {what}. Put it there, or allow download=True')
+    if not download:
+        raise FileNotFoundError(f'{name} is not in {root}. Expected there: {what}. Put it there, or allow '
+                                'download=True')
     try: get()
     except Exception as e:
         raise DataError(f'{name} could not be fetched ({type(e).__name__}: {e}). '
@@ -183,7 +197,9 @@ def _fashion_mnist(root, split, download) -> ImageDataset:
     def get():
         from torchvision.datasets import FashionMNIST
         FashionMNIST(str(base), download=True)
-    fetch_data('fashion_mnist', base, lambda: all(map(find, _IDX[split])), get, f'{_IDX[split][0]}.gz and {_IDX[split][1]}.gz', download)
+
+    fetch_data('fashion_mnist', base, lambda: all(map(find, _IDX[split])), get,
+               f'{_IDX[split][0]}.gz and {_IDX[split][1]}.gz', download)
     images, labels = (read_idx(find(n)) for n in _IDX[split])
     ds = ImageDataset('fashion_mnist', torch.from_numpy(images.copy())[:, None], labels=labels,
                       classes=FASHION)
@@ -196,11 +212,16 @@ def _cifar(cls: str) -> Callable:
         import torchvision.datasets as tv
         base, make, found = data_root(root), getattr(tv, cls), []
         def there():
-            with contextlib.suppress(RuntimeError): found.append(make(str(base), split == 'train'))   # torchvision: not found or corrupted
+            # torchvision: not found or corrupted
+            with contextlib.suppress(RuntimeError): found.append(make(str(base), split == 'train'))
             return bool(found)
-        fetch_data(cls.lower(), base, there, lambda: make(str(base), download=True), f'the folder {make.base_folder} of {make.url}', download)
+
+        fetch_data(cls.lower(), base, there, lambda: make(str(base), download=True),
+                   f'the folder {make.base_folder} of {make.url}', download)
         d = found[0]
-        return ImageDataset(cls.lower(), torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), labels=d.targets, classes=d.classes)
+        return ImageDataset(cls.lower(),
+                            torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), labels=d.targets,
+                            classes=d.classes)
     return build
 
 for _cls in ('CIFAR10', 'CIFAR100'): register_dataset(_cls.lower(), 'train', 'test')(_cifar(_cls))
@@ -208,14 +229,20 @@ for _cls in ('CIFAR10', 'CIFAR100'): register_dataset(_cls.lower(), 'train', 'te
 # %% ../../nbs/data/04_named.ipynb #808f1b38
 @register_dataset('stl10', train=5_000, test=8_000, unlabeled=100_000)
 def _stl10(root, split, download) -> ImageDataset:
-    base = data_root(root); folder = base/'stl10_binary'
+    base = data_root(root)
+    folder = base/'stl10_binary'
     def get():
         from torchvision.datasets import STL10
         STL10(str(base), split, download=True)
-    fetch_data('stl10', base, (folder/f'{split}_X.bin').is_file, get, f'the folder stl10_binary with {split}_X.bin', download)
+
+    fetch_data('stl10', base, (folder / f'{split}_X.bin').is_file, get,
+               f'the folder stl10_binary with {split}_X.bin', download)
     size = (folder/f'{split}_X.bin').stat().st_size
-    if size == 0 or size % (3*96*96): raise ValueError(f'{folder}/{split}_X.bin has {size} bytes, not a multiple of 3·96·96: it is damaged')
-    images = torch.from_file(str(folder/f'{split}_X.bin'), shared=False, size=size, dtype=torch.uint8).view(-1, 3, 96, 96).mT
+    if size == 0 or size % (3*96*96):
+        raise ValueError(f'{folder}/{split}_X.bin has {size} bytes, not a multiple of 3·96·96: it is '
+                         'damaged')
+    images = torch.from_file(str(folder / f'{split}_X.bin'), shared=False, size=size,
+                             dtype=torch.uint8).view(-1, 3, 96, 96).mT
     if split == 'unlabeled': return check_complete(ImageDataset('stl10', images), split, folder)
     labels = np.fromfile(folder/f'{split}_y.bin', np.uint8).astype(np.int64) - 1  # 0, no class, becomes −1
     classes = read_text(folder/'class_names.txt').split()
@@ -297,13 +324,16 @@ def class_folders(
 def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: bool = False):
     "The same, and what was left out."
     root = expand(root)
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(('.', '__MACOSX')))
+    folders = sorted(p.name
+                     for p in root.iterdir()
+                     if p.is_dir() and not p.name.startswith(('.', '__MACOSX')))
     if not folders:
         raise ValueError(f'{root} has no folders; expected one folder per class. For pictures without '
                          'classes use the data set `images`')
     classes = folders if classes is None else list(classes)
     if new := sorted(set(folders) - set(classes)):
-        raise ValueError(f'{root} has a folder {new[0]!r}, which is no class of the training split ({", ".join(classes[:5])} …)')
+        raise ValueError(f'{root} has a folder {new[0]!r}, which is no class of the training split '
+                         f'({", ".join(classes[:5])} …)')
     pairs, left_out, empty = _by_class(root, folders, {c: k for k, c in enumerate(classes)})
     if not pairs:
         what = f' ({left_out.words()})' if left_out else ''
@@ -335,8 +365,11 @@ def _split_folders(
 ) -> ImageDataset:
     splits = [s for s in ('train', 'val', 'test') if (root/s).is_dir()]
     if not splits and split != 'train':
-        raise ValueError(f'{root} has no train and val folders, so it is all training split; there is no {split!r}. '
-                         f'To hold pictures out, move the class folders into {root/"train"}, and some pictures of each class from there into folders of the same names in {root/"val"}')
+        raise ValueError(f'{root} has no train and val folders, so it is all training split; there is no '
+                         f'{split!r}. '
+                         f'To hold pictures out, move the class folders into {root/"train"}, and some '
+                         'pictures of each class from there into folders of the same names in '
+                         f'{root/"val"}')
     split = choose_split(f'{name} in {root}', split, splits) if splits else None
     classes = _classes_of(root/'train', quiet=True)[2] if 'train' in splits and split != 'train' else None
     paths, labels, classes, left_out = _classes_of(root/split if split else root, classes)
@@ -345,11 +378,13 @@ def _split_folders(
     return ds
 
 @register_dataset('imagefolder')
-def _imagefolder(root, split, download) -> ImageDataset: return _split_folders('imagefolder', _need_path('imagefolder', root), split)
+def _imagefolder(root, split, download) -> ImageDataset:
+    return _split_folders('imagefolder', _need_path('imagefolder', root), split)
 
 # %% ../../nbs/data/04_named.ipynb #fc62f2f9
-_NETTE = dict(n01440764='tench', n02102040='English springer', n02979186='cassette player', n03000684='chain saw', n03028079='church',
-              n03394916='French horn', n03417042='garbage truck', n03425413='gas pump', n03445777='golf ball', n03888257='parachute')
+_NETTE = dict(n01440764='tench', n02102040='English springer', n02979186='cassette player',
+              n03000684='chain saw', n03028079='church', n03394916='French horn', n03417042='garbage truck',
+              n03425413='gas pump', n03445777='golf ball', n03888257='parachute')
 
 @register_dataset('imagenette', train=9_469, val=3_925)
 def _imagenette(root, split, download) -> ImageDataset:
@@ -359,7 +394,8 @@ def _imagenette(root, split, download) -> ImageDataset:
     def get():
         from torchvision.datasets import Imagenette
         Imagenette(str(base), size='320px', download=True)
-    fetch_data('imagenette', base, find, get, 'the folder imagenette2-320 (or imagenette2, imagenette2-160)', download)
+    fetch_data('imagenette', base, find, get, 'the folder imagenette2-320 (or imagenette2, '
+                                              'imagenette2-160)', download)
     return check_complete(_split_folders('imagenette', find(), split, _NETTE), split, find(),
                      list(_NETTE.values()))
 
@@ -370,18 +406,22 @@ def _imagenet(root, split, download) -> ImageDataset:
     def get():
         from torchvision.datasets import ImageNet
         ImageNet(str(base), split)
-    fetch_data('imagenet', base, (base/split).is_dir, get, f'the folder {split} with a folder per class, or the archives '
-           f'ILSVRC2012_img_{split}.tar and ILSVRC2012_devkit_t12.tar.gz', download)
+    what = (f'the folder {split} with a folder per class, or the archives '
+            f'ILSVRC2012_img_{split}.tar and ILSVRC2012_devkit_t12.tar.gz')
+    fetch_data('imagenet', base, (base/split).is_dir, get, what, download)
     return check_complete(_split_folders('imagenet', base, split), split, base)
 
 # %% ../../nbs/data/04_named.ipynb #72298f29
 @register_dataset('food101', 'train', 'test')
 def _food101(root, split, download) -> ImageDataset:
-    base = data_root(root); folder = base/'food-101'
+    base = data_root(root)
+    folder = base/'food-101'
     def get():
         from torchvision.datasets import Food101
         Food101(str(base), split, download=True)
-    fetch_data('food101', base, (folder/'meta'/f'{split}.json').is_file, get, 'the folder food-101 with `images` and `meta` in it', download)
+
+    fetch_data('food101', base, (folder / 'meta' / f'{split}.json').is_file, get,
+               'the folder food-101 with `images` and `meta` in it', download)
     table = json.loads(read_text(folder/'meta'/f'{split}.json'))
     classes = sorted(table)
     pairs = [(folder/'images'/f'{n}.jpg', k) for k, c in enumerate(classes) for n in table[c]]
@@ -391,4 +431,5 @@ def _food101(root, split, download) -> ImageDataset:
         raise DataError(f'food101 in {folder} is incomplete: {len(gone):,} of {len(pairs):,} images of '
                         f'{split} are missing '
                         f'(first {gone[0]}). Fetch or unpack it again')
-    return ImageDataset('food101', paths=[p for p, _ in pairs], labels=[k for _, k in pairs], classes=[c.replace('_', ' ') for c in classes])
+    return ImageDataset('food101', paths=[p for p, _ in pairs], labels=[k for _, k in pairs],
+                        classes=[c.replace('_', ' ') for c in classes])

@@ -33,7 +33,8 @@ def ready_dataset(
     if in_chans != dataset.in_chans and {in_chans, dataset.in_chans} != {1, 3}:
         raise ValueError(f'the data set {dataset.name!r} gives {dataset.in_chans} channels, and {in_chans} '
                          'are wanted (model.in_chans, in_chans of build_dataset)')
-    assert dataset.labels is None or len(dataset.labels)  # an `OwnDataset` may read them: here, not in each worker
+    # an `OwnDataset` may read them: here, not in each worker
+    assert dataset.labels is None or len(dataset.labels)
     return settle_range(dataset, pixel_range)
 
 # %% ../../nbs/data/05_views.ipynb #30e7196d
@@ -58,14 +59,16 @@ class TrainView(Dataset):
     ):
         check_chans(in_chans)
         if not 0 <= flip <= 1: raise ValueError(f'flip is {flip}; expected a probability')
-        if decoder not in DECODERS: raise ValueError(f'decoder is {decoder!r}; expected one of {", ".join(DECODERS)}')
+        if decoder not in DECODERS:
+            raise ValueError(f'decoder is {decoder!r}; expected one of {", ".join(DECODERS)}')
         dataset = as_images(dataset)
         if len(dataset) == 0: raise ValueError(f'the data set {dataset.name!r} is empty')
         self.size, self.in_chans, self.seed = to_hw(size), in_chans, seed
         self.scale, self.ratio, self.flip, self.decoder = scale, ratio, flip, decoder
         self.on_device = on_device and dataset.images is not None
         self.dataset = ready_dataset(dataset, in_chans, pixel_range)
-        crop_boxes(torch.zeros(1, 4), self.size, scale, ratio)   # impossible values are an error here, not later in a worker
+        # impossible values are an error here, not later in a worker
+        crop_boxes(torch.zeros(1, 4), self.size, scale, ratio)
     def __len__(self) -> int: return len(self.dataset)
     def geometry(self,
         epoch: Tensor,                       # int64 `[B]`
@@ -81,10 +84,12 @@ def read_next(
     dataset: ImageDataset, # Pictures on disk
     i: int,                # The one wanted
     tries: int = 100       # How many broken ones in a row are too many
-) -> tuple[Image.Image, int, list[str]]: # A picture, its index, and the name of the one wanted if it is broken
+) -> tuple[Image.Image, int, list[str]]: # An image, its index; the name of the one wanted if it is broken
     "Picture `i`, or the next one in order (around the end) that can be read."
-    bad, after = [], getattr(getattr(dataset, 'dataset', dataset), 'after', None)      # a stream has an order of its own
-    for k, j in enumerate(after(i) if after else ((i + k) % len(dataset) for k in range(min(tries, len(dataset))))):
+    bad, after = [], getattr(getattr(dataset, 'dataset', dataset), 'after', None)
+    if after is not None: order = after(i)  # a stream has an order of its own
+    else: order = ((i + k) % len(dataset) for k in range(min(tries, len(dataset))))
+    for k, j in enumerate(order):
         try: return dataset.load(j), j, bad
         except OSError as e:
             last = e
@@ -107,7 +112,8 @@ def __getitems__(self: TrainView, keys: Sequence[tuple[int, int]]) -> dict[str, 
     "The batch of these `(epoch, index)` keys: `image`, `label`, `index`, `bad`."
     keys = torch.as_tensor(keys, dtype=torch.int64)
     if keys.ndim != 2 or keys.shape[1] != 2:
-        raise TypeError('a TrainView is keyed by (epoch, index) pairs, as EpochBatchSampler makes them; for plain indices use EvalView')
+        raise TypeError('a TrainView is keyed by (epoch, index) pairs, as EpochBatchSampler makes them; '
+                        'for plain indices use EvalView')
     (epoch, index), ds = keys.T.contiguous(), self.dataset
     if ds.images is None: return _pack(ds, *self._read(epoch, index))
     boxes, flips = self.geometry(epoch, index, ds.native_size)
@@ -122,13 +128,15 @@ def finish(self: TrainView,
     "What is left to do on the device that trains: moving, and with `on_device` cutting."
     place = {k: batch[k].to(device, non_blocking=True) for k in ('image', 'boxes', 'flips') if k in batch}
     batch = {k: v for k, v in batch.items() if k not in place}
-    if 'boxes' in place: place['image'] = to_chans(crop_resize(*place.values(), self.size), self.in_chans).contiguous()
+    if 'boxes' in place:
+        place['image'] = to_chans(crop_resize(*place.values(), self.size), self.in_chans).contiguous()
     return dict(image=place['image']) | batch
 
 # %% ../../nbs/data/05_views.ipynb #3d6dcd1e
 @patch
 def _read(self: TrainView, epoch: Tensor, index: Tensor) -> tuple[Tensor, Tensor, list[str]]:
-    "Crops of files; the place of one that is broken is taken by the next one, cut by the same random numbers."
+    """Crops of files; the place of one that is broken is taken by the next one, cut by the same random
+    numbers."""
     ds, index, lost = self.dataset, index.clone(), []
     where, found = lambda at, sizes: self.geometry(epoch[at], index[at],
                                                    sizes), [ds.contents(i) for i in index.tolist()]
@@ -167,7 +175,8 @@ class EvalView(Dataset):
     def __getitems__(self, index: Sequence[int]) -> dict[str, Any]:
         "The batch of these indices: `image`, `label`, `index`, `bad`."
         i, ds = torch.as_tensor(index, dtype=torch.int64), self.dataset
-        if i.ndim != 1: raise TypeError('an EvalView is keyed by plain indices; (epoch, index) pairs are for TrainView')
+        if i.ndim != 1:
+            raise TypeError('an EvalView is keyed by plain indices; (epoch, index) pairs are for TrainView')
         if ds.images is not None:
             boxes = center_boxes(ds.native_size, self.size).expand(len(i), 4)
             image, bad = crop_resize(ds.images[i], boxes, None, self.size), []
@@ -201,7 +210,8 @@ def model_view(
 ) -> EvalView:
     "What a model sees of a data set: its size, its channels, and the pixel range that it was trained with."
     c = model.config
-    return EvalView(dataset, size or model.img_size, c.in_chans, pixel_range=getattr(c, 'pixel_range', None))
+    return EvalView(dataset, size or model.img_size, c.in_chans,
+                    pixel_range=getattr(c, 'pixel_range', None))
 
 # %% ../../nbs/data/05_views.ipynb #1be5d0a7
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -214,7 +224,8 @@ def _stats(
 ) -> list[Tensor]:                       # mean and std, float32 `[C, 1, 1]`
     out = []
     for name, v, default in [('mean', mean, IMAGENET_MEAN), ('std', std, IMAGENET_STD)]:
-        v = (default if C == 3 else (0.5,)*C) if v is None else (v,)*C if isinstance(v, (int, float)) else tuple(v)
+        if v is None: v = default if C == 3 else (0.5,)*C
+        v = (v,)*C if isinstance(v, (int, float)) else tuple(v)
         if len(v) != C: raise ValueError(f'{name} has {len(v)} numbers for pictures of {C} channels')
         out.append(torch.tensor(v, dtype=torch.float32, device=like.device).view(C, 1, 1))
     return out
@@ -222,11 +233,13 @@ def _stats(
 # %% ../../nbs/data/05_views.ipynb #ee870639
 def normalize(
     images: Tensor,                              # uint8 `[..., C, H, W]`
-    mean: float | Sequence[float] | None = None, # Per channel, of values in 0 … 1; None: ImageNet's for colour, 0.5 for grey
+    # Per channel, of values in 0 … 1; None: ImageNet's for colour, 0.5 for grey
+    mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None   # Likewise
 ) -> Tensor:                                     # float32, same shape
     "Bytes to what the model eats: `(x/255 - mean)/std`."
-    if images.dtype != torch.uint8: raise TypeError(f'images are {images.dtype}; expected uint8 (they are normalised once, here)')
+    if images.dtype != torch.uint8:
+        raise TypeError(f'images are {images.dtype}; expected uint8 (they are normalised once, here)')
     m, s = _stats(images.shape[-3], mean, std, images)
     return (images.float() / 255 - m) / s
 

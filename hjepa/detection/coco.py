@@ -6,16 +6,18 @@
 __all__ = ['read_coco']
 
 # %% ../../nbs/detection/05_coco.ipynb #3476ea8f
-import json, re
+import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
+
 from ..core.files import read_text
 from ..core.loader import DataError
 from ..data.named import PICTURES
 from .boxes import BoxDataset, brief
-from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder, hold_out,
-                                     LeftOut, ListedImage, read_flag, read_id, read_number, read_whole,
-                                     register_boxes)
+from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder,
+                                     hold_out, LeftOut, ListedImage, read_flag, read_id, read_number,
+                                     read_whole, register_boxes)
 
 # %% ../../nbs/detection/05_coco.ipynb #f33f7217
 def _named(
@@ -23,7 +25,8 @@ def _named(
     folder: Path,    # Where the images are; a file from somebody else names none outside
     files: FileFinder  # Looks them up
 ) -> Path:           # Where the image is, or would be
-    "The file that an annotation names: its whole path below the folder, else as much of its end as is there."
+    """The file that an annotation names: its whole path below the folder, else as much of its end as is
+    there."""
     for text in dict.fromkeys([name, name.replace('\\', '/')]):
         parts = [p for p in PurePosixPath(text).parts if p != '/']
         below = '..' not in parts and not text.startswith('/')
@@ -40,14 +43,18 @@ def _read_json(
     try: text = read_text(path, most=1 << 33)
     except ValueError as e: raise DataError(str(e)) from e
     try: table = json.loads(text)
-    except json.JSONDecodeError as e: raise DataError(f'{path}:{e.lineno}: this is not JSON: {e.msg} (column {e.colno})') from e
+    except json.JSONDecodeError as e:
+        raise DataError(f'{path}:{e.lineno}: this is not JSON: {e.msg} (column {e.colno})') from e
     except ValueError as e: raise DataError(f'{path}: a number in it has more than 4,300 digits') from e
-    except RecursionError as e: raise DataError(f'{path}:1: this is no file of boxes: its lists are nested too deeply') from e
+    except RecursionError as e:
+        raise DataError(f'{path}:1: this is no file of boxes: its lists are nested too deeply') from e
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(table, dict) or not isinstance(table.get(key), list):
-            raise DataError(f'{path}:1: there is no list {key!r}; a COCO file of boxes has the lists images, annotations and categories')
+            raise DataError(f'{path}:1: there is no list {key!r}; a COCO file of boxes has the lists '
+                            'images, annotations and categories')
     return text, table
 
+# %% ../../nbs/detection/05_coco.ipynb #b7500e23
 def _json_lines(
     text: str,                  # A JSON object
     wanted: dict[str, set[int]] # Top-level lists, and which of their items
@@ -59,7 +66,9 @@ def _json_lines(
     while text[at] != '}':
         key, at = decode(text, at)
         at = skip(at)
-        if key not in wanted: at = skip(decode(text, at)[1]); continue
+        if key not in wanted:
+            at = skip(decode(text, at)[1])
+            continue
         at, i = skip(at + 1), 0
         while text[at] != ']':
             if i in wanted[key]:
@@ -90,6 +99,7 @@ def _coco_classes(
     classes = known if classes is None else choose_classes(path, classes, known, all_present)
     return classes, {i: classes.index(n) if n in classes else None for i, n in names.items()}
 
+# %% ../../nbs/detection/05_coco.ipynb #a05297f0
 def _coco_size(
     im: dict # An item of the list `images`
 ) -> tuple[int, int] | None: # `(h, w)` that it states
@@ -112,9 +122,8 @@ def _coco_images(
         entry = ListedImage(_named(name, folder, files), place, size)
         known = owners.setdefault(name.replace('\\', '/'), entry)
         if known is not entry:
-            account.note(place,
-                         f'the image {brief(name)} is listed before, under another id; its boxes are put '
-                         'together')
+            account.note(place, f'the image {brief(name)} is listed before, under another id; its boxes '
+                         'are put together')
             if None not in (known.size, size) and known.size != size:
                 known.wrong = ('is listed with two different sizes', 'listed with two sizes')
             known.size = known.size or size
@@ -126,8 +135,8 @@ def _coco_image(
     entries: dict  # Those before it, by id
 ) -> tuple[Any, str, tuple[int, int] | None]: # Its id, file name, and size
     "Raises `ValueError` with the reason if it cannot be used."
-    if not isinstance(im, dict) or 'id' not in im or not isinstance(im.get('file_name'),
-                                                                    str) or not im['file_name'].strip():
+    named = isinstance(im, dict) and isinstance(im.get('file_name'), str) and im['file_name'].strip()
+    if not named or 'id' not in im:
         raise LeftOut('an image needs an id and a file_name', 'without id or file_name')
     key = read_id(im['id'], 'id')
     if key in entries:
@@ -159,11 +168,12 @@ def _coco_row(
     entries[image].rows.append((place, called, number[category], (x, y, x + w, y + h), ignore))
     return True
 
-def _coco_rows(table: dict, entries: dict[Any, ListedImage], number: dict[Any, int | None], account: Account):
+def _coco_rows(table: dict, entries: dict[Any, ListedImage], number: dict[Any, int | None],
+               account: Account):
     "Every annotation to its image, and what cannot be used to the account."
     for i, a in enumerate(table['annotations']):
-        place, called = ('annotations',
-                         i), f'annotation {brief(a.get("id", i)) if isinstance(a, dict) else i}: '
+        place = 'annotations', i
+        called = f'annotation {brief(a.get("id", i)) if isinstance(a, dict) else i}: '
         try:
             if not _coco_row(a, called, place, entries, number):
                 account.skip('boxes', 'of classes not asked for')
@@ -174,7 +184,8 @@ def _coco_rows(table: dict, entries: dict[Any, ListedImage], number: dict[Any, i
 def read_coco(
     json_path: str | Path,                # The annotations
     images_dir: str | Path,               # The folder of the images
-    classes: Sequence[str] | None = None, # Which classes to keep, in this order; None: all, in the order of their ids
+    # Which classes to keep, in this order; None: all, in the order of their ids
+    classes: Sequence[str] | None = None,
     max_bad_share: float = 0.1,           # Share of boxes or images that may be left out as wrong
     all_present: bool = True              # Must the file have all those classes? A test part may lack some
 ) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
@@ -193,7 +204,8 @@ def read_coco(
     return assemble_boxes('coco', own, account, classes, max_bad_share, locate)
 
 # %% ../../nbs/detection/05_coco.ipynb #262a85fc
-_SAME = dict(train=('train',), val=('val', 'valid', 'validation', 'test'), test=('test', 'val', 'valid', 'validation'))
+_SAME = dict(train=('train', ), val=('val', 'valid', 'validation', 'test'),
+             test=('test', 'val', 'valid', 'validation'))
 
 def _spoken(
     name: str    # A file's name or path
@@ -204,13 +216,14 @@ def _spoken(
 def _named_file(
     path: Path,         # The folder
     split: str | None,  # The split
-    annotations: str    # The file, in the user's words
+    annotations: str    # The file, as the user wrote it
 ) -> tuple[Path, bool]: # The file, and is it for all splits?
     file, word = path/annotations.replace('{split}', split or ''), _spoken(annotations)
     if not file.is_file(): raise FileNotFoundError(f'there is no annotation file {file}')
     if '{split}' in annotations: return file, False
     if word and split and word not in _SAME.get(split, (split,)):
-        raise ValueError(f'the annotation file {annotations} speaks of {word!r}, but the split {split!r} is wanted; write {{split}} where the word is')
+        raise ValueError(f'the annotation file {annotations} is called {word!r}, but the split {split!r} '
+                         f'is wanted; write {{split}} where the word is')
     return file, word is None
 
 # %% ../../nbs/detection/05_coco.ipynb #750b03e0
@@ -221,28 +234,37 @@ def _coco_file(
     "Raises `FileNotFoundError` or `ValueError` that says what was looked for."
     looked = []
     for s in _SAME.get(split, (split,) if split else ()):
-        for pattern in (f'annotations/instances_{s}*.json', f'annotations/{s}*.json', f'{s}/_annotations.coco.json', f'{s}.json'):
+        for pattern in (f'annotations/instances_{s}*.json', f'annotations/{s}*.json',
+                        f'{s}/_annotations.coco.json', f'{s}.json'):
             if len(found := sorted(path.glob(pattern))) == 1: return found[0], False
-            if found: raise ValueError(f'{path} has {len(found)} files for {s}: {", ".join(f.name for f in found)}; say which with annotations= (data.annotations or data.test_annotations of a run)')
+            if found:
+                raise ValueError(f'{path} has {len(found)} files for {s}: '
+                                 f'{", ".join(f.name for f in found)}; say which with annotations= '
+                                 '(data.annotations or data.test_annotations of a run)')
             looked.append(pattern)
     found = sorted({*path.glob('*.json'), *path.glob('annotations/*.json')})
     if len(found) == 1 and not _spoken(found[0].stem): return found[0], True
-    raise FileNotFoundError(f'{path} has no annotations for the split {split!r}: looked for {", ".join(looked + ["a single .json file for all"])}, found '
-                            f'{", ".join(f.name for f in found) or "none"}. Say which with annotations= (data.annotations or data.test_annotations of a run)')
+    raise FileNotFoundError(f'{path} has no annotations for the split {split!r}: looked for '
+                            f'{", ".join(looked + ["a single .json file for all"])}, found '
+                            f'{", ".join(f.name for f in found) or "none"}. Say which with annotations= '
+                            '(data.annotations or data.test_annotations of a run)')
 
 def _coco_folder(
     file: Path,  # The annotation file
     path: Path   # The folder of the data set
-) -> Path:       # Where the pictures are: the first likely folder that has any
+) -> Path:       # Where the images are: the first likely folder that has any
     name = file.stem.removeprefix('instances_')
     bare = name.rstrip('0123456789')
-    likely = [p for p in (path/name, path/bare, path/'images'/name, path/'images'/bare, path/'images', file.parent, path) if p.is_dir()]
+    images = path/'images'
+    folders = path/name, path/bare, images/name, images/bare, images, file.parent, path
+    likely = [p for p in folders if p.is_dir()]
     return next((p for p in likely if any(f.suffix.lower() in PICTURES for f in p.iterdir())), likely[0])
 
 # %% ../../nbs/detection/05_coco.ipynb #30b95653
 @register_boxes('coco')
 def _build_coco(path, split, classes, max_bad_share, annotations, all_present) -> BoxDataset:
     path = data_folder('coco', path)
-    file, whole = _coco_file(path, split) if annotations is None else _named_file(path, split, str(annotations))
+    if annotations is None: file, whole = _coco_file(path, split)
+    else: file, whole = _named_file(path, split, str(annotations))
     ds = read_coco(file, _coco_folder(file, path), classes, max_bad_share, all_present)
     return ds.subset(hold_out([Path(p).name for p in ds.paths], split)) if whole else ds

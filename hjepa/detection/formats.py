@@ -8,18 +8,27 @@ __all__ = ['BOX_DATASETS', 'BOX_SETTINGS', 'LeftOut', 'read_number', 'read_whole
            'register_boxes', 'box_settings', 'data_folder', 'build_box_dataset']
 
 # %% ../../nbs/detection/04_formats.ipynb #dbfd5cfe
-import contextlib, difflib, inspect, math, os, re, unicodedata, zlib
+import contextlib
+import difflib
+import inspect
+import math
+import os
+import re
+import unicodedata
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Sequence
+
 import numpy as np
 from PIL import Image
+
 from ..core.files import check_regular
+from ..core.loader import DataError
 from ..core.random import keyed_uniform
 from ..data.images import allow_megapixels, check_image_shape, tiff_shape
-from ..core.loader import DataError
 from ..data.named import choose_split
 from .boxes import BoxDataset, brief
 
@@ -30,6 +39,7 @@ class LeftOut(ValueError):
         super().__init__(text)
         self.reason = reason
 
+# %% ../../nbs/detection/04_formats.ipynb #4e80aa48
 def read_number(
     value: Any, # From a file: a number, or the text of one
     what: str   # What it is called there
@@ -47,6 +57,7 @@ def read_whole(value: Any, what: str) -> int:
         raise LeftOut(f'{what} is {brief(value)}; expected a whole number', f'{what} is no whole number')
     return int(x)
 
+# %% ../../nbs/detection/04_formats.ipynb #4f6d1126
 def read_flag(value: Any, what: str) -> bool:
     "Yes or no; nothing is no. Raises `ValueError` for anything else."
     word = '' if value is None else str(value).strip().lower()
@@ -66,7 +77,7 @@ def clip_box(
     box: Sequence[float],     # `(x0, y0, x1, y1)`
     size: tuple[int, int]     # `(h, w)` of the image
 ) -> tuple[list[float], str]: # The box inside the image, and what is remarkable about it, or ''
-    "Raises `ValueError` with the reason if there is no box in the image."
+    "Raises `LeftOut` with the reason if there is no box in the image."
     # what is compared is what is stored
     with np.errstate(over='ignore'): box = np.float32(box).tolist()
     (h, w), (x0, y0, x1, y1) = size, box
@@ -81,15 +92,15 @@ def clip_box(
         raise LeftOut(f'{text} lies within the first pixel; its numbers seem to be shares of the image, '
                      'expected pixels', 'within the first pixel: shares of the image instead of pixels?')
     out = max(-x0, -y0, x1 - w, y1 - h)
-    return [max(x0, 0.), max(y0, 0.), min(x1, float(w)), min(y1, float(h))], (
-        f'{text} sticks out of {beside} by {out:g} pixels; it is clipped' if out > 1 else '')
+    clipped = [max(x0, 0.), max(y0, 0.), min(x1, float(w)), min(y1, float(h))]
+    return clipped, f'{text} sticks out of {beside} by {out:g} pixels; it is clipped' if out > 1 else ''
 
 # %% ../../nbs/detection/04_formats.ipynb #86801565
 def turn_box(
-    box: Sequence[float],  # `(x0, y0, x1, y1)` in the picture as stored
+    box: Sequence[float],  # `(x0, y0, x1, y1)` in the image as stored
     size: tuple[int, int], # `(h, w)` as stored
     orientation: int       # EXIF orientation 1 … 8
-) -> list[float]:          # In the upright picture
+) -> list[float]:          # In the upright image
     (x0, y0, x1, y1), (h, w) = box, size
     if orientation >= 5: x0, y0, x1, y1, h, w = y0, x0, y1, x1, w, h          # 5 … 8: rows are columns
     if orientation in (2, 3, 6, 7): x0, x1 = w - x1, w - x0
@@ -97,11 +108,11 @@ def turn_box(
     return [x0, y0, x1, y1]
 
 def _turn(
-    stored: tuple[int, int],       # `(h, w)` of the picture as stored
+    stored: tuple[int, int],       # `(h, w)` of the image as stored
     orientation: int,              # Its EXIF orientation 1 … 8
     stated: tuple[int, int] | None # `(h, w)` that the annotation states
 ) -> int:                          # The orientation by which its boxes have to be turned, 1 for not at all
-    "Raises `ValueError` if the annotation does not fit the picture, or if nobody can know."
+    "Raises `LeftOut` if the annotation does not fit the image, or if it cannot be known."
     upright, by = stored[::-1] if orientation >= 5 else stored, lambda s: f'{s[1]}×{s[0]}'
     if stated not in (None, stored, upright):
         raise LeftOut(f'is {by(stored)} pixels, but the annotation says {by(stated)}',
@@ -120,13 +131,13 @@ class ListedImage:
     path: Path                           # The image
     place: tuple                         # Where the annotation lists it
     size: tuple[int, int] | None = None  # `(h, w)` that it states
-    rows: list[tuple] = field(default_factory=list) # Its boxes: (place, what to call it in a report, class number, `(x0, y0, x1, y1)`, ignore)
-    # Why it cannot be used whatever its file is: in full, and in a few words
+    # Its boxes: (place, what to call it in a report, class number, `(x0, y0, x1, y1)`, ignore)
+    rows: list[tuple] = field(default_factory=list)
+    # Why it cannot be used even if its file is good: in full, and in a few words
     wrong: tuple[str, str] | None = None
 
-# Size `(h, w)` in which its boxes are given, and their turn
 def _inspect(entry: ListedImage) -> tuple[tuple[int, int], int]:
-    "Raises `ValueError` with the reason if it cannot be used."
+    "Size `(h, w)` in which its boxes are given, and their turn. Raises `LeftOut` if it cannot be used."
     try:
         check_regular(entry.path)
         size, orientation = _file_size(entry.path)
@@ -135,8 +146,10 @@ def _inspect(entry: ListedImage) -> tuple[tuple[int, int], int]:
         return entry.size or size, turn
     except (FileNotFoundError, NotADirectoryError): raise LeftOut('is not there', 'not there') from None
     except LeftOut: raise
-    except Exception as e: raise LeftOut(f'cannot be read ({type(e).__name__}: {e})', 'unreadable') from None
+    except Exception as e:
+        raise LeftOut(f'cannot be read ({type(e).__name__}: {e})', 'unreadable') from None
 
+# %% ../../nbs/detection/04_formats.ipynb #1fd3af88
 def _file_size(path: Path) -> tuple[tuple[int, int], int]: # `(h, w)` as stored, and the orientation of EXIF
     "Read from the file's header."
     suffix, orientation = path.suffix.lower(), 1
@@ -150,7 +163,8 @@ def _file_size(path: Path) -> tuple[tuple[int, int], int]: # `(h, w)` as stored,
         with contextlib.suppress(Exception): orientation = Image.Image.getexif(im).get(0x0112, 1)
         return im.size[::-1], orientation
 
-def _plane(shape: tuple[int, ...]) -> tuple[int, int]: # `(h, w)` of pixels whose channels come first or last
+def _plane(shape: tuple[int, ...]) -> tuple[int, int]:
+    "`(h, w)` of pixels whose channels come first or last."
     check_image_shape(shape)
     if len(shape) == 2: return tuple(shape)
     return tuple(shape[1:] if shape[0] < shape[-1] else shape[:2])
@@ -166,9 +180,8 @@ class Account:
     "What a reader came across."
     problems: list[tuple[tuple, str]] = field(default_factory=list) # (place, what)
     seen: Counter = field(default_factory=Counter)                  # 'boxes' and 'images' → how many
-    # … and how many of them are left out as wrong
-    bad: Counter = field(default_factory=Counter)
-    # … by reason
+    bad: Counter = field(default_factory=Counter)                   # … of them are left out as wrong
+    # 'boxes' and 'images' → reason → how many
     left_out: dict[str, Counter] = field(default_factory=lambda: dict(boxes=Counter(), images=Counter()))
     def note(self, place: tuple, what: str):
         "Something is remarkable at `place`."
@@ -189,6 +202,7 @@ class Account:
         "Something is left out, and rightly so."
         self.left_out[kind][reason] += 1
 
+# %% ../../nbs/detection/04_formats.ipynb #5e878ab2
 def _settle(
     account: Account,    # Of a reader that is done
     name: str,            # What was read
@@ -197,7 +211,8 @@ def _settle(
 ) -> list[str]:           # `file:line: what`, in order
     "The report; raises `DataError` if too much is wrong, or everything."
     where = locate([p for p, _ in account.problems]) if account.problems else {}
-    report = ['{}:{}: {}'.format(*where[p], what) for p, what in sorted(account.problems, key=lambda p: where[p[0]])]
+    in_order = sorted(account.problems, key=lambda p: where[p[0]])
+    report = ['{}:{}: {}'.format(*where[p], what) for p, what in in_order]
     for kind in ('boxes', 'images'):
         bad, n = account.bad[kind], account.seen[kind]
         if bad > max_bad_share*n or bad == n > 0:
@@ -211,9 +226,12 @@ def format_left_out(
     left_out: dict[str, dict[str, int]] # 'boxes' and 'images' → reason → how many
 ) -> str:                               # One line, '' if there is nothing
     "What a reader left out, by reason."
-    line = lambda kind, counts: f'{sum(counts.values()):,} {kind} left out: ' + ', '.join(
-        f'{n:,} {reason}' for reason, n in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
-    return '; '.join(line(kind, counts) for kind, counts in left_out.items() if counts)
+    lines = []
+    for kind, counts in left_out.items():
+        most_first = sorted(counts.items(), key=lambda c: (-c[1], c[0]))
+        reasons = ', '.join(f'{n:,} {reason}' for reason, n in most_first)
+        if counts: lines.append(f'{sum(counts.values()):,} {kind} left out: {reasons}')
+    return '; '.join(lines)
 
 # %% ../../nbs/detection/04_formats.ipynb #0667f47f
 def assemble_boxes(
@@ -314,16 +332,18 @@ def choose_classes(
 _SPLIT = 24   # stream: what a random number is for
 
 def hold_out(
-    names: Sequence[str], # What tells the pictures apart
+    names: Sequence[str], # What tells the images apart
     split: str | None,    # `train`, `val` or `test` (the same as `val`); None: all
     share: float = 0.2    # How much is held out
 ) -> list[int]:           # Which of them
-    "A split by a hash of the names: a picture stays on its side, whatever is added or removed."
+    "A split by a hash of the names: an image stays on its side, whatever is added or removed."
     if split is None: return list(range(len(names)))
     u = keyed_uniform(0, 0, [zlib.crc32(str(n).encode()) for n in names], 1, stream=_SPLIT)[:, 0]
     held = choose_split('a folder without lists', split, ('train', 'val')) == 'val'
     part = ((u < share) == held).nonzero()[:, 0].tolist()
-    if names and not part: raise ValueError(f'of {len(names)} pictures none falls to the split {split!r}: there are too few to divide. Make a file, list or folder for each split')
+    if names and not part:
+        raise ValueError(f'of {len(names)} images none falls to the split {split!r}: there are too few '
+                         'to divide. Make a file, list or folder for each split')
     return part
 
 # %% ../../nbs/detection/04_formats.ipynb #caabb1d5
@@ -334,14 +354,17 @@ def register_boxes(
 ) -> Callable:  # A decorator of a function that gives a `BoxDataset`
     """Enter a format into the table: all that is needed for a new one.
 
-    The function receives, by name, those of `BOX_SETTINGS` that are its parameters; all of them if it takes `*args` or `**kwargs`."""
+    The function receives, by name, those of `BOX_SETTINGS` that are its parameters; all of them if it
+    takes `*args` or `**kwargs`."""
     def enter(f):
         BOX_DATASETS[name] = f
         return f
     return enter
 
+# %% ../../nbs/detection/04_formats.ipynb #f3d3e095
 # What a format may use, see `build_box_dataset`
-BOX_SETTINGS = ('path', 'split', 'classes', 'max_bad_share', 'n', 'seed', 'annotations', 'download', 'all_present')
+BOX_SETTINGS = ('path', 'split', 'classes', 'max_bad_share', 'n', 'seed', 'annotations', 'download',
+                'all_present')
 
 def box_settings(
     name: str      # Of a format
@@ -358,12 +381,19 @@ def _box_reader(name: str) -> Callable:
     raise ValueError(f'there is no data set of boxes {name!r}.{hint} Known: {", ".join(BOX_DATASETS)}; '
                      f'your own boxes are read by the format that they have')
 
+# %% ../../nbs/detection/04_formats.ipynb #19fb43cc
 def _call_reader(read: Callable, given: dict[str, Any]) -> BoxDataset:
+    "By name, or in the order of `BOX_SETTINGS` for a function that takes `*args`."
     kinds = {p.kind for p in inspect.signature(read).parameters.values()}
     return read(*given.values()) if inspect.Parameter.VAR_POSITIONAL in kinds else read(**given)
 
-def data_folder(name: str, path: Path | None) -> Path:
-    if path is None: raise ValueError(f'{name} needs a path: the folder with the pictures and annotations')
+def data_folder(
+    name: str,        # Of the format
+    path: Path | None # What the user gave
+) -> Path:            # The same
+    """The folder of a format that needs one. Raises `ValueError` without, `FileNotFoundError` if it is not
+    there."""
+    if path is None: raise ValueError(f'{name} needs a path: the folder with the images and annotations')
     if not path.is_dir(): raise FileNotFoundError(f'there is no folder {path} (path of {name})')
     return path
 
@@ -371,23 +401,30 @@ def data_folder(name: str, path: Path | None) -> Path:
 def build_box_dataset(
     name: str = 'scenes',                 # One of `BOX_DATASETS`
     path: str | Path | None = None,       # Where its files are
-    split: str | None = 'train',          # `train`, and `val` or `test`; None: all that is in one file or folder
-    in_chans: int | None = None,          # 1 grey, 3 colour, or what files have; None: what the data set has
-    classes: Sequence[str] | None = None, # Class names, in the order of their numbers; None: all that it has
-    max_bad_share: float = 0.1,           # Share of boxes or pictures that may be left out as wrong
-    n: int | None = None,                 # How many scenes (None: 2000 to train, else 500), or the first n pictures
-    seed: int = 0,                        # Of the scenes
+    split: str | None = 'train',          # `train`, and `val` or `test`; None: all that is in one place
+    in_chans: int | None = None,          # 1 grey, 3 colour, or what files have; None: what the data has
+    classes: Sequence[str] | None = None, # Names, in the order of their numbers; None: all that it has
+    max_bad_share: float = 0.1,           # Share of boxes or images that may be left out as wrong
+    # How many are drawn, or the first n images; None: the format's, or all
+    n: int | None = None,
+    seed: int = 0,                        # Of images that are drawn
     annotations: str | None = None,       # A file of boxes that is elsewhere, where the format has one
     download: bool = False,               # Fetch it if it is not there, where the format can
     all_present: bool = True,             # Must there be all of `classes`? A test part may lack some
-    max_megapixels: float | None = None   # Largest size of an image, see `hjepa.data.images.allow_megapixels`
+    # Largest size of an image, see `hjepa.data.images.allow_megapixels`
+    max_megapixels: float | None = None
 ) -> BoxDataset:
-    "A data set of boxes by name. Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (too much is wrong, or no download) with what to do."
+    """A data set of boxes by name. What its format does not use is ignored, but for `path`, `classes` and
+    `annotations`.
+
+    Raises `ValueError` (name, split, contents), `FileNotFoundError` (path) or `DataError` (too much is
+    wrong, or no download) with what to do."""
     read, uses = _box_reader(name), box_settings(name)
-    if n is not None and n < 1: raise ValueError(f'n is {n}; expected at least one picture')
+    if n is not None and n < 1: raise ValueError(f'n is {n}; expected at least one image')
     allow_megapixels(max_megapixels)
     path = None if path is None else Path(path).expanduser()
-    given = dict(zip(BOX_SETTINGS, (path, split, classes, max_bad_share, n, seed, annotations, download, all_present), strict=True))
+    values = path, split, classes, max_bad_share, n, seed, annotations, download, all_present
+    given = dict(zip(BOX_SETTINGS, values, strict=True))
     for key in ('path', 'classes', 'annotations'):
         if key not in uses and given[key] is not None: raise ValueError(f'{name} takes no {key}')
     ds = _call_reader(read, {k: v for k, v in given.items() if k in uses})

@@ -9,11 +9,12 @@ __all__ = ['KITTI_TYPES', 'read_kitti']
 import contextlib
 from pathlib import Path
 from typing import Sequence
+
 from ..core.files import read_text
 from ..data.named import data_root, fetch_data
 from .boxes import BoxDataset, brief
-from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder, hold_out,
-                                     LeftOut, ListedImage, read_number, register_boxes)
+from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder,
+                                     hold_out, LeftOut, ListedImage, read_number, register_boxes)
 
 # %% ../../nbs/detection/07_kitti.ipynb #b0f38100
 KITTI_TYPES = ('Car', 'Van', 'Truck', 'Pedestrian', 'Person_sitting', 'Cyclist', 'Tram', 'Misc', 'DontCare')
@@ -23,24 +24,26 @@ def _kitti_row(
     line: str,             # A line of a label file
     number: dict[str, int] # Class name to class number
 ) -> list[tuple]:          # Its boxes: (class number, box, ignore)
-    "Raises `ValueError` with the reason if it cannot be used."
+    "Raises `LeftOut` with the reason if it cannot be used."
     kind, *values = line.split()
     if len(values) not in (14, 15):
-        raise LeftOut(f'it has {len(values) + 1} columns; expected the type and 14 numbers (15 with a score)',
-                     'of another number of columns')
+        raise LeftOut(f'it has {len(values) + 1} columns; expected the type and 14 numbers (15 with a '
+                      'score)', 'of another number of columns')
     if kind not in KITTI_TYPES and kind not in number:
         raise LeftOut(f'{brief(kind)} is an unknown class', 'of an unknown class')
     try: box = tuple(read_number(v, 'box') for v in values[3:7])
     except ValueError:
         raise LeftOut(f'the box is {" ".join(values[3:7])}; expected four numbers',
-                     'without four numbers') from None
+                      'without four numbers') from None
     if kind in number: return [(number[kind], box, False)]
     if kind == 'DontCare': return [(k, box, True) for k in number.values()]
     return [(number[_ALIKE[kind]], box, True)] if _ALIKE.get(kind) in number else []
 
 # %% ../../nbs/detection/07_kitti.ipynb #a1210040
-def _kitti_folder(root: Path) -> Path | None: # The folder with `label_2` and `image_2`, where torchvision or somebody else put it
-    return next((p for p in (root, root/'training', root/'raw'/'training', root/'Kitti'/'raw'/'training') if (p/'label_2').is_dir() and (p/'image_2').is_dir()), None)
+def _kitti_folder(root: Path) -> Path | None:
+    "The folder with `label_2` and `image_2`, where the archives or torchvision put it."
+    likely = root, root/'training', root/'raw'/'training', root/'Kitti'/'raw'/'training'
+    return next((p for p in likely if (p/'label_2').is_dir() and (p/'image_2').is_dir()), None)
 
 def _kitti_classes(
     files: list[Path],             # Label files
@@ -54,22 +57,38 @@ def _kitti_classes(
         for file in files:
             with contextlib.suppress(ValueError, OSError):
                 known += [line.split()[0] for line in read_text(file).splitlines() if line.strip()]
-    return choose_classes(files[0].parent if files else 'a folder without labels', classes,
-                   list(dict.fromkeys(known)), all_present)
+    source = files[0].parent if files else 'a folder without labels'
+    return choose_classes(source, classes, list(dict.fromkeys(known)), all_present)
 
+# %% ../../nbs/detection/07_kitti.ipynb #ec3cc5f1
+def _kitti_line(line: str, place: tuple, number: dict[str, int], entry: ListedImage, account: Account):
+    "A line's boxes to its image, and what cannot be used to the account."
+    if not line.strip(): return
+    try: rows = _kitti_row(line, number)
+    except LeftOut as e:
+        account.refuse('boxes', place, f'{e}; it is left out', e.reason)
+        return
+    if not rows: account.skip('boxes', 'of classes not asked for')
+    entry.rows += [(place, '', *row) for row in rows]
+
+# %% ../../nbs/detection/07_kitti.ipynb #13f60fe7
 def read_kitti(
-    folder: str | Path,                   # With `image_2` and `label_2`, or a folder above, as torchvision lays it out (`Kitti/raw/training`)
+    # With `image_2` and `label_2`, or a folder above, as torchvision lays it out (`Kitti/raw/training`)
+    folder: str | Path,
     classes: Sequence[str] | None = None, # In this order; None: Car, Pedestrian, Cyclist
     split: str | None = None,             # `train` or `val`, by `hold_out`; None: all
     max_bad_share: float = 0.1,           # Share of boxes or images that may be left out as wrong
-    all_present: bool = True              # Must the folder have all those classes? A test part may lack some
+    # Must the folder have all those classes? A test part may lack some
+    all_present: bool = True
 ) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
     """Read KITTI's object labels.
 
-    Raises `FileNotFoundError` if the folders are not there, `DataError` if too much is wrong, `ValueError`
-    for a class that is not there."""
+    Raises `FileNotFoundError` if the folders are not there, `DataError` if too much is wrong,
+    `ValueError` for a class that is not there."""
     base = _kitti_folder(Path(folder))
-    if base is None: raise FileNotFoundError(f'{folder} has no folders image_2 and label_2, nor have training, raw/training or Kitti/raw/training in it')
+    if base is None:
+        raise FileNotFoundError(f'{folder} has no folders image_2 and label_2, nor have training, '
+                                'raw/training or Kitti/raw/training in it')
     files = sorted(f for f in (base/'label_2').glob('*.txt') if not f.name.startswith('.'))
     classes = _kitti_classes(files, classes, all_present)
     number, account, entries, look = {c: k for k, c in enumerate(classes)}, Account(), [], FileFinder()
@@ -84,16 +103,6 @@ def read_kitti(
         for n, line in enumerate(lines, 1):
             _kitti_line(line, (str(files[i]), n), number, entries[-1], account)
     return assemble_boxes('kitti', entries, account, classes, max_bad_share)
-
-def _kitti_line(line: str, place: tuple, number: dict[str, int], entry: ListedImage, account: Account):
-    "A line's boxes to its image, and what cannot be used to the account."
-    if not line.strip(): return
-    try: rows = _kitti_row(line, number)
-    except LeftOut as e:
-        account.refuse('boxes', place, f'{e}; it is left out', e.reason)
-        return
-    if not rows: account.skip('boxes', 'of classes not asked for')
-    entry.rows += [(place, '', *row) for row in rows]
 
 # %% ../../nbs/detection/07_kitti.ipynb #227bf1ee
 @register_boxes('kitti')

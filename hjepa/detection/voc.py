@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Sequence
 from xml.etree import ElementTree
 from xml.parsers import expat
+
 from ..core.files import check_regular, read_text
 from ..data.named import choose_split, data_root, fetch_data, PICTURES
 from .boxes import BoxDataset, brief
-from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder, hold_out,
-                                     LeftOut, ListedImage, read_flag, read_number, read_whole, register_boxes)
+from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder,
+                                     hold_out, LeftOut, ListedImage, read_flag, read_number, read_whole,
+                                     register_boxes)
 
 # %% ../../nbs/detection/06_voc.ipynb #b5c1939b
 def _read_xml(
@@ -23,9 +25,10 @@ def _read_xml(
 ) -> ElementTree.Element:     # The root; each element has the attribute `line`, and its name without a prefix
     "Raises `ValueError` with `line` and the reason if it is no XML."
     parser, tree = expat.ParserCreate(), ElementTree.TreeBuilder()
-    parser.StartElementHandler = lambda tag, attributes: tree.start(
-        tag.rpartition(':')[2], attributes | {'line': parser.CurrentLineNumber})
-    parser.EndElementHandler = lambda tag: tree.end(tag.rpartition(':')[2])
+    bare = lambda tag: tag.rpartition(':')[2]
+    with_line = lambda attributes: attributes | {'line': parser.CurrentLineNumber}
+    parser.StartElementHandler = lambda tag, attributes: tree.start(bare(tag), with_line(attributes))
+    parser.EndElementHandler = lambda tag: tree.end(bare(tag))
     parser.CharacterDataHandler = tree.data
     check_regular(path)
     try: parser.Parse(Path(path).read_bytes(), True)
@@ -43,17 +46,19 @@ class _BadXML(LeftOut):
         super().__init__(text, reason)
         self.line = line
 
-def _text(node: ElementTree.Element | None, path: str) -> str: return '' if node is None else (node.findtext(path) or '').strip()
+def _text(node: ElementTree.Element | None, path: str) -> str:
+    return '' if node is None else (node.findtext(path) or '').strip()
 
 # %% ../../nbs/detection/06_voc.ipynb #76364802
-VOC_CLASSES = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person pottedplant sheep sofa train tvmonitor').split()
+VOC_CLASSES = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse '
+               'motorbike person pottedplant sheep sofa train tvmonitor').split()
 
 def _voc_root(file: Path) -> ElementTree.Element:
     "The `<annotation>` of a file. Raises `ValueError` with the reason if there is none."
     root = _read_xml(file)
     if root.tag != 'annotation':
-        raise _BadXML(f'its outermost element is <{root.tag}>; expected <annotation>', 'without <annotation>',
-                      root.attrib['line'])
+        raise _BadXML(f'its outermost element is <{root.tag}>; expected <annotation>',
+                      'without <annotation>', root.attrib['line'])
     if root.find('object') is None and (box := root.find('.//bndbox')) is not None:
         raise _BadXML('its boxes are not in an <object> of <annotation>', 'with boxes outside of <object>',
                       box.attrib['line'])
@@ -63,8 +68,8 @@ def _voc_image(
     root: ElementTree.Element, # An annotation
     file: Path,                # Its file
     folders: list[Path],       # Where its image may be
-    files: FileFinder,           # Looks it up
-    account: Account          # Takes what is remarkable
+    files: FileFinder,         # Looks it up
+    account: Account           # Takes what is remarkable
 ) -> tuple[Path, tuple[str, str] | None]: # The image, and why it cannot be used
     "The image of an annotation: the one of its own name, else the one that it names."
     name = Path(_text(root, 'filename').replace('\\', '/')).name
@@ -79,11 +84,12 @@ def _voc_image(
                      f'its filename is {brief(name)}; {own.name}, which has its own name, is used')
     return own or said or folders[0]/(name or file.stem), None
 
+# %% ../../nbs/detection/06_voc.ipynb #ca072a2b
 def _voc_entry(
     file: Path,           # The annotation
     folders: list[Path],  # Where its image may be
-    files: FileFinder,      # Looks it up
-    account: Account     # Takes what is remarkable
+    files: FileFinder,    # Looks it up
+    account: Account      # Takes what is remarkable
 ) -> tuple[ListedImage, list[tuple]]: # The image, and its objects, see `_voc_object`
     root = _voc_root(file)
     place = (str(file), root.attrib['line'])
@@ -97,7 +103,8 @@ def _voc_object(o: ElementTree.Element, file: Path) -> tuple[tuple, str, tuple |
     "Place, name, box or the reason why there is none, and is it difficult?"
     box = difficult = None
     try:
-        x0, y0, x1, y1 = (read_number(_text(o.find('bndbox'), k), k) for k in ('xmin', 'ymin', 'xmax', 'ymax'))
+        x0, y0, x1, y1 = (read_number(_text(o.find('bndbox'), k), k)
+                          for k in ('xmin', 'ymin', 'xmax', 'ymax'))
         box, difficult = (x0 - 1, y0 - 1, x1, y1), read_flag(_text(o, 'difficult'), 'difficult')
     except LeftOut as e: box = e
     return (str(file), o.attrib['line']), _text(o, 'name'), box, bool(difficult)
@@ -107,13 +114,14 @@ def _voc_files(
     folder: Path,     # With `Annotations`, or with the XML files themselves
     split: str | None # None: all
 ) -> list[tuple[Path, tuple]]: # Annotation files, and where they are listed
-    xml, lists = folder/'Annotations' if (folder/'Annotations').is_dir() else folder, folder/'ImageSets'/'Main'
+    xml = folder/'Annotations' if (folder/'Annotations').is_dir() else folder
+    lists = folder/'ImageSets'/'Main'
     if split is not None and lists.is_dir():
-        split = choose_split(f'VOC in {folder}', split, sorted(p.stem for p in lists.glob('*.txt') if '_' not in p.stem))
+        split = choose_split(f'VOC in {folder}', split,
+                             sorted(p.stem for p in lists.glob('*.txt') if '_' not in p.stem))
         table = lists/f'{split}.txt'
-        lines = enumerate(read_text(table).splitlines(), 1)
-        return [(xml/f'{Path(line.split()[0]).name}.xml', (str(table), n)) for n,
-                line in lines if line.strip()]
+        lines = [(n, line.split()) for n, line in enumerate(read_text(table).splitlines(), 1)]
+        return [(xml/f'{Path(words[0]).name}.xml', (str(table), n)) for n, words in lines if words]
     files = sorted(p for p in xml.iterdir() if p.suffix.lower() == '.xml' and not p.name.startswith('.'))
     if not files:
         raise ValueError(f'there is no .xml file in {xml}; expected one per image, in {folder} or in '
@@ -123,7 +131,7 @@ def _voc_files(
 def _voc_read(
     files: list[tuple[Path, tuple]], # Annotation files, and where they are listed
     folders: list[Path],             # Where images may be
-    account: Account                # Takes what is wrong
+    account: Account                 # Takes what is wrong
 ) -> list[tuple[ListedImage, list[tuple]]]:
     read, look = [], FileFinder()
     for file, listed in files:
@@ -146,18 +154,22 @@ def _voc_classes(folder: Path) -> list[str]:
             found |= {_text(o, 'name') for o in _voc_root(file).findall('object')} - {''}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else sorted(found)
 
+# %% ../../nbs/detection/06_voc.ipynb #a4034371
 def read_voc(
     folder: str | Path,                   # With `Annotations` and `JPEGImages`, or XML files beside images
     split: str | None = None,             # A list in `ImageSets/Main`, or by `hold_out`; None: everything
     classes: Sequence[str] | None = None, # Those to keep, in order; None: Pascal's, or the folder's own
     max_bad_share: float = 0.1,           # Share of boxes or images that may be left out as wrong
-    all_present: bool = True              # Must the folder have all those classes? A test part may lack some
+    # Must the folder have all those classes? A test part may lack some
+    all_present: bool = True
 ) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
-    """Read Pascal VOC's format. Objects of other classes are left out, reported unless they are Pascal's own.
+    """Read Pascal VOC's format. Objects of other classes are left out, and reported unless they are
+    Pascal's.
 
     Raises `DataError` if too much is wrong, `ValueError` for a split or a class that is not there."""
     folder, account = Path(folder), Account()
-    folders = [f for f in (folder/'JPEGImages', folder/'images', folder, folder/'Annotations') if f.is_dir()] or [folder]
+    likely = folder/'JPEGImages', folder/'images', folder, folder/'Annotations'
+    folders = [f for f in likely if f.is_dir()] or [folder]
     known = _voc_classes(folder)
     names = list(known) if classes is None else choose_classes(folder, classes, known, all_present)
     read = _voc_read(_voc_files(folder, split), folders, account)
@@ -165,11 +177,11 @@ def read_voc(
     return assemble_boxes('voc', [entry for entry, _ in read], account, names, max_bad_share)
 
 def _voc_rows(
-    entry: ListedImage,        # Gets boxes
+    entry: ListedImage,   # Gets boxes
     objects: list[tuple], # See `_voc_object`
     names: list[str],     # Class names
     chosen: bool,         # Were they chosen, so that others are left out rightly?
-    account: Account     # Takes what is left out
+    account: Account      # Takes what is left out
 ):
     for place, name, box, difficult in objects:
         # Pascal's others were not asked for
@@ -198,5 +210,6 @@ def _build_voc(path, split, classes, max_bad_share, download, all_present) -> Bo
     def get():
         from torchvision.datasets import VOCDetection
         for part in ('trainval', 'test'): VOCDetection(str(base), '2007', part, download=True)
-    fetch_data('voc', base, lambda: _voc_folder(base), get, 'a folder Annotations with an .xml file per picture, and JPEGImages', download)
+    what = 'a folder Annotations with an .xml file per image, and JPEGImages'
+    fetch_data('voc', base, lambda: _voc_folder(base), get, what, download)
     return read_voc(_voc_folder(base), split, classes, max_bad_share, all_present)

@@ -7,7 +7,7 @@ __all__ = ['READOUTS', 'Features', 'collect_features', 'thumbnails', 'progress_b
            'Encodings', 'TimmFeatures', 'random_like', 'pixel_features', 'ReadOut', 'register_readout', 'parse_readout',
            'readout_words', 'blocks_needed', 'highest_level', 'check_readouts', 'readout', 'readouts',
            'blank_encodings', 'readout_widths', 'readout_columns', 'readout_names', 'Readouts', 'collect_readouts',
-           'check_features', 'labelled', 'principal_axes', 'Whitening', 'white_dim', 'whiten']
+           'check_features', 'labelled', 'white_dim', 'whiten']
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #f05e090d
 import inspect
@@ -23,13 +23,14 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterable, Sequence
 
 from ..core.config import ConfigError, require, section_check
 from ..core.distributed import choose_precision
+from ..core.linalg import check_vectors, Whitening
 from ..core.loader import BadImages, build_loader
 from ..core.modules import evaluating
-from ..core.random import fixed_seed, keyed_permutation
+from ..core.random import fixed_seed
 from ..core.weights import hub_or_cache
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
@@ -48,17 +49,19 @@ class Features:
     thumbs: Tensor | None = None # [n, 256] float16, see `thumbnails`, if they were asked for
     def __len__(self) -> int: return len(self.index)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #235e554c
 def collect_features(
     view: EvalView, # the images
     encode: Callable[[Tensor], list[Tensor]], # uint8 [B, C, H, W] → L tensors [B, cells, d]
     batch_size: int, # images per pass
-    num_workers: int = 0,
+    num_workers: int = 0, # processes that read images
     progress: str | None = None, # words beside a progress bar; None: no bar
     max_bad_share: float = 0.1, # stop when more of the files cannot be read
     thumbs: bool = False, # keep a thumbnail of every image
 ) -> Features:
     "Encode every image of a view."
-    out, n, labels, index, bad, seen, small = None, 0, [], [], BadImages(max_bad_share), 0, []
+    out, labels, index, small = None, [], [], []
+    bad, n, seen = BadImages(max_bad_share), 0, 0
     for batch in progress_bar(build_loader(view, batch_size, num_workers), progress):
         bad.update(batch)
         bad.check(seen := seen + len(batch['index']) + len(batch['bad']))
@@ -67,7 +70,7 @@ def collect_features(
         if out is None: out = [torch.empty(len(view), *x.shape[1:]) for x in xs]
         for o, x in zip(out, xs, strict=True): o[n:n + len(x)] = x
         n += len(batch['index'])
-        labels.append(batch['label'].clone())                   # a worker's tensors hold open files
+        labels.append(batch['label'].clone())  # a worker's tensors hold open files
         index.append(batch['index'].clone())
         if thumbs: small.append(thumbnails(batch['image']))
     if out is None: raise ValueError(f'not one picture of {view.dataset.name!r} could be read')
@@ -75,6 +78,7 @@ def collect_features(
     small = torch.cat(small) if thumbs else None
     return Features([o[:n] for o in out], labels, torch.cat(index), list(bad.names), small)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #af20326a
 def thumbnails(
     images: Tensor, # [B, C, H, W]
     size: int = 16, # pixels along each side
@@ -82,7 +86,11 @@ def thumbnails(
     "Small grey versions of images, by which near-duplicates are found."
     return F.adaptive_avg_pool2d(images.float().mean(1, keepdim=True), size).flatten(1).half()
 
-def progress_bar(loader, words: str | None) -> Iterator:
+def progress_bar(
+    loader: Iterable, # what gives batches
+    words: str | None, # beside the bar; None: no bar
+) -> Iterable:
+    "A loader with a progress bar around it."
     if words is None: return loader
     from tqdm import tqdm
     return tqdm(loader, desc=words, leave=False)
@@ -90,10 +98,12 @@ def progress_bar(loader, words: str | None) -> Iterator:
 # %% ../../nbs/evaluation/01_encodings.ipynb #a8c0f478
 def autocast_for(
     device: torch.device | str, # where the model is
-    precision: str = 'auto', # 'fp32' (or 'no'), 'bf16', or 'auto': half precision where the device is fast at it
+    # 'fp32' (or 'no'), 'bf16', or 'auto': half precision where the device is fast at it
+    precision: str = 'auto',
 ): # a context manager
     "Mixed precision for a block of code. Raises ValueError for an unknown precision."
-    if precision not in ('auto', 'fp32', 'no', 'bf16', 'fp16'): raise ValueError(f"precision={precision!r}: expected 'auto', 'fp32', 'bf16' or 'fp16'")
+    if precision not in ('auto', 'fp32', 'no', 'bf16', 'fp16'):
+        raise ValueError(f"precision={precision!r}: expected 'auto', 'fp32', 'bf16' or 'fp16'")
     kind = torch.device(device).type
     half = dict(bf16=torch.bfloat16, fp16=torch.float16).get(choose_precision(precision, kind))
     return nullcontext() if half is None else torch.autocast(kind, half)
@@ -109,7 +119,8 @@ def extract_dataset(
     device: torch.device | str | None = None, # the model is moved there; None: where it is
     progress: bool | str = False, # a progress bar, with words beside it if you like
     num_workers: int = 0, # processes that read images
-    reduce: Callable[[list[Tensor]], list[Tensor]] | None = None, # applied to each batch's levels [B, cells, d], to keep less than all
+    # applied to each batch's levels [B, cells, d], to keep less than all
+    reduce: Callable[[list[Tensor]], list[Tensor]] | None = None,
     max_bad_share: float = 0.1, # RuntimeError when more of the files cannot be read
 ) -> Features:
     "Features of every image at every level, for one pass of the encoder. The random state is left alone."
@@ -117,20 +128,22 @@ def extract_dataset(
     device = next(model.parameters()).device
     def encode(images: Tensor) -> list[Tensor]:
         with torch.no_grad(), autocast_for(device, precision):
-            out = model.extract_levels(normalize(images.to(device), *model.pixel_stats), levels, fpn, encoder)
+            x = normalize(images.to(device), *model.pixel_stats)
+            out = model.extract_levels(x, levels, fpn, encoder)
             return out if reduce is None else reduce(out)
     view = model_view(model, dataset)
-    return collect_features(view, encode, batch_size, num_workers, f'features of {view.dataset.name}' if progress is True else progress or None, max_bad_share)
+    words = f'features of {view.dataset.name}' if progress is True else progress or None
+    return collect_features(view, encode, batch_size, num_workers, words, max_bad_share)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #74b1dfee
 @dataclass
 class Encodings:
     "What a network says about a batch of images."
     levels: list[Tensor] # L tensors [B, C_l, d], finest first, as `extract_levels` of an HJEPA gives them
-    patches: list[Tensor] # after each of the last k blocks, the last one last: [B, N, D], raster order, after the final norm
+    patches: list[Tensor] # of each of the last k blocks, in order: [B, N, D], raster order, normed
     cls: list[Tensor] # the same blocks' CLS tokens [B, D]; empty if the network has none
     grid: tuple[int, int] # (gh, gw) of the patches after the last block
-    pooled: Tensor | None = None # [B, d'], what the network hands to its own classifier, if that is something of its own
+    pooled: Tensor | None = None # [B, d'], the input of the network's own classifier, if it is none of these
     def cells(self,
         tokens: Tensor, # [B, N, D], one of `patches`
         level: int, # 0: the patches themselves
@@ -150,11 +163,17 @@ def encode(self: HJEPA,
     encoder: str = 'target', # 'target' or 'context'
 ) -> Encodings:
     "Levels, patch tokens and CLS of whole images, for one pass of the encoder."
-    if encoder not in ('target', 'context'): raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
+    if encoder not in ('target', 'context'):
+        raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     enc = self.target_encoder.encoder if encoder == 'target' else self.context_encoder
     grid, depth, p = enc._check_images(images), len(enc.vit.blocks), enc.num_prefix_tokens
-    if not 1 <= last <= depth: raise ValueError(f'last={last}: expected from 1 to {depth}, this encoder\'s blocks')
-    tokens = [enc.final_norm(x) for i, x in enumerate(enc._each_block(enc.embed(images), None, None, grid)) if i >= depth - last]
+    if not 1 <= last <= depth:
+        raise ValueError(f'last={last}: expected from 1 to {depth}, this encoder\'s blocks')
+    tokens = [
+        enc.final_norm(x)
+        for i, x in enumerate(enc._each_block(enc.embed(images), None, None, grid))
+        if i >= depth - last
+    ]
     cls = [x[:, 0].float() for x in tokens] if getattr(enc.vit, 'cls_token', None) is not None else []
     tokens = [x[:, p:].float() for x in tokens]
     present = torch.ones(tokens[-1].shape[:2], dtype=torch.bool, device=images.device)
@@ -175,10 +194,12 @@ class TimmFeatures(nn.Module):
         **timm_kwargs, # passed to timm.create_model, for a name
     ):
         super().__init__()
-        self.recipe = None if isinstance(net, nn.Module) else dict(net=net, img_size=img_size, num_levels=num_levels, in_chans=in_chans, **timm_kwargs)
+        recipe = dict(net=net, img_size=img_size, num_levels=num_levels, in_chans=in_chans, **timm_kwargs)
+        self.recipe = None if isinstance(net, nn.Module) else recipe
         if isinstance(net, str): net = _create(net, pretrained, img_size, in_chans, timm_kwargs)
         if not hasattr(net, 'forward_intermediates'):
-            raise ValueError(f'{type(net).__name__} has no forward_intermediates, which timm\'s models give their feature maps with; pass a timm model or its name')
+            raise ValueError(f'{type(net).__name__} has no forward_intermediates, which timm\'s models '
+                             'give their feature maps with; pass a timm model or its name')
         cfg = timm.data.resolve_model_data_config(net)
         self.net, self.max_levels = net.eval(), num_levels
         own = getattr(getattr(net, 'patch_embed', None), 'img_size', None) or cfg['input_size'][1:]
@@ -186,10 +207,12 @@ class TimmFeatures(nn.Module):
         chans = in_chans if self.recipe else _in_chans(net, cfg['input_size'][0])
         stats = [list(cfg[k]) for k in ('mean', 'std')]
         self.pixel_stats = tuple(s if len(s) == chans else [sum(s) / len(s)] * chans for s in stats)
-        self.config = SimpleNamespace(in_chans=chans, encoder_type=self.recipe['net'] if self.recipe else type(net).__name__)
+        kind = self.recipe['net'] if self.recipe else type(net).__name__
+        self.config = SimpleNamespace(in_chans=chans, encoder_type=kind)
         blank = torch.zeros(1, chans, *self.img_size, device=next(net.parameters()).device)
         with torch.no_grad(): self.grid = self._maps(blank, 1)[0][-1].shape[-2:]
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #41ca4bf6
 def _in_chans(net: nn.Module, default: int) -> int:
     "Channels of the images that a network reads: what it says itself, or its first convolution on pixels."
     names = (getattr(net, 'pretrained_cfg', None) or {}).get('first_conv')
@@ -199,8 +222,11 @@ def _in_chans(net: nn.Module, default: int) -> int:
 
 def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) -> nn.Module:
     "A timm model without head; the image size is told to those that want to know it."
-    if not timm.is_model(name): raise ValueError(f'{name!r} is not a timm model; near it: {", ".join(timm.list_models("*" + name.split("_")[0] + "*")[:5]) or "nothing"}')
-    make = lambda **more: timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans, **kwargs, **more)
+    if not timm.is_model(name):
+        raise ValueError(f'{name!r} is not a timm model; near it: '
+                         f'{", ".join(timm.list_models("*" + name.split("_")[0] + "*")[:5]) or "nothing"}')
+    make = lambda **more: timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_chans,
+                                            **kwargs, **more)
     try:
         with hub_or_cache(pretrained), loading_reports() as found:
             if img_size is None: net = make()
@@ -220,9 +246,10 @@ def _create(name: str, pretrained: bool, img_size, in_chans: int, kwargs: dict) 
 def _maps(self: TimmFeatures,
     images: Tensor, # [B, C, H, W]
     last: int, # blocks or stages
-) -> tuple[list[Tensor], list[Tensor], Tensor]: # maps [B, d, h, w], CLS tokens [B, d] or none, what `forward_features` gives
+) -> tuple[list[Tensor], list[Tensor], Tensor]: # maps [B, d, h, w], CLS [B, d] or none, `forward_features`
     "Feature maps after the last blocks, finest first where the network has stages."
-    knows, cls = inspect.signature(self.net.forward_intermediates).parameters, getattr(self.net, 'cls_token', None) is not None
+    knows = inspect.signature(self.net.forward_intermediates).parameters
+    cls = getattr(self.net, 'cls_token', None) is not None
     options = dict(indices=last, norm=True, output_fmt='NCHW', return_prefix_tokens=cls)
     options = {k: v for k, v in options.items() if k in knows}
     images = images.to(next(self.net.parameters()).dtype)
@@ -233,14 +260,14 @@ def _maps(self: TimmFeatures,
     prefix = cls and 'return_prefix_tokens' in knows
     maps, cls = ([m for m, _ in maps], [p[:, 0] for _, p in maps]) if prefix else (list(maps), [])
     late = getattr(self.net, 'fc_norm', None)
-    if isinstance(getattr(self.net, 'norm', None), nn.Identity) and isinstance(late, nn.LayerNorm):        # a ViT that pools before its norm: as in an HJEPA, tokens are normed
+    # a ViT that pools before its norm: as in an HJEPA, tokens are normed
+    if isinstance(getattr(self.net, 'norm', None), nn.Identity) and isinstance(late, nn.LayerNorm):
         maps, cls = [late(m.movedim(1, -1)).movedim(-1, 1) for m in maps], [late(c) for c in cls]
     return maps, cls, final
 
 @patch
 def _intermediates(self: TimmFeatures, images: Tensor, options: dict):
-    """timm's intermediates, with the final norm where the network can apply it to maps (Hiera has one
-    after pooling only)."""
+    "timm's intermediates, with the final norm where it can be applied to maps (Hiera's comes after pooling)."
     try: return self.net.forward_intermediates(images, **options)
     except AssertionError as e:
         if not options.get('norm') or 'norm' not in str(e): raise
@@ -264,13 +291,19 @@ def encode(self: TimmFeatures,
     encoder: str = 'target', # not used: there is one encoder
 ) -> Encodings:
     "Pooled levels, feature maps as tokens, CLS, and what the model's own classifier would get."
-    if images.ndim != 4 or images.shape[1] != self.config.in_chans: raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.config.in_chans}, H, W]')
+    if images.ndim != 4 or images.shape[1] != self.config.in_chans:
+        raise ValueError(f'images have shape {tuple(images.shape)}, '
+                         f'expected [B, {self.config.in_chans}, H, W]')
     maps, cls, final = self._maps(images, last)
-    tokens, grid = [rearrange(m.float(), 'b d h w -> b (h w) d') for m in maps], tuple(maps[-1].shape[-2:])
+    tokens = [rearrange(m.float(), 'b d h w -> b (h w) d') for m in maps]
+    grid = tuple(maps[-1].shape[-2:])
     present = torch.ones(tokens[-1].shape[:2], dtype=torch.bool, device=images.device)
+    levels = pool_levels(tokens[-1], present, grid, self.num_levels)[0]
     pooled = self.net.forward_head(final, pre_logits=True)
-    return Encodings(pool_levels(tokens[-1], present, grid, self.num_levels)[0], tokens, [c.float() for c in cls], grid, pooled.float() if pooled.ndim == 2 else None)
+    pooled = pooled.float() if pooled.ndim == 2 else None
+    return Encodings(levels, tokens, [c.float() for c in cls], grid, pooled)
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #b94cc1bb
 @patch
 @torch.no_grad()
 def extract_levels(self: TimmFeatures,
@@ -282,7 +315,8 @@ def extract_levels(self: TimmFeatures,
     "Pooled features at several levels, as `extract_levels` of an HJEPA."
     levels = list(range(self.num_levels)) if levels is None else levels
     for l in levels:
-        if not 0 <= l < self.num_levels: raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
+        if not 0 <= l < self.num_levels:
+            raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
     with evaluating(self): out = self.encode(images).levels
     return [out[l] for l in levels]
 
@@ -311,8 +345,11 @@ def random_like(
 ) -> HJEPA | TimmFeatures: # in evaluation mode, on the model's device
     "The same architecture with random weights: what it sees without having learned."
     if isinstance(model, TimmFeatures) and model.recipe is None:
-        raise ValueError(f'how this {model.config.encoder_type} was made is not known: give TimmFeatures the name of the model, and it can be made again with random weights')
-    with fixed_seed(seed): new = HJEPA(replace(model.config, pretrained=False)) if isinstance(model, HJEPA) else TimmFeatures(**model.recipe)
+        raise ValueError(f'how this {model.config.encoder_type} was made is not known: give TimmFeatures '
+                         'the name of the model, and it can be made again with random weights')
+    with fixed_seed(seed):
+        if isinstance(model, HJEPA): new = HJEPA(replace(model.config, pretrained=False))
+        else: new = TimmFeatures(**model.recipe)
     return new.eval().to(next(model.parameters()).device)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #6fe5f909
@@ -333,7 +370,7 @@ def pixel_features(
 @dataclass
 class ReadOut:
     "A part that read-outs are made of."
-    vector: Callable[..., Tensor] # (encodings, level if the name has one, last blocks or None if `blocks`) → [n, width]
+    vector: Callable[..., Tensor] # (encodings[, level][, last blocks]) → [n, width]
     blocks: bool # whether '@4' may follow
     cells: bool # whether it is a level's cells, one after the other: its columns are named so
     usual: bool # whether it is tried where the best read-out is searched for
@@ -354,8 +391,10 @@ def register_readout(
         return f
     return enter
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #18dce9eb
 def _last(blocks: list[Tensor], k: int) -> list[Tensor]:
-    if k > len(blocks): raise ValueError(f'{k} blocks are asked for, but {len(blocks)} were kept; encode with last={k}')
+    if k > len(blocks):
+        raise ValueError(f'{k} blocks are asked for, but {len(blocks)} were kept; encode with last={k}')
     return blocks[-k:]
 
 def _level(e: Encodings, level: int) -> Tensor: # [n, cells, d]
@@ -363,7 +402,6 @@ def _level(e: Encodings, level: int) -> Tensor: # [n, cells, d]
     known = ', '.join(f'level{l}' for l in range(len(e.levels)))
     raise ValueError(f"read-out 'level{level}': expected 'mean', 'all' or one of {known}")
 
-# %% ../../nbs/evaluation/01_encodings.ipynb #18dce9eb
 @register_readout('mean', blocks=True)
 def _mean(e: Encodings, last: int | None) -> Tensor:
     "Mean of the finest level's cells, or of the patch tokens of blocks."
@@ -381,7 +419,9 @@ def _cells(e: Encodings, level: int, last: int | None) -> Tensor:
     if last is None: return _level(e, level).flatten(1)
     return torch.cat([e.cells(t, level).flatten(1) for t in _last(e.patches, last)], 1)
 
-_NO_VECTOR = ('there is no such vector here (an HJEPA has none of its own called pooled, and a CLS token only '
+# %% ../../nbs/evaluation/01_encodings.ipynb #c47e6ec6
+_NO_VECTOR = ('there is no such vector here (an HJEPA has none of its own called pooled, and a CLS '
+              'token only '
               'with class_token=true); take mean or a level')
 
 def _has_cls(model) -> bool:
@@ -415,23 +455,26 @@ def _kind(part: str) -> tuple[ReadOut | None, list[int]]: # and the level in its
 
 def parse_readout(
     name: str, # 'mean', 'cls+mean@4', 'level0|white', …
-) -> tuple[list[tuple[str, int | None]], bool]: # (part, last blocks or None) in order, and whether it is whitened
+) -> tuple[list[tuple[str, int | None]], bool]: # (part, last blocks or None) in order; is it whitened?
     "What a read-out's name says. Raises ValueError with what is possible."
     words, _, after = name.partition('|')
     parts = [w.strip().partition('@') for w in words.split('+')]
     for part, at, last in parts:
         kind = _kind(part)[0]
         fine = kind and (not at or kind.blocks and last.isdecimal() and int(last) > 0)
-        if not fine or after not in ('', 'white'): raise ValueError(f'read-out {name!r}: expected {readout_words()}')
+        if not fine or after not in ('', 'white'):
+            raise ValueError(f'read-out {name!r}: expected {readout_words()}')
     return [(part, int(last) if at else None) for part, at, last in parts], after == 'white'
 
 def readout_words() -> str:
     "What a read-out's name may be, for messages and help."
-    parts = [w for n in READOUTS for w in ([n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n])]
+    shown = lambda n: [n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n]
+    parts = [w for n in READOUTS for w in shown(n)]
     single = ' and '.join(n for n, kind in READOUTS.items() if not kind.blocks)
     return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four blocks, "
             "and '|white' at the end to whiten")
 
+# %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
 def blocks_needed(
     names: Sequence[str], # of read-outs
 ) -> int:
@@ -442,7 +485,8 @@ def highest_level(
     names: Sequence[str], # of read-outs
 ) -> int: # −1: they read none by number
     "The coarsest level that these read-outs name."
-    return max([-1] + [l for n in names for part, _ in parse_readout(n)[0] for l in _kind(part)[1]])
+    parts = [part for n in names for part, _ in parse_readout(n)[0]]
+    return max([-1] + [l for part in parts for l in _kind(part)[1]])
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #db0061fa
 @section_check('evaluation')
@@ -467,12 +511,12 @@ def check_readouts(
     "Raise ValueError for a read-out that this model cannot give, before anything is encoded."
     depth, known = len(model.context_encoder.vit.blocks), []
     for n, kind in READOUTS.items():
-        if kind.there(model): known += [n.replace('#', str(l)) for l in range(model.num_levels if '#' in n else 1)]
+        if kind.there(model):
+            known += [n.replace('#', str(l)) for l in range(model.num_levels if '#' in n else 1)]
     for name in names:
         for part, last in parse_readout(name)[0]:
             if part not in known: raise ValueError(f'read-out {name!r}: this model has {", ".join(known)}')
-            if (last or 1) > depth:
-                raise ValueError(f'read-out {name!r}: this model has {depth} blocks')
+            if (last or 1) > depth: raise ValueError(f'read-out {name!r}: this model has {depth} blocks')
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #1684987b
 def readout(
@@ -490,7 +534,8 @@ def readouts(
 ) -> dict[str, Tensor]: # name → [n, width]
     "Several read-outs of the same features; those of single levels share their memory."
     levels = getattr(e, 'levels', e)
-    return {n: readout(levels if isinstance(e, Features) else e, n) for n in (names or ['mean', *(f'level{l}' for l in range(len(levels)))])}
+    names = names or ['mean', *(f'level{l}' for l in range(len(levels)))]
+    return {n: readout(levels if isinstance(e, Features) else e, n) for n in names}
 
 def _part(e: Encodings, part: str, last: int | None) -> Tensor:
     "One part of a read-out, [n, width]."
@@ -541,13 +586,17 @@ def readout_names(
     white: bool = False, # each whitened as well
 ) -> list[str]:
     "Read-outs to choose from, narrow ones first."
-    depth = len(model.context_encoder.vit.blocks) if isinstance(model, HJEPA) else len(getattr(model.net, 'blocks', [0, 0]))
-    last = min(last, depth)
-    e = blank_encodings(model, last, fpn)
-    names = ['mean'] + (['cls', 'cls+mean'] if e.cls else []) + (['pooled'] if e.pooled is not None and not e.cls else [])
-    if last > 1: names += [f'mean@{last}'] + ([f'cls@{last}'] if e.cls else [])
-    plain = model.fpn is None or not fpn                                # then a level of one cell is the mean, and coarse levels say nothing new
-    names += [f'level{l}' for l, v in enumerate(e.levels) if not (plain and v.shape[1] == 1)] + (['all'] if len(e.levels) > 1 and not plain else [])
+    if isinstance(model, HJEPA): blocks = model.context_encoder.vit.blocks
+    else: blocks = getattr(model.net, 'blocks', [0, 0])  # of stages two
+    last = min(last, len(blocks))
+    e, names = blank_encodings(model, last, fpn), ['mean']
+    if e.cls: names += ['cls', 'cls+mean']
+    elif e.pooled is not None: names += ['pooled']
+    if last > 1: names += [f'mean@{last}'] + [f'cls@{last}'] * bool(e.cls)
+    # then a level of one cell is the mean, and coarse levels say nothing new
+    plain = model.fpn is None or not fpn
+    names += [f'level{l}' for l, v in enumerate(e.levels) if not (plain and v.shape[1] == 1)]
+    if len(e.levels) > 1 and not plain: names += ['all']
     names += [n for n, kind in READOUTS.items() if kind.usual and kind.there(model)]
     names = [n for n in names if n == 'mean' or readout(e, n).shape[1] <= max_dim]
     return names + [f'{n}|white' for n in names] * white
@@ -555,7 +604,8 @@ def readout_names(
 # %% ../../nbs/evaluation/01_encodings.ipynb #29780774
 @dataclass
 class Readouts:
-    "Vectors of a data set's images by the name of the read-out. `len` is the number of images that could be read."
+    """Vectors of a data set's images by the name of the read-out. `len` is the number of images that could
+    be read."""
     vectors: dict[str, Tensor] # name → [n, width] float32, on the CPU
     labels: Tensor | None # [n] int64; None if the data set has none
     index: Tensor # [n] int64, which image of the data set a row is
@@ -595,11 +645,7 @@ def check_features(
     name: str, # 'training' or 'test', for messages
 ):
     "Raise ValueError for features and labels that no reader can use. −1 labels an image without a class."
-    if x.ndim != 2 or not len(x): raise ValueError(f'{name} features have shape {tuple(x.shape)}, expected [n, d] with n > 0; readout() makes vectors of feature maps')
-    if not torch.isfinite(x).all():
-        rows = (~torch.isfinite(x)).any(1)
-        raise ValueError(f'{name} features of {int(rows.sum())} of {len(x)} images hold NaN or infinity, first image {int(rows.nonzero()[0])}; '
-                         'the model has diverged, or precision is too low (try precision="fp32")')
+    check_vectors(x, name)
     if y is None: return
     if len(y) != len(x): raise ValueError(f'{len(y)} {name} labels for {len(x)} images')
     if y.is_floating_point() or y.min() < -1:
@@ -621,52 +667,6 @@ def labelled(
     words = f'{int(known.sum()):,} of {len(y):,} {name} images have a label; the others are left out'
     warnings.warn(words, stacklevel=3)
     return tuple(v if v is None else v[known.to(v.device)] for v in (x, y, *beside))
-
-# %% ../../nbs/evaluation/01_encodings.ipynb #028e4502
-def principal_axes(
-    z: Tensor, # [n, d] centred features
-    dim: int | None = None, # how many axes; None: all above rounding
-    exact_below: int = 1024, # smaller side of the matrix up to which all axes are computed
-) -> tuple[Tensor, Tensor]: # variances [k], falling, and axes [d, k]
-    "Principal axes: exact for small or complete sets, randomised for the first few of large ones."
-    n, d = z.shape
-    if dim is not None and dim < min(n, d) and min(n, d) > exact_below:
-        with fixed_seed(0): _, s, v = torch.svd_lowrank(z.float(), min(dim + 64, n, d), niter=4)
-        var = s.square() / (n - 1)
-    else:
-        z = (z.double() if z.device.type != 'mps' else z) / math.sqrt(n - 1)
-        if n >= d: var, v = torch.linalg.eigh(z.T @ z)
-        else:
-            var, u = torch.linalg.eigh(z @ z.T)                                                 # the same variances from inner products
-            v = z.T @ u / var.clamp(min=1e-30).sqrt()
-        var, v = var.flip(0), v.flip(1)
-    keep = int((var > 1e-9 * var[0]).sum())
-    return var[:keep][:dim], v[:, :keep][:, :dim]
-
-# %% ../../nbs/evaluation/01_encodings.ipynb #2c4a0c9f
-class Whitening:
-    "Makes the covariance of features the identity, fitted on training features."
-    def __init__(self,
-        x: Tensor, # [n, d] training features, n ≥ 2
-        dim: int | None = None, # directions kept, those of largest variance; None: all above rounding
-        shrink: float = 0.1, # s: added to each variance, in units of the mean variance; 0: exact whitening
-        most: int = 4096, # images used for the fit, evenly drawn
-    ):
-        check_features(x, None, 'training')
-        if len(x) < 2: raise ValueError('whitening needs at least 2 images')
-        if shrink < 0 or (dim is not None and dim < 1): raise ValueError(f'shrink={shrink}, dim={dim}: expected shrink ≥ 0 and dim ≥ 1')
-        if len(x) > most: x = x[keyed_permutation(len(x))[:most].to(x.device)]
-        self.mean = x.double().mean(0).float() if x.device.type != 'mps' else x.mean(0)
-        z = x.float() - self.mean
-        mean_variance = z.square().mean() * len(z) / (len(z) - 1)
-        if not mean_variance > 1e-12 * x.float().square().mean(): raise ValueError('all training images have the same features: there is nothing to whiten')
-        self.variance, axes = principal_axes(z, dim)
-        self.matrix = (axes / (self.variance + shrink * mean_variance).sqrt()).float()          # [d, k]
-    def __call__(self,
-        x: Tensor, # [m, d]
-    ) -> Tensor: # [m, k]
-        "Whitened features."
-        return (x.float() - self.mean) @ self.matrix
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #6a5d835b
 def white_dim(

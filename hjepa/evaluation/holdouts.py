@@ -48,7 +48,8 @@ def stratified_split(
     return order[rank >= held].sort().values, order[rank < held].sort().values
 
 # %% ../../nbs/evaluation/02_holdouts.ipynb #0aae6a36
-def dense_groups(groups: Tensor) -> Tensor: # [n] int64, numbers from 0 in the order in which groups first appear
+def dense_groups(
+        groups: Tensor) -> Tensor:  # [n] int64, numbers from 0 in the order in which groups first appear
     found, at = torch.as_tensor(groups).cpu().unique(return_inverse=True)
     first = torch.full((len(found),), len(at)).scatter_reduce(0, at, torch.arange(len(at)), 'amin')
     return first.argsort().argsort()[at]
@@ -58,12 +59,14 @@ def _class_of_groups(labels: Tensor, groups: Tensor) -> Tensor: # [g] int64
     classes, y = labels.unique(return_inverse=True)
     (group, cls), n = torch.stack([groups, y]).unique(dim=1, return_counts=True)
     best = torch.zeros(int(groups.max()) + 1, dtype=torch.int64)
-    best = best.scatter_reduce(0, group, n * len(classes) + cls, 'amax')    # the count first, then the class
+    # the count first, then the class
+    best = best.scatter_reduce(0, group, n * len(classes) + cls, 'amax')
     return classes[best % len(classes)]
 
 def _split_groups(labels: Tensor, share: float, seed: int, groups: Tensor) -> tuple[Tensor, Tensor]:
     "`stratified_split` of whole groups, numbered from 0."
-    labels = labels.unique(return_inverse=True)[1]                          # from 0; −1 is a class like others
+    # from 0; −1 is a class like others
+    labels = labels.unique(return_inverse=True)[1]
     owner, size = _class_of_groups(labels, groups), groups.bincount()
     order, rank, count = in_class_order(owner, seed)
     total = torch.zeros(int(owner.max()) + 1, dtype=torch.int64).scatter_add(0, owner, size)
@@ -72,7 +75,8 @@ def _split_groups(labels: Tensor, share: float, seed: int, groups: Tensor) -> tu
     held = (before + size[order] / 2 <= share * total[owner[order]]) & (rank < count - 1)
     back = torch.zeros(len(size), dtype=torch.bool)
     back[order[held]] = True
-    lost = torch.tensor(sorted(set(labels.tolist()) - set(labels[~back[groups]].tolist())), dtype=torch.int64)
+    lost = torch.tensor(sorted(set(labels.tolist()) - set(labels[~back[groups]].tolist())),
+                        dtype=torch.int64)
     back[groups[torch.isin(labels, lost)]] = False
     return (~back[groups]).nonzero().flatten(), back[groups].nonzero().flatten()
 
@@ -122,7 +126,8 @@ def choose_groups(
     dataset: ImageDataset, # with labels
     groups: str | Path | None = None, # see the table
 ) -> tuple[str, Tensor | None]: # by what; and [n] int64, each image's group. None: each is on its own
-    "Which images belong together. Raises ValueError where that is not known, FileNotFoundError for no file."
+    """Which images belong together. Raises ValueError where that is not known, FileNotFoundError for no
+    file."""
     check_groups(groups)
     named = type(dataset.paths) is list and len(dataset.paths) > 0
     by = 'position' if groups is None else str(groups)
@@ -142,7 +147,8 @@ def check_groups(
     "Raise ValueError or FileNotFoundError for what cannot be meant, before any work is done."
     if groups is None or groups in ('stem', 'folder', 'position'): return
     if not isinstance(groups, (str, Path)) or not str(groups):
-        raise ValueError(f"groups={groups!r}: expected 'stem', 'folder', 'position' or a file of NAME,GROUP")
+        raise ValueError(f"groups={groups!r}: expected 'stem', 'folder', 'position' or a file of "
+                         "NAME,GROUP")
     if not expand(groups).is_file():
         raise FileNotFoundError(f"groups={str(groups)!r}: no such file; "
                                 "expected 'stem', 'folder', 'position' or a file of NAME,GROUP")
@@ -154,7 +160,8 @@ def _by_stem(inside: list[tuple[str, ...]]) -> Tensor: # [n] int64
 def _if_stems_tell(inside: list[tuple[str, ...]], labels: Tensor) -> tuple[str, Tensor | None]:
     "Stems, where every class has enough of them and some image shares one."
     groups, known = _by_stem(inside), labels >= 0
-    pairs = torch.stack([labels, groups])[:, known].unique(dim=1)           # [2, m]: each class's stems, once
+    # [2, m]: each class's stems, once
+    pairs = torch.stack([labels, groups])[:, known].unique(dim=1)
     few = not known.any() or pairs[0].unique(return_counts=True)[1].min() < LEAST_STEMS
     return ('position', None) if few or int(groups.max()) + 1 == len(groups) else ('stem', groups)
 
