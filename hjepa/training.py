@@ -117,7 +117,8 @@ class TrainingConfig:
     seed: int = 0 # of weights, order, crops and masks
     log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
     checkpoint_minutes: float = setting(10.0, **MINUTES) # at most this long between checkpoints
-    checkpoint_steps: int | None = setting(None, low=1, unit='steps') # and at most so many steps between
+    # and at most this many steps between them
+    checkpoint_steps: int | None = setting(None, low=1, unit='steps')
     keep_checkpoints: int = setting(2, low=1) # how many are kept; older ones are deleted
     # stop after this many steps in a row with a gradient that is not finite
     max_bad_steps: int = setting(10, low=1, unit='steps')
