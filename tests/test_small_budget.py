@@ -332,7 +332,8 @@ def test_photos_settings(monkeypatch, tmp_path, capsys):
     g, labels = torch.Generator().manual_seed(0), torch.arange(320) % 2
     # two kinds that anything tells apart
     bright = (torch.rand(320, 3, 64, 64, generator=g) * 100 + 120 * labels.view(-1, 1, 1, 1)).byte()
-    def kinds(folder, test): return ImageDataset('kinds', bright, labels=labels.tolist(), classes=['dark', 'bright'])
+    known = dict(labels=labels.tolist(), classes=['dark', 'bright'])
+    def kinds(folder, test): return ImageDataset('kinds', bright, **known)
     monkeypatch.setattr(photos_settings, 'emoji', kinds)
     monkeypatch.setattr(photos_settings, 'COMMON', [*photos_settings.COMMON, *SMALL])
     first = photos_settings.FIRST[0]
