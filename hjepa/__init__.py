@@ -141,9 +141,9 @@ _names = {
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 
-
 # Which modules enter something into a table of a module that stands above them and does not know them.
-_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+_entries = {'core.config.SECTION_CHECKS': ('evaluation.encodings',),
+            'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
             'core.weights.PLACES': ('sharing.hub',),
             'core.weights.FORMATS': ('sharing.ijepa',),
             'hierarchy.INPUTS': ('multicrop',)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FUSIONS', 'UPSAMPLE_METHODS', 'upsample_nearest', 'upsample_bilinear', 'LearnedUpsample', 'sum2x2', 'downsample_mean',
-           'register_fusion', 'AddFusion', 'ConcatFusion', 'AttentionFusion', 'make_fusion', 'TokenFPN', 'level_widths',
+           'register_fusion', 'make_fusion', 'AddFusion', 'ConcatFusion', 'AttentionFusion', 'TokenFPN', 'level_widths',
            'parents']
 
 # %% ../nbs/03_fpn.ipynb #00c630b0
@@ -25,7 +25,8 @@ def upsample_nearest(
 ) -> Tensor: # [B, gh·gw, d]
     "Every child receives its parent's token."
     r, c = (torch.arange(n, device=x.device) // 2 for n in grid)
-    return x.index_select(1, (r[:, None] * -(-grid[1] // 2) + c).flatten())                        # its gradient is many times faster than that of a repeated axis
+    # its gradient is many times faster than that of a repeated axis
+    return x.index_select(1, (r[:, None] * -(-grid[1] // 2) + c).flatten())
 
 # %% ../nbs/03_fpn.ipynb #ae5d14a4
 def upsample_bilinear(
@@ -33,17 +34,21 @@ def upsample_bilinear(
     grid: tuple[int, int], # (gh, gw) of the children
     present: Tensor | None = None, # [B, C_parent] bool, parents that exist; None: all
 ) -> Tensor: # [B, gh·gw, d]
-    "Bilinear in the geometry of `upsample_nearest` (a child's centre lies a quarter of a parent off its parent's), absent parents left out."
+    """Bilinear, with absent parents left out.
+
+    As in `upsample_nearest`, a child's centre lies a quarter of a parent off its parent's."""
     h = -(-grid[0] // 2)
-    up = lambda t: rearrange(F.interpolate(rearrange(t, 'b (h w) d -> b d h w', h=h), scale_factor=2, mode='bilinear',
-                                           align_corners=False)[..., :grid[0], :grid[1]], 'b d h w -> b (h w) d')
+    def up(t):
+        t = F.interpolate(rearrange(t, 'b (h w) d -> b d h w', h=h), scale_factor=2, mode='bilinear')
+        return rearrange(t[..., :grid[0], :grid[1]], 'b d h w -> b (h w) d')
     if present is None: return up(x)
     m = present[..., None].to(x.dtype)
     return up(x * m) / up(m).clamp(min=1e-6)
 
 # %% ../nbs/03_fpn.ipynb #69f9238c
 class LearnedUpsample(nn.Module):
-    "Each parent token makes its 2 × 2 children by one linear map (a transposed convolution with kernel = stride = 2)."
+    """Each parent token makes its 2 × 2 children by one linear map (a transposed convolution with kernel =
+    stride = 2)."""
     def __init__(self,
         dim: int, # d, width of the tokens
     ):
@@ -55,7 +60,8 @@ class LearnedUpsample(nn.Module):
         grid: tuple[int, int], # (gh, gw) of the children
     ) -> Tensor: # [B, gh·gw, d]
         "Children in raster order; those beyond a ragged edge are cut off."
-        x = rearrange(self.make(x), 'b (h w) (two too d) -> b (h two) (w too) d', h=-(-grid[0] // 2), two=2, too=2)
+        x = rearrange(self.make(x), 'b (h w) (two too d) -> b (h two) (w too) d', h=-(-grid[0] // 2), two=2,
+                      too=2)
         return rearrange(x[:, :grid[0], :grid[1]], 'b h w d -> b (h w) d')
 
 # %% ../nbs/03_fpn.ipynb #fb93a33f
@@ -81,13 +87,23 @@ FUSIONS: dict[str, Callable[[int], nn.Module]] = {} # name → what makes the mo
 
 def register_fusion(
     name: str, # what `fusion_method` says
-) -> Callable: # a decorator of a module class made with one width d; its forward: lateral, top-down [B, C, d] → [B, C, d]
+) -> Callable: # a decorator of a module made with a width d: lateral and top-down [B, C, d] → [B, C, d]
     "Enter a way to merge two tokens into `FUSIONS`: all that is needed for a new one."
     def enter(make):
         FUSIONS[name] = make
         return make
     return enter
 
+def make_fusion(
+    method: str, # a name of `FUSIONS`
+    dim: int, # d, width of both tokens
+) -> nn.Module:
+    "A new fusion. Raises ValueError for an unknown name."
+    if method not in FUSIONS:
+        raise ValueError(f'fusion_method={method!r}: expected one of {", ".join(FUSIONS)}')
+    return FUSIONS[method](dim)
+
+# %% ../nbs/03_fpn.ipynb #aa852efd
 @register_fusion('add')
 class AddFusion(nn.Module):
     "The sum of both (Lin et al. 2017)."
@@ -106,7 +122,8 @@ class AddFusion(nn.Module):
 @register_fusion('concat')
 class ConcatFusion(nn.Module):
     "Both side by side, then `Linear(2d → d)` and LayerNorm."
-    kept = 3 # times d numbers are kept of a cell for the backward pass: both inputs side by side, and the norm's
+    # times d numbers are kept of a cell for the backward pass: both inputs side by side, and the norm's
+    kept = 3
     def __init__(self,
         dim: int, # d, width of both
     ):
@@ -142,33 +159,25 @@ class AttentionFusion(nn.Module):
         weight = (q[:, :, None] * k).sum(-1).div(q.shape[-1] ** .5).softmax(2)       # [B, C, 2, h]
         return rearrange((weight[..., None] * v).sum(2), 'b n h c -> b n (h c)')
 
-# %% ../nbs/03_fpn.ipynb #da6e602c
-def make_fusion(
-    method: str, # a name of `FUSIONS`
-    dim: int, # d, width of both tokens
-) -> nn.Module:
-    "A new fusion. Raises ValueError for an unknown name."
-    if method not in FUSIONS:
-        raise ValueError(f'fusion_method={method!r}: expected one of {", ".join(FUSIONS)}')
-    return FUSIONS[method](dim)
-
 # %% ../nbs/03_fpn.ipynb #5fd6a157
 UPSAMPLE_METHODS = ('nearest', 'bilinear', 'learned')
 
 def _project(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.Linear(i, o), nn.LayerNorm(o))
 
 class TokenFPN(nn.Module):
-    "Feature pyramid on tokens (after Lin et al. 2017), with an optional bottom-up path (PANet, Liu et al. 2018)."
+    "Feature pyramid on tokens (Lin et al. 2017), with an optional bottom-up path (PANet, Liu et al. 2018)."
     def __init__(self,
         in_dim: int, # D, width of the tokens that come in at every level
-        feature_dim: int | list[int] | None = None, # d, one width or one per level from fine to coarse; None: in_dim
+        # d, one width or one per level from fine to coarse; None: in_dim
+        feature_dim: int | list[int] | None = None,
         num_levels: int = 3, # L
         fusion_method: str = 'add', # a name of `FUSIONS`: 'add', 'concat' or 'attention'
         upsample: str = 'nearest', # 'nearest', 'bilinear' or 'learned'
         bottom_up: bool = False, # add PANet's path from fine to coarse after the top-down one
     ):
         super().__init__()
-        if upsample not in UPSAMPLE_METHODS: raise ValueError(f'upsample={upsample!r}: expected one of {", ".join(UPSAMPLE_METHODS)}')
+        if upsample not in UPSAMPLE_METHODS:
+            raise ValueError(f'upsample={upsample!r}: expected one of {", ".join(UPSAMPLE_METHODS)}')
         d = self.feature_dims = level_widths(feature_dim, in_dim, num_levels)
         self.upsample_method, below = upsample, range(num_levels - 1)
         self.lateral = nn.ModuleList(_project(in_dim, w) for w in d)
@@ -177,18 +186,25 @@ class TokenFPN(nn.Module):
         if upsample == 'learned': self.upsample = nn.ModuleList(LearnedUpsample(d[l + 1]) for l in below)
         self.bottom_up = nn.ModuleList(_project(d[l], d[l + 1]) for l in below) if bottom_up else None
         for m in self.modules():
-            if isinstance(m, nn.Linear): nn.init.xavier_uniform_(m.weight); nn.init.zeros_(m.bias) if m.bias is not None else None
+            if isinstance(m, nn.Linear):
+                nn.init.xavier_uniform_(m.weight)
+                if m.bias is not None: nn.init.zeros_(m.bias)
 
 # %% ../nbs/03_fpn.ipynb #a541a194
+#| code-fold: true
+#| code-summary: "One width, or one for each level"
 def level_widths(
     feature_dim: int | list[int] | None, # one width, one per level, or None
     in_dim: int, # width when None
     num_levels: int, # L
 ) -> list[int]: # L widths, fine to coarse
     "The pyramid's width at each level. Raises ValueError for a list of another length or widths below 1."
-    widths = list(feature_dim) if isinstance(feature_dim, (list, tuple)) else [in_dim if feature_dim is None else feature_dim] * num_levels
-    if len(widths) != num_levels: raise ValueError(f'feature_dim={feature_dim} has {len(widths)} widths for {num_levels} levels')
-    if any(not isinstance(w, int) or w < 1 for w in widths): raise ValueError(f'feature_dim={feature_dim}: widths are whole numbers from 1')
+    if isinstance(feature_dim, (list, tuple)): widths = list(feature_dim)
+    else: widths = [in_dim if feature_dim is None else feature_dim] * num_levels
+    if len(widths) != num_levels:
+        raise ValueError(f'feature_dim={feature_dim} has {len(widths)} widths for {num_levels} levels')
+    if any(not isinstance(w, int) or w < 1 for w in widths):
+        raise ValueError(f'feature_dim={feature_dim}: widths are whole numbers from 1')
     return widths
 
 # %% ../nbs/03_fpn.ipynb #fbe99c4c
@@ -200,29 +216,35 @@ def parents(
     return (index // grid[1] // 2 * -(-grid[1] // 2) + index % grid[1] // 2).where(index >= 0, -1)
 
 @patch
-def _from_above(self: TokenFPN, l: int, x: Tensor, grid: tuple[int, int], present: Tensor | None, listed: Tensor | None) -> Tensor:
-    "Top-down tokens for level `l` [B, C_l, d_l], or for listed cells of it, from level l + 1, `x` [B, C_{l+1}, d_{l+1}]."
+def _from_above(self: TokenFPN, l: int, x: Tensor, grid: tuple[int, int], present: Tensor | None,
+                listed: Tensor | None) -> Tensor:
+    "Top-down tokens [B, C_l, d_l] for level `l`, or listed cells of it, from `x` of level l + 1."
     if self.upsample_method == 'nearest':
         x = self.top_down[l](x)
         return upsample_nearest(x, grid) if listed is None else gather_tokens(x, parents(listed, grid))
-    up = upsample_bilinear(x, grid, present) if self.upsample_method == 'bilinear' else self.upsample[l](x, grid)
+    if self.upsample_method == 'bilinear': up = upsample_bilinear(x, grid, present)
+    else: up = self.upsample[l](x, grid)
     return self.top_down[l](up if listed is None else gather_tokens(up, listed))
 
+# %% ../nbs/03_fpn.ipynb #301d9ed4
 @patch
 def forward(self: TokenFPN,
     levels: list[Tensor], # L tensors [B, C_l, D], fine to coarse
     grids: list[tuple[int, int]], # L grids; each is the parent grid of the one before
     present: list[Tensor | None] | None = None, # L masks [B, C_l] bool, cells that exist; None: all
-    listed: Tensor | None = None, # [B, T] which cells of the finest level `levels[0]` and `present[0]` are about, −1 where padded; None: all, in raster order
+    # [B, T] the cells of the finest level in `levels[0]` and `present[0]`, −1 where padded; None: all
+    listed: Tensor | None = None,
 ) -> list[Tensor]: # L tensors [B, C_l, d_l]; zeros in absent cells
-    "Lateral maps, the top-down path, and the bottom-up path if there is one (which needs the whole finest level: ValueError with `listed`)."
-    if listed is not None and self.bottom_up is not None: raise ValueError('listed: the bottom-up path needs all cells of the finest level')
+    "Lateral maps, the top-down path, and the bottom-up path if there is one (then no `listed`: ValueError)."
+    if listed is not None and self.bottom_up is not None:
+        raise ValueError('listed: the bottom-up path needs all cells of the finest level')
     out = [lateral(as_weights(x, lateral)) for lateral, x in zip(self.lateral, levels, strict=True)]
     has = lambda l: None if present is None else present[l]
     for l in reversed(range(len(out) - 1)):
-        out[l] = self.fuse[l](out[l], self._from_above(l, out[l + 1], grids[l], has(l + 1), None if l else listed))
+        above = self._from_above(l, out[l + 1], grids[l], has(l + 1), None if l else listed)
+        out[l] = self.fuse[l](out[l], above)
     if self.bottom_up is not None:
         for l, project in enumerate(self.bottom_up):
             out[l + 1] = out[l + 1] + project(downsample_mean(out[l], grids[l], has(l)))
-    return out if present is None else [x if p is None else x.masked_fill(~p[..., None], 0)
-                                        for x, p in zip(out, present, strict=True)]
+    if present is None: return out
+    return [x if p is None else x.masked_fill(~p[..., None], 0) for x, p in zip(out, present, strict=True)]

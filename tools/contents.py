@@ -39,7 +39,7 @@ def head(path: Path) -> tuple[str, str]:
     summary = re.search(r'^> ((?:.*\n?> ?)*.*)', text, re.M)
     if not title or not summary:
         sys.exit(f'{path.relative_to(root)}: its first cell is no "# Title" with "> summary"')
-    return title[1].strip(), re.sub(r'\s*\n> ?', ' ', summary[1]).strip()
+    return title[1].strip(), re.sub(r'\s*\n> ?', ' ', summary[1]).strip().removesuffix('.')
 
 
 def sections(nbs: Path) -> list[tuple[str, str, list[Path]]]:

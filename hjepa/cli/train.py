@@ -40,8 +40,8 @@ def friendly_errors(
         say(f'{command}: stopped{f" ({e})" if str(e) else ""}', sys.stderr)
         sys.exit(130)
     except Exception as e:
-        data = sys.modules.get('hjepa.data.images')                    # not imported for this
-        known = (ValueError, OSError, FloatingPointError, ImportError) + ((data.DataError,) if data else ())
+        loader = sys.modules.get('hjepa.core.loader')  # not imported for this
+        known = (ValueError, OSError, FloatingPointError, ImportError) + ((loader.DataError,) if loader else ())
         if os.environ.get('HJEPA_TRACEBACK') or not isinstance(e, known): raise
         say(f'{command}: error: {e}', sys.stderr)
         sys.exit(2)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 # %% ../../nbs/core/14_compiling.ipynb #18af8ca9
 class TensorDropPath(nn.Module):
-    "Stochastic depth (Huang et al. 2016) whose rate is a tensor, so that blocks with different rates share one graph."
+    """Stochastic depth (Huang et al. 2016) whose rate is a tensor, so that blocks with different rates
+    share one graph."""
     def __init__(self,
         rate: float, # probability of leaving a sample's residual branch out, below 1
     ):

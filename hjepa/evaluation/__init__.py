@@ -1,2 +1,1 @@
 "Features and read-outs of them: encodings, probes, few labels, health, features on disk, neighbours, cost."
-from . import encodings  # registers its check of a configuration
