@@ -2,8 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/codec_speed.py [--pictures 8] [--side 512] [--repeats 5]
 
-Prints symbols per second of `encode_latents` and `decode_latents` (checksum, table look-up, escapes and layout included; best and
-median of the repeats), the bare coder's, one small picture's latency, and the transforms' time. Asserts nothing: speed depends on the machine."""
+Prints symbols per second of `encode_latents` and `decode_latents` (checksum, table look-up, escapes and
+layout included; best and median of the repeats), the bare coder's, one small picture's latency, and the
+transforms' time. Asserts nothing: speed depends on the machine."""
 import argparse
 import time
 from statistics import median
@@ -26,27 +27,37 @@ def timed(f, repeats):
 
 
 def draw(codec, shape, spread=1.5, dead=.5, seed=0):
-    "Latents as a trained codec has them: Laplace of falling spread over the channels, the last share of them always zero."
+    """Latents as a trained codec has them: Laplace of falling spread over the channels, the last share of
+    them always zero."""
     rng, n = np.random.default_rng(seed), codec.config.n_channels
     scale = np.where(np.arange(n) < n * (1 - dead), spread * .98 ** np.arange(n), 1e-3)[None, :, None, None]
-    return [torch.from_numpy(np.rint(rng.laplace(size=(shape.batch, n, *s)) * scale).astype(np.int32)) for s in shape.latent_sizes(codec.config.subsample)]
+    return [
+        torch.from_numpy(np.rint(rng.laplace(size=(shape.batch, n, *s)) * scale).astype(np.int32))
+        for s in shape.latent_sizes(codec.config.subsample)
+    ]
 
 
 def codec_for(channels, levels, shape, **settings):
     "A codec with tables that fit the drawn latents, as training would make them."
-    codec = FPNCodec(CodecConfig(fpn_channels_per_level=channels, num_fpn_levels=levels, **settings)).update_tables()
+    codec = FPNCodec(CodecConfig(fpn_channels_per_level=channels, num_fpn_levels=levels,
+                                 **settings)).update_tables()
     for prior in codec.priors:
         prior.weights.zero_()
-        for c, values in enumerate(np.concatenate([l.numpy().swapaxes(0, 1).reshape(l.shape[1], -1) for l in draw(codec, shape, seed=1)], 1)):
+        for c, values in enumerate(
+                np.concatenate(
+                    [l.numpy().swapaxes(0, 1).reshape(l.shape[1], -1) for l in draw(codec, shape, seed=1)],
+                    1)):
             low = max(values.min(), -100)
             count = np.bincount(np.clip(values, low, 100) - low) + .01
-            prior.low[c] = int(low); prior.weights[c, :len(count) + 1] = torch.from_numpy(integer_table(count / (count.sum() + .1)))
+            prior.low[c] = int(low)
+            prior.weights[c, :len(count) + 1] = torch.from_numpy(integer_table(count / (count.sum() + .1)))
     return codec
 
 
 def pyramid(batch, side, strides):
     "Sizes of a pyramid over pictures of side × side."
-    return PyramidShape(batch, [(-(-side // s),) * 2 for s in strides], (side, side), [(side, side)] * batch)
+    return PyramidShape(batch, [(-(-side // s), ) * 2 for s in strides], (side, side),
+                        [(side, side)] * batch)
 
 
 def report(codec, shape, repeats, note):
@@ -63,8 +74,11 @@ def report(codec, shape, repeats, note):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--pictures', type=int, default=8); parser.add_argument('--side', type=int, default=512); parser.add_argument('--repeats', type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--pictures', type=int, default=8)
+    parser.add_argument('--side', type=int, default=512)
+    parser.add_argument('--repeats', type=int, default=5)
     a = parser.parse_args()
     torch.set_num_threads(1)
     shape = pyramid(a.pictures, a.side, (4, 8, 16, 32, 64))
@@ -81,10 +95,13 @@ def main():
     shape = pyramid(1, 160, (8, 16, 32))
     for shared in (True, False):
         small = codec_for(64, 3, shape, shared_prior=shared)
-        report(small, shape, 20, f'one picture of 160 × 160, {"one prior" if shared else "a prior per level"}')
+        report(small, shape, 20, 'one picture of 160 × 160, '
+                                 f'{"one prior" if shared else "a prior per level"}')
     x = [torch.randn(1, 64, *s) for s in shape.sizes]
-    best, _, (y, s) = timed(lambda: small.quantise(x), 10); print(f'  analysis {1e3 * best:.1f} ms', end='')
-    best, _, _ = timed(lambda: small.dequantise(y, s), 10); print(f', synthesis {1e3 * best:.1f} ms')
+    best, _, (y, s) = timed(lambda: small.quantise(x), 10)
+    print(f'  analysis {1e3 * best:.1f} ms', end='')
+    best, _, _ = timed(lambda: small.dequantise(y, s), 10)
+    print(f', synthesis {1e3 * best:.1f} ms')
 
 
 if __name__ == '__main__':

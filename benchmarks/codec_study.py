@@ -1,10 +1,13 @@
-"""What a codec for features keeps: the shipped sweep of λ on the demonstration's detectors, three seeds, beside zlib, zstd, JPEG and WebP.
+"""What a codec for features keeps: the shipped sweep of λ on the demonstration's detectors, three seeds,
+beside zlib, zstd, JPEG and WebP.
 
     python benchmarks/detection_study.py run demo --out RUNS        # the detectors: three seeds
-    python benchmarks/codec_study.py run --out RUNS [--seeds 0 1 2] # a sweep for each, then the baselines on the same test scenes
+    # a sweep for each, then the baselines on the same test scenes
+    python benchmarks/codec_study.py run --out RUNS [--seeds 0 1 2]
     python benchmarks/codec_study.py table --out RUNS               # writes nbs/results/codec_scenes.json
 
-A sweep that was begun and not finished is begun anew, so that its time is known: from `hjepa codec train` to its last picture, without the baselines."""
+A sweep that was begun and not finished is begun anew, so that its time is known: from `hjepa_train_codec`
+to its last picture, without the baselines."""
 import argparse
 import json
 import shutil
@@ -14,7 +17,7 @@ from pathlib import Path
 import torch
 from detection_study import machine
 
-from hjepa.cli.codec import read_results, report_codec, train_codec
+from hjepa.cli.codec import read_results, report_codec, run_codec
 from hjepa.compression.training import load_codec_run
 from hjepa.core.files import write_atomic
 
@@ -29,8 +32,11 @@ def run(args):
         if not facts.exists():
             shutil.rmtree(folder, ignore_errors=True)
             cpu, wall = time.process_time(), time.time()
-            if train_codec([f'data.detector={detector}', f'training.seed={seed}', *args.overrides], run_dir=folder): raise SystemExit('stopped: this seed will be begun anew')
-            spent = dict(processor_seconds=time.process_time() - cpu, wall_seconds=time.time() - wall, threads=torch.get_num_threads(), machine=machine(), torch=torch.__version__)
+            if run_codec('small', [f'data.detector={detector}', f'training.seed={seed}', *args.overrides],
+                         folder):
+                raise SystemExit('stopped: this seed will be begun anew')
+            spent = dict(processor_seconds=time.process_time() - cpu, wall_seconds=time.time() - wall,
+                         threads=torch.get_num_threads(), machine=machine(), torch=torch.__version__)
             write_atomic(facts, lambda p: p.write_text(json.dumps(spent)))
         if not (folder/'with_baselines').exists():
             report_codec(folder, load_codec_run(folder), baselines=True)
@@ -39,7 +45,11 @@ def run(args):
 
 def table(args):
     "All seeds' results in one file that the notebook reads."
-    seeds = [read_results(f) | json.loads((f/'facts.json').read_text()) for f in sorted((Path(args.out)/'codec').glob('sweep-*')) if (f/'with_baselines').exists()]
+    seeds = [
+        read_results(f) | json.loads((f / 'facts.json').read_text())
+        for f in sorted((Path(args.out) / 'codec').glob('sweep-*'))
+        if (f / 'with_baselines').exists()
+    ]
     if not seeds: raise SystemExit(f'no finished sweep in {args.out}/codec')
     write_atomic(RESULTS/'codec_scenes.json', lambda p: p.write_text(json.dumps(seeds, indent=1)))
     print(f'{len(seeds)} seeds in {RESULTS/"codec_scenes.json"}')

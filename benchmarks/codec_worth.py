@@ -2,9 +2,11 @@
 
     python benchmarks/detection_study.py run demo --out RUNS --seeds 0   # the demonstration's detector
     python benchmarks/codec_study.py run --out RUNS --seeds 0            # and its codecs
-    python benchmarks/codec_worth.py train --out RUNS --bccd FOLDER      # blood cells: half an hour, one core
+    # blood cells: half an hour, one core
+    python benchmarks/codec_worth.py train --out RUNS --bccd FOLDER
     python benchmarks/codec_worth.py measure --out RUNS --bccd FOLDER    # without --bccd: scenes alone
-    python benchmarks/codec_worth.py table --out RUNS                    # writes nbs/results/codec_worth.json
+    # writes nbs/results/codec_worth.json
+    python benchmarks/codec_worth.py table --out RUNS
 
 BCCD (Shenggan, MIT) has 364 blood smears of 640 × 480 pixels in Pascal VOC's layout; the detector sees them
 at 160 × 120. The embedded scenes are sent as they are, and painted twice as large: then the detector sees a
@@ -30,9 +32,11 @@ from hjepa.compression.rate_distortion import measure_codecs
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'/'codec_worth.json'
 QUALITIES = dict(jpeg=(5, 10, 20, 40, 70, 90), webp=(0, 10, 25, 50, 75, 90))
-DETECTOR = ['data.dataset=voc', 'data.split=train', 'data.test_split=test', 'data.n=null', 'data.test_n=null',
-            'model.in_chans=3', 'model.img_size=[120,160]', 'training.epochs=30', 'data.crop=0.5',
-            'data.zoom=[0.7,1.0]']
+DETECTOR = [
+    'data.dataset=voc', 'data.split=train', 'data.test_split=test', 'data.n=null', 'data.test_n=null',
+    'model.in_chans=3', 'model.img_size=[120,160]', 'training.epochs=30', 'data.crop=0.5',
+    'data.zoom=[0.7,1.0]'
+]
 CODECS = ['training.lambda_values=[0.1,0.2,0.4,0.8,1.6]', 'training.base_epochs=10', 'training.epochs=20']
 KEEP = ('name', 'family', 'kind', 'setting', 'lambda', 'bpp', 'bpp_without_header', 'mse', 'map', 'map_50',
         'kept', 'level_bpp', 'level_mse')
@@ -46,8 +50,10 @@ def train(args):
         raise SystemExit('stopped')
 
 
-def compare(case: str, detector_run: Path, sweep: Path, images: BoxDataset, n: int, canvas=None, **facts) -> dict:
-    "Every codec of a sweep, and images at some qualities; `canvas`: another one than the detector was trained with."
+def compare(case: str, detector_run: Path, sweep: Path, images: BoxDataset, n: int, canvas=None,
+            **facts) -> dict:
+    """Every codec of a sweep, and images at some qualities; `canvas`: another one than the detector was
+    trained with."""
     detector = load_detection_model(detector_run)
     codecs = {f'λ {lam:g}': load_compression_model(folder) for lam, folder in codec_runs(sweep).items()}
     scales = image_scales(images, canvas or detector.img_size)

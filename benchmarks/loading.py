@@ -1,11 +1,17 @@
-"""How fast do photographs reach the model? From the JPEG file to the resized crop, per decoder, and through loaders with 0, 1, 2, … workers, from files and from shards.
+"""How fast do photographs reach the model? From the JPEG file to the resized crop, per decoder, and through
+loaders with 0, 1, 2, … workers, from files and from shards.
 
-    OMP_NUM_THREADS=1 python benchmarks/loading.py --workers 0 1 2 --ijepa ~/ijepa --out nbs/results/loading.json
+    OMP_NUM_THREADS=1 python benchmarks/loading.py --workers 0 1 2 --ijepa ~/ijepa --out
+        nbs/results/loading.json
 
-First one thread without a loader: the whole way of one picture (read, decode, crop, resize, mirror, bytes) for pictures of 500×375 and of 2000×1500, to 64 and to 224 pixels, for each of `data.decoder`; beside it decoding alone. Then
-loaders: images/s of one epoch of random crops of 224 pixels, by number of workers. --ijepa is a checkout of https://github.com/facebookresearch/ijepa: its transform (Pillow, floats, normalised in the worker) over torchvision's
-ImageFolder, in the same run. Routes take turns in every round; figures are medians over rounds, ratios medians of ratios within a round. Workers are started in a round that is not
-counted and live on. Memory is the largest of any process. More workers than cores cannot help: give the list that suits the machine.
+First one thread without a loader: the whole way of one picture (read, decode, crop, resize, mirror,
+bytes) for pictures of 500×375 and of 2000×1500, to 64 and to 224 pixels, for each of `data.decoder`;
+beside it decoding alone. Then loaders: images/s of one epoch of random crops of 224 pixels, by number of
+workers. --ijepa is a checkout of https://github.com/facebookresearch/ijepa: its transform (Pillow,
+floats, normalised in the worker) over torchvision's ImageFolder, in the same run. Routes take turns in
+every round; figures are medians over rounds, ratios medians of ratios within a round. Workers are started
+in a round that is not counted and live on. Memory is the largest of any process. More workers than cores
+cannot help: give the list that suits the machine.
 """
 import argparse, io, json, os, platform, resource, statistics, sys, tempfile, time, warnings
 from importlib.metadata import version
@@ -26,9 +32,11 @@ from hjepa.data.shards import write_shards
 
 
 def photographs(width, height, n):
-    "n JPEG files of about this size: a photograph that scikit-learn ships, cut a little differently each time."
+    """n JPEG files of about this size: a photograph that scikit-learn ships, cut a little differently each
+    time."""
     from sklearn.datasets import load_sample_images
-    whole = Image.fromarray(load_sample_images().images[0]).resize((width + n, height + n), Image.Resampling.BICUBIC)
+    whole = Image.fromarray(load_sample_images().images[0]).resize((width + n, height + n),
+                                                                   Image.Resampling.BICUBIC)
     for k in range(n):
         b = io.BytesIO()
         whole.crop((k, k, k + width, k + height)).save(b, 'JPEG', quality=90)
@@ -62,12 +70,19 @@ def one_picture(rounds, n):
                 def run(r):
                     u = keyed_uniform(0, r, range(n), 5)
                     geometry = lambda at, sizes: (crop_boxes(u[at], sizes), u[at, 4] < .5)
-                    return sum(clock(cut_pictures, [f], lambda at, sizes, k=k: geometry(torch.tensor([k]), sizes), (size, size), 3, decoder) for k, f in enumerate(files)) / n
+                    return sum(
+                        clock(cut_pictures, [f], lambda at, sizes, k=k: geometry(torch.tensor([k]), sizes),
+                              (size, size), 3, decoder) for k, f in enumerate(files)) / n
                 return run
             routes = {d: whole(d) for d in DECODERS}
             if size == 64:
-                routes |= {'Pillow, decoding alone': lambda r: clock(lambda: [load_image('', data=d) for _, d in files]) / n,
-                           'torchvision, decoding alone': lambda r: clock(lambda: [decode_jpeg(torch.frombuffer(bytearray(d), dtype=torch.uint8)) for _, d in files]) / n}
+                routes |= {
+                    'Pillow, decoding alone': lambda r: clock(
+                        lambda: [load_image('', data=d) for _, d in files]) / n,
+                    'torchvision, decoding alone': lambda r: clock(lambda: [
+                        decode_jpeg(torch.frombuffer(bytearray(d), dtype=torch.uint8)) for _, d in files
+                    ]) / n
+                }
             times = turns(routes, rounds)
             for name, t in times.items():
                 alone = 'alone' in name
@@ -84,7 +99,10 @@ def ijepa_dataset(checkout, folder, size):
     sys.path.insert(0, os.path.expanduser(checkout))
     from src.transforms import make_transforms
     from torchvision.datasets import ImageFolder
-    return ImageFolder(folder, make_transforms(crop_size=size, crop_scale=(.3, 1.), gaussian_blur=False, horizontal_flip=True, color_distortion=False, color_jitter=0.))
+    return ImageFolder(
+        folder,
+        make_transforms(crop_size=size, crop_scale=(.3, 1.), gaussian_blur=False, horizontal_flip=True,
+                        color_distortion=False, color_jitter=0.))
 
 
 def pass_over(loader):
@@ -108,7 +126,9 @@ def loaders(folder, shards, workers, batch, size, ijepa):
         routes['shards, auto', n] = ours(tars, 'auto', n)
         if ijepa:
             theirs = ijepa_dataset(ijepa, str(Path(folder).parent), size)
-            routes['I-JEPA, files', n] = pass_over(DataLoader(theirs, batch, shuffle=True, drop_last=True, num_workers=n, persistent_workers=n > 0, worker_init_fn=lambda _: torch.set_num_threads(1)))
+            routes['I-JEPA, files', n] = pass_over(
+                DataLoader(theirs, batch, shuffle=True, drop_last=True, num_workers=n, persistent_workers=n
+                           > 0, worker_init_fn=lambda _: torch.set_num_threads(1)))
     return routes
 
 
@@ -127,27 +147,46 @@ def through_loaders(rounds, workers, pictures, batch, size, ijepa):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2], help='numbers of workers (default: 0 1 2)')
+    p.add_argument('--workers', type=int, nargs='+', default=[0, 1, 2],
+                   help='numbers of workers (default: 0 1 2)')
     p.add_argument('--ijepa', metavar='PATH', help='a checkout of facebookresearch/ijepa')
     p.add_argument('--rounds', type=int, default=7, help='how often every route has its turn (default: 7)')
     p.add_argument('-n', type=int, default=8, help='pictures per turn of the first part (default: 8)')
     p.add_argument('--pictures', type=int, default=256, help='files for the loaders (default: 256)')
     p.add_argument('--batch', type=int, default=16, help='batch size of the loaders (default: 16)')
-    p.add_argument('--size', type=int, default=224, help='pixels of the crops of the loaders (default: 224)')
+    p.add_argument('--size', type=int, default=224,
+                   help='pixels of the crops of the loaders (default: 224)')
     p.add_argument('--out', help='JSON file for the figures')
     a = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
-    single, many = one_picture(a.rounds, a.n), through_loaders(a.rounds, a.workers, a.pictures, a.batch, a.size, a.ijepa)
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
-    result = dict(picture="scikit-learn's china.jpg, JPEG quality 90", machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}', rounds=a.rounds, threads=1, batch=a.batch, size=a.size, pictures=a.pictures,
-                  versions={k: version(k) for k in ('torch', 'torchvision', 'pillow', 'webdataset')}, peak_mib=peak, single=single, loaders=many)
-    print(f'{result["picture"]}; {result["machine"]}, one thread per process; {a.rounds} rounds; largest process {peak} MiB\n\n{"picture":12}{"result":>8}  {"route":30}{"ms":>8}   faster than Pillow by')
-    for r in single: print(f'{r["picture"]:12}{r["result"] or "":>8}  {r["route"]:30}{r["ms"]:8.2f}{r["faster_than_pillow_by"]:12.2f} ×')
-    print(f'\n{"loader, to " + str(a.size) + " pixels":24}{"workers":>9}{"images/s":>10}   faster than Pillow by')
-    for r in many: print(f'{r["route"]:24}{r["workers"]:9}{r["images_per_s"]:10.0f}{r["faster_than_pillow_by"]:12.2f} ×')
-    if a.out: write_atomic(a.out, lambda f: f.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n'))
+    single = one_picture(a.rounds, a.n)
+    many = through_loaders(a.rounds, a.workers, a.pictures, a.batch, a.size, a.ijepa)
+    cpu = next(
+        (l.split(':')[1].strip()
+         for l in open('/proc/cpuinfo', encoding='utf-8')
+         if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
+    peak = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
+    result = dict(picture="scikit-learn's china.jpg, JPEG quality 90",
+                  machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}', rounds=a.rounds,
+                  threads=1, batch=a.batch, size=a.size, pictures=a.pictures,
+                  versions={k: version(k) for k in ('torch', 'torchvision', 'pillow', 'webdataset')},
+                  peak_mib=peak, single=single, loaders=many)
+    print(f'{result["picture"]}; {result["machine"]}, one thread per process; {a.rounds} rounds; '
+          f'largest process {peak} MiB\n\n{"picture":12}{"result":>8}  {"route":30}{"ms":>8}   faster '
+          'than Pillow by')
+    for r in single:
+        print(f'{r["picture"]:12}{r["result"] or "":>8}  '
+              f'{r["route"]:30}{r["ms"]:8.2f}{r["faster_than_pillow_by"]:12.2f} ×')
+    print(f'\n{"loader, to " + str(a.size) + " pixels":24}{"workers":>9}{"images/s":>10}   faster '
+          'than Pillow by')
+    for r in many:
+        print(
+            f'{r["route"]:24}{r["workers"]:9}{r["images_per_s"]:10.0f}{r["faster_than_pillow_by"]:12.2f} ×')
+    if a.out:
+        write_atomic(a.out, lambda f: f.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n'))
 
 
 if __name__ == '__main__': main()

@@ -1,10 +1,12 @@
-"""How long do masks take? A batch of 256 images on a grid of 14×14 patches, both generators, beside I-JEPA's collator if it is at hand.
+"""How long do masks take? A batch of 256 images on a grid of 14×14 patches, both generators, beside I-JEPA's
+collator if it is at hand.
 
     OMP_NUM_THREADS=2 python benchmarks/masks.py --ijepa ~/ijepa --out nbs/results/masks.json
 
---ijepa is a checkout of https://github.com/facebookresearch/ijepa; its `MaskCollator` gets the same settings and a batch of one-number images, so that
-nothing but masks takes time. Generators take turns in every round; figures are medians over rounds, ratios are medians of ratios within a round. Memory
-is by how much the peak of a process of its own rises over the same calls.
+--ijepa is a checkout of https://github.com/facebookresearch/ijepa; its `MaskCollator` gets the same
+settings and a batch of one-number images, so that nothing but masks takes time. Generators take turns in
+every round; figures are medians over rounds, ratios are medians of ratios within a round. Memory is by
+how much the peak of a process of its own rises over the same calls.
 """
 import argparse, json, multiprocessing, os, platform, resource, statistics, sys, time
 
@@ -55,7 +57,10 @@ def measure(found, rounds):
 
 
 def machine():
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
+    cpu = next(
+        (l.split(':')[1].strip()
+         for l in open('/proc/cpuinfo', encoding='utf-8')
+         if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     return f'{os.cpu_count()} cores of {cpu or platform.machine()}'
 
 
@@ -63,7 +68,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--ijepa', metavar='PATH', help='a checkout of facebookresearch/ijepa')
     p.add_argument('--batch', type=int, default=256, help='images (default: 256)')
-    p.add_argument('--grid', type=int, nargs=2, default=(14, 14), metavar=('ROWS', 'COLUMNS'), help='patches (default: 14 14)')
+    p.add_argument('--grid', type=int, nargs=2, default=(14, 14), metavar=('ROWS', 'COLUMNS'),
+                   help='patches (default: 14 14)')
     p.add_argument('--levels', type=int, default=3, help='of hierarchical masks (default: 3)')
     p.add_argument('--threads', type=int, default=2, help='of torch (default: 2)')
     p.add_argument('--rounds', type=int, default=60, help='how often everyone has a turn (default: 60)')
@@ -75,17 +81,26 @@ def main():
     memory = {name: rise(f, 50) for name, f in found.items()}
     torch.set_num_threads(a.threads)
     times, median = measure(found, a.rounds), statistics.median
-    table = {name: dict(ms=round(median(t), 2), fastest_ms=round(min(t), 2), images_per_s=round(1e3 * a.batch / median(t)), peak_rises_by_mib=round(memory[name], 1)) for name, t in times.items()}
+    table = {
+        name: dict(ms=round(median(t),
+                            2), fastest_ms=round(min(t), 2), images_per_s=round(1e3 * a.batch / median(t)),
+                   peak_rises_by_mib=round(memory[name], 1)) for name, t in times.items()
+    }
     if a.ijepa:
         for name, t in times.items():
             pairs = zip(times['I-JEPA'], t, strict=True)
             table[name]['times_faster_than_ijepa'] = round(median(x / y for x, y in pairs), 1)
-    result = dict(what=f'masks of {a.batch} images, {a.grid[0]}×{a.grid[1]} patches, hierarchical with {a.levels} levels', rounds=a.rounds, threads=a.threads,
+    result = dict(what=f'masks of {a.batch} images, {a.grid[0]}×{a.grid[1]} patches, hierarchical with '
+                       f'{a.levels} levels', rounds=a.rounds, threads=a.threads,
                   machine=machine(), torch=torch.__version__, table=table)
-    print(f'{result["what"]}; {result["machine"]}, {a.threads} threads; {a.rounds} rounds\n\n{"":14}{"ms":>8}{"fastest":>10}{"images/s":>11}{"peak +MiB":>11}   I-JEPA takes')
+    print(f'{result["what"]}; {result["machine"]}, {a.threads} threads; {a.rounds} '
+          f'rounds\n\n{"":14}{"ms":>8}{"fastest":>10}{"images/s":>11}{"peak +MiB":>11}   I-JEPA takes')
     for name, r in table.items():
-        print(f'{name:14}{r["ms"]:8.2f}{r["fastest_ms"]:10.2f}{r["images_per_s"]:11,}{r["peak_rises_by_mib"]:11.1f}' + (f'{r["times_faster_than_ijepa"]:11.1f} ×' if a.ijepa else ''))
-    if a.out: write_atomic(a.out, lambda f: f.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n'))
+        longer = f'{r["times_faster_than_ijepa"]:11.1f} ×' if a.ijepa else ''
+        print(f'{name:14}{r["ms"]:8.2f}{r["fastest_ms"]:10.2f}{r["images_per_s"]:11,}'
+              f'{r["peak_rises_by_mib"]:11.1f}{longer}')
+    if a.out:
+        write_atomic(a.out, lambda f: f.write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n'))
 
 
 if __name__ == '__main__': main()

@@ -1,10 +1,13 @@
-"""How fast are crops made? 2 crops of 224 and 6 of 96 pixels from a photograph of 500×375, up to normalised float tensors, in one thread.
+"""How fast are crops made? 2 crops of 224 and 6 of 96 pixels from a photograph of 500×375, up to normalised
+float tensors, in one thread.
 
     OMP_NUM_THREADS=1 python benchmarks/multicrop_loading.py --out nbs/results/multicrop_loading.json
 
-Routes: this package, torchvision.transforms.v2 on Pillow pictures and on byte tensors, and lightly's DINOTransform (left out if lightly is not
-installed). All do the same: random resized crop with antialiasing, mirroring, brightness, contrast, saturation and hue, normalisation; blur,
-solarisation and greyscale are off. Routes take turns in every round, figures are medians over rounds, ratios are medians of ratios within a round.
+Routes: this package, torchvision.transforms.v2 on Pillow pictures and on byte tensors, and lightly's
+DINOTransform (left out if lightly is not installed). All do the same: random resized crop with
+antialiasing, mirroring, brightness, contrast, saturation and hue, normalisation; blur, solarisation and
+greyscale are off. Routes take turns in every round, figures are medians over rounds, ratios are medians
+of ratios within a round.
 """
 import argparse, io, json, os, platform, statistics, tempfile, time
 from importlib.metadata import version
@@ -37,8 +40,12 @@ def ours(hue):
 def torchvision(tensor):
     import torchvision.transforms.v2 as T
     def pipeline(size, scale):
-        return T.Compose([T.RandomResizedCrop(size, scale, antialias=True), T.RandomHorizontalFlip(), T.ColorJitter(*J)] +
-                         [T.ToImage()] * (not tensor) + [T.ToDtype(torch.float32, scale=True), T.Normalize(MEAN, STD)])
+        return T.Compose(
+            [T.RandomResizedCrop(size, scale, antialias=True),
+             T.RandomHorizontalFlip(),
+             T.ColorJitter(*J)] + [T.ToImage()] * (not tensor)
+            + [T.ToDtype(torch.float32, scale=True),
+               T.Normalize(MEAN, STD)])
     kinds = [(n, pipeline(size, scale)) for n, size, scale in KINDS]
     first = T.ToImage() if tensor else lambda im: im
     def f(im):
@@ -49,12 +56,15 @@ def torchvision(tensor):
 
 def lightly():
     from lightly.transforms import DINOTransform
-    return DINOTransform(cj_prob=1, cj_strength=1, cj_bright=J[0], cj_contrast=J[1], cj_sat=J[2], cj_hue=J[3], random_gray_scale=0,
-                         gaussian_blur=(0, 0, 0), solarization_prob=0)
+    return DINOTransform(cj_prob=1, cj_strength=1, cj_bright=J[0], cj_contrast=J[1], cj_sat=J[2],
+                         cj_hue=J[3], random_gray_scale=0, gaussian_blur=(0, 0, 0), solarization_prob=0)
 
 
 def routes():
-    out = {'hjepa': ours('yiq'), "hjepa, hue='hsv'": ours('hsv'), 'torchvision v2, Pillow': torchvision(False), 'torchvision v2, bytes': torchvision(True)}
+    out = {
+        'hjepa': ours('yiq'), "hjepa, hue='hsv'": ours('hsv'), 'torchvision v2, Pillow': torchvision(False),
+        'torchvision v2, bytes': torchvision(True)
+    }
     try: out['lightly DINOTransform'] = lightly()
     except ImportError as e: print(f'lightly is left out ({e}); `pip install lightly` to compare with it')
     return out
@@ -73,11 +83,14 @@ def loaders(folder, found, batch):
     make = {}
     for name, f in found.items():
         if name.startswith('hjepa'):
-            ds = MultiCropDataset(build_dataset('images', folder), MultiCropTransform(hue='hsv' if 'hsv' in name else 'yiq'))
-            make[name] = (build_multicrop_dataloader(ds, batch, num_workers=1, shuffle=False), lambda b: [*b[0].map(normalize)])
+            ds = MultiCropDataset(build_dataset('images', folder),
+                                  MultiCropTransform(hue='hsv' if 'hsv' in name else 'yiq'))
+            make[name] = (build_multicrop_dataloader(ds, batch, num_workers=1,
+                                                     shuffle=False), lambda b: [*b[0].map(normalize)])
         else:
             paths = sorted(str(p) for p in Path(folder).iterdir())
-            make[name] = (DataLoader(Files(paths, f), batch, num_workers=1, persistent_workers=True, worker_init_fn=lambda _: torch.set_num_threads(1)), lambda b: b)
+            make[name] = (DataLoader(Files(paths, f), batch, num_workers=1, persistent_workers=True,
+                                     worker_init_fn=lambda _: torch.set_num_threads(1)), lambda b: b)
     return make
 
 
@@ -94,7 +107,10 @@ def measure(found, jpeg, im, rounds, n):
     for r in range(-1, rounds):                                             # a round to warm up
         for name, f in found.items():
             torch.manual_seed(r + 1)
-            t = [clock(lambda: [f(im) for _ in range(n)]) / n, clock(lambda: [f(decode()) for _ in range(n)]) / n]
+            t = [
+                clock(lambda: [f(im) for _ in range(n)]) / n,
+                clock(lambda: [f(decode()) for _ in range(n)]) / n
+            ]
             if r >= 0:
                 for what, seconds in zip(times, t, strict=True): times[what][name].append(seconds)
     return times
@@ -122,9 +138,14 @@ def measure_large(rounds, sizes=((1280, 854), (2560, 1708), (4032, 3024))):
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for W, H in sizes:
-            photograph().resize((W, H), Image.Resampling.BICUBIC).save(Path(folder) / 'large.jpg', quality=90)
-            reduced, whole = views = [MultiCropView(build_dataset('images', folder), t) for t in (MultiCropTransform(), Whole())]
-            t = [[clock(lambda: v[max(r, 0), 0]['crops'].map(normalize)) for v in views] for r in range(-1, rounds)][1:]
+            photograph().resize((W, H),
+                                Image.Resampling.BICUBIC).save(Path(folder) / 'large.jpg', quality=90)
+            reduced, whole = views = [
+                MultiCropView(build_dataset('images', folder), t) for t in (MultiCropTransform(), Whole())
+            ]
+            t = [[clock(lambda: v[max(r, 0), 0]['crops'].map(normalize))
+                  for v in views]
+                 for r in range(-1, rounds)][1:]
             rows.append(dict(width=W, height=H, reduced_by=reduced.transform.factor(H, W),
                              **{f'{k}_ms': round(1e3 * statistics.median(x), 1)
                                 for k, x in zip(('reduced', 'whole'), zip(*t, strict=True), strict=True)}))
@@ -143,7 +164,8 @@ def main():
     im, buffer, found = photograph(), io.BytesIO(), routes()
     im.save(buffer, 'JPEG', quality=90)
     times = measure(found, buffer.getvalue(), im, a.rounds, a.n)
-    times['files, loader with 1 worker'] = measure_loaders(found, buffer.getvalue(), max(3, a.rounds // 2), a.pictures, a.batch)
+    times['files, loader with 1 worker'] = measure_loaders(found, buffer.getvalue(), max(3, a.rounds // 2),
+                                                           a.pictures, a.batch)
 
     median, crops = statistics.median, sum(n for n, *_ in KINDS)
     faster = lambda t, ours: round(median(x / y for x, y in zip(t, ours, strict=True)), 2)
@@ -151,16 +173,25 @@ def main():
                                pictures_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
                                hjepa_is_faster_by=faster(t, by['hjepa']))
                     for name, t in by.items()} for what, by in times.items()}
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo', encoding='utf-8') if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
+    cpu = next(
+        (l.split(':')[1].strip()
+         for l in open('/proc/cpuinfo', encoding='utf-8')
+         if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     names = ['torch', 'torchvision', 'pillow'] + ['lightly'] * any('lightly' in k for k in found)
-    result = dict(what='2 crops of 224 and 6 of 96 pixels to normalised floats', picture="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,
-                  machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}, shared', threads=1, versions={k: version(k) for k in names}, table=table, large=measure_large(a.rounds))
+    result = dict(what='2 crops of 224 and 6 of 96 pixels to normalised floats',
+                  picture="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,
+                  machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}, shared', threads=1,
+                  versions={k: version(k) for k in names}, table=table, large=measure_large(a.rounds))
     print(f'{result["what"]}; {result["picture"]}; {result["machine"]}, one thread; {a.rounds} rounds')
     for what, rows in table.items():
         print(f'\n{what:32}{"ms/picture":>12}{"pictures/s":>12}{"crops/s":>10}   hjepa is faster by')
-        for name, r in rows.items(): print(f'  {name:30}{r["ms_per_picture"]:12.2f}{r["pictures_per_s"]:12.0f}{r["crops_per_s"]:10}{r["hjepa_is_faster_by"]:14.2f} ×')
+        for name, r in rows.items():
+            print(f'  {name:30}{r["ms_per_picture"]:12.2f}{r["pictures_per_s"]:12.0f}{r["crops_per_s"]:10}'
+                  f'{r["hjepa_is_faster_by"]:14.2f} ×')
     print()
-    for r in result['large']: print(f'JPEG file of {r["width"]}×{r["height"]}: {r["reduced_ms"]} ms, reduced by {r["reduced_by"]}; {r["whole_ms"]} ms without reducing')
+    for r in result['large']:
+        print(f'JPEG file of {r["width"]}×{r["height"]}: {r["reduced_ms"]} ms, reduced by '
+              f'{r["reduced_by"]}; {r["whole_ms"]} ms without reducing')
     if a.out:
         Path(a.out).parent.mkdir(parents=True, exist_ok=True)
         Path(a.out).write_text(json.dumps(result, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')

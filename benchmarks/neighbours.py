@@ -1,10 +1,11 @@
-"""Which read-out finds neighbours of the same class, if no label may choose it? Runs of `tiny` beside random networks, on garments where they
-were and on garments moved about.
+"""Which read-out finds neighbours of the same class, if no label may choose it? Runs of `tiny` beside random
+networks, on garments where they were and on garments moved about.
 
     OMP_NUM_THREADS=1 python benchmarks/neighbours.py RUN RUN RUN --out nbs/results/neighbours.json
 
-RUN are folders of `hjepa train training.seed=0`, `=1`, `=2`. For every network, version of the pictures and read-out: the share of the five nearest
-of 4,000 pictures that are of the query's class, over 1,000 queries. Labels only count; nothing is fitted with them.
+RUN are folders of `hjepa_train training.seed=0`, `=1`, `=2`. For every network, version of the pictures
+and read-out: the share of the five nearest of 4,000 pictures that are of the query's class, over 1,000
+queries. Labels only count; nothing is fitted with them.
 """
 import argparse, json
 from pathlib import Path
@@ -34,8 +35,12 @@ def anywhere(images, size: int, seed: int = 0):
 
 def versions(n: int = 4000) -> dict[str, ImageDataset]:
     data = build_dataset('fashion_mnist_mini').subset(range(n))
-    crops = TrainView(data, data.native_size, 1, seed=3, scale=(.3, 1.), flip=.5).__getitems__([(0, i) for i in range(n)])['image']
-    images = {'as they are': data.images, 'random crops': crops, 'large, anywhere': anywhere(data.images, 20), 'small, anywhere': anywhere(data.images, 14)}
+    crops = TrainView(data, data.native_size, 1, seed=3, scale=(.3, 1.),
+                      flip=.5).__getitems__([(0, i) for i in range(n)])['image']
+    images = {
+        'as they are': data.images, 'random crops': crops, 'large, anywhere': anywhere(data.images, 20),
+        'small, anywhere': anywhere(data.images, 14)
+    }
     return {name: ImageDataset(name, images=x, labels=data.labels) for name, x in images.items()}
 
 
@@ -62,12 +67,17 @@ def main():
     args = p.parse_args()
     sets, share = versions(), {}
     runs = [HJEPA.from_pretrained(r) for r in args.runs]
-    for network, models in {'tiny': runs, 'random': [random_like(runs[0], seed) for seed in range(len(runs))]}.items():
+    for network, models in {
+            'tiny': runs, 'random': [random_like(runs[0], seed) for seed in range(len(runs))]
+    }.items():
         for model in models:
             for s, data in sets.items():
-                for name, v in measure(model, data).items(): share.setdefault(network, {}).setdefault(name, {}).setdefault(s, []).append(round(v, 4))
+                for name, v in measure(model, data).items():
+                    share.setdefault(network, {}).setdefault(name, {}).setdefault(s, []).append(round(v, 4))
                 print(network, s, {k: v[s][-1] for k, v in share[network].items()}, flush=True)
-    Path(args.out).write_text(json.dumps(dict(sets=list(sets), share=share, runs=len(runs), queries=1000, pictures=4000, k=5), indent=1) + '\n', encoding='utf-8')
+    Path(args.out).write_text(
+        json.dumps(dict(sets=list(sets), share=share, runs=len(runs), queries=1000, pictures=4000, k=5),
+                   indent=1) + '\n', encoding='utf-8')
 
 
 if __name__ == '__main__': main()

@@ -1,7 +1,8 @@
 """Other ways to train the same encoder, small and faithful, for comparison only: I-JEPA, MAE and LeJEPA.
 
-Each trains the `ContextEncoder` of a configuration and hands it over in a plain `HJEPA` (`as_hjepa`), so that what is read from it is the same for all.
-Loader, optimiser, schedules, precision and checkpoints are the package's: a run is a `RivalTrainer` on a `RivalRun`, a `RunConfig` with one more section.
+Each trains the `ContextEncoder` of a configuration and hands it over in a plain `HJEPA` (`as_hjepa`), so
+that what is read from it is the same for all. Loader, optimiser, schedules, precision and checkpoints are
+the package's: a run is a `RivalTrainer` on a `RivalRun`, a `RunConfig` with one more section.
 
     config = load_rival('tiny', ['rival.name=mae', 'model.pixel_weight=0'])
     trainer = RivalTrainer(config, folder); trainer.fit(); model = trainer.model.as_hjepa()"""
@@ -24,7 +25,8 @@ from hjepa.core.config import ConfigError, Kind, load_kind, require
 from hjepa.core.weights import save_model
 from hjepa.hierarchy import HJEPA, ModelConfig, target_spread
 from hjepa.objectives.pixels import patch_pixels
-from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator, keep_random, sample_block_size, sample_blocks
+from hjepa.masking import (MultiBlockMaskGenerator, RandomMaskGenerator, keep_random,
+                           sample_block_size, sample_blocks)
 from hjepa.data.crops import Crops
 from hjepa.predictor import Predictor
 from hjepa.objectives.regularizers import sigreg
@@ -33,14 +35,16 @@ from hjepa.training import RunConfig, Trainer, check_run_config, warn_run
 
 @dataclass
 class RivalConfig:
-    "How a rival learns, beside what the other sections say. The decoder of MAE has the size of `model.predictor`."
+    """How a rival learns, beside what the other sections say. The decoder of MAE has the size of
+    `model.predictor`."""
     name: str = 'ijepa' # ijepa, mae or lejepa
     mask_ratio: float = 0.75 # mae: share of the patches that is hidden
     normalize_pixels: bool = True # mae: each patch's pixels have mean 0 and deviation 1 as targets
     min_keep: int = 4 # public_ijepa: fewer patches than any target block has; contexts have more
     sigreg_weight: float = 0.05 # lejepa: λ
     slices: int = 256 # lejepa: random directions of a step
-    projector: List[int] = field(default_factory=lambda: [512, 64]) # lejepa: widths of its hidden layer and of its output
+    projector: List[int] = field(
+        default_factory=lambda: [512, 64])  # lejepa: widths of its hidden layer and of its output
 
 
 @dataclass
@@ -60,8 +64,11 @@ def check_rival(cfg: RivalRun) -> RivalRun:
         (len(r.projector) == 2 and min(r.projector) > 0, 'rival.projector', r.projector, 'two widths'),
         (not m.fpn.use_fpn, 'model.fpn.use_fpn', m.fpn.use_fpn, 'false: rivals do not train a pyramid'),
         (m.pixel_weight == 0, 'model.pixel_weight', m.pixel_weight, '0: rivals have losses of their own'),
-        (cfg.masking.masks_per_image == 1, 'masking.masks_per_image', cfg.masking.masks_per_image, '1 for a rival'),
-        ((crops == 'global_only') == (r.name == 'lejepa'), 'multicrop.strategy', crops, 'global_only for lejepa (which reads how many crops, and their scales), null for the others')])
+        (cfg.masking.masks_per_image == 1, 'masking.masks_per_image', cfg.masking.masks_per_image,
+         '1 for a rival'),
+        ((crops == 'global_only') == (r.name == 'lejepa'), 'multicrop.strategy', crops,
+         'global_only for lejepa (which reads how many crops, and their scales), null for the others')
+    ])
     return check_run_config(cfg)
 
 
@@ -71,7 +78,8 @@ def load_rival(source: str | Path = 'tiny', overrides: list[str] = ()) -> RivalR
 
 
 class Rival(nn.Module):
-    "An encoder that is trained in another way. It starts from the weights that an `HJEPA` of the same configuration and seed starts from."
+    """An encoder that is trained in another way. It starts from the weights that an `HJEPA` of the same
+    configuration and seed starts from."""
     pixel_stats, img_size = HJEPA.pixel_stats, HJEPA.img_size
     def __init__(self, config: ModelConfig, how: RivalConfig):
         super().__init__()
@@ -79,8 +87,10 @@ class Rival(nn.Module):
         self.config, self.how, self.context_encoder = config, how, plain.context_encoder
         self.build(plain)
 
-    def build(self, plain: HJEPA): "Make further parts, or take them from a model of the same configuration."
-    def update_target_encoder(self, current_step: int) -> float: return 0.                  # most have no teacher
+    def build(self, plain: HJEPA):
+        "Make further parts, or take them from a model of the same configuration."
+    # most have no teacher
+    def update_target_encoder(self, current_step: int) -> float: return 0.
     def save_pretrained(self, path: str | Path) -> Path: return save_model(self, path, 'rival')
     def patches(self, tokens: Tensor) -> Tensor: return tokens[:, self.context_encoder.num_prefix_tokens:]
 
@@ -103,14 +113,18 @@ class Blocks:
 
 
 class SeparateBlocks(MultiBlockMaskGenerator):
-    """Multi-block masks whose target blocks stay apart (I-JEPA, Assran et al. 2023, Sec. 3, and its public code). Settings are those of `MultiBlockMaskGenerator`.
+    """Multi-block masks whose target blocks stay apart (I-JEPA, Assran et al. 2023, Sec. 3, and its public
+    code). Settings are those of `MultiBlockMaskGenerator`.
 
-    Blocks that leave too little context are placed anew, at most 20 times; then, as in the public code, the context may overlap them. Surplus context goes at random."""
+    Blocks that leave too little context are placed anew, at most 20 times; then, as in the public code, the
+    context may overlap them. Surplus context goes at random."""
     def __call__(self, batch_size: int, generator: torch.Generator | None = None) -> Blocks:
         size = sample_block_size(self.grid, self.target_scale, self.target_aspect, generator)
         seen = sample_block_size(self.grid, self.context_scale, (1., 1.), generator)
-        draw = lambda n: (sample_blocks(n, self.num_target_masks, size, self.grid, generator), sample_blocks(n, 1, seen, self.grid, generator)[:, 0])
-        target, block = draw(batch_size)                                                    # [B, M, N], [B, N]
+        draw = lambda n: (sample_blocks(n, self.num_target_masks, size, self.grid, generator),
+                          sample_blocks(n, 1, seen, self.grid, generator)[:, 0])
+        # [B, M, N], [B, N]
+        target, block = draw(batch_size)
         for _ in range(20):
             few = (block & ~target.any(1)).sum(1) < self.min_context
             if not few.any(): break
@@ -122,60 +136,84 @@ class SeparateBlocks(MultiBlockMaskGenerator):
 
 
 class IJEPA(Rival):
-    """I-JEPA (Assran et al. 2023): each target block is predicted in a pass of its own that sees the context, in the space of the averaged encoder's last block.
+    """I-JEPA (Assran et al. 2023): each target block is predicted in a pass of its own that sees the
+    context, in the space of the averaged encoder's last block.
 
-    One level, targets layer-normed without affine, smooth-L1. Settings: sections `masking`, `model.predictor` and `model.ema`."""
+    One level, targets layer-normed without affine, smooth-L1. Settings: sections `masking`,
+    `model.predictor` and `model.ema`."""
     update_target_encoder = HJEPA.update_target_encoder
-    def build(self, plain: HJEPA): self.predictor, self.target_encoder, self.ema_steps = plain.predictor, plain.target_encoder, plain.ema_steps
+    def build(self, plain: HJEPA):
+        self.predictor = plain.predictor
+        self.target_encoder = plain.target_encoder
+        self.ema_steps = plain.ema_steps
 
     def forward(self, images: Tensor, masks: Blocks) -> dict[str, Tensor]: # images [B, C, H, W]
         "Loss on a batch."
-        context, targets = (t.to(images.device) for t in (masks.context, masks.targets))    # [B, K], [B, M, k]
+        # [B, K], [B, M, k]
+        context, targets = (t.to(images.device) for t in (masks.context, masks.targets))
         M = targets.shape[1]
         target = self.target_encoder(images, targets.flatten(1)).float()                     # [B, M·k, D]
         target = F.layer_norm(target, target.shape[-1:])
         tokens = self.context_encoder(images, context=context)                              # [B, P + K, D]
-        each = lambda t: t.repeat_interleave(M, 0)                                          # a row per block: blocks do not see each other
-        predicted = self.predictor(each(tokens), self.context_encoder.grid_size, context=each(context), target=targets.flatten(0, 1))     # [B·M, k, D]
+        # a row per block: blocks do not see each other
+        each = lambda t: t.repeat_interleave(M, 0)
+        # [B·M, k, D]
+        predicted = self.predictor(each(tokens), self.context_encoder.grid_size, context=each(context),
+                                   target=targets.flatten(0, 1))
         loss = F.smooth_l1_loss(predicted.float().reshape(target.shape), target)
-        return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
+        return dict(loss=loss, level_losses=loss.detach()[None],
+                    target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
 
 
 class MAE(Rival):
-    "Masked autoencoder (He et al. 2022): a narrow decoder on visible and mask tokens answers with the pixels of hidden patches; squared error on these alone."
+    """Masked autoencoder (He et al. 2022): a narrow decoder on visible and mask tokens answers with the
+    pixels of hidden patches; squared error on these alone."""
     def build(self, plain: HJEPA):
         c, p = self.config, plain.config.predictor
-        self.decoder = Predictor(plain.context_encoder.embed_dim, p.depth, p.num_heads or plain.context_encoder.num_heads, p.embed_dim, p.mlp_ratio, c.drop_path_rate)
-        self.decoder.proj = nn.Linear(self.decoder.embed_dim, math.prod(self.context_encoder.patch_size) * c.in_chans)
-        nn.init.trunc_normal_(self.decoder.proj.weight, std=.02); nn.init.zeros_(self.decoder.proj.bias)
+        self.decoder = Predictor(plain.context_encoder.embed_dim, p.depth, p.num_heads
+                                 or plain.context_encoder.num_heads, p.embed_dim, p.mlp_ratio,
+                                 c.drop_path_rate)
+        self.decoder.proj = nn.Linear(self.decoder.embed_dim,
+                                      math.prod(self.context_encoder.patch_size) * c.in_chans)
+        nn.init.trunc_normal_(self.decoder.proj.weight, std=.02)
+        nn.init.zeros_(self.decoder.proj.bias)
 
     def forward(self, images: Tensor, masks: Masks) -> dict[str, Tensor]: # images [B, C, H, W]
         "Loss on a batch."
         masks = masks.to(images.device)
-        target = gather_tokens(patch_pixels(images, self.context_encoder.patch_size), masks.target_index)                        # [B, M, C·ph·pw]
-        if self.how.normalize_pixels: target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        # [B, M, C·ph·pw]
+        target = gather_tokens(patch_pixels(images, self.context_encoder.patch_size), masks.target_index)
+        if self.how.normalize_pixels:
+            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
         tokens = self.context_encoder(images, context=masks.context_index)
         pixels = self.decoder(tokens, masks.grid, context=masks.context_index, target=masks.target_index)
         loss = F.mse_loss(pixels.float(), target)
-        return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
+        return dict(loss=loss, level_losses=loss.detach()[None],
+                    target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
 
 
 class LeJEPA(Rival):
-    """LeJEPA (Balestriero & LeCun 2025): views of an image agree, while each view's projections over the batch look normal in random directions.
+    """LeJEPA (Balestriero & LeCun 2025): views of an image agree, while each view's projections over the
+    batch look normal in random directions.
 
-    No teacher, no predictor. Views are the crops of section `multicrop`, all through the one encoder; `level_losses` are invariance and SIGReg."""
+    No teacher, no predictor. Views are the crops of section `multicrop`, all through the one encoder;
+    `level_losses` are invariance and SIGReg."""
     def build(self, plain: HJEPA):
         hidden, out = self.how.projector
-        self.projector = nn.Sequential(nn.Linear(plain.context_encoder.embed_dim, hidden), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, out))
+        self.projector = nn.Sequential(nn.Linear(plain.context_encoder.embed_dim, hidden),
+                                       nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, out))
 
     def forward(self, crops: Crops) -> dict[str, Tensor]:
-        "Loss on a batch. Directions come from PyTorch's global generator, which the training loop seeds at each step."
+        """Loss on a batch. Directions come from PyTorch's global generator, which the training loop seeds
+        at each step."""
         views = [crops.global_crops] + ([crops.local_crops] if crops.num_local else [])
         z = torch.cat([self.patches(self.context_encoder(v)).mean(1) for v in views])       # [n·B, D]
         z = self.projector(z).float().unflatten(0, (len(crops), -1))                        # [n, B, d]
         invariance = (z - z[:crops.num_global].mean(0)).square().mean()
-        with torch.autocast(z.device.type, enabled=False): normality, weight = sigreg(z, self.how.slices), self.how.sigreg_weight
-        return dict(loss=(1 - weight) * invariance + weight * normality, level_losses=torch.stack([invariance, normality]).detach(),
+        with torch.autocast(z.device.type, enabled=False):
+            normality, weight = sigreg(z, self.how.slices), self.how.sigreg_weight
+        return dict(loss=(1 - weight) * invariance + weight * normality,
+                    level_losses=torch.stack([invariance, normality]).detach(),
                     target_std=target_spread(z.detach(), torch.ones_like(z[..., 0]))[None])
 
 
@@ -183,45 +221,63 @@ PUBLIC = dict(path=None)        # where facebookresearch/ijepa is checked out
 
 
 class PublicIJEPA(Rival):
-    """facebookresearch/ijepa: its own encoder, predictor, masks and initial weights, put together as its train.py does it. `PUBLIC['path']` says where it is.
+    """facebookresearch/ijepa: its own encoder, predictor, masks and initial weights, put together as its
+    train.py does it. `PUBLIC['path']` says where it is.
 
-    Only the loop around it is ours: batches, optimiser, schedules and the averaging of weights, which are the same as in `IJEPA`."""
+    Only the loop around it is ours: batches, optimiser, schedules and the averaging of weights, which are
+    the same as in `IJEPA`."""
     def build(self, plain: HJEPA):
-        if PUBLIC['path'] is None: raise ConfigError('rival.name=public_ijepa: expected a checkout of facebookresearch/ijepa (--ijepa PATH)')
+        if PUBLIC['path'] is None:
+            raise ConfigError('rival.name=public_ijepa: expected a checkout of facebookresearch/ijepa '
+                              '(--ijepa PATH)')
         if str(PUBLIC['path']) not in sys.path: sys.path.insert(0, str(PUBLIC['path']))
         from src.masks.multiblock import MaskCollator
         from src.models import vision_transformer as theirs
         e, p, m = plain.context_encoder, plain.config.predictor, self.how
-        self.theirs = theirs.VisionTransformer(img_size=[e.vit.patch_embed.img_size[0]], patch_size=e.patch_size[0], in_chans=e.in_chans, embed_dim=e.embed_dim, depth=len(e.vit.blocks),
-                                               num_heads=e.num_heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
-        self.predictor = theirs.vit_predictor(num_patches=math.prod(e.grid_size), embed_dim=e.embed_dim, predictor_embed_dim=p.embed_dim, depth=p.depth, num_heads=p.num_heads)
+        self.theirs = theirs.VisionTransformer(img_size=[e.vit.patch_embed.img_size[0]],
+                                               patch_size=e.patch_size[0], in_chans=e.in_chans,
+                                               embed_dim=e.embed_dim, depth=len(e.vit.blocks),
+                                               num_heads=e.num_heads, qkv_bias=True,
+                                               norm_layer=partial(nn.LayerNorm, eps=1e-6))
+        self.predictor = theirs.vit_predictor(num_patches=math.prod(e.grid_size), embed_dim=e.embed_dim,
+                                              predictor_embed_dim=p.embed_dim, depth=p.depth,
+                                              num_heads=p.num_heads)
         self.teacher, self.ema_steps = deepcopy(self.theirs).requires_grad_(False), plain.ema_steps
-        self.masks = partial(MaskCollator, input_size=e.vit.patch_embed.img_size, patch_size=e.patch_size[0], nenc=1, min_keep=m.min_keep, allow_overlap=False)
-        self.context_encoder.requires_grad_(False)                                          # only says how large things are
+        self.masks = partial(MaskCollator, input_size=e.vit.patch_embed.img_size,
+                             patch_size=e.patch_size[0], nenc=1, min_keep=m.min_keep, allow_overlap=False)
+        # only says how large things are
+        self.context_encoder.requires_grad_(False)
 
-    def forward(self, images: Tensor, masks: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]: # images [B, C, H, W]
+    def forward(self, images: Tensor,
+                masks: tuple[list[Tensor], list[Tensor]]) -> dict[str, Tensor]:  # images [B, C, H, W]
         "Loss on a batch."
         from src.masks.utils import apply_masks
         seen, asked = ([i.to(images.device) for i in part] for part in masks)
-        with torch.no_grad(): target = apply_masks(F.layer_norm(h := self.teacher(images), h.shape[-1:]), asked)
+        with torch.no_grad():
+            target = apply_masks(F.layer_norm(h := self.teacher(images), h.shape[-1:]), asked)
         loss = F.smooth_l1_loss(self.predictor(self.theirs(images, seen), seen, asked), target)
-        return dict(loss=loss, level_losses=loss.detach()[None], target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
+        return dict(loss=loss, level_losses=loss.detach()[None],
+                    target_std=target_spread(target, torch.ones_like(target[..., 0]))[None])
 
     @torch.no_grad()
     def update_target_encoder(self, current_step: int) -> float: # the momentum used
         "The average of weights follows."
         e = self.config.ema
         momentum = ema_momentum(current_step, self.ema_steps, e.momentum, e.momentum_end)
-        torch._foreach_lerp_(list(self.teacher.parameters()), [p.detach() for p in self.theirs.parameters()], 1 - momentum)
+        torch._foreach_lerp_(list(self.teacher.parameters()),
+                             [p.detach() for p in self.theirs.parameters()], 1 - momentum)
         return momentum
 
     @torch.no_grad()
     def as_hjepa(self) -> HJEPA:
         "Both encoders in a plain model for evaluation, which says of random images what they say."
         device = next(self.parameters()).device
-        with torch.random.fork_rng(): new, x = HJEPA(replace(self.config, pretrained=False)).to(device), torch.randn(2, self.config.in_chans, *self.img_size).to(device)
+        with torch.random.fork_rng():
+            new = HJEPA(replace(self.config, pretrained=False)).to(device)
+            x = torch.randn(2, self.config.in_chans, *self.img_size).to(device)
         for ours, their in ((new.context_encoder, self.theirs), (new.target_encoder.encoder, self.teacher)):
-            ours.vit.load_state_dict({re.sub('^norm', ours.norm_name, k): v for k, v in their.state_dict().items()})
+            ours.vit.load_state_dict(
+                {re.sub('^norm', ours.norm_name, k): v for k, v in their.state_dict().items()})
             torch.testing.assert_close(ours.eval()(x), their(x), atol=1e-4, rtol=1e-3)
         return new.eval()
 
@@ -235,11 +291,19 @@ def build_rival_masks(config: RivalRun, model: Rival): # called with a batch siz
     m, grid = config.masking, model.context_encoder.grid_size
     if config.rival.name == 'mae': return RandomMaskGenerator(grid, config.rival.mask_ratio)
     if config.rival.name == 'public_ijepa':
-        if math.prod(grid) * m.target_scale[0] < config.rival.min_keep + 2:                 # it would look for a larger block for ever
-            raise ConfigError(f'rival.min_keep={config.rival.min_keep}: blocks of {m.target_scale[0]:g} of {grid[0]}×{grid[1]} patches are not larger; smaller patches (model.patch_size) or larger blocks (masking.target_scale)')
-        collate = model.masks(enc_mask_scale=m.context_scale, pred_mask_scale=m.target_scale, aspect_ratio=(.75, 1.5), npred=m.num_target_masks)
+        # it would look for a larger block for ever
+        if math.prod(grid) * m.target_scale[0] < config.rival.min_keep + 2:
+            raise ConfigError(f'rival.min_keep={config.rival.min_keep}: blocks of {m.target_scale[0]:g} '
+                              f'of {grid[0]}×{grid[1]} patches are not larger; smaller patches '
+                              '(model.patch_size) or larger blocks (masking.target_scale)')
+        collate = model.masks(enc_mask_scale=m.context_scale, pred_mask_scale=m.target_scale,
+                              aspect_ratio=(.75, 1.5), npred=m.num_target_masks)
         return lambda n, generator: collate([0] * n)[1:]
-    kwargs = {k: getattr(m, k) for k in ('target_scale', 'target_aspect', 'context_scale', 'min_context') if getattr(m, k) is not None}
+    kwargs = {
+        k: getattr(m, k)
+        for k in ('target_scale', 'target_aspect', 'context_scale', 'min_context')
+        if getattr(m, k) is not None
+    }
     try: return SeparateBlocks(grid, m.num_target_masks, **kwargs)
     except ValueError as e: raise ConfigError(f'masking: {e}') from e
 

@@ -1,24 +1,37 @@
-"""Features for a small budget: the same encoder trained in several ways for the same time, beside raw pixels, PCA and random weights.
+"""Features for a small budget: the same encoder trained in several ways for the same time, beside raw
+pixels, PCA and random weights.
 
-    python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]     # five trials per method, judged on held-back training images
-    python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]    # the best trial of `hierarchical` with one thing changed at a time, judged in the same way
-    python benchmarks/small_budget.py speed --out RUNS                   # images per second of every method, in turn, on an idle machine
-    python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]     # three seeds per method, at the best trial's settings
-    python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 60    # 30 minutes on two cores
-    python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH            # facebookresearch/ijepa itself
-    python benchmarks/small_budget.py table --out RUNS                   # writes nbs/results/small_budget.json
+    # five trials per method, judged on held-back training images
+    python benchmarks/small_budget.py tune  --out RUNS [--shard 0/2]
+    # the best trial of `hierarchical` with one thing changed at a time, judged in the same way
+    python benchmarks/small_budget.py ablate --out RUNS [--shard 0/2]
+    # images per second of every method, in turn, on an idle machine
+    python benchmarks/small_budget.py speed --out RUNS
+    # three seeds per method, at the best trial's settings
+    python benchmarks/small_budget.py run   --out RUNS [--shard 0/2]
+    # 30 minutes on two cores
+    python benchmarks/small_budget.py run   --out RUNS --methods hierarchical --minutes 60
+    # facebookresearch/ijepa itself
+    python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH
+    # writes nbs/results/small_budget.json
+    python benchmarks/small_budget.py table --out RUNS
 
-Every command goes on where it was interrupted and skips what is done, in RUNS or, with the same settings, in the table that `table` has written: so a study may
-end on another machine than it began on; only `speed` begins anew. Two shards (`0/2` and `1/2`) can run side by side on two cores.
+Every command goes on where it was interrupted and skips what is done, in RUNS or, with the same settings,
+in the table that `table` has written: so a study may end on another machine than it began on; only
+`speed` begins anew. Two shards (`0/2` and `1/2`) can run side by side on two cores.
 
-A budget is time of one core: 16 minutes are 8 minutes on two cores. In `tune` and `ablate` it is the processor time of the run's only thread, and schedules (learning rate, EMA) follow the
-share of it that is spent. Machines that are shared are now fast, now slow; so in `run` it is as many images as the method sees in that time at the speed that `speed` has measured for all methods
-in turn. Looking at features afterwards does not count.
+A budget is time of one core: 16 minutes are 8 minutes on two cores. In `tune` and `ablate` it is the
+processor time of the run's only thread, and schedules (learning rate, EMA) follow the share of it that is
+spent. Machines that are shared are now fast, now slow; so in `run` it is as many images as the method
+sees in that time at the speed that `speed` has measured for all methods in turn. Looking at features
+afterwards does not count.
 
-`tune` and `ablate` never see a test image: the last 10,000 training images of a fixed permutation are kept from training, and judge. `run` trains on all training images.
-Read-outs, k and regularisation are chosen on held-back images of a fixed gallery of 20,000 training images (10,000 in `tune`); test images are looked at once.
-`shots` is the accuracy with ten labels per class, mean of ten draws, each of which chooses its read-out by its own images alone;
-`rank` the effective rank of single tokens (of pixels and PCA: of whole images); images/s are those of one core, all crops of an image counted as one."""
+`tune` and `ablate` never see a test image: the last 10,000 training images of a fixed permutation are
+kept from training, and judge. `run` trains on all training images. Read-outs, k and regularisation are
+chosen on held-back images of a fixed gallery of 20,000 training images (10,000 in `tune`); test images
+are looked at once. `shots` is the accuracy with ten labels per class, mean of ten draws, each of which
+chooses its read-out by its own images alone; `rank` the effective rank of single tokens (of pixels and
+PCA: of whole images); images/s are those of one core, all crops of an image counted as one."""
 import argparse
 import json
 import math
@@ -36,7 +49,8 @@ from rivals import PUBLIC, RivalTrainer, load_rival
 from hjepa.core.linalg import effective_rank
 from hjepa.data.datasets import ImageDataset
 from hjepa.data.named import build_dataset
-from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_dataset, pixel_features, random_like, readout_names, whiten
+from hjepa.evaluation.encodings import (Readouts, collect_readouts, extract_dataset, pixel_features,
+                                        random_like, readout_names, whiten)
 from hjepa.core.linalg import principal_axes
 from hjepa.evaluation.probes import score_features
 from hjepa.core.files import write_atomic
@@ -48,48 +62,86 @@ from hjepa.training import Trainer, load_config, load_run
 from hjepa.core.checkpoints import new_run
 
 BASE, BATCH = 'tiny', 64
-COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',        # of every run, and whatever changes the encoder
-          f'training.batch_size={BATCH}', 'training.lr=1e-3', 'training.weight_decay=0.05', 'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]']
-OURS = ['masking.kind=random']                                                                                  # of all that is ours
+# of every run, and whatever changes the encoder
+COMMON = [
+    'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
+    f'training.batch_size={BATCH}', 'training.lr=1e-3', 'training.weight_decay=0.05',
+    'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]'
+]
+# of all that is ours
+OURS = ['masking.kind=random']
 RIVAL = ['model.pixel_weight=0']
-CROPS = ['multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0']
+CROPS = [
+    'multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0',
+    'multicrop.local_color_jitter=0'
+]
 UNTRAINED = ('pixels', 'pca', 'random')
-SEPARATE = ['model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4', 'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]',
-            'training.weight_decay=0.04', 'training.weight_decay_end=0.4']
+SEPARATE = [
+    'model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4',
+    'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]', 'training.weight_decay=0.04',
+    'training.weight_decay_end=0.4'
+]
+# its masks need a larger grid than 4 × 4
 METHODS = dict.fromkeys(UNTRAINED) | dict(
-    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE],
-    ijepa_public=[*RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'],             # its masks need a larger grid than 4 × 4
-    mae=[*RIVAL, 'rival.name=mae'],
-    lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
-    flat=[*OURS, 'model.level_weights=[1,0]'],
-    hierarchical=[*OURS],
-    fpn=[*OURS, 'model.fpn.use_fpn=true'],
-    multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
+    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE], ijepa_public=[
+        *RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'
+    ], mae=[*RIVAL, 'rival.name=mae'], lejepa=[
+        *RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4',
+        'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'
+    ], flat=[*OURS, 'model.level_weights=[1,0]'], hierarchical=[*OURS], fpn=[
+        *OURS, 'model.fpn.use_fpn=true'
+    ], multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
 
 FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
 SINGLE = [[], FAST, SLOW, NEAR, ['masking.hidden_share=0.5']]
-TRIALS = dict(                                                                             # as many for each; the first is the method as it stands above
+# as many for each; the first is the method as it stands above
+TRIALS = dict(
     ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04']],
     mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], SLOW],
     lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], SLOW, ['rival.sigreg_weight=0.1']],
     flat=SINGLE, hierarchical=SINGLE, fpn=SINGLE,
     multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']])
-CHANGES = {                                                                                # of the best trial of `hierarchical`, one at a time
-    'nothing': [], 'features alone': ['model.pixel_weight=0'], 'a weaker pixel anchor': ['model.pixel_weight=1'], 'a stronger pixel anchor': ['model.pixel_weight=16'],
-    'fine level alone': ['model.level_weights=[1,0]'], 'coarse level alone': ['model.level_weights=[0,1]'], 'equal levels': ['model.level_weights=[1,1]'],
-    'targets: mean of all blocks': ['model.target_blocks=6'], 'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'], 'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
-    'targets: norm, then pool': ['model.target_norm=norm_then_pool'],
-    'half of the patches hidden': ['masking.hidden_share=0.5'], '14 of 16 patches hidden': ['masking.hidden_share=0.875'], 'single blocks, half hidden': BLOCKS, 'two masks for each image': ['masking.masks_per_image=2'],
-    'EMA from 0.996': ['model.ema.momentum=0.996'], 'EMA to 0.999': ['model.ema.momentum_end=0.999'], 'EMA stays at 0.99': ['model.ema.momentum_end=0.99'], 'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'],
-    'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'], 'SIGReg': ['model.regularizer.kind=sigreg'], 'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
-    'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
-    'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
-    'VICReg, a stronger pixel anchor, EMA stays at 0.99': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2', 'model.pixel_weight=16', 'model.ema.momentum_end=0.99'],
-    'lr 1e-3': ['training.lr=1e-3'], 'lr 3e-4': ['training.lr=3e-4'], 'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'], 'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
-    'crops of 30 to 100 %': NEAR, 'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
-    'patches of 4': ['model.patch_size=4'], 'patches of 14': ['model.patch_size=14'], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128', 'model.encoder_kwargs.num_heads=4'],
-    'predictor of 1 block': ['model.predictor.depth=1'], 'predictor of 4 blocks': ['model.predictor.depth=4'], 'predictor of width 192': ['model.predictor.embed_dim=192']}
-PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')]
+# of the best trial of `hierarchical`, one at a time
+CHANGES = {
+    'nothing': [], 'features alone': ['model.pixel_weight=0'],
+    'a weaker pixel anchor': ['model.pixel_weight=1'], 'a stronger pixel anchor': ['model.pixel_weight=16'],
+    'fine level alone': ['model.level_weights=[1,0]'], 'coarse level alone': ['model.level_weights=[0,1]'],
+    'equal levels': ['model.level_weights=[1,1]'], 'targets: mean of all blocks': ['model.target_blocks=6'],
+    'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'],
+    'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
+    'targets: norm, then pool': ['model.target_norm=norm_then_pool'
+                                 ], 'half of the patches hidden': ['masking.hidden_share=0.5'],
+    '14 of 16 patches hidden': ['masking.hidden_share=0.875'], 'single blocks, half hidden': BLOCKS,
+    'two masks for each image': ['masking.masks_per_image=2'
+                                 ], 'EMA from 0.996': ['model.ema.momentum=0.996'],
+    'EMA to 0.999': ['model.ema.momentum_end=0.999'], 'EMA stays at 0.99': ['model.ema.momentum_end=0.99'],
+    'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'
+               ], 'VICReg': ['model.regularizer.kind=vicreg',
+                             'model.regularizer.weight=0.2'], 'SIGReg': ['model.regularizer.kind=sigreg'],
+    'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'], 'SIGReg, no EMA': [
+        'model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'
+    ], 'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'
+                                  ], 'VICReg, a stronger pixel anchor, EMA stays at 0.99': [
+                                      'model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2',
+                                      'model.pixel_weight=16', 'model.ema.momentum_end=0.99'
+                                  ], 'lr 1e-3': ['training.lr=1e-3'], 'lr 3e-4': ['training.lr=3e-4'],
+    'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'],
+    'weight decay 0.2': ['training.weight_decay=0.2',
+                         'training.weight_decay_end=0.2'], 'crops of 30 to 100 %': NEAR, 'whole images': [
+                             'data.crop_scale=[1.0,1.0]',
+                             'data.flip=0'
+                         ], 'patches of 4': ['model.patch_size=4'], 'patches of 14': [
+                             'model.patch_size=14'
+                         ], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': [
+                             'model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128',
+                             'model.encoder_kwargs.num_heads=4'
+                         ], 'predictor of 1 block': ['model.predictor.depth=1'], 'predictor of 4 blocks': [
+                             'model.predictor.depth=4'
+                         ], 'predictor of width 192': ['model.predictor.embed_dim=192']
+}
+PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [
+    ('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')
+]
 MEASURES = dict(linear='linear', knn='k-NN', shots='10 labels')                            # accuracies
 KS, DRAWS, TUNE_SEED = (5, 10, 20, 50), 10, 100
 
@@ -97,7 +149,8 @@ KS, DRAWS, TUNE_SEED = (5, 10, 20, 50), 10, 100
 def load_sets(name: str) -> tuple[ImageDataset, ImageDataset]:
     "Training and test images, all with labels."
     sets = tuple(build_dataset(name, split=s) for s in ('train', 'test'))
-    if any(s.labels is None or (s.labels < 0).any() for s in sets): raise SystemExit(f'{name}: images without labels; features could not be compared')
+    if any(s.labels is None or (s.labels < 0).any() for s in sets):
+        raise SystemExit(f'{name}: images without labels; features could not be compared')
     return sets
 
 
@@ -125,7 +178,9 @@ def begin(folder: Path, task: dict):
     if file.exists():
         was = json.loads(file.read_text())
         odd = [k for k in sorted(was.keys() | task.keys()) if was.get(k) != task.get(k)]
-        if odd: raise SystemExit(f'{folder} was begun with {odd[0]}={was.get(odd[0])}, now it is {task.get(odd[0])}: choose another --out, or remove this folder')
+        if odd:
+            raise SystemExit(f'{folder} was begun with {odd[0]}={was.get(odd[0])}, now it is '
+                             f'{task.get(odd[0])}: choose another --out, or remove this folder')
     else: write_atomic(file, lambda p: p.write_text(json.dumps(task, indent=1)))
 
 
@@ -136,27 +191,38 @@ def train(folder: Path, task: dict, dataset: ImageDataset) -> tuple[HJEPA, dict]
     if new: new_run(folder, config)
     begin(folder, task)
     budget = Length(task['steps']) if 'steps' in task else Budget(60 * task['minutes'])
-    trainer = Loop(config, folder, dataset=dataset, callbacks=[budget, HistoryCallback(), CheckpointCallback()])
+    trainer = Loop(config, folder, dataset=dataset,
+                   callbacks=[budget, HistoryCallback(), CheckpointCallback()])
     if not new: trainer.resume()
     trainer.fit()
-    if trainer.stopping in ('SIGINT', 'SIGTERM', 'SIGHUP'): raise SystemExit(f'{folder} is saved; the same command goes on with it')
+    if trainer.stopping in ('SIGINT', 'SIGTERM', 'SIGHUP'):
+        raise SystemExit(f'{folder} is saved; the same command goes on with it')
     model = trainer.model.as_hjepa() if Loop is RivalTrainer else trainer.model.eval()
     seconds = 60 * task['minutes'] if 'steps' in task else budget.spent
-    return model, dict(images_seen=trainer.images_seen, steps=trainer.step, images_per_s=round(trainer.images_seen / seconds, 1))
+    return model, dict(images_seen=trainer.images_seen, steps=trainer.step,
+                       images_per_s=round(trainer.images_seen / seconds, 1))
 
 
 def network_readouts(model: HJEPA, sets: list[ImageDataset]) -> tuple[list[Readouts], list[str], dict]:
-    "Read-outs of several sets, their names, and facts: of a model with a pyramid its levels and those of the encoder."
+    """Read-outs of several sets, their names, and facts: of a model with a pyramid its levels and those of
+    the encoder."""
     names = readout_names(model)
     if model.fpn is not None: names += ['mean@1'] + [f'level{l}@1' for l in range(model.num_levels)]
-    tokens = extract_dataset(model, some(sets[-1], 20_000 // math.prod(model.context_encoder.grid_size)), levels=[0], fpn=False)
-    facts = dict(rank=effective_rank(tokens.levels[0].flatten(0, 1)), parameters=count_parameters(model)['context encoder'])
+    tokens = extract_dataset(model, some(sets[-1], 20_000 // math.prod(model.context_encoder.grid_size)),
+                             levels=[0], fpn=False)
+    facts = dict(rank=effective_rank(tokens.levels[0].flatten(0, 1)),
+                 parameters=count_parameters(model)['context encoder'])
     return [collect_readouts(model, s, names) for s in sets], names, facts
 
 
-def pixel_readouts(model: HJEPA, sets: list[ImageDataset], fit: ImageDataset | None = None, dims: tuple[int, ...] = (256, 64, 16)) -> tuple[list[Readouts], list[str], dict]:
-    "Pixels as a model gets them; given images to fit them on, their principal components, all or the first few."
-    def look(dataset): return pixel_features(dataset, model.img_size, model.config.in_chans, *model.pixel_stats)
+def pixel_readouts(
+    model: HJEPA, sets: list[ImageDataset], fit: ImageDataset | None = None,
+    dims: tuple[int, ...] = (256, 64, 16)
+) -> tuple[list[Readouts], list[str], dict]:
+    """Pixels as a model gets them; given images to fit them on, their principal components, all or the
+    first few."""
+    def look(dataset):
+        return pixel_features(dataset, model.img_size, model.config.in_chans, *model.pixel_stats)
     project = lambda x: dict(pixels=x)
     if fit is not None:
         x = look(fit).levels[0].flatten(1)
@@ -175,11 +241,12 @@ def score(found: list[Readouts], names: list[str]) -> dict:
     s, _ = score_features(train_x, a.labels, test_x, b.labels, KS, seed=0)
     plain = lambda x: {n: x[n] for n in names}
     few = low_shot(plain(train_x), a.labels, plain(test_x), b.labels, [10], DRAWS, 'draw')[0]
-    return dict(linear=s['linear']['accuracy'], linear_readout=s['linear']['readout'], knn=s['knn']['accuracy'], knn_readout=s['knn']['readout'], k=s['knn']['k'], shots=few['mean'], shots_std=few['std'], shots_readouts=few['chosen'],
+    return dict(linear=s['linear']['accuracy'], linear_readout=s['linear']['readout'],
+                knn=s['knn']['accuracy'], knn_readout=s['knn']['readout'], k=s['knn']['k'],
+                shots=few['mean'], shots_std=few['std'], shots_readouts=few['chosen'],
                 readouts={n: r.get('linear_val') for n, r in s['readouts'].items() if 'linear_val' in r})
-
-
-def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDataset], known: list[dict] = ()):
+def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDataset],
+        known: list[dict] = ()):
     "Do a task, if it is not done, nor known from elsewhere: train on some images, read others."
     if (folder/'result.json').exists(): return begin(folder, task)
     if any(r.items() >= task.items() for r in known): return
@@ -189,11 +256,14 @@ def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDatas
         model = random_like(HJEPA(load_config(BASE, task['overrides']).model), task['seed'])
     else: model, facts = train(folder, task, train_set)
     with torch.no_grad():
-        read = partial(pixel_readouts, fit=train_set if method == 'pca' else None) if method in ('pixels', 'pca') else network_readouts
+        read = partial(pixel_readouts, fit=train_set if method == 'pca' else None) if method in (
+            'pixels', 'pca') else network_readouts
         found, names, more = read(model, sets)
         result = task | facts | more | score(found, names)
     write_atomic(folder/'result.json', lambda p: p.write_text(json.dumps(result, indent=1)))
-    print('  '.join([folder.name] + [f'{v} {100 * result[k]:.1f}' for k, v in MEASURES.items()] + [f'rank {result["rank"]:.0f}', f'images {result.get("images_seen", 0):,}']), flush=True)
+    print(
+        '  '.join([folder.name] + [f'{v} {100 * result[k]:.1f}' for k, v in MEASURES.items()]
+                  + [f'rank {result["rank"]:.0f}', f'images {result.get("images_seen", 0):,}']), flush=True)
 
 
 def settings(method: str, seed: int, more: list[str] = ()) -> list[str]:
@@ -210,7 +280,8 @@ def shard(tasks: list, which: str) -> list:
     return tasks[i::n]
 
 
-PARTS = dict(run='rows', tune='trials', ablate='ablations')                                # where a command's results are in the table
+# where a command's results are in the table
+PARTS = dict(run='rows', tune='trials', ablate='ablations')
 
 
 def results(args, what: str) -> list[dict]:
@@ -228,12 +299,18 @@ def known(args, what: str) -> list[dict]:
 
 
 def choose(args) -> dict[str, list[str]]:
-    "The best trial's overrides of each method whose trials are all done with these settings. Notes them in `chosen.json`, too."
+    """The best trial's overrides of each method whose trials are all done with these settings. Notes them
+    in `chosen.json`, too."""
     out, done, chosen = Path(args.out), results(args, 'tune'), {}
     for m, trials in TRIALS.items():
-        of = [r for r in done if r['method'] == m and r['trial'] < len(trials) and r['overrides'] == settings(m, TUNE_SEED, trials[r['trial']])]
-        if len(of) == len(trials): chosen[m] = trials[max(of, key=lambda r: (r['linear'], -r['trial']))['trial']]
-    if 'ijepa' in chosen: chosen['ijepa_public'] = chosen['ijepa']                         # settings of our own I-JEPA: it has no trials
+        of = [
+            r for r in done if r['method'] == m and r['trial'] < len(trials)
+            and r['overrides'] == settings(m, TUNE_SEED, trials[r['trial']])
+        ]
+        if len(of) == len(trials):
+            chosen[m] = trials[max(of, key=lambda r: (r['linear'], -r['trial']))['trial']]
+    # settings of our own I-JEPA: it has no trials
+    if 'ijepa' in chosen: chosen['ijepa_public'] = chosen['ijepa']
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out/'chosen.json', lambda p: p.write_text(json.dumps(chosen, indent=1)))
     return chosen
@@ -245,7 +322,8 @@ def tune(args):
     sets, out, done = [some(fit, args.gallery // 2), judge], Path(args.out), known(args, 'tune')
     trials = [(name, k) for name in args.methods if name in TRIALS for k in range(len(TRIALS[name]))]
     for m, i in shard(trials, args.shard):
-        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
+        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset,
+                    gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
         one(out/'tune'/f'{m}-{i}', task, fit, sets, done)
         choose(args)
     for name, chosen in choose(args).items(): print(f'{name}: {" ".join(chosen) or "as it stands"}')
@@ -254,11 +332,21 @@ def tune(args):
 def ablate(args):
     "All changes of this shard that are not tried yet, seed by seed."
     fit, judge = held_back(load_sets(args.dataset)[0])
-    sets, done, taken = [some(fit, args.gallery // 2), judge], known(args, 'ablate'), [] if args.untuned else choose(args).get('hierarchical')
-    if taken is None: raise SystemExit(f'{args.out}: not all trials of hierarchical are done with the settings that stand here: `tune` first (or --untuned: as it stands)')
-    for seed, (i, (name, change)) in shard([(s, c) for s in args.seeds for c in enumerate(CHANGES.items()) if c[1][0] in args.changes], args.shard):
-        task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3, dataset=args.dataset, gallery=len(sets[0]), overrides=settings('hierarchical', seed, [*taken, *change]))
-        one(Path(args.out)/'ablate'/f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task, fit, sets, done)
+    sets = [some(fit, args.gallery // 2), judge]
+    done = known(args, 'ablate')
+    taken = [] if args.untuned else choose(args).get('hierarchical')
+    if taken is None:
+        raise SystemExit(f'{args.out}: not all trials of hierarchical are done with the settings that '
+                         'stand here: `tune` first (or --untuned: as it stands)')
+    for seed, (i, (name, change)) in shard(
+        [(s, c) for s in args.seeds for c in enumerate(CHANGES.items()) if c[1][0] in args.changes],
+            args.shard):
+        task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3,
+                    dataset=args.dataset, gallery=len(sets[0]),
+                    overrides=settings('hierarchical', seed, [*taken, *change]))
+        one(
+            Path(args.out) / 'ablate' / f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task,
+            fit, sets, done)
 
 
 def speed(args):
@@ -273,10 +361,12 @@ def speed(args):
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Loop(config, Path(folder), dataset=data, callbacks=[clock])
                 trainer.fit()
-            if not hasattr(clock, 'speed'): raise SystemExit(f'{trainer.stopping}: speeds are measured in one go; nothing was written')
+            if not hasattr(clock, 'speed'):
+                raise SystemExit(f'{trainer.stopping}: speeds are measured in one go; nothing was written')
             found.setdefault(m, []).append(round(clock.speed, 1))
             print(f'turn {turn + 1}/{args.turns}  {m:14} {clock.speed:6.0f} images/s', flush=True)
-    now = dict(images_per_s={m: statistics.median(v) for m, v in found.items()}, turns=found, torch=torch.__version__, processor=platform.processor() or platform.machine())
+    now = dict(images_per_s={m: statistics.median(v) for m, v in found.items()}, turns=found,
+               torch=torch.__version__, processor=platform.processor() or platform.machine())
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out/'speed.json', lambda p: p.write_text(json.dumps(now, indent=1)))
 
@@ -293,34 +383,52 @@ def run(args):
     out, minutes = Path(args.out), args.minutes or 16
     chosen = {} if args.untuned else choose(args)
     lost = [m for m in args.methods if m not in UNTRAINED and m not in chosen]
-    if lost and not args.untuned: raise SystemExit(f'{out}: not all trials of {", ".join(lost)} are done with the settings that stand here: `tune` first (or --untuned: methods as they stand)')
+    if lost and not args.untuned:
+        raise SystemExit(f'{out}: not all trials of {", ".join(lost)} are done with the settings that '
+                         'stand here: `tune` first (or --untuned: methods as they stand)')
     images_per_s = measured(args).get('images_per_s', {})
     slow = [m for m in args.methods if m not in UNTRAINED and m not in images_per_s]
-    if slow: raise SystemExit(f'{out}: how fast {", ".join(slow)} is has not been measured: `speed` first, with the same --methods')
+    if slow:
+        raise SystemExit(f'{out}: how fast {", ".join(slow)} is has not been measured: `speed` first, '
+                         'with the same --methods')
     train_set, test_set = load_sets(args.dataset)
     sets, done = [some(train_set, args.gallery), test_set], known(args, 'run')
-    for seed, m in shard([(s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]], args.shard):     # those two know no chance
+    # those two know no chance
+    for seed, m in shard([
+        (s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]
+    ], args.shard):
         trained = m not in UNTRAINED
-        task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset, gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
+        task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset,
+                    gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
         if trained: task['steps'] = round(60 * minutes * images_per_s[m] / BATCH)
-        one(out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set, sets, done)
+        one(out / 'run' / (f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set,
+            sets, done)
 
 
 def mean_sd(values: list[float], scale: float = 100) -> str:
     "Mean ± deviation; a single one without."
-    return f'{scale * statistics.mean(values):.1f}' + (f' ± {scale * statistics.stdev(values):.1f}' if len(values) > 1 else '')
+    return f'{scale * statistics.mean(values):.1f}' + (f' ± {scale * statistics.stdev(values):.1f}'
+                                                       if len(values) > 1 else '')
 
 
 def lines(rows: list[dict], minutes: float) -> list[str]:
     "One line per method of one budget (and of those that need none), then the differences."
     rows = [r for r in rows if r['minutes'] in (0, minutes)]
-    out = [f'{minutes:g} minutes on one core', f'{"":22}' + ''.join(f'{v:>14}' for v in MEASURES.values()) + f'{"rank":>14}{"images/s":>14}  seeds']
+    out = [
+        f'{minutes:g} minutes on one core',
+        f'{"":22}' + ''.join(f'{v:>14}' for v in MEASURES.values()) + f'{"rank":>14}{"images/s":>14}  seeds'
+    ]
     for m in METHODS:
         if not (of := [r for r in rows if r['method'] == m]): continue
-        cells = [mean_sd([r[k] for r in of]) for k in MEASURES] + [mean_sd([r['rank'] for r in of], 1), f'{statistics.mean(r["images_per_s"] for r in of):.0f}' if m not in UNTRAINED else '–']
+        cells = [mean_sd([r[k] for r in of]) for k in MEASURES] + [
+            mean_sd([r['rank'] for r in of], 1),
+            f'{statistics.mean(r["images_per_s"] for r in of):.0f}' if m not in UNTRAINED else '–'
+        ]
         out.append(f'{m:22}' + ''.join(f'{c:>14}' for c in cells) + f'  {len(of)}')
     for a, b in PAIRS:
-        if d := paired(rows, a, b): out.append(f'{f"{a} − {b}":32}' + '  '.join(f'{v} {mean_sd(d[k])}' for k, v in MEASURES.items()) + f'  ({len(d["linear"])} seeds)')
+        if d := paired(rows, a, b):
+            out.append(f'{f"{a} − {b}":32}' + '  '.join(f'{v} {mean_sd(d[k])}' for k, v in MEASURES.items())
+                       + f'  ({len(d["linear"])} seeds)')
     return out
 
 
@@ -339,7 +447,9 @@ def table(args):
     rows, trials, ablations = (results(args, k) for k in PARTS)
     if not rows: raise SystemExit(f'{out}: no run/*/result.json there; `run` first')
     for k in ('dataset', 'gallery'):
-        if len(found := {r[k] for r in rows}) > 1: raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in folders of their own')
+        if len(found := {r[k] for r in rows}) > 1:
+            raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in '
+                             'folders of their own')
     budgets = sorted({r['minutes'] for r in rows} - {0})
     rows.sort(key=lambda r: (r['minutes'], list(METHODS).index(r['method']), r['seed']))
     found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(args), speed=measured(args))
@@ -352,24 +462,35 @@ def main(argv: list[str] | None = None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['tune', 'ablate', 'speed', 'run', 'table'])
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
-    p.add_argument('--methods', nargs='+', choices=list(METHODS), metavar='METHOD', help=f'some of {", ".join(METHODS)}; default: all, ijepa_public with --ijepa only')
-    p.add_argument('--ijepa', type=Path, metavar='PATH', help='a checkout of facebookresearch/ijepa, for ijepa_public')
+    p.add_argument('--methods', nargs='+', choices=list(METHODS), metavar='METHOD',
+                   help=f'some of {", ".join(METHODS)}; default: all, ijepa_public with --ijepa only')
+    p.add_argument('--ijepa', type=Path, metavar='PATH', help='a checkout of facebookresearch/ijepa, for '
+                                                              'ijepa_public')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--minutes', type=float, help='time of one core, for a run 16, for a trial 3')
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
-    p.add_argument('--dataset', default='fashion_mnist', help='a name with labels and the splits train and test')
-    p.add_argument('--gallery', type=int, default=20_000, help='training images that are read; half as many in `tune`')
+    p.add_argument('--dataset', default='fashion_mnist', help='a name with labels and the splits train '
+                                                              'and test')
+    p.add_argument('--gallery', type=int, default=20_000,
+                   help='training images that are read; half as many in `tune`')
     p.add_argument('--untuned', action='store_true', help='`run` and `ablate` without trials')
-    p.add_argument('--changes', nargs='+', choices=list(CHANGES), metavar='CHANGE', default=list(CHANGES), help='`ablate` with some changes only')
+    p.add_argument('--changes', nargs='+', choices=list(CHANGES), metavar='CHANGE', default=list(CHANGES),
+                   help='`ablate` with some changes only')
     p.add_argument('--turns', type=int, default=5, help='of `speed`')
     p.add_argument('--seconds', type=float, default=6, help='of each turn')
-    p.add_argument('--table', default=Path(__file__).parents[1]/'nbs/results/small_budget.json', help='where `table` writes')
+    p.add_argument('--table', default=Path(__file__).parents[1] / 'nbs/results/small_budget.json',
+                   help='where `table` writes')
     args = p.parse_args(argv)
     args.methods = args.methods or [m for m in METHODS if args.ijepa or m != 'ijepa_public']
-    if 'ijepa_public' in args.methods and not (args.ijepa and (args.ijepa/'src/masks/multiblock.py').exists()): p.error(f'--ijepa {args.ijepa}: expected a checkout of facebookresearch/ijepa, for the method ijepa_public')
+    if 'ijepa_public' in args.methods and not (args.ijepa and
+                                               (args.ijepa / 'src/masks/multiblock.py').exists()):
+        p.error(f'--ijepa {args.ijepa}: expected a checkout of facebookresearch/ijepa, for the method '
+                'ijepa_public')
     PUBLIC['path'] = args.ijepa and args.ijepa.resolve()
-    shard([], args.shard)                                                                  # an error now rather than later
-    if args.minutes is not None and args.minutes <= 0: p.error(f'--minutes {args.minutes}: expected a number above 0')
+    # an error now rather than later
+    shard([], args.shard)
+    if args.minutes is not None and args.minutes <= 0:
+        p.error(f'--minutes {args.minutes}: expected a number above 0')
     torch.set_num_threads(1)
     dict(tune=tune, ablate=ablate, speed=speed, run=run, table=table)[args.what](args)
 
