@@ -27,10 +27,10 @@ from .views import read_next, ready_dataset
 
 # %% ../../nbs/data/08_crop_views.ipynb #60427de3
 class _Source:
-    "Pictures of a map-style data set, read for a transform."
+    "Images of a map-style data set, read for a transform."
     def __init__(self,
         dataset: Any,                  # An `ImageDataset`, or what `as_images` takes
-        transform: MultiCropTransform, # Says how far a picture can be reduced
+        transform: MultiCropTransform, # Says how far an image can be reduced
         in_chans: int | None = None,   # Channels, or None: as the transform says, or the data set
         pixel_range: Sequence[float] | None = None # Of deep images; None: the data set's, else measured
     ):
@@ -55,12 +55,12 @@ class _Source:
 
 # %% ../../nbs/data/08_crop_views.ipynb #07c23eb7
 def _decode(
-    # Takes the function to be called before decoding, gives a Pillow picture
+    # Takes the function to be called before decoding, gives a Pillow image
     load: Callable,
     in_chans: int,                    # Channels of the result
     factor: Callable[[int, int], int] # `(H, W)` to the reduction
 ) -> tuple[Tensor, tuple[int, int]]:  # uint8 `[C, h, w]` and the full `(H, W)`
-    "A picture file, reduced; a JPEG is not even decoded at its full size."
+    "An image file, reduced; a JPEG is not even decoded at its full size."
     full = []
     def draft(im: Image.Image):
         if im.format not in ('JPEG', 'MPO'): return
@@ -78,7 +78,7 @@ def _decode(
 
 # %% ../../nbs/data/08_crop_views.ipynb #66053cf0
 class MultiCropView(Dataset):
-    "Crops of pictures, keyed by `(epoch, index)`; the same key gives the same crops everywhere."
+    "Crops of images, keyed by `(epoch, index)`; the same key gives the same crops everywhere."
     def __init__(self,
         dataset: Any,                  # An `ImageDataset`, or what `as_images` takes
         transform: MultiCropTransform, # What crops
@@ -130,7 +130,7 @@ def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[s
 # %% ../../nbs/data/08_crop_views.ipynb #f40678cc
 @patch
 def _uncut(self: MultiCropView, index: Tensor, place: Tensor, color: Tensor) -> dict[str, Any]:
-    "A batch of whole pictures in memory, and what is to be cut out of them."
+    "A batch of whole images in memory, and what is to be cut out of them."
     x, labels = to_chans(self.dataset.images[index], self.in_chans), self.dataset.labels
     sizes = torch.tensor(x.shape[-2:]).expand(len(x), 2).contiguous()
     boxes, flips = self.transform.geometry(place, sizes)
@@ -165,7 +165,7 @@ def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:
 
 # %% ../../nbs/data/08_crop_views.ipynb #b0c1b606
 class MultiCropDataset(Dataset):
-    "Pairs `(Crops, label)` from a data set of pictures."
+    "Pairs `(Crops, label)` from a data set of images."
     def __init__(self,
         dataset: Any,                                # An `ImageDataset`, or what `as_images` takes
         transform: MultiCropTransform | None = None  # None: `MultiCropTransform()`
@@ -180,11 +180,11 @@ class MultiCropDataset(Dataset):
         "As `transform.set_epoch`."
         self.transform.set_epoch(epoch)
     def __getitem__(self,
-        i: int # Which picture
+        i: int # Which image
     ) -> tuple[Crops, int]:
-        "Crops of picture `i`, and its label (−1 if there is none)."
+        "Crops of image `i`, and its label (−1 if there is none)."
         if not -len(self) <= i < len(self):
-            raise IndexError(f'there is no picture {i}; the data set has {len(self)}')
+            raise IndexError(f'there is no image {i}; the data set has {len(self)}')
         (x, size, label), _, bad = read_next(self.source, i % len(self))
         _note(self.bad, bad)
         return self.transform.make([x], torch.tensor([size]), *self.transform.draw()).picture(0), label
@@ -209,15 +209,15 @@ def plain(self: MultiCropTransform) -> MultiCropTransform:
     return new
 
 class MultiCropDatasetRaw(MultiCropDataset):
-    "Crops as they are in the picture: for looking."
+    "Crops as they are in the image: for looking."
     def __init__(self,
         dataset: Any,                                # As for `MultiCropDataset`
         transform: MultiCropTransform | None = None  # Whose boxes; None: `MultiCropTransform()`
     ): super().__init__(dataset, (MultiCropTransform() if transform is None else transform).plain())
     def picture(self,
-        i: int # Which picture
+        i: int # Which image
     ) -> Image.Image:
-        "The whole picture `i`, upright, as Pillow mode L or RGB."
+        "The whole image `i`, upright, as Pillow mode L or RGB."
         return self.dataset.load(i)
 
 # %% ../../nbs/data/08_crop_views.ipynb #c6c1af24
@@ -233,17 +233,17 @@ class MultiCropSampler:
     "Batches of `(epoch, index)`. Each iteration is the next epoch, or the one that was set."
     def __init__(self,
         transform: MultiCropTransform, # Whose epochs
-        n: int,                        # Pictures
-        batch_size: int,               # Pictures per batch
+        n: int,                        # Images
+        batch_size: int,               # Images per batch
         seed: int = 0,                 # Of the order
         shuffle: bool = True,          # In random order, another one in each epoch
         drop_last: bool = False,       # Leave out the last, short batch (unless it is the only one)
         rank: int = 0,                 # This process
-        # Number of processes, each with a part of every batch's pictures of its own
+        # Number of processes, each with a part of every batch's images of its own
         world_size: int = 1
     ):
         if world_size > 1 and not shuffle:
-            raise ValueError(f'world_size={world_size} needs shuffle=True: pictures in order are for one '
+            raise ValueError(f'world_size={world_size} needs shuffle=True: images in order are for one '
                              'process')
         self.transform, self.shuffle = transform, shuffle
         self.args = dict(n=n, batch_size=batch_size, seed=seed, drop_last=drop_last, rank=rank,
@@ -274,7 +274,7 @@ class MultiCropSampler:
 
 # %% ../../nbs/data/08_crop_views.ipynb #b850f0b9
 class MultiCropLoader(PatientLoader):
-    "Gives `(Crops, labels)`; `bad` counts and names the pictures that could not be read."
+    "Gives `(Crops, labels)`; `bad` counts and names the images that could not be read."
     def __init__(self,
         view: MultiCropView,       # The crops
         sampler: MultiCropSampler, # Which of them
@@ -327,8 +327,8 @@ def build_multicrop_dataset(
 
 # %% ../../nbs/data/08_crop_views.ipynb #56e2997e
 def build_multicrop_dataloader(
-    dataset: MultiCropDataset, # Pictures and transform
-    batch_size: int,           # Pictures per batch
+    dataset: MultiCropDataset, # Images and transform
+    batch_size: int,           # Images per batch
     num_workers: int = 0,      # Processes that prepare batches; 0: this one does
     seed: int = 0,             # Of crops and order
     shuffle: bool = True,      # In random order, another one in each epoch
@@ -336,12 +336,12 @@ def build_multicrop_dataloader(
     pin_memory: bool = False,  # Page-locked memory, for faster copies to a GPU
     prefetch: int = 2,         # Batches that each worker has ready
     rank: int = 0,             # This process
-    world_size: int = 1        # Number of processes, each of which gets other pictures
+    world_size: int = 1        # Number of processes, each of which gets other images
 ) -> MultiCropLoader:          # Gives `(Crops, labels int64 [B])`
     "A loader whose batches do not depend on the number of workers; each iteration is an epoch."
     if not isinstance(dataset, MultiCropDataset):
         raise TypeError(f'dataset is a {type(dataset).__name__}; expected a MultiCropDataset, which wraps '
-                        'any data set of (picture, label)')
+                        'any data set of (image, label)')
     view = MultiCropView(dataset.dataset, dataset.transform, None, seed)
     sampler = MultiCropSampler(dataset.transform, len(dataset), batch_size, seed, shuffle, drop_last, rank,
                                world_size)

@@ -22,7 +22,7 @@ from ..core.random import fixed_seed
 
 # %% ../../nbs/data/07_crops.ipynb #67cc7f30
 class Crops:
-    "The crops of one picture or of a batch, globals first, and where each came from."
+    "The crops of one image or of a batch, globals first, and where each came from."
     def __init__(self,
         # Globals, then locals: `[C, h, w]` each, or `[B, C, h, w]`; one size per type
         crops: Sequence[Tensor],
@@ -170,7 +170,7 @@ def _collate(
     if odd := next((s for s in shapes if s != shapes[0]), None):
         raise ValueError(f'one batch holds crops of the shapes {shapes[0]} and {odd}. The number of crops '
                          'must not change within an epoch (call set_epoch '
-                         'between epochs), nor may pictures have different numbers of channels (give the '
+                         'between epochs), nor may images have different numbers of channels (give the '
                          'transform in_chans)')
     stacks = [torch.stack(s, 1) for s in zip(*(c.stacks for c in items), strict=True)]
     return Crops.from_stacks(stacks, torch.stack([c.boxes for c in items], 1),
@@ -183,13 +183,13 @@ Crops.collate = staticmethod(_collate)
 def _factor(
     oversampling: float # Source pixels per output pixel, the smallest that can occur
 ) -> int:               # 1, 2, 4 or 8
-    "By how much a picture can be reduced before its crops are cut."
+    "By how much an image can be reduced before its crops are cut."
     return next(f for f in (8, 4, 2, 1) if f == 1 or 2*f <= oversampling)
 
 def _snap(
     boxes: Tensor, # `[n, B, 4]` in source pixels
     sizes: Tensor, # int64 `[B, 2]`, `(H, W)`
-    step: Tensor   # int64 `[B]`, reduction of each picture
+    step: Tensor   # int64 `[B]`, reduction of each image
 ) -> Tensor:       # float32 `[n, B, 4]`: whole multiples of `step`, at least one step wide and high
     step = step[:, None]
     # [B, 2] columns and rows that are complete
@@ -205,7 +205,7 @@ def reduced_pixels(
     factor: Callable[[int, int], int]  # `(H, W)` to the reduction
 ) -> tuple[Tensor, tuple[int, int]]:   # uint8 `[C, ceil(H/f), ceil(W/f)]` and the full `(H, W)`
     if 0 in tuple(getattr(x, 'shape', getattr(x, 'size', ()))):
-        raise ValueError(f'the picture has the size {tuple(getattr(x, "shape", x.size))}; there is nothing '
+        raise ValueError(f'the image has the size {tuple(getattr(x, "shape", x.size))}; there is nothing '
                          'to cut from')
     c = channels_of(x) if in_chans is None else in_chans
     plain = isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 3 and x.shape[0] in (1, 3, c)
@@ -306,16 +306,16 @@ def color_jitter(
 
 # %% ../../nbs/data/07_crops.ipynb #cb8e04ea
 class MultiCropTransform:
-    "One picture to a few large and several small crops, with their boxes."
+    "One image to a few large and several small crops, with their boxes."
     def __init__(self,
         num_global_crops: int = 2,                              # Large crops
         num_local_crops: int = 6,                               # Small crops, possibly none
         # Pixels of a large crop: `(H, W)` or the side of a square
         global_crop_size: int | Sequence[int] = 224,
         local_crop_size: int | Sequence[int] = 96,              # Pixels of a small crop
-        # Share of the picture's area that a large crop shows
+        # Share of the image's area that a large crop shows
         global_crop_scale: tuple[float, float] = (0.4, 1.0),
-        # Share of the picture's area that a small crop shows
+        # Share of the image's area that a small crop shows
         local_crop_scale: tuple[float, float] = (0.05, 0.4),
         # Strength j: brightness, contrast and saturation × [1-j, 1+j], hue ± j/4 of a turn
         global_color_jitter: float = 0.4,
@@ -387,7 +387,7 @@ def factor(self: MultiCropTransform,
     H: int, # Height of the source
     W: int  # Its width
 ) -> int:   # 1, 2, 4 or 8
-    """By how much a picture of this size may be reduced first: what keeps two pixels per output pixel in
+    """By how much an image of this size may be reduced first: what keeps two pixels per output pixel in
     the smallest box."""
     (r0, r1), kinds, worst = self.ratio, 1 + (self.num_local_at(2**40) > 0), math.inf
     for (h, w), (low, _) in list(zip(self.crop_sizes, self.scales, strict=True))[:kinds]:
@@ -415,7 +415,7 @@ def geometry(self: MultiCropTransform,
 # %% ../../nbs/data/07_crops.ipynb #4b333acf
 @patch
 def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
-    """A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, picture by picture and crop by
+    """A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, image by image and crop by
     crop."""
     def one(crop):
         y = f(crop)
@@ -471,11 +471,11 @@ def make(self: MultiCropTransform,
     "The crops that these numbers mean."
     boxes, flips = self.geometry(place, sizes)
     if len(chans := {len(x) for x in pictures}) > 1:
-        raise ValueError(f'pictures with {sorted(chans)} channels in one batch; give in_chans')
+        raise ValueError(f'images with {sorted(chans)} channels in one batch; give in_chans')
     g, n, B = self.num_global_crops, len(boxes), len(pictures)
     out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8)
            for k, hw in zip((g, n - g), self.crop_sizes, strict=True) if k]
-    # in pixels of the reduced pictures
+    # in pixels of the reduced images
     cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()
     for b, (x, cell, flip) in enumerate(zip(pictures, cells, flips.T.tolist(), strict=True)):
         for k in range(n):
@@ -503,8 +503,8 @@ def cut_batch(self: MultiCropTransform,
     flips: Tensor,    # bool `[n, B]`
     sizes: Tensor,    # int64 `[B, 2]`
     one_by_one: bool | None = None # None: on the CPU
-) -> Crops:           # Batched, on the device of the pictures
-    """The first half of `make` for pictures of one size: one by one on the CPU, all in one go elsewhere (to
+) -> Crops:           # Batched, on the device of the images
+    """The first half of `make` for images of one size: one by one on the CPU, all in one go elsewhere (to
     a few grey levels the same, on average a tenth)."""
     g, out, dev = self.num_global_crops, [], pictures.device
     for b, f, size in zip((boxes[:g], boxes[g:]), (flips[:g], flips[g:]), self.crop_sizes, strict=True):
@@ -528,9 +528,9 @@ def draw(self: MultiCropTransform) -> tuple[Tensor, Tensor]: # `[1, n, 5]` for p
 
 @patch
 def __call__(self: MultiCropTransform,
-    picture: Any # Pillow picture, path, uint8 array `[H, W(, C)]` or uint8 tensor `[C, H, W]`
+    picture: Any # Pillow image, path, uint8 array `[H, W(, C)]` or uint8 tensor `[C, H, W]`
 ) -> Crops:      # uint8 crops, not batched
-    "Crops of one picture; random numbers come from PyTorch's global generator."
+    "Crops of one image; random numbers come from PyTorch's global generator."
     x, size = reduced_pixels(picture, self.in_chans, self.factor)
     return self.make([x], torch.tensor([size]), *self.draw()).picture(0)
 
@@ -580,7 +580,7 @@ class MultiCropEvalTransform(MultiCropTransform):
 
 @patch
 def _centred(self: MultiCropEvalTransform, sizes: Tensor) -> Tensor: # float32 `[n, B, 4]`, fractions
-    "The largest box of the crop's shape in the middle of the picture, and of each cell of the grid."
+    "The largest box of the crop's shape in the middle of the image, and of each cell of the grid."
     boxes, (rows, cols) = [center_boxes(sizes, self.crop_sizes[0])], self.local_grid
     for y in range(rows):
         for x in range(cols):
@@ -592,7 +592,7 @@ def _centred(self: MultiCropEvalTransform, sizes: Tensor) -> Tensor: # float32 `
 
 @patch
 def factor(self: MultiCropEvalTransform, H: int, W: int) -> int:
-    "By how much a picture of this size may be reduced first."
+    "By how much an image of this size may be reduced first."
     boxes = self._centred(torch.tensor([[H, W]]))[:, 0]
     return _factor(
         min(((b[2:] - b[:2]) / torch.tensor(self.crop_sizes[k > 0]).flip(0)).min().item()

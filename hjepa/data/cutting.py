@@ -20,7 +20,7 @@ from .images import check_chans, ImageError, load_image, PixelRange, turn_of
 def to_hw(
     size: int | Sequence[int] # `(H, W)`, or one number for a square
 ) -> tuple[int, int]:         # `(H, W)`
-    "A picture size as `(height, width)`."
+    "An image size as `(height, width)`."
     hw = (size, size) if hasattr(size, '__index__') else tuple(size)
     if len(hw) != 2 or any(int(s) != s or s < 1 for s in hw):
         raise ValueError(f'size is {size!r}; expected (height, width) or one positive integer')
@@ -94,7 +94,7 @@ def crop_resize(
     size: int | Sequence[int], # Size of the result `(h, w)`
     inside: bool = False       # Give pixels outside of the box no influence at all, as `cut` does
 ) -> Tensor:                   # uint8 `[B, C, h, w]`
-    """Cut `boxes` out of a batch and resize them (bilinear, antialiased), each picture bit for bit
+    """Cut `boxes` out of a batch and resize them (bilinear, antialiased), each image bit for bit
     independent of its batch."""
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise TypeError(f'images are {images.dtype} {tuple(images.shape)}; expected uint8 [B, C, H, W]')
@@ -159,7 +159,7 @@ def to_chans(
 DECODERS = ('auto', 'torchvision', 'pillow')
 
 def _jpeg_header(
-    data: bytes # A picture file
+    data: bytes # An image file
 ) -> tuple[tuple[int, int], int] | None: # Upright `(H, W)` and its EXIF turn (1: none); None: no plain JPEG
     "What can be known of a JPEG before its pixels are decoded."
     if data[:3] != b'\xff\xd8\xff': return None
@@ -183,7 +183,7 @@ def cut(
 
 # %% ../../nbs/data/02_cutting.ipynb #9b1ba412
 def _reduction(
-    box: Sequence[float],      # `(x0, y0, x1, y1)` in pixels of the upright picture
+    box: Sequence[float],      # `(x0, y0, x1, y1)` in pixels of the upright image
     size: tuple[int, int],     # Size of the result `(h, w)`
     full: tuple[int, int],     # Upright `(H, W)`
     turn: int                  # EXIF note
@@ -196,8 +196,8 @@ def _reduction(
 
 def _whole_box(
     box: Sequence[float],  # `(x0, y0, x1, y1)` in pixels
-    full: tuple[int, int], # `(H, W)` of the picture that is cut from, complete blocks
-    f: int = 1             # … and how many pixels of the box are one of that picture
+    full: tuple[int, int], # `(H, W)` of the image that is cut from, complete blocks
+    f: int = 1             # … and how many pixels of the box are one of that image
 ) -> list[int]:            # Whole numbers inside it, at least one pixel wide and high
     out = []
     for lo, hi, n in ((box[0], box[2], full[1]), (box[1], box[3], full[0])):

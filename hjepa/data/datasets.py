@@ -54,7 +54,7 @@ class ImageDataset:
     def _check_labels(self):
         if self.labels is None: return
         if len(self.labels) != len(self):
-            raise ValueError(f'{len(self.labels)} labels for {len(self)} pictures')
+            raise ValueError(f'{len(self.labels)} labels for {len(self)} images')
         top = len(self.classes) if self.classes else math.inf
         if (odd := self.labels[(self.labels < -1) | (self.labels >= top)]).size:
             raise ValueError(f'{odd.size} labels of {self.name!r} are no class numbers, the first is '
@@ -122,7 +122,7 @@ def __repr__(self: ImageDataset) -> str:
     if self.labels is not None and (none := int((self.labels < 0).sum())):
         known += f', {none:,} of them without a label'
     deep = '' if self.pixel_range is None else f', pixels from {self.pixel_range}'
-    return (f'ImageDataset({self.name!r}: {len(self):,} pictures{size}, '
+    return (f'ImageDataset({self.name!r}: {len(self):,} images{size}, '
             f'{self.in_chans} channel{"s"[:self.in_chans > 1]}{deep}, {known})')
 
 # %% ../../nbs/data/03_datasets.ipynb #a0266c9e
@@ -249,7 +249,7 @@ def channels_of(
 def _no_image(x: Any) -> str:
     what = f'a {type(x).__name__}'
     if hasattr(x, 'dtype') and hasattr(x, 'shape'): what = f'{x.dtype} with shape {tuple(x.shape)}'
-    return (f'cannot make a picture of {what}; expected a path, a Pillow picture, an array [H, W(, C)] or '
+    return (f'cannot make an image of {what}; expected a path, a Pillow image, an array [H, W(, C)] or '
             'a tensor [C, H, W], '
             'of bytes, or of other numbers with a pixel_range')
 

@@ -370,7 +370,7 @@ def _opened(path: str | Path, data: bytes | None) -> Any:
     "What Pillow opens. Raises `FileNotFoundError`, or `ImageError` if it is no regular file."
     if data is not None: return io.BytesIO(data)
     try: check_regular(path)
-    except FileNotFoundError: raise FileNotFoundError(f'there is no picture at {path}') from None
+    except FileNotFoundError: raise FileNotFoundError(f'there is no image at {path}') from None
     except OSError as e: raise ImageError(path, e.strerror) from e
     return path
 

@@ -128,7 +128,7 @@ def build_dataset(
         near = difflib.get_close_matches(str(dataset_name).lower(), DATASETS, 1, 0.5)
         hint = f' Did you mean {near[0]!r}?' if near else ''
         raise ValueError(f'there is no data set {dataset_name!r}.{hint} Known: {", ".join(DATASETS)}; '
-                         'your own pictures are `images` with a data_path')
+                         'your own images are `images` with a data_path')
     source = DATASETS[dataset_name]
     if source.splits: split = choose_split(dataset_name, split, source.splits)
     allow_megapixels(max_megapixels)
@@ -287,11 +287,11 @@ def _found_images(root: str | Path):
     "The same, as a `Listing`."
     root = expand(root)
     if not root.exists(): raise FileNotFoundError(f'there is no folder {root}')
-    if not root.is_dir(): raise NotADirectoryError(f'{root} is a file; expected a folder of pictures')
+    if not root.is_dir(): raise NotADirectoryError(f'{root} is a file; expected a folder of images')
     found = list_images(root)
     if not found.files:
         what = found.left_out.words() or 'it is empty'
-        raise ValueError(f'no picture below {root}: {what}. Pictures end in {" ".join(sorted(PICTURES))}')
+        raise ValueError(f'no image below {root}: {what}. Images end in {" ".join(sorted(PICTURES))}')
     _tell(root, found.left_out, of=len(found.files) + len(found.left_out))
     return found
 
@@ -300,7 +300,7 @@ def _need_path(
     name: str,        # Data set, for the message
     root: Path | None # What the user gave
 ) -> Path:            # The same, if it is a folder
-    if root is None: raise ValueError(f'{name} needs a data_path: the folder where the pictures are')
+    if root is None: raise ValueError(f'{name} needs a data_path: the folder where the images are')
     if not root.exists(): raise FileNotFoundError(f'there is no folder {root} (data_path of {name})')
     return root
 
@@ -328,7 +328,7 @@ def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: b
                      for p in root.iterdir()
                      if p.is_dir() and not p.name.startswith(('.', '__MACOSX')))
     if not folders:
-        raise ValueError(f'{root} has no folders; expected one folder per class. For pictures without '
+        raise ValueError(f'{root} has no folders; expected one folder per class. For images without '
                          'classes use the data set `images`')
     classes = folders if classes is None else list(classes)
     if new := sorted(set(folders) - set(classes)):
@@ -337,8 +337,8 @@ def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: b
     pairs, left_out, empty = _by_class(root, folders, {c: k for k, c in enumerate(classes)})
     if not pairs:
         what = f' ({left_out.words()})' if left_out else ''
-        raise ValueError(f'the class folders of {root} hold no pictures{what}. '
-                         'For pictures without classes use the data set `images`')
+        raise ValueError(f'the class folders of {root} hold no images{what}. '
+                         'For images without classes use the data set `images`')
     lacking = f'no image of the class {", ".join(empty[:5])}{", …" * (len(empty) > 5)}' if empty else ''
     if not quiet: _tell(root, left_out, lacking)
     return [p for p, _ in pairs], [k for _, k in pairs], classes, left_out
@@ -367,8 +367,8 @@ def _split_folders(
     if not splits and split != 'train':
         raise ValueError(f'{root} has no train and val folders, so it is all training split; there is no '
                          f'{split!r}. '
-                         f'To hold pictures out, move the class folders into {root/"train"}, and some '
-                         'pictures of each class from there into folders of the same names in '
+                         f'To hold images out, move the class folders into {root/"train"}, and some '
+                         'images of each class from there into folders of the same names in '
                          f'{root/"val"}')
     split = choose_split(f'{name} in {root}', split, splits) if splits else None
     classes = _classes_of(root/'train', quiet=True)[2] if 'train' in splits and split != 'train' else None

@@ -289,7 +289,7 @@ def _closing(f): # a binary file
     f.close()
 
 # %% ../../nbs/data/06_shards.ipynb #7a3b4a57
-_LARGEST = 2**30   # bytes of a picture; what claims to have more is not read
+_LARGEST = 2**30   # bytes of an image; what claims to have more is not read
 
 
 def read_shard(
@@ -373,7 +373,7 @@ def _counted(url: str, file: Path, local: bool, left_out: LeftOut) -> dict:
 
 # %% ../../nbs/data/06_shards.ipynb #10c9a418
 class _Names(Sequence):
-    "What messages call the pictures of a data set: a list that is not made."
+    "What messages call the images of a data set: a list that is not made."
     def __init__(self, of: ImageDataset): self.of = of
     def __len__(self): return len(self.of)
     def __getitem__(self, i):
@@ -387,7 +387,7 @@ def _labels_of(index: dict) -> np.ndarray | None: # None: none
     return np.concatenate([np.array(labels, dtype=np.int64) for labels in known])
 
 class ShardDataset(ImageDataset):
-    "Pictures in tar files. Raises `FileNotFoundError` or `ShardError` naming what is missing."
+    "Images in tar files. Raises `FileNotFoundError` or `ShardError` naming what is missing."
     def __init__(self,
         path: str,             # Folder, pattern, URL or index, see the table
         split: str = 'train',  # A folder of this name below `path`, if there are such folders
@@ -399,7 +399,7 @@ class ShardDataset(ImageDataset):
         self.names = [s['name'] for s in index['shards']]
         self.counts = np.array([s['pictures'] for s in index['shards']], dtype=np.int64)
         self.ends = np.cumsum(self.counts)
-        if not len(self): raise ShardError(f'{path}: the index counts no picture')
+        if not len(self): raise ShardError(f'{path}: the index counts no image')
         self.pixel_range, self._measured = None, False
         self.local = all(_scheme(u) is None and u.endswith('.tar') for u in urls)
         self._offsets, self._some = {}, None
@@ -408,15 +408,15 @@ class ShardDataset(ImageDataset):
         self._check_files(index)
     def __len__(self) -> int: return int(self.ends[-1]) if len(self.ends) else 0
     def where(self,
-        i: int # Number of a picture
-    ) -> tuple[int, int]: # Number of its shard, and which picture in it
-        "Where a picture is."
+        i: int # Number of an image
+    ) -> tuple[int, int]: # Number of its shard, and which image in it
+        "Where an image is."
         s = int(np.searchsorted(self.ends, i, 'right'))
         return s, int(i - self.ends[s] + self.counts[s])
     def name_of(self,
-        i: int # Number of a picture
+        i: int # Number of an image
     ) -> str:  # `train-000003.tar#17`
-        "What messages call a picture before it is read."
+        "What messages call an image before it is read."
         s, k = self.where(i)
         return f'{self.names[s]}#{k}'
 
@@ -458,7 +458,7 @@ def _same_classes(place: Path, index: dict):
     known, classes = _parse(str(first), first.read_bytes()).get('classes'), index.get('classes')
     if known and classes and known != classes:
         raise ShardError(f'{place.parent} and {first.parent} number other classes; write both from '
-                         'the same class folders (an empty one where there are no pictures)')
+                         'the same class folders (an empty one where there are no images)')
 
 # %% ../../nbs/data/06_shards.ipynb #c53e2e72
 def _parse(name: str, text: bytes | None, path: str | None = None) -> dict:
@@ -506,7 +506,7 @@ def _check_files(self: ShardDataset, index: dict):
         if s.get('bytes') not in (None, Path(u).stat().st_size)
     ]
     if odd:
-        warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Pictures that '
+        warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Images that '
                       'are missing will be counted as unreadable; fetch the shards again, or count again '
                       'with hjepa_shards --index', stacklevel=2)
 
@@ -516,7 +516,7 @@ def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
     if not self.local: return self._stand_in(i)
     s, k = self.where(i)
     url = self.urls[s]
-    # of one shard at a time: pictures are mostly asked for in order
+    # of one shard at a time: images are mostly asked for in order
     if s not in self._offsets: self._offsets = {s: _offsets(url)}
     if len(self._offsets[s]) > self.counts[s]:
         raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts '
@@ -535,14 +535,14 @@ def _cut_off(name: str) -> ImageError: return ImageError(name, 'the shard ends b
 # %% ../../nbs/data/06_shards.ipynb #417d902c
 @patch
 def _stand_in(self: ShardDataset, i: int, most: int = 2048) -> tuple[str, bytes]:
-    "One of the pictures of the first shard, the same one for the same i."
+    "One of the images of the first shard, the same one for the same i."
     if self._some is None:
         step = max(1, int(self.counts[0]) // most)
         self._some = [(n, d)
                       for k, (n, d,
                               _) in enumerate(_patient(self.urls[0], self.names[0], 0, int(self.counts[0])))
                       if k % step == 0 and d is not None]
-        if not self._some: raise ShardError(f'shard {self.urls[0]} holds no picture that can be read')
+        if not self._some: raise ShardError(f'shard {self.urls[0]} holds no image that can be read')
     return self._some[int(i) * len(self._some) // len(self)]
 
 def _offsets(url: str) -> list[tuple[str, int, int]]: # name, first byte, bytes
@@ -611,7 +611,7 @@ def _shards(path, split, download) -> ShardDataset:
 
 # %% ../../nbs/data/06_shards.ipynb #37e4752a
 def epoch_line(
-    counts: np.ndarray, # Pictures of each shard
+    counts: np.ndarray, # Images of each shard
     seed: int,          # The run's seed
     epoch: int          # The epoch
 ) -> tuple[np.ndarray, np.ndarray]: # The shards in the order of this epoch, and where each ends in the line
@@ -623,7 +623,7 @@ def epoch_line(
 def lane_order(
     lo: int,          # Where the lane begins in the line
     hi: int,          # … and ends
-    window: int,      # How far pictures are mixed
+    window: int,      # How far images are mixed
     seed: int,        # The run's seed
     epoch: int        # The epoch
 ) -> np.ndarray:      # int64 `[hi - lo]`: the places of the line in the order in which they are given out
@@ -636,13 +636,13 @@ def lane_order(
 class ShardSampler:
     "Keys `(epoch, batch)` of one process for one epoch, beginning at any batch."
     def __init__(self,
-        n: int,              # Pictures in the data set
-        batch_size: int,     # Pictures per batch and process
+        n: int,              # Images in the data set
+        batch_size: int,     # Images per batch and process
         world_size: int = 1  # Number of processes
     ):
         if batch_size < 1: raise ValueError(f'batch_size={batch_size}; it must be at least 1')
         if n < world_size:
-            raise ValueError(f'{n} pictures for {world_size} processes; expected at least one for each')
+            raise ValueError(f'{n} images for {world_size} processes; expected at least one for each')
         self.total = max(1, n // (batch_size * world_size))
         self.batch_size = min(batch_size, n // world_size)
         self.set_epoch(0)
@@ -660,7 +660,7 @@ class ShardSampler:
 
 # %% ../../nbs/data/06_shards.ipynb #5c7d52e3
 class _Lane:
-    "Pictures of one lane in its order, from any point on."
+    "Images of one lane in its order, from any point on."
     def __init__(self, ds: ShardDataset, line: tuple, lo: int, hi: int, window: int, seed: int, epoch: int,
                  start: int = 0):
         self.ds = ds
@@ -702,10 +702,10 @@ class _Lane:
 # %% ../../nbs/data/06_shards.ipynb #74955c39
 def _patient(
     url: str, name: str, # Address of a shard, and what it is called
-    start: int, stop: int, # Which of its pictures
+    start: int, stop: int, # Which of its images
     tries: int = 3         # For streams: how often it is opened
 ) -> Iterator[tuple[str, bytes | None, int]]: # Name, contents (None: missing), label
-    "Exactly the pictures start … stop−1 of a shard."
+    "Exactly the images start … stop−1 of a shard."
     at, stream = start, _scheme(url) is not None
     for t in range(tries if stream else 1):
         try:
@@ -729,7 +729,7 @@ def _patient(
 
 # %% ../../nbs/data/06_shards.ipynb #da7f7338
 class _Held(ImageDataset):
-    "The pictures of one batch, by their numbers in the whole."
+    "The images of one batch, by their numbers in the whole."
     def __init__(self, ds: ShardDataset, records: list[tuple], after: Callable[[int], Iterator[tuple]]):
         self.name = ds.name
         self.images = None
@@ -748,7 +748,7 @@ class _Held(ImageDataset):
         return name, _cut_off(name) if data is None else data
     def load(self, i, before=None): return self._from_bytes(*self.contents(i), before)
     def after(self, i, tries=100):
-        "Picture i, then those that may take its place."
+        "Image i, then those that may take its place."
         yield i
         for k, r in enumerate(self._after(self.turn[i])):
             if k >= tries: return
@@ -759,13 +759,13 @@ class _Held(ImageDataset):
 class ShardView(Dataset):
     "Batches of a stream, keyed by `(epoch, batch)`."
     def __init__(self,
-        # `TrainView` or `MultiCropView` of a `ShardDataset`: what becomes of the pictures
+        # `TrainView` or `MultiCropView` of a `ShardDataset`: what becomes of the images
         view: Any,
-        batch_size: int,       # Pictures per batch and process
+        batch_size: int,       # Images per batch and process
         rank: int = 0,         # This process
         world_size: int = 1,   # Number of processes
         lanes: int = 8,        # Lanes of each process
-        shuffle_buffer: int = 4096 # Pictures that a process holds, over all lanes
+        shuffle_buffer: int = 4096 # Images that a process holds, over all lanes
     ):
         if lanes < 1 or shuffle_buffer < 1:
             raise ValueError(f'lanes={lanes}, shuffle_buffer={shuffle_buffer}; both must be at least 1')
@@ -840,11 +840,11 @@ def _next(self: ShardView, lane: _Lane, epoch: int, l: int, records: list[tuple]
 @patch
 def stream(self: ShardDataset,
     view: Any,             # `TrainView` or `MultiCropView` of this data set
-    batch_size: int,       # Pictures per batch and process
+    batch_size: int,       # Images per batch and process
     rank: int = 0,         # This process
     world_size: int = 1,   # Number of processes
     lanes: int = 8,        # Lanes of each process
-    shuffle_buffer: int = 4096 # Pictures that a process holds, over all lanes
+    shuffle_buffer: int = 4096 # Images that a process holds, over all lanes
 ) -> tuple[ShardView, ShardSampler]: # For `build_loader`
     "What a training loop iterates over."
     out = ShardView(view, batch_size, rank, world_size, lanes, shuffle_buffer)

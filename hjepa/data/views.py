@@ -81,11 +81,11 @@ class TrainView(Dataset):
 
 # %% ../../nbs/data/05_views.ipynb #8bea940b
 def read_next(
-    dataset: ImageDataset, # Pictures on disk
+    dataset: ImageDataset, # Images on disk
     i: int,                # The one wanted
     tries: int = 100       # How many broken ones in a row are too many
 ) -> tuple[Image.Image, int, list[str]]: # An image, its index; the name of the one wanted if it is broken
-    "Picture `i`, or the next one in order (around the end) that can be read."
+    "Image `i`, or the next one in order (around the end) that can be read."
     bad, after = [], getattr(getattr(dataset, 'dataset', dataset), 'after', None)
     if after is not None: order = after(i)  # a stream has an order of its own
     else: order = ((i + k) % len(dataset) for k in range(min(tries, len(dataset))))
@@ -226,7 +226,7 @@ def _stats(
     for name, v, default in [('mean', mean, IMAGENET_MEAN), ('std', std, IMAGENET_STD)]:
         if v is None: v = default if C == 3 else (0.5,)*C
         v = (v,)*C if isinstance(v, (int, float)) else tuple(v)
-        if len(v) != C: raise ValueError(f'{name} has {len(v)} numbers for pictures of {C} channels')
+        if len(v) != C: raise ValueError(f'{name} has {len(v)} numbers for images of {C} channels')
         out.append(torch.tensor(v, dtype=torch.float32, device=like.device).view(C, 1, 1))
     return out
 
@@ -248,7 +248,7 @@ def denormalize(
     mean: float | Sequence[float] | None = None, # As given to `normalize`
     std: float | Sequence[float] | None = None
 ) -> Tensor:                                     # uint8, same shape
-    "Back to bytes, for pictures."
+    "Back to bytes, for images."
     m, s = _stats(x.shape[-3], mean, std, x)
     return ((x.float() * s + m) * 255).round().clamp(0, 255).to(torch.uint8)
 
@@ -262,6 +262,6 @@ def preprocess(
 ) -> Tensor:                   # uint8 `[B, C, H, W]`
     "Images of any kind to a batch: shorter side to size, centre crop; exactly what `EvalView` does."
     if not isinstance(images, (list, tuple)): images = [images]
-    if not images: raise ValueError('no pictures were given')
+    if not images: raise ValueError('no images were given')
     check_chans(in_chans)
     return torch.stack([_center(to_pil(x, in_chans, pixel_range), to_hw(size)) for x in images])

@@ -73,7 +73,7 @@ def collect_features(
         labels.append(batch['label'].clone())  # a worker's tensors hold open files
         index.append(batch['index'].clone())
         if thumbs: small.append(thumbnails(batch['image']))
-    if out is None: raise ValueError(f'not one picture of {view.dataset.name!r} could be read')
+    if out is None: raise ValueError(f'not one image of {view.dataset.name!r} could be read')
     labels = None if view.dataset.labels is None else torch.cat(labels)
     small = torch.cat(small) if thumbs else None
     return Features([o[:n] for o in out], labels, torch.cat(index), list(bad.names), small)
@@ -334,7 +334,7 @@ def extract_features(self: TimmFeatures,
 def preprocess(self: TimmFeatures,
     pictures: list, # paths, PIL images or arrays
 ) -> Tensor: # [B, C, H, W] float32
-    "Resize, crop and normalise pictures as the weights want them."
+    "Resize, crop and normalise images as the weights want them."
     from hjepa.data.views import preprocess
     return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
 

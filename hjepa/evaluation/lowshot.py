@@ -450,7 +450,7 @@ class FineTuning:
     batch_size: int = 32 # images per step
     head: str = 'zero' # where the head begins: at 'zero' or as the 'probe'
     label_smoothing: float = 0.1
-    crop_scale: tuple[float, float] = (0.5, 1.) # area of the random crop, as a share of the picture
+    crop_scale: tuple[float, float] = (0.5, 1.) # area of the random crop, as a share of the image
     flip: float = 0.5 # probability of a horizontal flip
     val_share: float = 0.2 # of the labelled images, held back to choose the epoch; if that is none, a half
     seed: int = 0 # of what is held back, of order, crops and drop-path

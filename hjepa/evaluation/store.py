@@ -216,7 +216,7 @@ def _in_order(dataset: ImageDataset, paths: list[str] | None, other: str) -> Ima
     if paths is None: return dataset
     place = {p: i for i, p in enumerate(dataset.paths)}
     if gone := [p for p in paths if p not in place]:
-        raise ValueError(other.format(f'{len(paths):,} pictures, {len(gone):,} of which are not among '
+        raise ValueError(other.format(f'{len(paths):,} images, {len(gone):,} of which are not among '
                                       f'these {len(dataset):,} any more (first {gone[0]})'))
     known = set(paths)
     return dataset.subset([place[p] for p in paths] + [i for p, i in place.items() if p not in known])
