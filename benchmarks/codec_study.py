@@ -6,7 +6,7 @@ beside zlib, zstd, JPEG and WebP.
     python benchmarks/codec_study.py run --out RUNS [--seeds 0 1 2]
     python benchmarks/codec_study.py table --out RUNS               # writes nbs/results/codec_scenes.json
 
-A sweep that was begun and not finished is begun anew, so that its time is known: from `hjepa_train_codec`
+A sweep that was begun and not finished is begun anew, so that its time is known: from `hjepa codec train`
 to its last picture, without the baselines."""
 import argparse
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from detection_study import machine
 
-from hjepa.cli.codec import read_results, report_codec, run_codec
+from hjepa.cli.codec import read_results, report_codec, train_codec
 from hjepa.compression.training import load_codec_run
 from hjepa.core.files import write_atomic
 
@@ -32,8 +32,7 @@ def run(args):
         if not facts.exists():
             shutil.rmtree(folder, ignore_errors=True)
             cpu, wall = time.process_time(), time.time()
-            if run_codec('small', [f'data.detector={detector}', f'training.seed={seed}', *args.overrides],
-                         folder):
+            if train_codec([f'data.detector={detector}', f'training.seed={seed}', *args.overrides], run_dir=folder):
                 raise SystemExit('stopped: this seed will be begun anew')
             spent = dict(processor_seconds=time.process_time() - cpu, wall_seconds=time.time() - wall,
                          threads=torch.get_num_threads(), machine=machine(), torch=torch.__version__)

@@ -1,7 +1,7 @@
 """What does a pyramid gain, and what does pretraining? Detectors on the embedded scenes, every run with the
 same time on one core.
 
-    # `hjepa_train_detection` as it is shipped, three seeds, with all cores
+    # `hjepa detect train` as it is shipped, three seeds, with all cores
     python benchmarks/detection_study.py run demo --out RUNS
     # FPN against single-scale, SSD-style, image pyramid (Lin et al. 2017)
     python benchmarks/detection_study.py run pyramids --out RUNS [--shard 0/2]
@@ -126,7 +126,7 @@ def cost(model) -> dict:
 
 def demo(args):
     "The shipped configuration, start to end, with the processor time that the whole command takes."
-    from hjepa.cli.train import run_detection
+    from hjepa.cli.detect import train_detection
     for seed in args.seeds:
         folder = Path(args.out)/'demo'/f'demo-{seed}'
         if (folder/'result.json').exists(): continue
@@ -134,7 +134,7 @@ def demo(args):
             raise SystemExit(f'{folder} was begun and not finished; its time cannot be known any more. '
                              'Remove it')
         cpu, wall = time.process_time(), time.time()
-        run_detection('scenes', [f'training.seed={seed}'], folder)
+        train_detection([f'training.seed={seed}'], run_dir=folder)
         r = json.loads((folder/'results.json').read_text())
         r |= dict(study='demo', arm='demo', processor_seconds=time.process_time() - cpu,
                   wall_seconds=time.time() - wall, threads=torch.get_num_threads(), machine=machine())

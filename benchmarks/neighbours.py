@@ -3,7 +3,7 @@ networks, on garments where they were and on garments moved about.
 
     OMP_NUM_THREADS=1 python benchmarks/neighbours.py RUN RUN RUN --out nbs/results/neighbours.json
 
-RUN are folders of `hjepa_train training.seed=0`, `=1`, `=2`. For every network, version of the pictures
+RUN are folders of `hjepa train training.seed=0`, `=1`, `=2`. For every network, version of the pictures
 and read-out: the share of the five nearest of 4,000 pictures that are of the query's class, over 1,000
 queries. Labels only count; nothing is fitted with them.
 """

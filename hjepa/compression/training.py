@@ -617,7 +617,7 @@ def codec_runs(
         plan = {c.model.lambda_value: (folder, c.training.epochs) for folder, c in parts}
         found = {lam: folder for lam, (folder, epochs) in plan.items() if is_complete(folder, epochs)}
         lost = [folder.name for lam, (folder, _) in plan.items() if lam not in found]
-    how = f'hjepa_train_codec --resume {run_dir} makes what is missing'
+    how = f'hjepa codec train --resume {run_dir} makes what is missing'
     if not found: raise FileNotFoundError(f'{run_dir}: no codec is finished yet; {how}')
     what = f'{", ".join(lost)} not finished, or damaged, and left out'
     if lost: warnings.warn(f'{run_dir}: {what}; {how}', stacklevel=2)

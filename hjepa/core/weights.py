@@ -72,7 +72,7 @@ def saved_config(
         raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
     if 'config' not in meta:
         raise ValueError(f'{file}: no hjepa configuration in its header; expected a file written by '
-                         'HJEPA.save_pretrained or hjepa_train')
+                         'HJEPA.save_pretrained or hjepa train')
     if (found := meta.get('kind', 'hjepa')) != kind:
         raise WrongKind(f'{file} holds a model of kind {found!r}, not {kind!r}; {_loads_with(found)}')
     if meta.get('hjepa_format') != '1':

@@ -433,7 +433,7 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
             raise ValueError(f'{path} has no split {split!r}; {what}')
         place = place/split if parts else place
         if not (place/'index.json').is_file():
-            raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa_shards --index {place}')
+            raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa shards --index {place}')
         place = place/'index.json'
     elif split != 'train': raise ValueError(f'{path} is one split (train); there is no {split!r}')
     if _scheme(path) is None and place.suffix == '.json':
@@ -464,7 +464,7 @@ def _same_classes(place: Path, index: dict):
 def _parse(name: str, text: bytes | None, path: str | None = None) -> dict:
     "An index, checked."
     if not text:
-        raise FileNotFoundError(f'there is no index at {name}; make it with: hjepa_shards --index '
+        raise FileNotFoundError(f'there is no index at {name}; make it with: hjepa shards --index '
                                 f'{path or "SHARDS"!r}'
                                 + (' -o my_index.json, and give that file as data.path' if path else ''))
     try: index = json.loads(text)
@@ -472,9 +472,9 @@ def _parse(name: str, text: bytes | None, path: str | None = None) -> dict:
     lines = index.get('shards') if isinstance(index, dict) else None
     if not isinstance(lines, list) or index.get('format') != FORMAT or not all(map(_fine, lines)):
         raise ShardError(f'{name} is not an index of shards that this version reads (format {FORMAT}); '
-                         'make it again with hjepa_shards --index')
+                         'make it again with hjepa shards --index')
     try: return without_sha256(index, name)
-    except ValueError as e: raise ShardError(f'{e}; make it again with hjepa_shards --index') from e
+    except ValueError as e: raise ShardError(f'{e}; make it again with hjepa shards --index') from e
 
 def _fine(s: Any) -> bool:
     "Whether this can be a line of an index."
@@ -508,7 +508,7 @@ def _check_files(self: ShardDataset, index: dict):
     if odd:
         warnings.warn(f'{len(odd)} shards are not what was counted: {", ".join(odd[:5])}. Images that '
                       'are missing will be counted as unreadable; fetch the shards again, or count again '
-                      'with hjepa_shards --index', stacklevel=2)
+                      'with hjepa shards --index', stacklevel=2)
 
 @patch
 def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
@@ -521,7 +521,7 @@ def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
     if len(self._offsets[s]) > self.counts[s]:
         raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts '
                          f'{self.counts[s]:,}: '
-                         'count again with hjepa_shards --index')
+                         'count again with hjepa shards --index')
     if k >= len(self._offsets[s]): return self.paths[i], _cut_off(self.paths[i])
     name, at, n = self._offsets[s][k]
     with open(url, 'rb') as f:

@@ -607,7 +607,7 @@ def save_pretrained(self: FPNDetector,
     return save_model(self, path, 'detector')
 
 def load_detection_model(
-    path: str | Path, # a .safetensors file, a folder with one, or a run of `hjepa_train_detection`
+    path: str | Path, # a .safetensors file, a folder with one, or a run of `hjepa detect train`
     device: str | torch.device = 'cpu', # where to put it
 ) -> FPNDetector: # in evaluation mode
     """Load a detector for use. Raises FileNotFoundError, or ValueError for a file that is damaged or not

@@ -205,7 +205,7 @@ def results_html(
     "The table of probes, or the health of features without labels."
     if results is None:
         return ('<p>Features have not been measured yet: '
-                'they are when the run is complete, or by <code>hjepa_eval RUN</code>.</p>')
+                'they are when the run is complete, or by <code>hjepa eval RUN</code>.</p>')
     if 'rows' in results: return _probes_html(results)
     words = 'There were no labels, so nothing can be said about classes.'
     if results.get('random_health'): words += ' In brackets: the same network with random weights.'
@@ -270,7 +270,7 @@ def read_run(
     config, verdict = load_run(run), run_verdict(run)
     if (run/'results.json').is_file():
         try: results = read_json(run/'results.json')
-        except ValueError as e: raise ValueError(f'{e}; hjepa_eval {run} writes it again') from e
+        except ValueError as e: raise ValueError(f'{e}; hjepa eval {run} writes it again') from e
     files = [p for folder in FIGURE_FOLDERS for p in sorted((run/folder).glob('*.png'))]
     found = {p.stem: p.read_bytes() for p in files}
     whole = {k: v for k, v in found.items() if v[:8] == b'\x89PNG\r\n\x1a\n'}
@@ -437,7 +437,7 @@ def _figures_html(run: RunFolder) -> list[str]:
     title = '<h2>What it sees</h2>'
     if not names:
         return [f'{title}<p>There are no figures in this folder yet; '
-                '<code>hjepa_show RUN</code> draws them.</p>']
+                '<code>hjepa show RUN</code> draws them.</p>']
     captions = {n: CAPTIONS.get(n, (n.replace('_', ' '), '')) for n in names}
     shown = [figure_html(n, run.figures[n], *c) for n, c in captions.items()]
     return [f'{title}<p class="small">Touch a figure to enlarge it.</p>', *shown]

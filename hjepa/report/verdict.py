@@ -401,7 +401,7 @@ def run_verdict(
     config, run = load_run(run_dir), Path(run_dir).expanduser()
     if not (run/'history.jsonl').is_file():
         raise FileNotFoundError(f'{run} has no history.jsonl: the run has not made a step yet; '
-                                f'start it again with hjepa_train --resume {run}')
+                                f'start it again with hjepa train --resume {run}')
     verdict = diagnose(past_records(run), limits, config)
     try:
         results = read_json(run/'results.json')

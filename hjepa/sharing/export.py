@@ -219,7 +219,7 @@ def _append_digest(
     with open(file, 'ab') as f: f.write(_TAILS[suffix] + digest.encode())
 
 def check_export(
-    file: str | Path, # .onnx, .pt2 or .safetensors, as `hjepa_export` wrote it
+    file: str | Path, # .onnx, .pt2 or .safetensors, as `hjepa export` wrote it
 ) -> str: # the digest, 64 hexadecimal digits
     """Check that an exported file is as it was written.
 

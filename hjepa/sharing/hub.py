@@ -74,7 +74,7 @@ def weights_file(
     except FileNotFoundError as e:
         if not (folder/'config.yaml').is_file(): raise
         raise FileNotFoundError(f'{run}: this run has not saved a checkpoint yet; wait for its first one, '
-                                f'or go on with hjepa_train --resume {run}') from e
+                                f'or go on with hjepa train --resume {run}') from e
 
 # %% ../../nbs/sharing/01_hub.ipynb #194be3df
 def need_hub(
