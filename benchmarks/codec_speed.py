@@ -1,9 +1,9 @@
 """Speed of the codec's entropy coding (latents to bytes and back) and of its transforms, on one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/codec_speed.py [--pictures 8] [--side 512] [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/codec_speed.py [--images 8] [--side 512] [--repeats 5]
 
 Prints symbols per second of `encode_latents` and `decode_latents` (checksum, table look-up, escapes and
-layout included; best and median of the repeats), the bare coder's, one small picture's latency, and the
+layout included; best and median of the repeats), the bare coder's, one small image's latency, and the
 transforms' time. Asserts nothing: speed depends on the machine."""
 import argparse
 import time
@@ -55,7 +55,7 @@ def codec_for(channels, levels, shape, **settings):
 
 
 def pyramid(batch, side, strides):
-    "Sizes of a pyramid over pictures of side × side."
+    "Sizes of a pyramid over images of side × side."
     return PyramidShape(batch, [(-(-side // s), ) * 2 for s in strides], (side, side),
                         [(side, side)] * batch)
 
@@ -76,12 +76,12 @@ def report(codec, shape, repeats, note):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--pictures', type=int, default=8)
+    parser.add_argument('--images', type=int, default=8)
     parser.add_argument('--side', type=int, default=512)
     parser.add_argument('--repeats', type=int, default=5)
     a = parser.parse_args()
     torch.set_num_threads(1)
-    shape = pyramid(a.pictures, a.side, (4, 8, 16, 32, 64))
+    shape = pyramid(a.images, a.side, (4, 8, 16, 32, 64))
     report(codec_for(256, 5, shape), shape, a.repeats, 'many, a prior per level')
     codec = codec_for(256, 5, shape, shared_prior=True)
     latents, n = report(codec, shape, a.repeats, 'many, one prior')
@@ -95,7 +95,7 @@ def main():
     shape = pyramid(1, 160, (8, 16, 32))
     for shared in (True, False):
         small = codec_for(64, 3, shape, shared_prior=shared)
-        report(small, shape, 20, 'one picture of 160 × 160, '
+        report(small, shape, 20, 'one image of 160 × 160, '
                                  f'{"one prior" if shared else "a prior per level"}')
     x = [torch.randn(1, 64, *s) for s in shape.sizes]
     best, _, (y, s) = timed(lambda: small.quantise(x), 10)

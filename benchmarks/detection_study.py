@@ -90,12 +90,12 @@ COMMON = [
 def pretrain(folder: Path, seed: int, seconds: float, scenes) -> Path:
     "An encoder of the training scenes."
     if (folder/'done').exists(): return folder
-    pictures = ImageDataset('scenes', scenes.images)
+    images = ImageDataset('scenes', scenes.images)
     fit(
         Trainer, folder, lambda: load_config(
             'tiny', ENCODER + COMMON +
             ['training.batch_size=32', f'training.seed={seed}', 'evaluation.probe=false']), load_run,
-        seconds, pictures)
+        seconds, images)
     (folder/'done').touch()
     return folder
 

@@ -4,8 +4,8 @@ loaders with 0, 1, 2, … workers, from files and from shards.
     OMP_NUM_THREADS=1 python benchmarks/loading.py --workers 0 1 2 --ijepa ~/ijepa --out
         nbs/results/loading.json
 
-First one thread without a loader: the whole way of one picture (read, decode, crop, resize, mirror,
-bytes) for pictures of 500×375 and of 2000×1500, to 64 and to 224 pixels, for each of `data.decoder`;
+First one thread without a loader: the whole way of one image (read, decode, crop, resize, mirror,
+bytes) for images of 500×375 and of 2000×1500, to 64 and to 224 pixels, for each of `data.decoder`;
 beside it decoding alone. Then loaders: images/s of one epoch of random crops of 224 pixels, by number of
 workers. --ijepa is a checkout of https://github.com/facebookresearch/ijepa: its transform (Pillow,
 floats, normalised in the worker) over torchvision's ImageFolder, in the same run. Routes take turns in
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from hjepa.core.loader import build_loader
 from hjepa.core.random import keyed_uniform
-from hjepa.data.cutting import DECODERS, crop_boxes, cut_pictures
+from hjepa.data.cutting import DECODERS, crop_boxes, cut_images
 from hjepa.data.images import load_image
 from hjepa.data.named import build_dataset
 from hjepa.data.views import TrainView
@@ -59,8 +59,8 @@ def clock(f, *args):
     return time.perf_counter() - start
 
 
-def one_picture(rounds, n):
-    "Milliseconds from file to crop, by picture size, result and decoder."
+def one_image(rounds, n):
+    "Milliseconds from file to crop, by image size, result and decoder."
     from torchvision.io import decode_jpeg
     rows = []
     for width, height in ((500, 375), (2000, 1500)):
@@ -71,7 +71,7 @@ def one_picture(rounds, n):
                     u = keyed_uniform(0, r, range(n), 5)
                     geometry = lambda at, sizes: (crop_boxes(u[at], sizes), u[at, 4] < .5)
                     return sum(
-                        clock(cut_pictures, [f], lambda at, sizes, k=k: geometry(torch.tensor([k]), sizes),
+                        clock(cut_images, [f], lambda at, sizes, k=k: geometry(torch.tensor([k]), sizes),
                               (size, size), 3, decoder) for k, f in enumerate(files)) / n
                 return run
             routes = {d: whole(d) for d in DECODERS}
@@ -88,7 +88,7 @@ def one_picture(rounds, n):
                 alone = 'alone' in name
                 base = times['Pillow, decoding alone' if alone else 'pillow']
                 faster = statistics.median(a / b for a, b in zip(base, t, strict=True))
-                rows.append(dict(picture=f'{width}×{height}', result=None if alone else size, route=name,
+                rows.append(dict(image=f'{width}×{height}', result=None if alone else size, route=name,
                                  ms=round(1e3 * statistics.median(t), 2),
                                  faster_than_pillow_by=round(faster, 2)))
     return rows
@@ -132,12 +132,12 @@ def loaders(folder, shards, workers, batch, size, ijepa):
     return routes
 
 
-def through_loaders(rounds, workers, pictures, batch, size, ijepa):
+def through_loaders(rounds, workers, images, batch, size, ijepa):
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)/'all'/'photographs'
         folder.mkdir(parents=True)
-        for k, data in enumerate(photographs(500, 375, pictures)): (folder/f'{k:05}.jpg').write_bytes(data)
-        write_shards(folder, Path(tmp)/'shards', max(1, pictures // 8))
+        for k, data in enumerate(photographs(500, 375, images)): (folder/f'{k:05}.jpg').write_bytes(data)
+        write_shards(folder, Path(tmp)/'shards', max(1, images // 8))
         times = turns(loaders(str(folder), str(Path(tmp)/'shards'), workers, batch, size, ijepa), rounds)
     base = lambda n: times['files, pillow', n]
     faster = lambda n, t: statistics.median(a / b for a, b in zip(base(n), t, strict=True))
@@ -151,8 +151,8 @@ def main():
                    help='numbers of workers (default: 0 1 2)')
     p.add_argument('--ijepa', metavar='PATH', help='a checkout of facebookresearch/ijepa')
     p.add_argument('--rounds', type=int, default=7, help='how often every route has its turn (default: 7)')
-    p.add_argument('-n', type=int, default=8, help='pictures per turn of the first part (default: 8)')
-    p.add_argument('--pictures', type=int, default=256, help='files for the loaders (default: 256)')
+    p.add_argument('-n', type=int, default=8, help='images per turn of the first part (default: 8)')
+    p.add_argument('--images', type=int, default=256, help='files for the loaders (default: 256)')
     p.add_argument('--batch', type=int, default=16, help='batch size of the loaders (default: 16)')
     p.add_argument('--size', type=int, default=224,
                    help='pixels of the crops of the loaders (default: 224)')
@@ -160,8 +160,8 @@ def main():
     a = p.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
-    single = one_picture(a.rounds, a.n)
-    many = through_loaders(a.rounds, a.workers, a.pictures, a.batch, a.size, a.ijepa)
+    single = one_image(a.rounds, a.n)
+    many = through_loaders(a.rounds, a.workers, a.images, a.batch, a.size, a.ijepa)
     cpu = next(
         (l.split(':')[1].strip()
          for l in open('/proc/cpuinfo', encoding='utf-8')
@@ -169,16 +169,16 @@ def main():
     peak = max(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
-    result = dict(picture="scikit-learn's china.jpg, JPEG quality 90",
+    result = dict(image="scikit-learn's china.jpg, JPEG quality 90",
                   machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}', rounds=a.rounds,
-                  threads=1, batch=a.batch, size=a.size, pictures=a.pictures,
+                  threads=1, batch=a.batch, size=a.size, images=a.images,
                   versions={k: version(k) for k in ('torch', 'torchvision', 'pillow', 'webdataset')},
                   peak_mib=peak, single=single, loaders=many)
-    print(f'{result["picture"]}; {result["machine"]}, one thread per process; {a.rounds} rounds; '
-          f'largest process {peak} MiB\n\n{"picture":12}{"result":>8}  {"route":30}{"ms":>8}   faster '
+    print(f'{result["image"]}; {result["machine"]}, one thread per process; {a.rounds} rounds; '
+          f'largest process {peak} MiB\n\n{"image":12}{"result":>8}  {"route":30}{"ms":>8}   faster '
           'than Pillow by')
     for r in single:
-        print(f'{r["picture"]:12}{r["result"] or "":>8}  '
+        print(f'{r["image"]:12}{r["result"] or "":>8}  '
               f'{r["route"]:30}{r["ms"]:8.2f}{r["faster_than_pillow_by"]:12.2f} ×')
     print(f'\n{"loader, to " + str(a.size) + " pixels":24}{"workers":>9}{"images/s":>10}   faster '
           'than Pillow by')

@@ -3,7 +3,7 @@ float tensors, in one thread.
 
     OMP_NUM_THREADS=1 python benchmarks/multicrop_loading.py --out nbs/results/multicrop_loading.json
 
-Routes: this package, torchvision.transforms.v2 on Pillow pictures and on byte tensors, and lightly's
+Routes: this package, torchvision.transforms.v2 on Pillow images and on byte tensors, and lightly's
 DINOTransform (left out if lightly is not installed). All do the same: random resized crop with
 antialiasing, mirroring, brightness, contrast, saturation and hue, normalisation; blur, solarisation and
 greyscale are off. Routes take turns in every round, figures are medians over rounds, ratios are medians
@@ -71,7 +71,7 @@ def routes():
 
 
 class Files(Dataset):
-    "Picture files through a transform, as a loader of the peers reads them."
+    "Image files through a transform, as a loader of the peers reads them."
     def __init__(self, paths, transform): self.paths, self.transform = paths, transform
     def __len__(self): return len(self.paths)
     def __getitem__(self, i):
@@ -101,7 +101,7 @@ def clock(f, *args):
 
 
 def measure(found, jpeg, im, rounds, n):
-    "Seconds per picture of each route and round: without decoding, with decoding."
+    "Seconds per image of each route and round: without decoding, with decoding."
     def decode(): return Image.open(io.BytesIO(jpeg)).convert('RGB')
     times = {what: {name: [] for name in found} for what in ('transform', 'decode + transform')}
     for r in range(-1, rounds):                                             # a round to warm up
@@ -116,25 +116,25 @@ def measure(found, jpeg, im, rounds, n):
     return times
 
 
-def measure_loaders(found, jpeg, rounds, pictures, batch):
+def measure_loaders(found, jpeg, rounds, images, batch):
     times = {name: [] for name in found}
     with tempfile.TemporaryDirectory() as folder:
-        for k in range(pictures): (Path(folder) / f'{k:04}.jpg').write_bytes(jpeg)
+        for k in range(images): (Path(folder) / f'{k:04}.jpg').write_bytes(jpeg)
         made = loaders(folder, found, batch)
         for r in range(-1, rounds):
             for name, (loader, finish) in made.items():
-                seconds = clock(lambda: [finish(b) for b in loader]) / pictures
+                seconds = clock(lambda: [finish(b) for b in loader]) / images
                 if r >= 0: times[name].append(seconds)
     return times
 
 
 class Whole(MultiCropTransform):
-    "Decodes every pixel, however large the picture."
+    "Decodes every pixel, however large the image."
     def factor(self, H, W): return 1
 
 
 def measure_large(rounds, sizes=((1280, 854), (2560, 1708), (4032, 3024))):
-    "Milliseconds per picture of our route from large JPEG files, read at their full size and reduced."
+    "Milliseconds per image of our route from large JPEG files, read at their full size and reduced."
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for W, H in sizes:
@@ -155,8 +155,8 @@ def measure_large(rounds, sizes=((1280, 854), (2560, 1708), (4032, 3024))):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--rounds', type=int, default=11, help='how often every route has its turn')
-    p.add_argument('-n', type=int, default=20, help='pictures per turn')
-    p.add_argument('--pictures', type=int, default=96, help='files for the loaders')
+    p.add_argument('-n', type=int, default=20, help='images per turn')
+    p.add_argument('--images', type=int, default=96, help='files for the loaders')
     p.add_argument('--batch', type=int, default=16, help='batch size of the loaders')
     p.add_argument('--out', help='JSON file for the figures')
     a = p.parse_args()
@@ -165,12 +165,12 @@ def main():
     im.save(buffer, 'JPEG', quality=90)
     times = measure(found, buffer.getvalue(), im, a.rounds, a.n)
     times['files, loader with 1 worker'] = measure_loaders(found, buffer.getvalue(), max(3, a.rounds // 2),
-                                                           a.pictures, a.batch)
+                                                           a.images, a.batch)
 
     median, crops = statistics.median, sum(n for n, *_ in KINDS)
     faster = lambda t, ours: round(median(x / y for x, y in zip(t, ours, strict=True)), 2)
-    table = {what: {name: dict(ms_per_picture=round(1e3 * median(t), 3),
-                               pictures_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
+    table = {what: {name: dict(ms_per_image=round(1e3 * median(t), 3),
+                               images_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
                                hjepa_is_faster_by=faster(t, by['hjepa']))
                     for name, t in by.items()} for what, by in times.items()}
     cpu = next(
@@ -179,14 +179,14 @@ def main():
          if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     names = ['torch', 'torchvision', 'pillow'] + ['lightly'] * any('lightly' in k for k in found)
     result = dict(what='2 crops of 224 and 6 of 96 pixels to normalised floats',
-                  picture="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,
+                  image="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,
                   machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}, shared', threads=1,
                   versions={k: version(k) for k in names}, table=table, large=measure_large(a.rounds))
-    print(f'{result["what"]}; {result["picture"]}; {result["machine"]}, one thread; {a.rounds} rounds')
+    print(f'{result["what"]}; {result["image"]}; {result["machine"]}, one thread; {a.rounds} rounds')
     for what, rows in table.items():
-        print(f'\n{what:32}{"ms/picture":>12}{"pictures/s":>12}{"crops/s":>10}   hjepa is faster by')
+        print(f'\n{what:32}{"ms/image":>12}{"images/s":>12}{"crops/s":>10}   hjepa is faster by')
         for name, r in rows.items():
-            print(f'  {name:30}{r["ms_per_picture"]:12.2f}{r["pictures_per_s"]:12.0f}{r["crops_per_s"]:10}'
+            print(f'  {name:30}{r["ms_per_image"]:12.2f}{r["images_per_s"]:12.0f}{r["crops_per_s"]:10}'
                   f'{r["hjepa_is_faster_by"]:14.2f} ×')
     print()
     for r in result['large']:

@@ -7,9 +7,9 @@ one core.
     # writes nbs/results/multicrop_worth.json
     python benchmarks/multicrop_worth.py table --out RUNS
 
-`emoji` are small colour pictures, each thing drawn by four hands; FOLDER holds the npm packages
+`emoji` are small colour images, each thing drawn by four hands; FOLDER holds the npm packages
 emoji-datasource-google, -twitter, -apple and -facebook as `npm pack` fetches them. The task there is the
-category of things that are not in the training pictures.
+category of things that are not in the training images.
 
 The time of a run is the processor time of its only thread, which on an idle core is the time on the
 clock: so two runs can go side by side and a busy machine disturbs neither. Schedules (learning rate, EMA)

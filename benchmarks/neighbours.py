@@ -3,8 +3,8 @@ networks, on garments where they were and on garments moved about.
 
     OMP_NUM_THREADS=1 python benchmarks/neighbours.py RUN RUN RUN --out nbs/results/neighbours.json
 
-RUN are folders of `hjepa train training.seed=0`, `=1`, `=2`. For every network, version of the pictures
-and read-out: the share of the five nearest of 4,000 pictures that are of the query's class, over 1,000
+RUN are folders of `hjepa train training.seed=0`, `=1`, `=2`. For every network, version of the images
+and read-out: the share of the five nearest of 4,000 images that are of the query's class, over 1,000
 queries. Labels only count; nothing is fitted with them.
 """
 import argparse, json
@@ -45,7 +45,7 @@ def versions(n: int = 4000) -> dict[str, ImageDataset]:
 
 
 def same_class(x, y, queries: int = 1000, k: int = 5) -> float:
-    "Share of the k nearest that are of the query's class; a picture is not its own neighbour."
+    "Share of the k nearest that are of the query's class; an image is not its own neighbour."
     x = F.normalize(x, dim=1)
     cos = x[:queries] @ x.T
     cos.fill_diagonal_(-2)
@@ -76,7 +76,7 @@ def main():
                     share.setdefault(network, {}).setdefault(name, {}).setdefault(s, []).append(round(v, 4))
                 print(network, s, {k: v[s][-1] for k, v in share[network].items()}, flush=True)
     Path(args.out).write_text(
-        json.dumps(dict(sets=list(sets), share=share, runs=len(runs), queries=1000, pictures=4000, k=5),
+        json.dumps(dict(sets=list(sets), share=share, runs=len(runs), queries=1000, images=4000, k=5),
                    indent=1) + '\n', encoding='utf-8')
 
 

@@ -1,14 +1,14 @@
 """`--config photos` on a small budget: which of its settings make features that are better than those of
-random weights, on small colour pictures?
+random weights, on small colour images?
 
     # resumable; one process per core
     python benchmarks/photos_settings.py run --emoji FOLDER --out RUNS [--shard 0/2]
     # writes nbs/results/photos_settings.json
     python benchmarks/photos_settings.py table --out RUNS
 
-The pictures are those of `multicrop_worth.py`: emoji at 64 px, each thing drawn by four hands. FOLDER
+The images are those of `multicrop_worth.py`: emoji at 64 px, each thing drawn by four hands. FOLDER
 holds the npm packages emoji-datasource-google, -twitter, -apple and -facebook as `npm pack` fetches them.
-Probes tell the category of things that no training picture shows.
+Probes tell the category of things that no training image shows.
 
 Every run has the same processor time of one thread, which on an idle core is the time on the clock;
 schedules follow the share of it that is spent."""

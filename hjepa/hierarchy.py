@@ -751,12 +751,12 @@ def img_size(self: HJEPA) -> tuple[int, int]: # (H, W) in pixels
 
 @patch
 def preprocess(self: HJEPA,
-    pictures: list, # paths, Pillow images, arrays or tensors; deep ones in the pixel range of the training
+    images: list, # paths, Pillow images, arrays or tensors; deep ones in the pixel range of the training
 ) -> Tensor: # [B, C, H, W] float32, ready for `extract_features`
     "Resize, crop and normalise images as in training."
     from hjepa.data.views import normalize, preprocess
     c = self.config
-    return normalize(preprocess(pictures, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
+    return normalize(preprocess(images, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 
 # %% ../nbs/04_hierarchy.ipynb #9af48115
 _SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', regularizer='regularizer', crops='crops')

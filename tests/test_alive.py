@@ -88,18 +88,18 @@ def tidy(run: Path):
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     from hjepa.data.named import build_dataset
-    data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('pictures')
+    data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('images')
     for i in range(128): data.load(i).save(root/f'{i:03d}.png')
     return root
 
 
 @pytest.fixture(scope='module')
-def whole(pictures, tmp_path_factory) -> Path:
+def whole(images, tmp_path_factory) -> Path:
     "The run that nobody disturbs."
     folder = tmp_path_factory.mktemp('whole')
-    finish(train(*SMALL, f'data.path={pictures}', '--run-dir', folder/'run'), folder/'log')
+    finish(train(*SMALL, f'data.path={images}', '--run-dir', folder/'run'), folder/'log')
     assert newest(folder/'run') == STEPS
     return folder/'run'
 
@@ -119,11 +119,11 @@ def go_on(whole, tmp_path):
 
 # --- killed
 
-def test_killed_twenty_times(pictures, whole, tmp_path, go_on):
+def test_killed_twenty_times(images, whole, tmp_path, go_on):
     "Ten times at a random moment, ten times at a random call that writes; each life begins where the one before had its newest checkpoint."
     dice, run, kills = random.Random(7), tmp_path/'run', []
     while len(kills) < 20 or newest(run) < 1:
-        args = ['--resume', run] if (run/'config.yaml').exists() else [*SMALL, f'data.path={pictures}', f'data.num_workers={2 * (len(kills) == 4)}', '--run-dir', run]
+        args = ['--resume', run] if (run/'config.yaml').exists() else [*SMALL, f'data.path={images}', f'data.num_workers={2 * (len(kills) == 4)}', '--run-dir', run]
         if run.exists() and not (run/'config.yaml').exists(): shutil.rmtree(run)
         before, log = newest(run), tmp_path/f'log{len(kills)}'
         if len(kills) % 2:
@@ -180,18 +180,18 @@ TWO = [*(s for s in SMALL if 'epochs' not in s), 'training.epochs=1', 'training.
        'training.batch_size=64', 'training.log_steps=1']
 
 
-def start(folder: Path, pictures: Path) -> list: # what a scheduler does that starts a job again
+def start(folder: Path, images: Path) -> list: # what a scheduler does that starts a job again
     if checkpoints(folder/'run'): return ['--resume', folder/'run']
-    return [*TWO, f'data.path={pictures}', '--run-dir', folder/'run']
+    return [*TWO, f'data.path={images}', '--run-dir', folder/'run']
 
 
 def names(run: Path) -> set: return {str(p.relative_to(run)) for p in run.rglob('*') if p.is_file()}
 
 
-def test_killed_at_every_call_of_a_command(pictures, tmp_path):
+def test_killed_at_every_call_of_a_command(images, tmp_path):
     "From the making of its folder to the last checkpoint: started again, it ends as an undisturbed one."
     whole = tmp_path/'whole'/'run'
-    def work(folder): return train(*start(folder, pictures))()
+    def work(folder): return train(*start(folder, images))()
     def check(folder, moment):
         before = newest(folder/'run')
         finish(lambda: work(folder), tmp_path/'log')
@@ -206,10 +206,10 @@ def test_killed_at_every_call_of_a_command(pictures, tmp_path):
             'within append_text history.jsonl'} <= set(tried)
 
 
-def test_killed_in_the_report(pictures, tmp_path):
+def test_killed_in_the_report(images, tmp_path):
     "Measures, a figure and the page: a second try writes them all, and nothing is left lying around."
-    def prepare(folder): finish(train(*start(folder, pictures)), tmp_path/'log')
-    def work(folder): return train(*start(folder, pictures), report=True)()
+    def prepare(folder): finish(train(*start(folder, images)), tmp_path/'log')
+    def work(folder): return train(*start(folder, images), report=True)()
     def check(folder, moment):
         finish(lambda: work(folder), tmp_path/'log')
         assert names(folder/'run') == names(tmp_path/'whole'/'run')
@@ -260,7 +260,7 @@ def step_on(trainer: Trainer) -> Trainer:
     return trainer
 
 
-def test_disk_full_for_a_while(pictures, tmp_path, go_on):
+def test_disk_full_for_a_while(images, tmp_path, go_on):
     "Checkpoints that do not fit are said, training goes on, and the run ends as if nothing had been."
     import resource
     class Full(Callback):
@@ -269,7 +269,7 @@ def test_disk_full_for_a_while(pictures, tmp_path, go_on):
             if t.step in (20, 40): resource.setrlimit(resource.RLIMIT_FSIZE, (50_000 if t.step == 20 else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             if t.step == 60: os.kill(os.getpid(), signal.SIGTERM)
     run = tmp_path/'run'
-    out = finish(train(*SMALL, f'data.path={pictures}', '--run-dir', run, before=lambda: add_callback(Full())), tmp_path/'log', 130)
+    out = finish(train(*SMALL, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Full())), tmp_path/'log', 130)
     assert out.count('could not write a checkpoint') == 20 and 'Traceback' not in out
     assert newest(run) == 60
     go_on(run)
@@ -310,10 +310,10 @@ def test_damaged_newest_checkpoint(whole, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize('damage', ['bit at 77%', 'truncated'])
-def test_goes_on_from_before_a_damaged_checkpoint(whole, pictures, tmp_path, damage):
+def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
     "Another command that wants the weights says so, too."
     run = tmp_path/'run'
-    stop_at(pictures, run, 121, tmp_path/'log')
+    stop_at(images, run, 121, tmp_path/'log')
     DAMAGE[damage](run/'checkpoints'/'step_00000121'/'model.safetensors')
     from hjepa import HJEPA
     with pytest.raises(ValueError, match='not as it was written|not a readable'): HJEPA.from_pretrained(run)
@@ -321,20 +321,20 @@ def test_goes_on_from_before_a_damaged_checkpoint(whole, pictures, tmp_path, dam
     assert 'set aside' in out and f'resuming {run} at step 120 of {STEPS}' in out and same(run, whole) and history(run) == history(whole)
 
 
-def stop_at(pictures: Path, run: Path, step: int, log: Path, *more):
+def stop_at(images: Path, run: Path, step: int, log: Path, *more):
     "A run that was asked to stop after a step."
     class Stop(Callback):
         def after_step(self, t):
             if t.step == step: os.kill(os.getpid(), signal.SIGTERM)
-    finish(train(*SMALL, *more, f'data.path={pictures}', '--run-dir', run, before=lambda: add_callback(Stop())), log, 130)
+    finish(train(*SMALL, *more, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Stop())), log, 130)
     assert newest(run) == step
 
 
 # --- signals
 
-def test_asked_to_stop_while_a_checkpoint_is_written(pictures, tmp_path, go_on):
+def test_asked_to_stop_while_a_checkpoint_is_written(images, tmp_path, go_on):
     "SIGTERM to the group, twice at once (a launcher passes on what the scheduler has sent already), in the middle of writing; SIGINT and SIGHUP likewise."
-    run, args = tmp_path/'run', [*SMALL, f'data.path={pictures}', '--run-dir', tmp_path/'run']
+    run, args = tmp_path/'run', [*SMALL, f'data.path={images}', '--run-dir', tmp_path/'run']
     for at, number in ((60, signal.SIGTERM), (77, signal.SIGINT), (91, signal.SIGHUP)):
         def ask():
             for _ in range(2): os.killpg(os.getpid(), number)
@@ -345,13 +345,13 @@ def test_asked_to_stop_while_a_checkpoint_is_written(pictures, tmp_path, go_on):
     go_on(run)
 
 
-def test_second_request_is_taken_at_its_word(pictures, tmp_path, go_on):
+def test_second_request_is_taken_at_its_word(images, tmp_path, go_on):
     "More than two seconds after the first, SIGTERM ends a process that does not come to the end of its step."
     class Slow(Callback):
         def after_step(self, t):
             if t.step == 9: print('slow', flush=True); time.sleep(30)
     run = tmp_path/'run'
-    life = Life(train(*SMALL, f'data.path={pictures}', '--run-dir', run, before=lambda: add_callback(Slow())), tmp_path/'log')
+    life = Life(train(*SMALL, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Slow())), tmp_path/'log')
     reach(run, 8)
     while 'slow' not in life.said and time.monotonic() < life.since + 60: time.sleep(.01)
     for _ in range(2): life.kill(signal.SIGTERM); time.sleep(2.2)
@@ -359,7 +359,7 @@ def test_second_request_is_taken_at_its_word(pictures, tmp_path, go_on):
     go_on(run)
 
 
-def test_terminal_closes(pictures, tmp_path, go_on):
+def test_terminal_closes(images, tmp_path, go_on):
     "SIGHUP, and nowhere to print to: a checkpoint is written all the same."
     import pty
     run = tmp_path/'run'
@@ -367,7 +367,7 @@ def test_terminal_closes(pictures, tmp_path, go_on):
     if not pid:
         try:
             sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
-            code = ended(train(*SMALL, f'data.path={pictures}', '--run-dir', run))
+            code = ended(train(*SMALL, f'data.path={images}', '--run-dir', run))
         finally: os._exit(code)
     reach(run, 10)
     os.close(terminal)
@@ -379,44 +379,44 @@ def test_terminal_closes(pictures, tmp_path, go_on):
     go_on(run)
 
 
-def test_nohup_stays_nohup(pictures, tmp_path):
+def test_nohup_stays_nohup(images, tmp_path):
     class HangUp(Callback):
         def after_step(self, t):
             if t.step == 5: os.kill(os.getpid(), signal.SIGHUP)
-    finish(train(*SMALL, 'training.epochs=1', f'data.path={pictures}', '--run-dir', tmp_path/'run', before=lambda: (signal.signal(signal.SIGHUP, signal.SIG_IGN), add_callback(HangUp()))), tmp_path/'log')
+    finish(train(*SMALL, 'training.epochs=1', f'data.path={images}', '--run-dir', tmp_path/'run', before=lambda: (signal.signal(signal.SIGHUP, signal.SIG_IGN), add_callback(HangUp()))), tmp_path/'log')
     assert newest(tmp_path/'run') == 8
 
 
-def test_interrupted_at_the_start(pictures, tmp_path, go_on):
+def test_interrupted_at_the_start(images, tmp_path, go_on):
     "Ctrl-C before the first step: one line, and what is there of a run can go on from the beginning."
     run = tmp_path/'run'
     for at in (1, 4, 9, 20):
         if run.exists(): shutil.rmtree(run)
-        out = finish(train(*SMALL, f'data.path={pictures}', '--run-dir', run, before=Shim(at, lambda: os.kill(os.getpid(), signal.SIGINT), tear=False).start), tmp_path/'log', 130)
+        out = finish(train(*SMALL, f'data.path={images}', '--run-dir', run, before=Shim(at, lambda: os.kill(os.getpid(), signal.SIGINT), tear=False).start), tmp_path/'log', 130)
         assert 'Traceback' not in out, out
         if (run/'config.yaml').exists(): finish(train('--resume', run, 'training.checkpoint_steps=1000'), tmp_path/'log2')
     go_on(run)
 
 
-def test_interrupted_in_the_report(pictures, tmp_path):
-    "The steps are done: the message says how to have measures and pictures made, and so they are."
+def test_interrupted_in_the_report(images, tmp_path):
+    "The steps are done: the message says how to have measures and figures made, and so they are."
     run = tmp_path/'run'
     def interrupt(*args):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     def before(): hjepa.cli.evaluate.draw = interrupt
-    out = finish(train(*SMALL, 'training.epochs=1', f'data.path={pictures}', '--run-dir', run, report=True, before=before), tmp_path/'log', 130)
+    out = finish(train(*SMALL, 'training.epochs=1', f'data.path={images}', '--run-dir', run, report=True, before=before), tmp_path/'log', 130)
     assert f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}' in out and 'Traceback' not in out
     assert (run/'results.json').is_file() and not (run/'report.html').exists()
     finish(train('--resume', run, report=True), tmp_path/'log')
-    assert (run/'report.html').is_file() and list((run/'pictures').glob('*.png'))
+    assert (run/'report.html').is_file() and list((run/'figures').glob('*.png'))
     tidy(run)
 
 
-def test_terminated_in_the_report(pictures, tmp_path):
+def test_terminated_in_the_report(images, tmp_path):
     "A scheduler's SIGTERM while measuring or drawing ends with the same words as Ctrl-C."
     run = tmp_path/'run'
-    stop_at(pictures, run, 8, tmp_path/'log0')
+    stop_at(images, run, 8, tmp_path/'log0')
     for what in ('measure', 'draw'):
         def ask(*args): os.kill(os.getpid(), signal.SIGTERM); time.sleep(5)
         def before(): setattr(hjepa.cli.evaluate, what, ask)
@@ -428,11 +428,11 @@ def test_terminated_in_the_report(pictures, tmp_path):
 
 # --- alone in a folder
 
-def test_two_start_together(pictures, tmp_path):
+def test_two_start_together(images, tmp_path):
     "Exactly one of them makes the run; the other one names it. Folders that nobody chose differ."
     for i in range(3):
         run = tmp_path/f'run{i}'
-        args = [*TWO, f'data.path={pictures}', '--run-dir', run]
+        args = [*TWO, f'data.path={images}', '--run-dir', run]
         lives = [Life(train(*args, f'training.seed={k}'), tmp_path/f'log{k}') for k in range(2)]
         codes = [l.wait() for l in lives]
         assert sorted(codes) == [0, 2], [l.said for l in lives]
@@ -443,14 +443,14 @@ def test_two_start_together(pictures, tmp_path):
     assert len({hjepa.cli.train.run_name('tiny') for _ in range(200)}) == 200
 
 
-def test_two_resume_one_run(pictures, tmp_path, go_on):
+def test_two_resume_one_run(images, tmp_path, go_on):
     "The second one is refused and names the first; after a kill -9 of the first, while its workers live, it may."
     run = tmp_path/'run'
-    args = [*SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', run]
+    args = [*SMALL, f'data.path={images}', 'data.num_workers=2', '--run-dir', run]
     first = Life(train(*args), tmp_path/'log')
     reach(run, 3)
     before = (run/'config.yaml').read_text(encoding='utf-8')
-    for args in (['--resume', run], [*SMALL, f'data.path={pictures}', '--run-dir', run]):
+    for args in (['--resume', run], [*SMALL, f'data.path={images}', '--run-dir', run]):
         out = finish(train(*args), tmp_path/'log2', 2)
         assert f'process {first.pid} on ' in out and 'this run is in use' in out and 'Traceback' not in out
     assert (run/'config.yaml').read_text(encoding='utf-8') == before
@@ -462,10 +462,10 @@ def test_two_resume_one_run(pictures, tmp_path, go_on):
 
 # --- changed between two lives
 
-def test_changed_by_hand(pictures, tmp_path):
+def test_changed_by_hand(images, tmp_path):
     "config.yaml or the images: refused with both values, allowed by a flag; a cut file is noticed, too."
     run, mine = tmp_path/'run', tmp_path/'mine'
-    shutil.copytree(pictures, mine)
+    shutil.copytree(images, mine)
     stop_at(mine, run, 3, tmp_path/'log')
     good, file = (run/'config.yaml').read_text(encoding='utf-8'), run/'config.yaml'
     for old, new, words in (('flip: 0.5', 'flip: 0.6', 'data.flip was 0.5, now it is 0.6'),
@@ -487,7 +487,7 @@ def test_changed_by_hand(pictures, tmp_path):
 
 # --- nobody listens
 
-def test_nobody_reads_what_is_printed(pictures, whole, tmp_path):
+def test_nobody_reads_what_is_printed(images, whole, tmp_path):
     "The reader of stdout and stderr has gone (`2>&1 | tee log`), or the log's disk is full: training goes on."
     class Deaf(Callback):
         def __init__(self, make): self.make = make
@@ -502,14 +502,14 @@ def test_nobody_reads_what_is_printed(pictures, whole, tmp_path):
     for name, make in dict(pipe=pipe, disk=lambda: os.open('/dev/full', os.O_WRONLY)).items():
         run = tmp_path/name
         deaf = lambda make=make: add_callback(Deaf(make))
-        finish(train(*SMALL, f'data.path={pictures}', '--run-dir', run, before=deaf), tmp_path/'log')
+        finish(train(*SMALL, f'data.path={images}', '--run-dir', run, before=deaf), tmp_path/'log')
         assert same(run, whole) and history(run) == history(whole)
 
 
-def test_ascii_terminal(pictures, tmp_path):
+def test_ascii_terminal(images, tmp_path):
     "A terminal that knows no ü and no √, and folders with such names: nothing is lost, and the run resumes."
     run = tmp_path/'müller'/'läuft'
-    shutil.copytree(pictures, tmp_path/'bilder√')
+    shutil.copytree(images, tmp_path/'bilder√')
     def before():
         for stream in (sys.stdout, sys.stderr): stream.reconfigure(encoding='ascii')
     args = [*TWO, f'data.path={tmp_path}/bilder√', '--run-dir', run]
@@ -530,17 +530,17 @@ def in_small_memory(megabytes: float, *args) -> subprocess.Popen:
     return subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def test_small_shared_memory(pictures, tmp_path):
+def test_small_shared_memory(images, tmp_path):
     "Batches that do not fit end the run with advice, at once."
     large = ['training.batch_size=128', 'model.img_size=112', 'model.patch_size=28', 'data.num_workers=2']
-    process = in_small_memory(1, *TWO, *large, f'data.path={pictures}', '--run-dir', tmp_path/'run')
+    process = in_small_memory(1, *TWO, *large, f'data.path={images}', '--run-dir', tmp_path/'run')
     out = process.communicate(timeout=100)[0]
     assert process.returncode == 2 and 'Traceback' not in out, out
     assert 'the shared memory (/dev/shm, 1 MB) is too small' in out
     assert 'data.num_workers' in out and 'docker run --shm-size' in out
 
 
-def test_stop_does_not_wait_for_images(pictures, tmp_path, go_on):
+def test_stop_does_not_wait_for_images(images, tmp_path, go_on):
     "A worker hangs (a disk in a network that is gone): SIGTERM ends the run at its last step, else the time-out."
     from hjepa.data.views import TrainView
     run, reads, stuck = tmp_path/'run', TrainView.__getitems__, tmp_path/'stuck'
@@ -549,7 +549,7 @@ def test_stop_does_not_wait_for_images(pictures, tmp_path, go_on):
         return reads(self, keys)
     def before(): TrainView.__getitems__ = hang
     stuck.touch()
-    args = [*SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', run]
+    args = [*SMALL, f'data.path={images}', 'data.num_workers=2', '--run-dir', run]
     life = Life(train(*args, before=before), tmp_path/'log')
     reach(run, 16)
     time.sleep(.5)
@@ -566,11 +566,11 @@ def test_stop_does_not_wait_for_images(pictures, tmp_path, go_on):
 
 # --- others
 
-def test_read_while_it_writes(pictures, tmp_path):
+def test_read_while_it_writes(images, tmp_path):
     "A checkpoint that is deleted while it is read: the next newest is read instead."
     from hjepa import HJEPA
     run, left = tmp_path/'run', tmp_path/'left'
-    life = Life(train(*SMALL, f'data.path={pictures}', '--run-dir', run), tmp_path/'log')
+    life = Life(train(*SMALL, f'data.path={images}', '--run-dir', run), tmp_path/'log')
     reach(run, 2)
     loads = 0
     while life.wait_once() is None:
@@ -587,9 +587,9 @@ def test_read_while_it_writes(pictures, tmp_path):
     finally: hjepa.hierarchy.check_sha256 = real
 
 
-def test_no_space_names_the_file(pictures, tmp_path):
+def test_no_space_names_the_file(images, tmp_path):
     "A full disk at any kind of call that writes: the message says which file, and what is there is whole."
-    def work(folder): return train(*TWO, f'data.path={pictures}', '--run-dir', folder/'run', report=True)()
+    def work(folder): return train(*TWO, f'data.path={images}', '--run-dir', folder/'run', report=True)()
     def check(folder, moment):
         out = (tmp_path/f'{folder.name}.log').read_text(encoding='utf-8')
         assert 'Traceback' not in out, out
@@ -602,10 +602,10 @@ def test_no_space_names_the_file(pictures, tmp_path):
     sweep(work, check, tmp_path, act=full_disk, code=None, at=few)
 
 
-def test_loader_worker_killed(pictures, tmp_path, go_on):
+def test_loader_worker_killed(images, tmp_path, go_on):
     "In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to go on from."
     run = tmp_path/'run'
-    process = subprocess.Popen([sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={pictures}', 'data.num_workers=2', '--run-dir', str(run)],
+    process = subprocess.Popen([sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2', '--run-dir', str(run)],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
     workers = [int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(encoding='utf-8').split()]
@@ -617,7 +617,7 @@ def test_loader_worker_killed(pictures, tmp_path, go_on):
     go_on(run, 'data.num_workers=0')
 
 
-def test_clocks(pictures, whole, tmp_path):
+def test_clocks(images, whole, tmp_path):
     "The clock jumps by years either way, and the time zone changes: no interval is starved, no speed is negative, and history stays in order."
     dice, now, run = random.Random(3), time.time, tmp_path/'run'
     class Zones(Callback):
@@ -627,7 +627,7 @@ def test_clocks(pictures, whole, tmp_path):
     def before():
         time.time = lambda: now() + dice.choice([-1e8, -3600, 0, 3600, 1e8])
         add_callback(Zones())
-    finish(train(*SMALL, 'training.checkpoint_steps=null', 'training.checkpoint_minutes=0.0005', 'training.keep_checkpoints=1000', f'data.path={pictures}', '--run-dir', run, before=before), tmp_path/'log')
+    finish(train(*SMALL, 'training.checkpoint_steps=null', 'training.checkpoint_minutes=0.0005', 'training.keep_checkpoints=1000', f'data.path={images}', '--run-dir', run, before=before), tmp_path/'log')
     assert len(checkpoints(run)) > 5
     assert history(run) == history(whole)
     for line in map(json.loads, (run/'history.jsonl').read_text().splitlines()): assert line.get('images_per_s', 0) >= 0 and 0 <= line.get('seconds', 0) < 100
@@ -637,7 +637,7 @@ def test_clocks(pictures, whole, tmp_path):
 
 
 def poison(bad: set):
-    "In this process, the loss is infinite (and its gradient is not) for batches with a picture of these names."
+    "In this process, the loss is infinite (and its gradient is not) for batches with an image of these names."
     forward = Trainer._forward
     def poisoned(self, batch, part):
         loss = forward(self, batch, part)
@@ -645,10 +645,10 @@ def poison(bad: set):
     Trainer._forward = poisoned
 
 
-def test_poisoned_pictures(pictures, whole, tmp_path, go_on):
+def test_poisoned_images(images, whole, tmp_path, go_on):
     "Skipped, counted and named; too many in a row end the run with advice that works."
-    run, all_of_them = tmp_path/'run', {p.name for p in pictures.iterdir()}
-    stop_at(pictures, run, 37, tmp_path/'log0')
+    run, all_of_them = tmp_path/'run', {p.name for p in images.iterdir()}
+    stop_at(images, run, 37, tmp_path/'log0')
     out = finish(train('--resume', run, 'training.max_bad_steps=4', before=lambda: poison(all_of_them)), tmp_path/'log', 2)
     assert '4 steps in a row' in out and 'the first was step 38' in out and f'--resume {run}' in out and 'training.max_bad_steps=40' in out and 'Traceback' not in out
     skipped = [l for l in history(run) if l['kind'] == 'skipped']
@@ -662,11 +662,11 @@ def test_poisoned_pictures(pictures, whole, tmp_path, go_on):
     assert all(any(i.endswith('100.png') for i in l['images']) for l in skipped) and read_state(checkpoints(one)[-1])['skipped'] == len(skipped)
 
 
-def test_processes_agree_to_skip(pictures, tmp_path):
-    "One process has a poisoned picture: all leave the step out, and the picture is named by the one that writes."
+def test_processes_agree_to_skip(images, tmp_path):
+    "One process has a poisoned image: all leave the step out, and the image is named by the one that writes."
     import socket
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    run, names = tmp_path/'run', {p.name for p in pictures.iterdir()}
+    run, names = tmp_path/'run', {p.name for p in images.iterdir()}
     class Note(Callback):
         everywhere = True
         def after_step(self, t):
@@ -677,7 +677,7 @@ def test_processes_agree_to_skip(pictures, tmp_path):
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', LOCAL_WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
         add_callback(Note())
         poison({'100.png'})
-        return train(*SMALL, 'training.epochs=4', 'training.batch_size=8', f'data.path={pictures}', '--run-dir', run)()
+        return train(*SMALL, 'training.epochs=4', 'training.batch_size=8', f'data.path={images}', '--run-dir', run)()
     lives = [Life(lambda r=r: work(r), tmp_path/f'log{r}') for r in range(2)]
     assert [l.wait() for l in lives] == [0, 0], lives[0].said + lives[1].said
     steps = [(tmp_path/f'steps{r}').read_text().splitlines() for r in range(2)]

@@ -79,13 +79,13 @@ def test_three_lines(detector, tmp_path):
     """Word for word what the documentation shows; and bytes that one process wrote are read by another with
     other threads."""
     from hjepa import load_compression_model, load_detection_model, load_image, make_scenes
-    run, picture = tmp_path/'codec', tmp_path/'street.png'
+    run, street = tmp_path/'codec', tmp_path/'street.png'
     finish(start(*SMALL, 'training.lambda_values=null', f'data.detector={detector}', '--run-dir', run))
-    make_scenes('test', 1).load(0).save(picture)
+    make_scenes('test', 1).load(0).save(street)
     detector_path = detector
     detector = load_detection_model(detector_path)
     codec = load_compression_model(run)
-    image = load_image(picture, 1)
+    image = load_image(street, 1)
     data = codec.compress(detector.get_fpn_features(image))
     boxes = detector.detect_from_features(codec.decompress(data))
     assert isinstance(data, bytes) and boxes[0]['boxes'].shape[1] == 4
@@ -101,7 +101,7 @@ def test_three_lines(detector, tmp_path):
 
 def test_kitti_configuration(tmp_path):
     """`train_factorized_prior_fpn` on a folder in KITTI's layout, with its own sizes but for the network's
-    and the pictures'."""
+    and the images'."""
     from hjepa import DetectorConfig, FPNDetector, make_scenes
     from hjepa.compression.training import CodecTrainer, feature_source, load_codec_config
     base, line = tmp_path/'kitti'/'training', 'Car 0.00 0 -1.57 10 10 60 40 1.0 1.0 1.0 1.0 1.0 1.0 1.0\n'

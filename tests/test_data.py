@@ -130,13 +130,13 @@ def test_detector_and_codec_of_five_deep_channels(boxed, tmp_path):
         assert np.abs(seen[0].numpy()[:, :48] * std + mean - byte / 255).max() < 1e-5
         return 0
     finish(looks, tmp_path/'log', 0, 120)
-    find = 'detect run', boxed/'val', '--model', detector, '-o', out, '--pictures', tmp_path/'pictures', \
+    find = 'detect run', boxed/'val', '--model', detector, '-o', out, '--figures', tmp_path/'images', \
         '--threshold', 0
     for command, *args in (('detect eval', detector), find):
         assert 'measured on' not in run(tmp_path/'log', command, *args)
     rows = json.loads(read_text(out))
     assert len(rows) == 4 and (rows[0]['width'], rows[0]['height']) == (64, 48) and rows[0]['boxes']
-    assert len(list((tmp_path/'pictures').glob('*.png'))) == 4
+    assert len(list((tmp_path/'images').glob('*.png'))) == 4
     said = run(tmp_path/'log', 'codec train', *ANNOTATED, f'data.detector={detector}',
                f'data.path={boxed}', 'training.lambda_values=null', 'model.n_hidden=8',
                'model.n_channels=8', '--run-dir', tmp_path/'codec')

@@ -280,7 +280,7 @@ def test_full_disk_names_the_file(detector, tmp_path, capsys):
     scenes = make_scenes('test', 2, size=64, garment=(16, 48))
     for i in range(2): scenes.load(i).save(tmp_path/f'{i}.png')
     args = [str(tmp_path), '--model', str(detector), '-o', str(tmp_path/'boxes.json')]
-    for more, name in [(['--pictures', str(tmp_path/'drawn')], 'drawn/0.png'), ([], 'boxes.json')]:
+    for more, name in [(['--figures', str(tmp_path/'drawn')], 'drawn/0.png'), ([], 'boxes.json')]:
         with files_up_to(200), pytest.raises(SystemExit) as end:
             main(['detect', 'run', *args, '--threshold', '0', *more])
         said = capsys.readouterr()
@@ -288,7 +288,7 @@ def test_full_disk_names_the_file(detector, tmp_path, capsys):
         # what was found is printed first
         assert name != 'boxes.json' or 'boxes in 2 images' in said.out
         assert sorted(p.name for p in tmp_path.rglob('*') if p.is_file()) == ['0.png', '1.png']
-    assert main(['detect', 'run', *args, '--pictures', str(tmp_path/'drawn')]) == 0
+    assert main(['detect', 'run', *args, '--figures', str(tmp_path/'drawn')]) == 0
 
 
 def test_annotations_and_images_of_every_kind(tmp_path, capsys):

@@ -49,7 +49,7 @@ def make_trainer(task: dict):
     class Watched(Trainer):
         def make_optimizer(self): return torch.optim.SGD(parameter_groups(self.model), lr=.1, momentum=.9)
         def _forward(self, batch, part):
-            "Poison is in the pictures of rank 1 only."
+            "Poison is in the images of rank 1 only."
             loss = super()._forward(batch, part)
             return loss + torch.inf if self.step >= task.get('poison', 10**9) and self.rank == 1 else loss
         def inputs(self, batch, generator):
@@ -338,7 +338,7 @@ COMMAND = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 
 
 @pytest.fixture(scope='module')
 def garments(tmp_path_factory) -> Path:
-    "A folder of 1,280 small pictures."
+    "A folder of 1,280 small images."
     from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')/'class0'
     root.mkdir()
@@ -353,7 +353,7 @@ def start(*args) -> subprocess.Popen:
 
 @pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0', 'multicrop.warmup_epochs=1', 'training.sharding=full']])
 def test_two_processes(garments, tmp_path, more):
-    "Both processes take part, one writes, the encoder learns, health and pictures are there; sharded, with several crops of each image, too."
+    "Both processes take part, one writes, the encoder learns, health and images are there; sharded, with several crops of each image, too."
     run = tmp_path/'run'
     process = start(*COMMAND, f'data.path={garments}', *more, '--run-dir', run)
     out = process.communicate(timeout=300)[0]
@@ -362,7 +362,7 @@ def test_two_processes(garments, tmp_path, more):
     epochs, steps = [h for h in lines if h['kind'] == 'epoch'], [h['pixel_loss'] for h in lines if h['kind'] == 'step']      # the whole loss has more terms when crops are added
     assert [h['images_seen'] for h in epochs] == [1280, 2560] and steps[-1] < steps[0] and epochs[-1]['effective_rank'][0] > 1
     made = {p.name for p in run.iterdir()} - {'.lock'}
-    assert made == {'checkpoints', 'config.yaml', 'history.jsonl', 'pictures', 'report.html', 'results.json'}
+    assert made == {'checkpoints', 'config.yaml', 'history.jsonl', 'figures', 'report.html', 'results.json'}
     from hjepa import HJEPA
     assert HJEPA.from_pretrained(run).num_levels == 2
 

@@ -20,7 +20,7 @@ HJEPA = [sys.executable, '-m', 'hjepa']
 
 @pytest.fixture(scope='module')
 def garments(tmp_path_factory) -> Path:
-    "A folder of small pictures."
+    "A folder of small images."
     from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
     for i in range(N): data.load(i).save(root/f'{i:04d}.png')

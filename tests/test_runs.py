@@ -22,7 +22,7 @@ COMMAND = [sys.executable, '-m', 'hjepa', 'train']
 
 @pytest.fixture(scope='session')
 def garments(tmp_path_factory) -> Path:
-    "A folder of 1,280 small pictures in class folders."
+    "A folder of 1,280 small images in class folders."
     from hjepa.data.named import build_dataset
     data, root = build_dataset('fashion_mnist_mini'), tmp_path_factory.mktemp('garments')
     for c in range(2): (root/f'class{c}').mkdir()
@@ -109,7 +109,7 @@ def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
     assert all(ours[k].equal(theirs[k]) for k in theirs)
 
 
-def test_unreadable_pictures(garments, tmp_path):
+def test_unreadable_images(garments, tmp_path):
     "A few are named and left out; too many end the run."
     folder = tmp_path/'mine'
     shutil.copytree(garments/'class0', folder)

@@ -42,7 +42,7 @@ def directives(source):
 
 
 def output(out):
-    "One output as Markdown: Markdown and HTML as they are, text indented, pictures not at all."
+    "One output as Markdown: Markdown and HTML as they are, text indented, figures not at all."
     if out['output_type'] == 'error':
         raise ValueError(f"a cell of the notebook ends in an error: {out['ename']}: {out['evalue']}")
     data = {'text/plain': out['text']} if out['output_type'] == 'stream' else out.get('data', {})

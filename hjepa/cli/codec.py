@@ -69,10 +69,10 @@ def measure_run(
     from hjepa.compression.rate_distortion import measure_codecs, measure_features
     e, seed = cfg.evaluation, dict(seed=cfg.training.seed)
     if source.detector is None: return measure_features(codecs, source) | seed
-    scales = image_scales(source.pictures, source.canvas)
+    scales = image_scales(source.image_data, source.canvas)
     more = baseline_codecs(next(iter(codecs.values())), scales=scales) if baselines else {}
     detector, how = source.detector.to(best_device()), dict(progress=True, size=source.canvas)
-    return measure_codecs(codecs | more, detector, source.pictures, e.batch_size, e.small_below,
+    return measure_codecs(codecs | more, detector, source.image_data, e.batch_size, e.small_below,
                           cfg.data.num_workers, **how) | seed
 
 def write_results(

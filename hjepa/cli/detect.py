@@ -195,7 +195,7 @@ def detect(
     # folder of a run, or a .safetensors file; None: the newest detector under runs/
     model: Annotated[str | None, 'RUN'] = None,
     output: Annotated[str, 'FILE'] = 'detections.json', # where boxes are written
-    pictures: Annotated[str | None, 'DIR'] = None, # draw the boxes into figures in this folder
+    figures: Annotated[str | None, 'DIR'] = None, # draw the boxes into figures in this folder
     threshold: float = 0.3, # least score
     scales: list[Annotated[float, 'S']] = (1.,), # sizes of the canvas to try, as multiples of the trained one
     batch_size: Positive = 8, # images at a time
@@ -204,7 +204,7 @@ def detect(
     """Find objects in images: boxes, classes, scores. What cannot be read is left out, and counted.
 
     examples:
-      hjepa detect run ~/photos --pictures drawn
+      hjepa detect run ~/photos --figures drawn
       hjepa detect run cat.jpg dog.jpg --model runs/scenes-20300101-120000 -o boxes.json --threshold 0.5"""
     if model: check_run(model)
     reading_options(**kwargs)
@@ -214,7 +214,7 @@ def detect(
     from hjepa.detection.detector import check_scales, load_detection_model
     check_scales(scales)
     found, file = list_sources(images, list_images), check_target(output)
-    folder = check_target(pictures, folder=True) if pictures else None
+    folder = check_target(figures, folder=True) if figures else None
     if not found.files: raise DataError(f'no image: {found.left_out.words() or "the folder is empty"}')
     detector = load_detection_model(model or newest_run('detector', '--model RUN'), best_device())
     rows = detect_folder(detector.set_score_threshold(threshold), found, tuple(scales), batch_size, folder)

@@ -124,7 +124,7 @@ def draw(
     masks = build_masks(cfg, model)(len(images), generator=generator)
     more = dict(crops=lambda: draw_crops(model, cfg, dataset)) if cfg.multicrop.strategy else None
     history = read_history(run_dir/'history.jsonl')
-    return save_figures(model, images, masks, history, run_dir/'pictures', more)
+    return save_figures(model, images, masks, history, run_dir/'figures', more)
 
 def draw_crops(
     model, # an HJEPA

@@ -63,7 +63,7 @@ def neighbours(
     readout: Annotated[str | None, 'NAME'] = None,
     # keep the features in this folder; the next search reads them, and encodes new images only
     store: Annotated[str | None, 'DIR'] = None,
-    # the figure; None: pictures/neighbours.png in the folder of the run
+    # the figure; None: figures/neighbours.png in the folder of the run
     output: Annotated[str | None, 'FILE'] = None,
     json: bool = False, # print JSON instead of a table
     **kwargs,
@@ -134,7 +134,7 @@ def neighbours_file(
     "Where the figure is written."
     from hjepa.core.files import expand
     place = expand(run)
-    home = place/'pictures' if place.is_dir() else Path()
+    home = place/'figures' if place.is_dir() else Path()
     file = expand(output) if output else home/'neighbours.png'
     return file if file.suffix else file.with_suffix('.png')
 

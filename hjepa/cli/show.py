@@ -248,7 +248,7 @@ def show(
     level: int = 0, # the level of guesses, 0 = finest
     method: Literal['pca', 'tsne', 'umap'] = 'tsne', # of the embedding
     seed: int = 0, # of masks and embedding
-    output: Annotated[str | None, 'DIR'] = None, # where to write; None: pictures/ in the folder of the run
+    output: Annotated[str | None, 'DIR'] = None, # where to write; None: figures/ in the folder of the run
     **kwargs,
 ) -> int: # 0
     """Draw figures of a trained model.
@@ -265,7 +265,7 @@ def show(
     reading_options(**kwargs)
     from hjepa.core.files import check_target, expand, say
     draw = figure_makers(run, images, n, patch, level, method, seed)
-    folder = check_target(output or expand(run)/'pictures', folder=True)
+    folder = check_target(output or expand(run)/'figures', folder=True)
     from hjepa.figures.base import showing_channels
     with showing_channels(*channels) if channels else nullcontext():
         saved, out = draw_figures(choose_figures(figures, list(draw)), draw, folder, bool(figures))

@@ -205,7 +205,7 @@ class ImageCodec:
     """The image itself as JPEG or WebP; decoding gives images for the detector.
 
     Raises ValueError for impossible settings."""
-    kind, levels = 'picture', None
+    kind, levels = 'image', None
     FORMATS = dict(jpeg=('JPEG', dict(optimize=True, comment=b''), jpeg_header_bytes),
                    webp=('WebP', dict(method=6), webp_header_bytes))
     def __init__(self,

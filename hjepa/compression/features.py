@@ -73,7 +73,7 @@ class ImageFeatures:
     ):
         b = detector.backbone
         self.detector, c = detector.eval().requires_grad_(False), detector.config
-        self.pictures = settle_images(images, c.in_chans, c.pixel_range)
+        self.image_data = settle_images(images, c.in_chans, c.pixel_range)
         self.flip, self.num_workers, self.name = flip, num_workers, images.name
         self.canvas = to_hw(canvas or detector.img_size)
         self.levels = list(b.levels)
@@ -86,9 +86,9 @@ class ImageFeatures:
         "What the features of all images need, in float32."
         levels = zip(self.channels, self.detector.backbone.strides, strict=True)
         numbers = sum(c * math.prod(-(-n // s) for n in self.canvas) for c, s in levels)
-        return 4 * len(self.pictures) * numbers / 1e9
+        return 4 * len(self.image_data) * numbers / 1e9
     def __len__(self) -> int:
-        return len(self.pictures) if self.kept is None else len(self.kept[self.levels[0]])
+        return len(self.image_data) if self.kept is None else len(self.kept[self.levels[0]])
 
 # %% ../../nbs/compression/03_features.ipynb #d9d55df8
 @patch
@@ -97,7 +97,7 @@ def batches(self: ImageFeatures,
     batch_size: int = 16, # images at once
 ) -> Iterator[tuple[FPNFeatures, dict]]: # features, and the batch of the view: `index`, `sizes`, `bad` names
     "Features of images in order; those that cannot be read are left out."
-    part = self.pictures if index is None else self.pictures.subset(index)
+    part = self.image_data if index is None else self.image_data.subset(index)
     yield from detector_features(self.detector, part, batch_size, self.num_workers, size=self.canvas)
 
 @patch
@@ -106,14 +106,14 @@ def _keep(self: ImageFeatures, progress: bool):
     from tqdm import tqdm
     bad, parts = BadImages(self.max_bad_share), {k: [] for k in self.levels}
     shown = dict(desc='features', unit='img', disable=None if progress else True, leave=False)
-    with tqdm(total=len(self.pictures), **shown) as bar:
+    with tqdm(total=len(self.image_data), **shown) as bar:
         for features, batch in self.batches():
             bad.update(batch)
             bar.update(len(batch['index']) + len(batch['bad']))
             for k, v in (features or {}).items(): parts[k].append(v.cpu())
-    bad.check(len(self.pictures))
+    bad.check(len(self.image_data))
     if not parts[self.levels[0]]:
-        raise DataError(f'{self.name}: none of its {len(self.pictures)} images could be read')
+        raise DataError(f'{self.name}: none of its {len(self.image_data)} images could be read')
     self.kept = {k: torch.cat(v) for k, v in parts.items()}
 
 # %% ../../nbs/compression/03_features.ipynb #400530dc
@@ -129,7 +129,7 @@ def view(self: ImageFeatures,
 ) -> Dataset: # keyed by (epoch, index)
     "What a training loader reads: images, or only indices of what is kept."
     if self.kept is not None: return _Rows(len(self), seed)
-    return BoxView(self.pictures, self.canvas, self.detector.config.in_chans, seed, flip=self.flip)
+    return BoxView(self.image_data, self.canvas, self.detector.config.in_chans, seed, flip=self.flip)
 
 @patch
 def features(self: ImageFeatures,
@@ -189,7 +189,7 @@ MAP_FILES = frozenset(('.safetensors', '.npz')) # kinds of files that `read_maps
 class FileFeatures:
     """Feature maps from a folder of files, see `read_maps`. Every file must have the levels and channels of
     the first."""
-    detector, kept, pictures = None, None, None
+    detector, kept, images = None, None, None
     def __init__(self,
         folder: str | Path, # searched for .safetensors and .npz files
         stride: float = 4., # pixels per cell of the finest level

@@ -132,11 +132,11 @@ class _Sums:
         self.pixels += len(features.image_sizes) * math.prod(features.canvas)
         self.canvases.add(tuple(features.canvas))
 
-    def results(self, full: MeanAP | None = None, picture_bits: int | None = None) -> dict[str, Any]:
+    def results(self, full: MeanAP | None = None, image_bits: int | None = None) -> dict[str, Any]:
         "Reference and rows."
         precision = average_precision(full)
         reference = dict(bpp=16 * self.numbers / self.pixels,
-                         picture_bpp=None if picture_bits is None else picture_bits / self.pixels,
+                         image_bpp=None if image_bits is None else image_bits / self.pixels,
                          **precision)
         return dict(reference=reference, rows=[t.row(name, precision) for name, t in self.tallies.items()],
                     images=self.images, canvas=list(*self.canvases) if len(self.canvases) == 1 else None,
@@ -160,10 +160,10 @@ def measure_codecs(
     codecs that are not for this detector.
 
     `reference` is what uncompressed features give; its `bpp` are those of float16 features, its
-    `picture_bpp` those of the images' bytes."""
+    `image_bpp` those of the images' bytes."""
     streams, c = _checked(codecs, detector.backbone.levels), detector.config
     dataset = _to_measure(dataset, detector, max_images)
-    chans, sends = min(dataset.in_chans, c.in_chans), any(s.kind == 'picture' for s in streams.values())
+    chans, sends = min(dataset.in_chans, c.in_chans), any(s.kind == 'image' for s in streams.values())
     if sends and chans not in (1, 3):
         raise ValueError(f'codecs of images take 1 or 3 channels, these have {chans}: leave them out')
     metric = lambda: MeanAP(detector.classes, small_below, max(100, c.max_detections))
@@ -215,7 +215,7 @@ def measure_features(
 
     Raises ValueError without features, or for a codec of images."""
     sums = _Sums(_checked(codecs, None), statistics)
-    if wrong := [n for n, s in sums.streams.items() if s.kind == 'picture']:
+    if wrong := [n for n, s in sums.streams.items() if s.kind == 'image']:
         raise ValueError(f'codec {wrong[0]!r} compresses images, and there are only features')
     for features in source.sample(len(source)) if hasattr(source, 'sample') else source:
         sums.update(features)
@@ -416,7 +416,7 @@ def _format_reference(results: dict) -> list[str]:
     where = '{} × {} pixels'.format(*canvas) if canvas else 'canvases of several sizes'
     full = '' if ref['map_50'] is None else (f'mAP@.5 {_cell(ref, "map_50", 3)}, mAP '
         f'{_cell(ref, "map", 3)}; ')
-    pixels = f', 8-bit images {ref["picture_bpp"]:.1f}' if ref['picture_bpp'] else ''
+    pixels = f', 8-bit images {ref["image_bpp"]:.1f}' if ref['image_bpp'] else ''
     lines = [f'{results["images"]:,} images on {where}{seeds}; rates are bits per pixel, with headers, '
              'one stream per image', f'uncompressed: {full}float16 features {ref["bpp"]:.1f} bits per '
                                      f'pixel{pixels}']
@@ -437,7 +437,7 @@ def _format_families(results: dict) -> list[str]:
     they mean different things."""
     curves, gains = families(results), {k: compare_families(results, quality=k) for k in ('map_50', 'mse')}
     first, percent = next(iter(curves)), lambda v: '–' if v is None else f'{v:+.0f} %'
-    alike = lambda n: (curves[n][0]['kind'] == 'picture') == (curves[first][0]['kind'] == 'picture')
+    alike = lambda n: (curves[n][0]['kind'] == 'image') == (curves[first][0]['kind'] == 'image')
     lines = ['', f'bits at equal quality, against {first} (BD-rate; positive: needs more)']
     for n in gains['mse']:
         error = gains['mse'][n] if alike(n) else None
@@ -548,7 +548,7 @@ def show_rate_distortion(
         style = _style(name, list(curves))
         for ax, (y, _) in zip(axes, panels, strict=True):
             _draw_curve(ax, rows, y, style, name)
-            if rows[0].get('kind') == 'picture':
+            if rows[0].get('kind') == 'image':
                 _draw_curve(ax, rows, y, style, f'{name}, no header', 'bpp_without_header', ls=':', lw=1,
                             mfc='white', alpha=.8)
     full = results['reference'].get(quality)
@@ -608,11 +608,11 @@ def draw_rate_distortion(
     run_dir: str | Path, # the run's folder
     results: dict, # of `measure_codecs` or `pool_seeds`
 ) -> dict[str, Path]: # name → file
-    "Both figures, into `pictures/`, each completely or not at all."
+    "Both figures, into `figures/`, each completely or not at all."
     draw = dict(rate_distortion=lambda: show_rate_distortion(results))
     if any(r['level_bpp'] for r in results['rows']): draw['level_bits'] = lambda: show_level_bits(results)
     out = {}
     for name, f in draw.items():
-        out[name] = Path(run_dir)/'pictures'/f'{name}.png'
+        out[name] = Path(run_dir)/'figures'/f'{name}.png'
         save_figure(f(), out[name])
     return out

@@ -517,7 +517,7 @@ class AnalysisCallback(Callback):
         file, fig = trainer.run_dir/'analysis'/f'epoch_{trainer.epoch:04d}.txt', show_analysis(rows, title)
         try:
             write_text(file, f'{title}\n{format_analysis(rows)}\n')
-            save_figure(fig, trainer.run_dir/'pictures'/'features.png')
+            save_figure(fig, trainer.run_dir/'figures'/'features.png')
         except OSError as e: trainer.say(f'epoch {trainer.epoch}: cannot write the analysis ({e})')
 
 # %% ../../nbs/compression/07_training.ipynb #03214219

@@ -45,7 +45,7 @@ def _facts(data) -> list:
         known += [list(data.names), [int(n) for n in data.counts]]
     elif isinstance(files, (list, tuple)): known += _names_and_sizes([str(f) for f in files])
     elif isinstance(images := getattr(data, 'images', None), Tensor): known += _few(images)
-    if (pictures := getattr(data, 'pictures', None)) is not None: known += _facts(pictures)
+    if (image_data := getattr(data, 'image_data', None)) is not None: known += _facts(image_data)
     for name in ('boxes', 'labels', 'ignore') if hasattr(data, 'boxes') else ():
         parts = [torch.as_tensor(t).flatten() for t in getattr(data, name)]
         known += _few(torch.cat(parts or [torch.zeros(0)]))

@@ -135,7 +135,7 @@ def _uncut(self: MultiCropView, index: Tensor, place: Tensor, color: Tensor) -> 
     sizes = torch.tensor(x.shape[-2:]).expand(len(x), 2).contiguous()
     boxes, flips = self.transform.geometry(place, sizes)
     label = torch.full_like(index, -1) if labels is None else torch.from_numpy(labels)[index]
-    return dict(pictures=x, boxes=boxes, flips=flips, sizes=sizes, color=color, label=label, index=index,
+    return dict(images=x, boxes=boxes, flips=flips, sizes=sizes, color=color, label=label, index=index,
                 bad=[])
 
 @patch
@@ -144,8 +144,8 @@ def finish(self: MultiCropView,
     device: str | torch.device | None = None # Where pixels are wanted; None: where they are
 ) -> dict[str, Any]: # `crops` there, and `where`: their geometry on the CPU, for masks
     "What is left to do on the device that trains: moving, and with `on_device` colours and cutting."
-    if 'pictures' in batch:
-        x, boxes, flips, sizes = (batch[k] for k in ('pictures', 'boxes', 'flips', 'sizes'))
+    if 'images' in batch:
+        x, boxes, flips, sizes = (batch[k] for k in ('images', 'boxes', 'flips', 'sizes'))
         crops = self.transform.cut_batch(x.to(device, non_blocking=True), boxes, flips, sizes)
         where = Crops.from_stacks([s.to('meta') for s in crops.stacks], boxes, flips, sizes)
     else:
@@ -161,7 +161,7 @@ def finish(self: MultiCropView,
 def __getitem__(self: MultiCropView, key: tuple[int, int]) -> dict[str, Any]:
     "One sample: the batch of one, without the batch axis."
     b = self.finish(self.__getitems__([key]))
-    return dict(crops=b['crops'].picture(0), label=b['label'][0], index=b['index'][0], bad=b['bad'])
+    return dict(crops=b['crops'].image(0), label=b['label'][0], index=b['index'][0], bad=b['bad'])
 
 # %% ../../nbs/data/08_crop_views.ipynb #b0c1b606
 class MultiCropDataset(Dataset):
@@ -187,7 +187,7 @@ class MultiCropDataset(Dataset):
             raise IndexError(f'there is no image {i}; the data set has {len(self)}')
         (x, size, label), _, bad = read_next(self.source, i % len(self))
         _note(self.bad, bad)
-        return self.transform.make([x], torch.tensor([size]), *self.transform.draw()).picture(0), label
+        return self.transform.make([x], torch.tensor([size]), *self.transform.draw()).image(0), label
 
 def _note(
     seen: BadImages,   # What was bad before
@@ -214,7 +214,7 @@ class MultiCropDatasetRaw(MultiCropDataset):
         dataset: Any,                                # As for `MultiCropDataset`
         transform: MultiCropTransform | None = None  # Whose boxes; None: `MultiCropTransform()`
     ): super().__init__(dataset, (MultiCropTransform() if transform is None else transform).plain())
-    def picture(self,
+    def image(self,
         i: int # Which image
     ) -> Image.Image:
         "The whole image `i`, upright, as Pillow mode L or RGB."

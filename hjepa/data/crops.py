@@ -139,13 +139,13 @@ def map(self: Crops,
     return Crops.from_stacks([f(s) for s in self.stacks], self.boxes, self.flips, self.sizes)
 
 @patch
-def picture(self: Crops,
+def image(self: Crops,
     b: int    # Which image of the batch
 ) -> Crops:   # Its crops, without the batch axis
     "The crops of one image of a batch."
     if self.batch_size is None:
         raise ValueError(
-            'these are the crops of one image already; picture(b) takes one image out of a batch')
+            'these are the crops of one image already; image(b) takes one image out of a batch')
     return Crops.from_stacks([s[:, b] for s in self.stacks], self.boxes[:, b], self.flips[:, b],
                              self.sizes[b])
 
@@ -461,7 +461,7 @@ def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: boo
 # %% ../../nbs/data/07_crops.ipynb #059b84fb
 @patch
 def make(self: MultiCropTransform,
-    pictures: Sequence[Tensor], # uint8 `[C, h, w]` each, reduced by `factor` of its size
+    images: Sequence[Tensor], # uint8 `[C, h, w]` each, reduced by `factor` of its size
     sizes: Tensor,              # int64 `[B, 2]`: their full `(H, W)`
     place: Tensor,              # `[B, n, 5]` uniform numbers
     # `[B, n, 4]` uniform numbers; None: colours are left to `recolor`, pipelines of the user's to nobody
@@ -470,14 +470,14 @@ def make(self: MultiCropTransform,
 ) -> Crops:                     # Batched
     "The crops that these numbers mean."
     boxes, flips = self.geometry(place, sizes)
-    if len(chans := {len(x) for x in pictures}) > 1:
+    if len(chans := {len(x) for x in images}) > 1:
         raise ValueError(f'images with {sorted(chans)} channels in one batch; give in_chans')
-    g, n, B = self.num_global_crops, len(boxes), len(pictures)
+    g, n, B = self.num_global_crops, len(boxes), len(images)
     out = [torch.empty(k, B, *chans, *hw, dtype=torch.uint8)
            for k, hw in zip((g, n - g), self.crop_sizes, strict=True) if k]
     # in pixels of the reduced images
     cells = (boxes / self._factors(sizes)[:, None]).int().transpose(0, 1).tolist()
-    for b, (x, cell, flip) in enumerate(zip(pictures, cells, flips.T.tolist(), strict=True)):
+    for b, (x, cell, flip) in enumerate(zip(images, cells, flips.T.tolist(), strict=True)):
         for k in range(n):
             out[k >= g][k - g*(k >= g), b] = cut(x, cell[k], flip[k], self.crop_sizes[k >= g])
     made = Crops.from_stacks(out, boxes, flips, sizes)
@@ -498,7 +498,7 @@ def recolor(self: MultiCropTransform,
 
 @patch
 def cut_batch(self: MultiCropTransform,
-    pictures: Tensor, # uint8 `[B, C, H, W]`, on any device
+    images: Tensor, # uint8 `[B, C, H, W]`, on any device
     boxes: Tensor,    # float32 `[n, B, 4]` in whole pixels
     flips: Tensor,    # bool `[n, B]`
     sizes: Tensor,    # int64 `[B, 2]`
@@ -506,14 +506,14 @@ def cut_batch(self: MultiCropTransform,
 ) -> Crops:           # Batched, on the device of the images
     """The first half of `make` for images of one size: one by one on the CPU, all in one go elsewhere (to
     a few grey levels the same, on average a tenth)."""
-    g, out, dev = self.num_global_crops, [], pictures.device
+    g, out, dev = self.num_global_crops, [], images.device
     for b, f, size in zip((boxes[:g], boxes[g:]), (flips[:g], flips[g:]), self.crop_sizes, strict=True):
         if not len(b): continue
         if one_by_one or (one_by_one is None and dev.type == 'cpu'):
-            rows = [torch.stack([cut(x, *a, size) for x, *a in zip(pictures, *v, strict=True)])
+            rows = [torch.stack([cut(x, *a, size) for x, *a in zip(images, *v, strict=True)])
                     for v in zip(b.int().tolist(), f.tolist(), strict=True)]
         else:
-            rows = crop_resize(pictures.repeat(len(b), 1, 1, 1),
+            rows = crop_resize(images.repeat(len(b), 1, 1, 1),
                                b.flatten(0, 1).to(dev),
                                f.flatten().to(dev), size, inside=True).unflatten(0, (len(b), -1)).unbind()
         out.append(torch.stack(list(rows)))
@@ -528,11 +528,11 @@ def draw(self: MultiCropTransform) -> tuple[Tensor, Tensor]: # `[1, n, 5]` for p
 
 @patch
 def __call__(self: MultiCropTransform,
-    picture: Any # Pillow image, path, uint8 array `[H, W(, C)]` or uint8 tensor `[C, H, W]`
+    image: Any # Pillow image, path, uint8 array `[H, W(, C)]` or uint8 tensor `[C, H, W]`
 ) -> Crops:      # uint8 crops, not batched
     "Crops of one image; random numbers come from PyTorch's global generator."
-    x, size = reduced_pixels(picture, self.in_chans, self.factor)
-    return self.make([x], torch.tensor([size]), *self.draw()).picture(0)
+    x, size = reduced_pixels(image, self.in_chans, self.factor)
+    return self.make([x], torch.tensor([size]), *self.draw()).image(0)
 
 # %% ../../nbs/data/07_crops.ipynb #7d3ad573
 class AdaptiveMultiCropTransform(MultiCropTransform):

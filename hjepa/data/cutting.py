@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DECODERS', 'to_hw', 'crop_boxes', 'center_boxes', 'exact_dtype', 'resample', 'crop_resize', 'crop_resize_pil',
-           'channel_images', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_pictures']
+           'channel_images', 'size_of', 'to_tensor', 'to_chans', 'cut', 'cut_images']
 
 # %% ../../nbs/data/02_cutting.ipynb #77b38038
 import io, math
@@ -228,9 +228,9 @@ def _cut_jpeg(
     return to_chans(y[None], in_chans)[0]
 
 # %% ../../nbs/data/02_cutting.ipynb #39eb7918
-def cut_pictures(
+def cut_images(
     # Name and contents of each file: bytes, None (read it by its name), an image, or an `ImageError`
-    pictures: Sequence[tuple[str, Any]],
+    images: Sequence[tuple[str, Any]],
     # Positions `[k]` and sizes `[k, 2]` to boxes `[k, 4]` and flips `[k]`
     geometry: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     size: tuple[int, int],                        # Size of the crops `(h, w)`
@@ -239,9 +239,9 @@ def cut_pictures(
     pixel_range: PixelRange | tuple[float, float] | None = None # See `load_image`
 ) -> tuple[Tensor, list[int]]:  # uint8 `[B, in_chans, h, w]`, and positions that cannot be read (zeros)
     "One crop of each of some image files."
-    out, bad, known = torch.zeros(len(pictures), in_chans, *size, dtype=torch.uint8), [], []
+    out, bad, known = torch.zeros(len(images), in_chans, *size, dtype=torch.uint8), [], []
     read = lambda name, data: load_image(name, in_chans, data=data, pixel_range=pixel_range)
-    for k, (name, data) in enumerate(pictures):
+    for k, (name, data) in enumerate(images):
         fast = isinstance(data, bytes) and decoder != 'pillow' and in_chans in (1, 3)
         what = _jpeg_header(data) if fast else None
         try:
@@ -255,9 +255,9 @@ def cut_pictures(
     for (k, what, _), box, flip in zip(known, boxes.tolist(), flips.tolist(), strict=True):
         if not isinstance(what, tuple): out[k] = crop_resize_pil(what, box, flip, size)
         else:
-            try: out[k] = _cut_jpeg(*pictures[k], what, box, flip, size, in_chans, decoder == 'auto')
+            try: out[k] = _cut_jpeg(*images[k], what, box, flip, size, in_chans, decoder == 'auto')
             # what torchvision refuses, Pillow may read
             except (RuntimeError, ValueError, ImageError):
-                try: out[k] = crop_resize_pil(read(*pictures[k]), box, flip, size)
+                try: out[k] = crop_resize_pil(read(*images[k]), box, flip, size)
                 except ImageError: bad.append(k)
     return out, sorted(bad)

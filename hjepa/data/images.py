@@ -20,13 +20,13 @@ from ..core.files import check_regular
 
 # %% ../../nbs/data/01_images.ipynb #a9452081
 class ImageError(OSError):
-    "A picture that cannot be decoded; `path` names it and `reason` says what is wrong."
+    "An image that cannot be decoded; `path` names it and `reason` says what is wrong."
     def __init__(self,
-        path: str | Path, # The picture
+        path: str | Path, # The image
         reason: str = ''): # What is wrong with it; empty: `path` is the whole message (a loader's worker hands it on so)
         super().__init__(str(path), reason)
         self.path, self.reason = str(path), reason
-    def __str__(self) -> str: return f'cannot read the picture {self.path}: {self.reason}' if self.reason else self.path
+    def __str__(self) -> str: return f'cannot read the image {self.path}: {self.reason}' if self.reason else self.path
 
 # %% ../../nbs/data/01_images.ipynb #9951703c
 _BLOCK = 1 << 20   # values that are converted at a time: 8 MB as float64

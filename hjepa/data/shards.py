@@ -26,7 +26,7 @@ from .datasets import ImageDataset
 from .images import check_image, ImageError, load_image
 from ..core.loader import why
 from ..core.loader import DataError, Unreadable, unreadable
-from .named import class_folders, find_images, PICTURES, register_dataset
+from .named import class_folders, find_images, IMAGE_SUFFIXES, register_dataset
 
 # %% ../../nbs/data/06_shards.ipynb #ef537239
 FORMAT = 1
@@ -307,7 +307,7 @@ def read_shard(
                     yield name, data, label
                     n += 1
                 key, name, data, label = k, None, None, -1
-            if name is None and f'.{suffix}' in PICTURES:
+            if name is None and f'.{suffix}' in IMAGE_SUFFIXES:
                 name, data = m.name, None if n < start or m.size > _LARGEST else tar.extractfile(m).read()
             elif suffix == 'cls': label = _number(tar.extractfile(m).read()) if n >= start else label
             elif left_out is not None: left_out.add(f'.{suffix} file', m.name)
@@ -550,7 +550,7 @@ def _offsets(url: str) -> list[tuple[str, int, int]]: # name, first byte, bytes
     try:
         with tarfile.open(url, 'r:') as tar:
             for k, suffix, m in _members(tar):
-                if k == last or f'.{suffix}' not in PICTURES: continue
+                if k == last or f'.{suffix}' not in IMAGE_SUFFIXES: continue
                 out.append((m.name, m.offset_data, m.size))
                 last = k
     except DAMAGED: pass

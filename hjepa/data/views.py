@@ -16,7 +16,7 @@ from typing import Any, Sequence
 
 from ..core.loader import unreadable
 from ..core.random import keyed_uniform
-from .cutting import (center_boxes, crop_boxes, crop_resize, crop_resize_pil, cut_pictures,
+from .cutting import (center_boxes, crop_boxes, crop_resize, crop_resize_pil, cut_images,
                                 DECODERS, size_of, to_chans, to_hw)
 from .datasets import as_images, ImageDataset, settle_range, to_pil
 from .images import check_chans, ImageError, PixelRange
@@ -52,7 +52,7 @@ class TrainView(Dataset):
         scale: tuple[float, float] = (0.3, 1.0), # Crop's share of the area
         ratio: tuple[float, float] = (3/4, 4/3), # Crop's width / height
         flip: float = 0.5,                       # Probability of mirroring
-        decoder: str = 'auto',                   # How files are read, see `cut_pictures`
+        decoder: str = 'auto',                   # How files are read, see `cut_images`
         on_device: bool = False,  # Images in memory: leave cutting to `finish`, on the device that trains
         # Of deep images; None: the data set's, else measured (`settle_range`)
         pixel_range: Sequence[float] | None = None
@@ -140,7 +140,7 @@ def _read(self: TrainView, epoch: Tensor, index: Tensor) -> tuple[Tensor, Tensor
     ds, index, lost = self.dataset, index.clone(), []
     where, found = lambda at, sizes: self.geometry(epoch[at], index[at],
                                                    sizes), [ds.contents(i) for i in index.tolist()]
-    image, bad = cut_pictures(found, where, self.size, ds.in_chans, self.decoder, ds.pixel_range)
+    image, bad = cut_images(found, where, self.size, ds.in_chans, self.decoder, ds.pixel_range)
     for k in bad:
         im, j, names = read_next(ds, int(index[k]))
         box, flip = (t[0].tolist() for t in self.geometry(epoch[k:k+1], index[k:k+1], size_of(im)))

@@ -62,7 +62,7 @@ class BoxDataset:
         left_out: dict[str, dict[str, int]] | None = None, # What a reader left out, by reason
         sizes: Sequence[Any] | Tensor | None = None # `[n, 2]`: `(h, w)` of the upright images, where known
     ):
-        self.pictures = ImageDataset(name, images, paths, in_chans=in_chans)
+        self.image_data = ImageDataset(name, images, paths, in_chans=in_chans)
         self.name, self.classes, self.problems = name, list(classes), list(problems)
         self.left_out = {kind: dict(n) for kind, n in (left_out or {}).items() if n}
         self.boxes = Ragged(_numbers('boxes', i, b, torch.float32, 4) for i, b in enumerate(boxes))
@@ -73,7 +73,7 @@ class BoxDataset:
             sizes = torch.tensor(images.shape[-2:]).repeat(len(images), 1)
         self.sizes = None if sizes is None else torch.as_tensor(sizes, dtype=torch.int64).reshape(-1, 2)
         self._check()
-    def __len__(self) -> int: return len(self.pictures)
+    def __len__(self) -> int: return len(self.image_data)
 
 # %% ../../nbs/detection/03_boxes.ipynb #7199a1a2
 def _numbers(
@@ -166,27 +166,27 @@ def good_boxes(
 @patch(as_prop=True)
 def images(self: BoxDataset) -> Tensor | None:
     "uint8 `[n, C, H, W]` of data held in memory; None for files."
-    return self.pictures.images
+    return self.image_data.images
 
 @patch(as_prop=True)
 def paths(self: BoxDataset) -> list[str] | None:
     "The files; None for data held in memory."
-    return self.pictures.paths
+    return self.image_data.paths
 
 @patch(as_prop=True)
 def in_chans(self: BoxDataset) -> int:
     "Channels of an image."
-    return self.pictures.in_chans
+    return self.image_data.in_chans
 
 @patch(as_prop=True)
 def pixel_range(self: BoxDataset) -> PixelRange | None:
     "Numbers of deep images (16 bits, floats) that become 0 and 255; None: the type's, or not measured yet."
-    return self.pictures.pixel_range
+    return self.image_data.pixel_range
 
 @patch(as_prop=True)
 def native_size(self: BoxDataset) -> tuple[int, int] | None:
     "`(H, W)` of data held in memory; None for files, which may differ."
-    return self.pictures.native_size
+    return self.image_data.native_size
 
 # %% ../../nbs/detection/03_boxes.ipynb #60ad739f
 @patch
@@ -194,7 +194,7 @@ def load(self: BoxDataset,
     i: int                 # Which image
 ) -> Image.Image | Tensor: # Whole and upright: mode L or RGB, with other channels uint8 `[C, H, W]`
     "Image `i`; raises `ImageError` if its file cannot be decoded."
-    return self.pictures.load(i)
+    return self.image_data.load(i)
 
 @patch
 def subset(self: BoxDataset,
@@ -203,7 +203,7 @@ def subset(self: BoxDataset,
     """The images at `index`, in this order, as a data set of its own. The reader's problems are those of
     the whole."""
     i = torch.as_tensor(index, dtype=torch.int64).tolist()
-    part, pick = self.pictures.subset(i), lambda v: [v[k] for k in i]
+    part, pick = self.image_data.subset(i), lambda v: [v[k] for k in i]
     out = BoxDataset(self.name, part.images, part.paths, pick(self.boxes), pick(self.labels),
                      pick(self.ignore), self.classes, self.in_chans, self.problems, self.left_out,
                      None if self.sizes is None else self.sizes[i])
@@ -211,9 +211,9 @@ def subset(self: BoxDataset,
 
 @patch
 def _with(self: BoxDataset, images: ImageDataset) -> BoxDataset: # The same boxes
-    if images is self.pictures: return self
+    if images is self.image_data: return self
     out = copy.copy(self)
-    out.pictures = images
+    out.image_data = images
     return out
 
 @patch
@@ -396,7 +396,7 @@ def settle_images(
 ) -> BoxDataset:                        # The same, or a copy
     """Its images with a pixel range, and channels that can be had. Raises `ValueError` that names what does
     not fit."""
-    return dataset._with(ready_dataset(dataset.pictures, check_chans(in_chans), pixel_range))
+    return dataset._with(ready_dataset(dataset.image_data, check_chans(in_chans), pixel_range))
 
 # %% ../../nbs/detection/03_boxes.ipynb #6d558ad5
 @patch

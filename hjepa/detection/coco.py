@@ -258,7 +258,7 @@ def _coco_folder(
     images = path/'images'
     folders = path/name, path/bare, images/name, images/bare, images, file.parent, path
     likely = [p for p in folders if p.is_dir()]
-    return next((p for p in likely if any(f.suffix.lower() in PICTURES for f in p.iterdir())), likely[0])
+    return next((p for p in likely if any(f.suffix.lower() in IMAGE_SUFFIXES for f in p.iterdir())), likely[0])
 
 # %% ../../nbs/detection/05_coco.ipynb #30b95653
 @register_boxes('coco')

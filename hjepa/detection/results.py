@@ -276,9 +276,9 @@ def draw_detection(
     model: FPNDetector, # what is drawn
     test: BoxDataset, # images to draw
     results: dict, # of `evaluate_detector`
-    folder: Path | None = None, # where `pictures/` is made; None: the run's folder
+    folder: Path | None = None, # where `figures/` is made; None: the run's folder
 ) -> dict[str, Path]: # name → file
-    "Detections beside the truth, precision–recall curves and losses, into `pictures/`."
+    "Detections beside the truth, precision–recall curves and losses, into `figures/`."
     images, truth = _some_images(settle_images(test, model.config.in_chans, model.config.pixel_range), 8)
     levels, history = model.backbone.levels, Path(run_dir)/'history.jsonl'
     draw = dict(precision_recall=lambda: show_precision_recall(results),
@@ -288,7 +288,7 @@ def draw_detection(
     if images: draw = dict(detections=found) | draw
     out = {}
     for name, f in draw.items():
-        out[name] = Path(folder or run_dir)/'pictures'/f'{name}.png'
+        out[name] = Path(folder or run_dir)/'figures'/f'{name}.png'
         save_figure(f(), out[name])
     return out
 

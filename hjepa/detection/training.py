@@ -210,7 +210,7 @@ class DetectionTrainer(Loop):
         "Deep images are read as the configuration says, else as the backbone's H-JEPA, else measured."
         c = model.config
         wish = self.config.data.pixel_range or c.pixel_range or (c.hjepa_config or {}).get('pixel_range')
-        self.dataset = self.dataset._with(settle_range(self.dataset.pictures, wish, self.say))
+        self.dataset = self.dataset._with(settle_range(self.dataset.image_data, wish, self.say))
         c.pixel_range = wish if self.dataset.pixel_range is None else list(self.dataset.pixel_range)
     def make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training

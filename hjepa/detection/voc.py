@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from xml.parsers import expat
 
 from ..core.files import check_regular, read_text
-from ..data.named import choose_split, data_root, fetch_data, PICTURES
+from ..data.named import choose_split, data_root, fetch_data, IMAGE_SUFFIXES
 from .boxes import BoxDataset, brief
 from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder,
                                      hold_out, LeftOut, ListedImage, read_flag, read_number, read_whole,
@@ -74,7 +74,7 @@ def _voc_image(
     "The image of an annotation: the one of its own name, else the one that it names."
     name = Path(_text(root, 'filename').replace('\\', '/')).name
     seek = lambda *names: next((p for n in names if n for f in folders if (p := files.find(f, [n]))), None)
-    own = seek(name if Path(name).stem == file.stem else '', *(file.stem + s for s in sorted(PICTURES)))
+    own = seek(name if Path(name).stem == file.stem else '', *(file.stem + s for s in sorted(IMAGE_SUFFIXES)))
     said = seek(name)
     if own is None and said is not None and files.find(file.parent, [Path(name).stem + '.xml']):
         return said, (f'is named by {file.name}, but belongs to {Path(name).stem}.xml',

@@ -332,11 +332,11 @@ def extract_features(self: TimmFeatures,
 
 @patch
 def preprocess(self: TimmFeatures,
-    pictures: list, # paths, PIL images or arrays
+    images: list, # paths, PIL images or arrays
 ) -> Tensor: # [B, C, H, W] float32
     "Resize, crop and normalise images as the weights want them."
     from hjepa.data.views import preprocess
-    return normalize(preprocess(pictures, self.img_size, self.config.in_chans), *self.pixel_stats)
+    return normalize(preprocess(images, self.img_size, self.config.in_chans), *self.pixel_stats)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #58e65481
 def random_like(

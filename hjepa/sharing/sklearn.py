@@ -90,12 +90,12 @@ def as_dataset(
     chans = model.config.in_chans
     if isinstance(X, (Tensor, np.ndarray)) and X.ndim > 2 and X.dtype != object:
         X = _to_batch(X)                                                          # [n, C, H, W]
-        if X.shape[1] != 4: return ImageDataset('pictures', X, in_chans=chans)
+        if X.shape[1] != 4: return ImageDataset('images', X, in_chans=chans)
     items = list(np.asarray(X, dtype=object).ravel()) if getattr(X, 'ndim', 1) == 2 else list(X)
     if all(isinstance(x, (str, Path)) for x in items):
-        return ImageDataset('pictures', paths=items, in_chans=chans)
+        return ImageDataset('images', paths=items, in_chans=chans)
     items = [x.permute(1, 2, 0).numpy() if isinstance(x, Tensor) and x.ndim == 3 else x for x in items]
-    return ImageDataset('pictures', preprocess(items, model.img_size, chans))
+    return ImageDataset('images', preprocess(items, model.img_size, chans))
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #66da03e8
 def plan_readout(
