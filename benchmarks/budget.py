@@ -3,7 +3,7 @@ import json
 import time
 
 from hjepa.core.files import write_atomic
-from hjepa.training import Callback
+from hjepa.core.callbacks import Callback
 
 # blocks of one patch on a 4×4 grid, about half of it hidden
 BLOCKS = ['masking.kind=multiblock', 'masking.num_target_masks=10', 'masking.target_scale=[0.06,0.07]', 'masking.context_scale=[1.0,1.0]']

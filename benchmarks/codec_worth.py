@@ -23,7 +23,7 @@ from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import codec_runs
 from hjepa.core.files import read_json, say, write_json
 from hjepa.detection.detector import load_detection_model
-from hjepa.detection.results import without_nan
+from hjepa.core.files import finite_json
 from hjepa.detection.training import detection_dataset, load_detection_run
 from hjepa.compression.baselines import baseline_codecs, image_scales
 from hjepa.compression.rate_distortion import measure_codecs
@@ -78,7 +78,7 @@ def measure(args):
     for name, detector, sweep, images, facts in cases(args):
         file = args.out/'worth'/f'{name.replace(", ", "-").replace(" ", "_")}.json'
         if not file.exists():
-            write_json(file, without_nan(compare(name, detector, sweep, images, args.n, **facts)))
+            write_json(file, finite_json(compare(name, detector, sweep, images, args.n, **facts)))
         say(file)
 
 

@@ -34,7 +34,7 @@ SEEDS = dict(calibrate=range(10, 12), test=range(5))
 def broken_targets(kind: str, from_epoch: float):
     "A callback: from some epoch on the target encoder answers every image alike ('all'), or every place of an image ('tokens')."
     import torch
-    from hjepa.training import Callback
+    from hjepa.core.callbacks import Callback
     class Broken(Callback):
         order = -1
         hooked = False
@@ -58,7 +58,8 @@ def one(part: str, name: str, seed: int, args) -> dict:
     import torch
     from hjepa.report.verdict import HealthCallback
     from hjepa.data.named import build_dataset
-    from hjepa.training import HistoryCallback, Trainer, load_config
+    from hjepa.core.history import HistoryCallback
+    from hjepa.training import Trainer, load_config
     torch.set_num_threads(args.threads)
     overrides, broken, expected = RUNS[part][name]
     data = build_dataset('fashion_mnist_mini')

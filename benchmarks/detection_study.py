@@ -25,7 +25,10 @@ from hjepa.detection.detector import load_detection_model
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import DetectionTrainer, load_detection_config, load_detection_run
 from hjepa.core.files import write_atomic
-from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import Trainer, load_config, load_run
+from hjepa.core.checkpoints import new_run
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'
 PYRAMIDS = dict(

@@ -19,7 +19,10 @@ from hjepa.evaluation.encodings import extract_dataset, random_like, readouts
 from hjepa.evaluation.probes import score_features
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA
-from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import Trainer, load_config, load_run
+from hjepa.core.checkpoints import new_run
 
 COMMON = ['training.batch_size=64', 'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0', *BLOCKS]
 

@@ -30,7 +30,10 @@ from hjepa.evaluation.probes import knn_accuracy, score_features
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA
 from hjepa.multicrop import STRATEGIES
-from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, new_run, load_run
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import Trainer, load_config, load_run
+from hjepa.core.checkpoints import new_run
 
 # no colour jitter and the same scale of large crops everywhere, so that runs differ in their crops alone
 ARMS = dict(single=[]) | {s: [f'multicrop.strategy={s}', 'multicrop.global_crop_scale=[0.5,1.0]', 'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0'] for s in STRATEGIES}

@@ -22,7 +22,10 @@ from hjepa.evaluation.encodings import Readouts, collect_readouts, extract_datas
 from hjepa.evaluation.probes import score_features
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA
-from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import Trainer, load_config, load_run
+from hjepa.core.checkpoints import new_run
 
 COMMON = ['model.img_size=64', 'model.patch_size=8', 'data.dataset=images', 'data.flip=0', 'data.num_workers=0', 'training.epochs=1000', 'training.checkpoint_minutes=1']
 ANCHOR, RANDOM, BLOCKS = ['model.pixel_weight=4'], ['masking.kind=random'], ['model.pixel_weight=0', 'masking.kind=multiblock']

@@ -247,11 +247,11 @@ def build_rival_masks(config: RivalRun, model: Rival): # called with a batch siz
 class RivalTrainer(Trainer):
     "The training loop for a rival."
     kind, check = 'rival', staticmethod(check_rival)
-    def _make_model(self) -> Rival:
+    def make_model(self) -> Rival:
         model = RIVALS[self.config.rival.name](self.config.model, self.config.rival)
         self.mask_generator = build_rival_masks(self.config, model)
         return model
-    def _inputs(self, batch: dict, generator: torch.Generator) -> tuple:
+    def inputs(self, batch: dict, generator: torch.Generator) -> tuple:
         stats, n, batch = self.model.pixel_stats, len(batch['index']), self.view.finish(batch, self.device)
         if 'crops' in batch: return batch['crops'].map(lambda x: normalize(x, *stats)),
         return normalize(batch['image'], *stats), self.mask_generator(n, generator)

@@ -42,7 +42,10 @@ from hjepa.evaluation.probes import score_features
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA, count_parameters
 from hjepa.evaluation.lowshot import low_shot
-from hjepa.training import CheckpointCallback, HistoryCallback, Trainer, load_config, load_run, new_run
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import Trainer, load_config, load_run
+from hjepa.core.checkpoints import new_run
 
 BASE, BATCH = 'tiny', 64
 COMMON = ['training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',        # of every run, and whatever changes the encoder

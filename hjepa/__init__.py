@@ -1,4 +1,43 @@
-"Hierarchical I-JEPA: image features without labels, at several spatial scales."
+"""Hierarchical I-JEPA: image features without labels, at several spatial scales.
+
+    from hjepa import HJEPA
+    model = HJEPA.from_pretrained('runs/tiny-20300101-120000')              # a run, a file, or a name on the hub
+    fine, coarse = model.extract_levels(model.preprocess(['a.png', 'b.jpg']))
+
+Everything that users call is here; nothing is imported before it is asked for. The command is `hjepa`.
+
+The model:
+    HJEPA, create_hjepa, create_hjepa_from_config, ModelConfig, ContextEncoder, TargetEncoder, Predictor,
+    PredictorBlock, TokenFPN, FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision, sigreg, vicreg,
+    visreg
+Masks:
+    Masks, MultiCropMasks, build_mask_generator, RandomMaskGenerator, MultiBlockMaskGenerator,
+    HierarchicalMaskGenerator, MultiCropMaskGenerator
+Images and data sets:
+    load_image, ImageDataset, build_dataset, ShardDataset, index_shards, write_shards
+Several crops of an image:
+    Crops, MultiCropTransform, AdaptiveMultiCropTransform, MultiCropEvalTransform, MultiCropDataset,
+    MultiCropDatasetRaw, build_multicrop_dataset, build_multicrop_transform, build_multicrop_dataloader,
+    multicrop_collate_fn
+Training:
+    Trainer, Callback, CheckpointCallback, HistoryCallback, HealthCallback, RunConfig, ConfigError,
+    load_config, load_run, new_run
+Features and what they are worth:
+    extract_dataset, TimmFeatures, random_like, evaluate, compare, linear_probe, format_table,
+    compare_low_shot, fine_tune, diagnose, run_verdict, FeatureStore, extract_to_disk, Gallery
+Figures and reports:
+    show_images, show_masks, show_multicrop, show_feature_maps, show_prediction_error, show_attention,
+    show_similarity, show_guesses, show_neighbours, plot_history, read_history, write_report
+In other hands:
+    HJEPAFeatures, push_to_hub, save_for_hub, export_onnx, export_timm, export_torch
+Detection:
+    Backbone, ResNetFPN, build_backbone, backbone_cost, BoxDataset, build_box_dataset, make_scenes,
+    DetectorConfig, FPNDetector, FPNFeatures, load_detection_model, evaluate_detector
+Compression:
+    CodecConfig, FPNCodec, load_compression_model
+Adding one of a kind:
+    register_dataset, register_boxes, register_masks, register_fusion, register_regularizer,
+    register_readout"""
 __version__ = "0.1.0"
 
 from importlib import import_module
@@ -7,83 +46,104 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .compression.codec import CodecConfig, FPNCodec, load_compression_model
-    from .data.crop_views import (MultiCropDataset, MultiCropDatasetRaw, build_multicrop_dataloader,
-                                  build_multicrop_dataset, build_multicrop_transform, multicrop_collate_fn)
+    from .core.callbacks import Callback
+    from .core.checkpoints import new_run
+    from .core.config import ConfigError
+    from .core.history import HistoryCallback, read_history
+    from .core.resuming import CheckpointCallback
+    from .data.crop_views import (build_multicrop_dataloader, build_multicrop_dataset,
+                                  build_multicrop_transform, multicrop_collate_fn, MultiCropDataset,
+                                  MultiCropDatasetRaw)
     from .data.crops import AdaptiveMultiCropTransform, Crops, MultiCropEvalTransform, MultiCropTransform
+    from .data.datasets import ImageDataset
     from .data.images import load_image
-    from .data.shards import ShardDataset, index_shards, write_shards
-    from .detection.backbones import Backbone, ResNetFPN, backbone_cost, build_backbone
+    from .data.named import build_dataset, register_dataset
+    from .data.shards import index_shards, ShardDataset, write_shards
+    from .detection.backbones import Backbone, backbone_cost, build_backbone, ResNetFPN
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
-    from .detection.formats import build_box_dataset
-    from .detection.pyramids import FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision
+    from .detection.formats import build_box_dataset, register_boxes
+    from .detection.pyramids import FPN, fpn_from_torchvision, fpn_to_torchvision, FPNBlock
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
-    from .evaluation.encodings import TimmFeatures, extract_dataset
+    from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
     from .evaluation.lowshot import compare_low_shot, fine_tune
-    from .evaluation.probes import compare, evaluate, format_table
+    from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
-    from .evaluation.store import FeatureStore, extract_to_disk
-    from .fpn import TokenFPN
-    from .hierarchy import HJEPA, create_hjepa, create_hjepa_from_config
-    from .masking import (HierarchicalMaskGenerator, MultiBlockMaskGenerator, MultiCropMaskGenerator,
-                          RandomMaskGenerator, build_mask_generator)
+    from .evaluation.store import extract_to_disk, FeatureStore
+    from .figures.attention import show_attention
+    from .figures.base import show_images
+    from .figures.curves import plot_history
+    from .figures.guesses import show_guesses
+    from .fpn import register_fusion, TokenFPN
+    from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA, ModelConfig
+    from .masking import (build_mask_generator, HierarchicalMaskGenerator, MultiBlockMaskGenerator,
+                          MultiCropMaskGenerator, RandomMaskGenerator, register_masks)
     from .multicrop import MultiCropMasks
-    from .objectives.regularizers import sigreg, vicreg, visreg
+    from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
-    from .report.verdict import diagnose, run_verdict
+    from .report.verdict import diagnose, HealthCallback, run_verdict
     from .sharing.export import export_onnx, export_timm, export_torch
     from .sharing.publish import push_to_hub, save_for_hub
     from .sharing.sklearn import HJEPAFeatures
+    from .training import load_config, load_run, RunConfig, Trainer
+    from .visualization import (show_feature_maps, show_masks, show_multicrop, show_prediction_error,
+                                show_similarity)
 
-# Where each name is; nothing is imported before it is asked for, because torch alone takes seconds.
-_where = {'CodecConfig': 'compression.codec', 'FPNCodec': 'compression.codec',
-          'load_compression_model': 'compression.codec',
-          'MultiCropDataset': 'data.crop_views', 'MultiCropDatasetRaw': 'data.crop_views',
-          'build_multicrop_dataloader': 'data.crop_views', 'build_multicrop_dataset': 'data.crop_views',
-          'build_multicrop_transform': 'data.crop_views', 'multicrop_collate_fn': 'data.crop_views',
-          'AdaptiveMultiCropTransform': 'data.crops', 'Crops': 'data.crops',
-          'MultiCropEvalTransform': 'data.crops', 'MultiCropTransform': 'data.crops',
-          'load_image': 'data.images',
-          'ShardDataset': 'data.shards', 'index_shards': 'data.shards', 'write_shards': 'data.shards',
-          'Backbone': 'detection.backbones', 'ResNetFPN': 'detection.backbones',
-          'backbone_cost': 'detection.backbones', 'build_backbone': 'detection.backbones',
-          'BoxDataset': 'detection.boxes',
-          'DetectorConfig': 'detection.detector', 'FPNDetector': 'detection.detector',
-          'FPNFeatures': 'detection.detector', 'load_detection_model': 'detection.detector',
-          'build_box_dataset': 'detection.formats',
-          'FPN': 'detection.pyramids', 'FPNBlock': 'detection.pyramids',
-          'fpn_from_torchvision': 'detection.pyramids', 'fpn_to_torchvision': 'detection.pyramids',
-          'evaluate_detector': 'detection.results',
-          'make_scenes': 'detection.scenes',
-          'ContextEncoder': 'encoder', 'Masks': 'encoder', 'TargetEncoder': 'encoder',
-          'TimmFeatures': 'evaluation.encodings', 'extract_dataset': 'evaluation.encodings',
-          'compare_low_shot': 'evaluation.lowshot', 'fine_tune': 'evaluation.lowshot',
-          'compare': 'evaluation.probes', 'evaluate': 'evaluation.probes',
-          'format_table': 'evaluation.probes',
-          'Gallery': 'evaluation.retrieval', 'show_neighbours': 'evaluation.retrieval',
-          'FeatureStore': 'evaluation.store', 'extract_to_disk': 'evaluation.store',
-          'TokenFPN': 'fpn',
-          'HJEPA': 'hierarchy', 'create_hjepa': 'hierarchy', 'create_hjepa_from_config': 'hierarchy',
-          'HierarchicalMaskGenerator': 'masking', 'MultiBlockMaskGenerator': 'masking',
-          'MultiCropMaskGenerator': 'masking', 'RandomMaskGenerator': 'masking',
-          'build_mask_generator': 'masking',
-          'MultiCropMasks': 'multicrop',
-          'sigreg': 'objectives.regularizers', 'vicreg': 'objectives.regularizers',
-          'visreg': 'objectives.regularizers',
-          'Predictor': 'predictor', 'PredictorBlock': 'predictor',
-          'write_report': 'report.page',
-          'diagnose': 'report.verdict', 'run_verdict': 'report.verdict',
-          'export_onnx': 'sharing.export', 'export_timm': 'sharing.export',
-          'export_torch': 'sharing.export',
-          'push_to_hub': 'sharing.publish', 'save_for_hub': 'sharing.publish',
-          'HJEPAFeatures': 'sharing.sklearn'}
+# Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
+_names = {
+    'compression.codec': 'CodecConfig FPNCodec load_compression_model',
+    'core.callbacks': 'Callback',
+    'core.checkpoints': 'new_run',
+    'core.config': 'ConfigError',
+    'core.history': 'HistoryCallback read_history',
+    'core.resuming': 'CheckpointCallback',
+    'data.crop_views': 'build_multicrop_dataloader build_multicrop_dataset build_multicrop_transform '
+                       'multicrop_collate_fn MultiCropDataset MultiCropDatasetRaw',
+    'data.crops': 'AdaptiveMultiCropTransform Crops MultiCropEvalTransform MultiCropTransform',
+    'data.datasets': 'ImageDataset',
+    'data.images': 'load_image',
+    'data.named': 'build_dataset register_dataset',
+    'data.shards': 'index_shards ShardDataset write_shards',
+    'detection.backbones': 'Backbone backbone_cost build_backbone ResNetFPN',
+    'detection.boxes': 'BoxDataset',
+    'detection.detector': 'DetectorConfig FPNDetector FPNFeatures load_detection_model',
+    'detection.formats': 'build_box_dataset register_boxes',
+    'detection.pyramids': 'FPN fpn_from_torchvision fpn_to_torchvision FPNBlock',
+    'detection.results': 'evaluate_detector',
+    'detection.scenes': 'make_scenes',
+    'encoder': 'ContextEncoder Masks TargetEncoder',
+    'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
+    'evaluation.lowshot': 'compare_low_shot fine_tune',
+    'evaluation.probes': 'compare evaluate format_table linear_probe',
+    'evaluation.retrieval': 'Gallery show_neighbours',
+    'evaluation.store': 'extract_to_disk FeatureStore',
+    'figures.attention': 'show_attention',
+    'figures.base': 'show_images',
+    'figures.curves': 'plot_history',
+    'figures.guesses': 'show_guesses',
+    'fpn': 'register_fusion TokenFPN',
+    'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA ModelConfig',
+    'masking': 'build_mask_generator HierarchicalMaskGenerator MultiBlockMaskGenerator '
+               'MultiCropMaskGenerator RandomMaskGenerator register_masks',
+    'multicrop': 'MultiCropMasks',
+    'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
+    'predictor': 'Predictor PredictorBlock',
+    'report.page': 'write_report',
+    'report.verdict': 'diagnose HealthCallback run_verdict',
+    'sharing.export': 'export_onnx export_timm export_torch',
+    'sharing.publish': 'push_to_hub save_for_hub',
+    'sharing.sklearn': 'HJEPAFeatures',
+    'training': 'load_config load_run RunConfig Trainer',
+    'visualization': 'show_feature_maps show_masks show_multicrop show_prediction_error show_similarity'}
+_where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 
 # Which modules enter something into a table of a module that stands above them and does not know them.
-_entries = {'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
+_entries = {'core.config.SECTION_CHECKS': ('evaluation.encodings',),
+            'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
             'core.weights.PLACES': ('sharing.hub',),
             'core.weights.FORMATS': ('sharing.ijepa',),
             'hierarchy.INPUTS': ('multicrop',)}

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IDLE', 'SPARE', 'LARGE_SCORES', 'SLICE_TOKENS', 'mask_to_index', 'index_to_mask', 'check_index', 'gather_tokens',
            'Masks', 'idle_arguments', 'create_vit', 'weights_part', 'loading_reports', 'check_loaded', 'load_vit',
-           'ContextEncoder', 'as_weights', 'attention_mask', 'gather_rope', 'written_out_attention', 'PlainAttention',
-           'run_block', 'can_pick', 'last_block', 'check_float32', 'TargetEncoder', 'ema_momentum']
+           'prefix_tokens', 'ContextEncoder', 'as_weights', 'attention_mask', 'gather_rope', 'written_out_attention',
+           'PlainAttention', 'run_block', 'can_pick', 'last_block', 'check_float32', 'TargetEncoder', 'ema_momentum']
 
 # %% ../nbs/01_encoder.ipynb #4ca1cfc2
 import math
@@ -40,7 +40,7 @@ from .core.weights import hub_or_cache, weights_path
 # %% ../nbs/01_encoder.ipynb #bbbeb475
 def mask_to_index(
     mask: Tensor, # [B, N] bool (or 0/1), the set of patches of each image
-) -> Tensor: # [B, K] int64, raster indices in ascending order, −1 in padded slots; K is the largest count in the batch
+) -> Tensor: # [B, K] int64, ascending raster indices, −1 in padded slots; K is the batch's largest count
     "Index form of a batch of patch sets. An empty batch gives [0, 0]."
     mask = mask.bool()
     counts = mask.sum(1, keepdim=True)                                  # [B, 1]
@@ -58,14 +58,16 @@ def index_to_mask(
     return mask.scatter_(1, index.where(index >= 0, n), True)[:, :n]
 
 # %% ../nbs/01_encoder.ipynb #5eb1a412
+#| code-fold: true
+#| code-summary: "A check of lists of patches"
 def check_index(
     index: Tensor, # [B, K] patches, −1 where padded
     n: int, # N, patches of the grid
     name: str, # of the list, for messages
     rows: int | None = None, # B, if it is known
 ):
-    """Raise a ValueError for a list that cannot be one of patches: its shape, its type, or a number
-    beyond the grid."""
+    """Raise a ValueError for a list that cannot be one of patches: its shape, its type, or a number beyond
+    the grid."""
     if index.ndim != 2 or index.dtype != torch.int64 or rows not in (None, len(index)):
         raise ValueError(f'{name} is {index.dtype} of shape {tuple(index.shape)}, expected int64 '
                          f'[{"B" if rows is None else rows}, K], padded with −1')
@@ -83,7 +85,9 @@ def gather_tokens(
     "The tokens of a patch set, in the order of its index form."
     wide = index.clamp(min=0)[..., None].expand(-1, -1, x.shape[-1])                    # [k·B, K, D]
     if len(index) == len(x): picked = x.gather(1, wide)
-    else: picked = x.expand(len(index) // len(x), *x.shape).gather(2, wide.unflatten(0, (-1, len(x)))).flatten(0, 1)
+    else:
+        several = x.expand(len(index) // len(x), *x.shape)                              # [k, B, N, D]
+        picked = several.gather(2, wide.unflatten(0, (-1, len(x)))).flatten(0, 1)
     return picked.masked_fill_((index < 0)[..., None], 0)
 
 # %% ../nbs/01_encoder.ipynb #1e7769e7
@@ -108,45 +112,7 @@ class Masks:
 
     def __len__(self) -> int: return len(self.context)
 
-def _index_of(name: str, mask: Tensor,
-              index: Tensor | None) -> Tensor: # [B, K] int64, ascending, −1 at the end
-    """The index form of a set [B, N]: the list that was given, checked and put in order, or the one
-    that is derived."""
-    if index is None: return mask_to_index(mask)
-    n = mask.shape[1]
-    check_index(index, n, f'{name}_index', len(mask))
-    odd = (index_to_mask(index, n) != mask).any(1) | ((index >= 0).sum(1) != mask.sum(1))
-    if odd.any():
-        raise ValueError(f'{name}_index of image {int(odd.nonzero()[0])} does not list the patches of its '
-                         f'{name}, each '
-                         'once (are the two lists swapped?); left out, the lists are derived')
-    ordered = index.where(index >= 0, n).sort(1).values
-    return ordered.where(ordered < n, -1)
-
-# %% ../nbs/01_encoder.ipynb #4335eaef
-@patch
-def _check(self: Masks):
-    "Raise a ValueError that names what is wrong and in which image."
-    n = self.grid[0] * self.grid[1]
-    for name in ('context', 'target'):
-        mask = getattr(self, name)
-        if mask.ndim != 2 or mask.shape[1] != n:
-            raise ValueError(f'{name} has shape {tuple(mask.shape)}, expected [B, {n}] for the patch grid '
-                             f'{self.grid[0]}×{self.grid[1]} (one entry per patch, in raster order)')
-        _not_empty(name, mask)
-    if self.context.shape != self.target.shape:
-        raise ValueError(f'context {tuple(self.context.shape)} and target {tuple(self.target.shape)} differ in shape')
-    both = (self.context & self.target).any(1).nonzero().flatten().tolist()
-    if both: raise ValueError(f'context and target of image {both[0]} overlap: a patch that is seen must not be predicted')
-
-def _not_empty(name: str, mask: Tensor):
-    "Raise a ValueError that names the first image whose set of patches is empty."
-    empty = (~mask.any(1)).nonzero().flatten().tolist()
-    kind = 'visible patch (a 0 in its mask)' if name == 'context' else 'hidden patch (a 1 in its mask)'
-    if empty:
-        raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of {len(mask)} '
-                         f'images): every image needs at least one {kind}')
-
+# %% ../nbs/01_encoder.ipynb #d67040b7
 @patch(cls_method=True)
 def from_binary(
     cls: Masks,
@@ -175,8 +141,51 @@ def to(self: Masks,
     new.__dict__.update({k: move(v) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()})
     return new
 
+# %% ../nbs/01_encoder.ipynb #4335eaef
+#| code-fold: true
+#| code-summary: "Checks of masks and lists"
+@patch
+def _check(self: Masks):
+    "Raise a ValueError that names what is wrong and in which image."
+    n = self.grid[0] * self.grid[1]
+    for name in ('context', 'target'):
+        mask = getattr(self, name)
+        if mask.ndim != 2 or mask.shape[1] != n:
+            raise ValueError(f'{name} has shape {tuple(mask.shape)}, expected [B, {n}] for the patch grid '
+                             f'{self.grid[0]}×{self.grid[1]} (one entry per patch, in raster order)')
+        _not_empty(name, mask)
+    if self.context.shape != self.target.shape:
+        raise ValueError(f'context {tuple(self.context.shape)} and target {tuple(self.target.shape)} '
+                         'differ in shape')
+    both = (self.context & self.target).any(1).nonzero().flatten().tolist()
+    if both:
+        raise ValueError(f'context and target of image {both[0]} overlap: a patch that is seen must not be '
+                         'predicted')
+
+def _not_empty(name: str, mask: Tensor):
+    "Raise a ValueError that names the first image whose set of patches is empty."
+    empty = (~mask.any(1)).nonzero().flatten().tolist()
+    kind = 'visible patch (a 0 in its mask)' if name == 'context' else 'hidden patch (a 1 in its mask)'
+    if empty:
+        raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of '
+                         f'{len(mask)} images): every image needs at least one {kind}')
+
+def _index_of(name: str, mask: Tensor, index: Tensor | None) -> Tensor:
+    "The index form [B, K] of a set [B, N]: the given list, checked and in order, or the derived one."
+    if index is None: return mask_to_index(mask)
+    n = mask.shape[1]
+    check_index(index, n, f'{name}_index', len(mask))
+    odd = (index_to_mask(index, n) != mask).any(1) | ((index >= 0).sum(1) != mask.sum(1))
+    if odd.any():
+        raise ValueError(f'{name}_index of image {int(odd.nonzero()[0])} does not list the patches of its '
+                         f'{name}, each once (are the two lists swapped?); left out, the lists are derived')
+    ordered = index.where(index >= 0, n).sort(1).values
+    return ordered.where(ordered < n, -1)
+
 # %% ../nbs/01_encoder.ipynb #a4c7113e
-IDLE = dict(
+#| code-fold: true
+#| code-summary: "Arguments of timm without effect, and why"
+IDLE = dict( # argument of timm → harmless value, why
     patch_drop_rate=(0, 'masks say which patches it sees'),
     drop_rate=(0, 'it has no classifier (pos_drop_rate, proj_drop_rate and attn_drop_rate act within it)'),
     num_classes=(0, 'it has no classifier'),
@@ -186,7 +195,6 @@ IDLE = dict(
     attn_pool_mlp_ratio=(None, 'it pools no tokens'),
     dynamic_img_size=(True, 'it takes images of any size that its patches divide'),
     dynamic_img_pad=(False, 'image sizes are multiples of the patch size'),
-    # argument of timm → harmless value, why
     out_indices=(None, '`ContextEncoder.intermediate` says which blocks are read'))
 
 def idle_arguments(
@@ -200,13 +208,14 @@ def create_vit(
     encoder_type: str = 'vit_base_patch16_224', # name of a timm model
     img_size: int | tuple[int, int] = 224, # pixels, (H, W) or one number
     in_chans: int = 3, # channels of the images
-    pretrained: bool | str | Path = False, # True: timm's weights from the hub; a path: those of a .safetensors file
+    # True: timm's weights from the hub; a path: those of a .safetensors file
+    pretrained: bool | str | Path = False,
     **timm_kwargs, # passed to timm.create_model as they are (depth=6, patch_size=7, reg_tokens=4, …)
 ) -> VisionTransformer | Eva:
     """A timm ViT without head.
 
-    Raises ValueError for unknown names, architectures that cannot drop tokens, arguments without effect, and
-    weights that are not all those of the model."""
+    Raises ValueError for unknown names, architectures that cannot drop tokens, arguments without effect,
+    and weights that are not all those of the model."""
     if not timm.is_model(encoder_type):
         near = timm.list_models(f'*{encoder_type.split("_")[0]}*')[:5] or ['vit_base_patch16_224']
         raise ValueError(f'encoder_type={encoder_type!r} is not a timm model; try for example {near}')
@@ -220,19 +229,20 @@ def create_vit(
             vit = timm.create_model(encoder_type, pretrained=hub, **kwargs)
     except (TypeError, AssertionError, RuntimeError) as e:
         raise ValueError(f'timm cannot build encoder_type={encoder_type!r} with {kwargs}: {e}. Only '
-                         'VisionTransformer and '
-                         'Eva models are supported, with arguments that timm knows') from e
+                         'VisionTransformer and Eva models are supported, with arguments that timm '
+                         'knows') from e
     except OSError as e:
-        raise FileNotFoundError(f'pretrained=True: the weights of {encoder_type} cannot be fetched from the '
-                                'hub '
-                                f'({str(e).strip().splitlines()[0]}); is the network there? A file: '
-                                'pretrained=PATH') from e
+        raise FileNotFoundError(
+            f'pretrained=True: the weights of {encoder_type} cannot be fetched from the hub '
+            f'({str(e).strip().splitlines()[0]}); is the network there? A file: pretrained=PATH') from e
     _check_vit(vit, encoder_type)
     if file is not None: load_vit(vit, load_tensors(file)[0], str(file))
     for report in found: check_loaded(vit, report, f'pretrained=True, the weights of {encoder_type}')
     return vit
 
 # %% ../nbs/01_encoder.ipynb #7654c9e7
+#| code-fold: true
+#| code-summary: "The part of a file that is an encoder"
 SPARE = ('head.', 'head_dist.', 'attn_pool.', 'pre_logits.', 'mask_token')        # no part of an encoder
 
 def weights_part(
@@ -241,7 +251,8 @@ def weights_part(
 ) -> dict[str, Tensor]: # without what stands before all names; empty if such a checkpoint has no such part
     "The tensors of one network. A file that is no I-JEPA checkpoint is an encoder."
     parts = {n.partition('.')[0] for n in tensors} & {'encoder', 'target_encoder', 'predictor'}
-    if parts: found = {n.removeprefix(f'{part}.'): t for n, t in tensors.items() if n.startswith(f'{part}.')}
+    if parts:
+        found = {n.removeprefix(f'{part}.'): t for n, t in tensors.items() if n.startswith(f'{part}.')}
     else: found = dict(tensors) if part == 'encoder' else {}
     for prefix in ('state_dict.', 'model.', 'module.'):
         if found and all(n.startswith(prefix) for n in found):
@@ -249,6 +260,8 @@ def weights_part(
     return found
 
 # %% ../nbs/01_encoder.ipynb #d87fdb39
+#| code-fold: true
+#| code-summary: "What was loaded, and what was not"
 @contextmanager
 def loading_reports() -> Iterator[list]:
     "What `load_state_dict` reports within the block, whatever is loaded."
@@ -265,20 +278,22 @@ def check_loaded(
     report, # `missing_keys` and `unexpected_keys`, as of `load_state_dict`
     where: str, # the weights come from, for the message
 ):
-    """ValueError for weights that were not in a file, or had no place in the model, but for `SPARE`
-    and computed tables."""
+    """ValueError for weights that were not in a file, or had no place in the model, but for `SPARE` and
+    computed tables."""
     tables = {n for n, _ in net.named_buffers() if not n.endswith(('running_mean', 'running_var'))}
     spare = (*SPARE, 'norm.' if isinstance(getattr(net, 'norm', None), nn.Identity) else 'fc_norm.')
     missing, over = ([n for n in names if not n.startswith(spare) and n not in tables]
                      for names in (report.missing_keys, report.unexpected_keys))
     if not missing and not over: return
-    def say(names): return f'{len(names)} ({", ".join(names[:5])}{", …" * (len(names) > 5)})' if names else 'none'
+    def say(names):
+        return f'{len(names)} ({", ".join(names[:5])}{", …" * (len(names) > 5)})' if names else 'none'
     raise ValueError(f'{where} does not hold the weights of this model: of its {len(net.state_dict())} '
-                     'tensors missing: '
-                     f'{say(missing)}; tensors without a place in it: {say(over)}. Do architecture, depth, '
-                     'class_token agree?')
+                     f'tensors missing: {say(missing)}; tensors without a place in it: {say(over)}. Do '
+                     'architecture, depth, class_token agree?')
 
 # %% ../nbs/01_encoder.ipynb #155db2d5
+#| code-fold: true
+#| code-summary: "Loading a file into a ViT"
 def load_vit(
     vit: VisionTransformer | Eva, # loaded in place
     tensors: dict[str, Tensor], # of a file, by name
@@ -314,16 +329,21 @@ def load_vit(
     for report in found: check_loaded(vit, report, where)
 
 # %% ../nbs/01_encoder.ipynb #054e7b4b
+#| code-fold: true
+#| code-summary: "Which ViTs can leave tokens out"
 def _check_vit(vit: nn.Module, name: str):
     "Refuse, by name and with the reason, what cannot run on a subset of patches."
     why = None
-    if not isinstance(vit, (VisionTransformer, Eva)): why = f'it is a {type(vit).__name__}, not a VisionTransformer or Eva'
-    elif type(vit.patch_embed) is not PatchEmbed: why = f'its stem {type(vit.patch_embed).__name__} mixes pixels of neighbouring patches'
-    elif len(_prefix_tokens(vit)) != vit.num_prefix_tokens: why = 'it has prefix tokens of an unknown kind'
-    if why: raise ValueError(f'encoder_type={name!r} cannot encode a subset of its patches: {why}. '
-                             'Use for example vit_small_patch16_224, vit_base_patch16_224 or eva02_base_patch14_224')
+    if not isinstance(vit, (VisionTransformer, Eva)):
+        why = f'it is a {type(vit).__name__}, not a VisionTransformer or Eva'
+    elif type(vit.patch_embed) is not PatchEmbed:
+        why = f'its stem {type(vit.patch_embed).__name__} mixes pixels of neighbouring patches'
+    elif len(prefix_tokens(vit)) != vit.num_prefix_tokens: why = 'it has prefix tokens of an unknown kind'
+    if why:
+        raise ValueError(f'encoder_type={name!r} cannot encode a subset of its patches: {why}. Use for '
+                         'example vit_small_patch16_224, vit_base_patch16_224 or eva02_base_patch14_224')
 
-def _prefix_tokens(vit: nn.Module) -> list[Tensor]:
+def prefix_tokens(vit: nn.Module) -> list[Tensor]:
     "CLS, distillation and register tokens in timm's order, each [1, 1, D]."
     found = [getattr(vit, n, None) for n in ('cls_token', 'dist_token', 'reg_token')]
     return [t for tok in found if tok is not None for t in tok.split(1, dim=1)]
@@ -332,32 +352,35 @@ def _prefix_tokens(vit: nn.Module) -> list[Tensor]:
 class ContextEncoder(nn.Module):
     """A timm ViT over a subset of the patches.
 
-    With `mask_mode='drop'` (I-JEPA, Assran et al. 2023, Sec. 3) only visible patches are embedded and travel through the
-    blocks, which is where the speed comes from. `mask_mode='zero'` keeps all `N` tokens in the blocks with the hidden ones set
-    to zero, for comparison with implementations that do so."""
+    With `mask_mode='drop'` (I-JEPA, Assran et al. 2023, Sec. 3) only visible patches are embedded and
+    travel through the blocks, which is where the speed comes from. `mask_mode='zero'` keeps all `N` tokens
+    in the blocks with the hidden ones set to zero, for comparison with implementations that do so."""
     def __init__(self,
         encoder_type: str = 'vit_base_patch16_224', # name of a timm VisionTransformer or Eva
         img_size: int | tuple[int, int] = 224, # pixels, (H, W) or one number; a multiple of the patch size
         in_chans: int = 3, # channels of the images
         pretrained: bool | str | Path = False, # timm's weights: True, or a .safetensors file
         mask_mode: str = 'drop', # 'drop' or 'zero'
-        use_gradient_checkpointing: bool = False, # recompute each block in the backward pass instead of storing it
+        # recompute each block in the backward pass instead of storing it
+        use_gradient_checkpointing: bool = False,
         **timm_kwargs, # further arguments of timm (depth, embed_dim, drop_path_rate, …)
     ):
         super().__init__()
-        if mask_mode not in ('drop', 'zero'): raise ValueError(f"mask_mode={mask_mode!r}: expected 'drop' or 'zero'")
+        if mask_mode not in ('drop', 'zero'):
+            raise ValueError(f"mask_mode={mask_mode!r}: expected 'drop' or 'zero'")
         self.vit = create_vit(encoder_type, img_size, in_chans, pretrained, **timm_kwargs)
         self.mask_mode, self.use_gradient_checkpointing = mask_mode, use_gradient_checkpointing
         self.in_chans, self.embed_dim = in_chans, self.vit.embed_dim
         self.num_heads = next(m.num_heads for m in self.vit.blocks[0].modules() if hasattr(m, 'num_heads'))
-        self.patch_size, self.num_prefix_tokens = self.vit.patch_embed.patch_size, self.vit.num_prefix_tokens
+        self.patch_size = self.vit.patch_embed.patch_size
+        self.num_prefix_tokens = self.vit.num_prefix_tokens
         self.grid_size = self.grid_of(self.vit.patch_embed.img_size)
         self._one_final_norm()
 
 # %% ../nbs/01_encoder.ipynb #93e85ba3
 @patch
 def _one_final_norm(self: ContextEncoder):
-    "Keep exactly one norm after the blocks (timm's `norm`, or `fc_norm` where the model pools first), and no pooling head."
+    "Keep one norm after the blocks (timm's `norm`, or `fc_norm` where it pools first), no pooling head."
     vit = self.vit
     self.norm_name = 'norm' if not isinstance(vit.norm, nn.Identity) else 'fc_norm'
     if self.norm_name == 'norm': vit.fc_norm = nn.Identity()
@@ -377,37 +400,43 @@ def grid_of(self: ContextEncoder,
     "(gh, gw) of an image of (H, W) pixels; ValueError unless the patch size divides both."
     (h, w), (ph, pw) = size, self.patch_size
     if h % ph or w % pw:
-        raise ValueError(f'image size {h}×{w} is not divisible by the patch size {ph}×{pw}; nearest that fits: '
-                         f'{max(1, round(h / ph)) * ph}×{max(1, round(w / pw)) * pw}')
+        raise ValueError(f'image size {h}×{w} is not divisible by the patch size {ph}×{pw}; nearest that '
+                         f'fits: {max(1, round(h / ph)) * ph}×{max(1, round(w / pw)) * pw}')
     return h // ph, w // pw
 
 # %% ../nbs/01_encoder.ipynb #b65ff330
 @patch
-def _positions(self: ContextEncoder, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
-    "Position embeddings of prefix tokens [1, P, D] and of patches [1, N, D], interpolated by timm for other grids."
-    vit, pos = self.vit, self.vit.pos_embed
-    if pos is None: return None, None
-    n_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    if grid != tuple(vit.patch_embed.grid_size):
-        pos = resample_abs_pos_embed(pos, new_size=grid, old_size=vit.patch_embed.grid_size, num_prefix_tokens=n_prefix)
-    return (pos[:, :n_prefix] if n_prefix else None), pos[:, n_prefix:]
-
-@patch
 def embed(self: ContextEncoder,
     images: Tensor, # [B, C, H, W]
-    index: Tensor | None = None, # [k·B, K] patches to embed, −1 where padded, row i of image i mod B; None: all
+    # [k·B, K] patches to embed, −1 where padded, row i of image i mod B; None: all
+    index: Tensor | None = None,
 ) -> Tensor: # [k·B, P + K, D] prefix tokens, then patches
     "Patch and position embedding of a subset of the patches. Images take the type of the weights."
     grid, (ph, pw), pe = self.grid_of(images.shape[-2:]), self.patch_size, self.vit.patch_embed
-    x = rearrange(images.to(pe.proj.weight.dtype), 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)', ph=ph, pw=pw)
+    cut = 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)'
+    x = rearrange(images.to(pe.proj.weight.dtype), cut, ph=ph, pw=pw)              # [B, N, C·ph·pw]
     if index is not None: x = gather_tokens(x, index)
     x = pe.norm(F.linear(x, pe.proj.weight.flatten(1), pe.proj.bias))              # [B, K, D]
     prefix_pos, pos = self._positions(grid)
     if pos is not None: x = x + (pos if index is None else gather_tokens(pos, index))
-    if prefix := _prefix_tokens(self.vit):
+    if prefix := prefix_tokens(self.vit):
         prefix = torch.cat(prefix, 1) if prefix_pos is None else torch.cat(prefix, 1) + prefix_pos
         x = torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], 1)
     return self.vit.norm_pre(self.vit.pos_drop(x))
+
+# %% ../nbs/01_encoder.ipynb #06cda70e
+#| code-fold: true
+#| code-summary: "Position embeddings of any grid, and the type of the weights"
+@patch
+def _positions(self: ContextEncoder, grid: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+    "Position embeddings of prefix tokens [1, P, D] and patches [1, N, D]; timm interpolates for other grids."
+    vit, pos = self.vit, self.vit.pos_embed
+    if pos is None: return None, None
+    n_prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if grid != tuple(vit.patch_embed.grid_size):
+        pos = resample_abs_pos_embed(pos, new_size=grid, old_size=vit.patch_embed.grid_size,
+                                     num_prefix_tokens=n_prefix)
+    return (pos[:, :n_prefix] if n_prefix else None), pos[:, n_prefix:]
 
 def as_weights(
     x: Tensor, # of any floating type
@@ -436,44 +465,54 @@ def gather_rope(
     if rope.ndim == 2: return rope[index][:, None]
     return rearrange(rope[:, :, index], 'l h b k r -> l b h k r')
 
-# %% ../nbs/01_encoder.ipynb #f35f0832
+# %% ../nbs/01_encoder.ipynb #0440fb80
+#| code-fold: true
+#| code-summary: "Attention written out"
 LARGE_SCORES = 2 ** 24      # attention scores of a batch, all heads; 32 MB in bfloat16
 
 def written_out_attention(
     q: Tensor, # [B, h, R, d] queries
     k: Tensor, # [B, h, T, d] keys
     v: Tensor, # [B, h, T, d] values
-    attn_mask: Tensor | None = None, # broadcastable to [B, h, R, T]: bool, True = may be attended to, or added to the scores
+    # broadcastable to [B, h, R, T]: bool, True = may be attended to, or added to the scores
+    attn_mask: Tensor | None = None,
 ) -> Tensor: # [B, h, R, d]
     "softmax(q kᵀ / √d) v (Vaswani et al. 2017, Eq. 1)."
     scores = (q * q.shape[-1] ** -.5) @ k.mT                                                # [B, h, R, T]
-    if attn_mask is not None: scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask.to(scores.dtype)
+    if attn_mask is None: return scores.softmax(-1) @ v
+    if attn_mask.dtype == torch.bool: scores = scores.masked_fill(~attn_mask, -math.inf)
+    else: scores = scores + attn_mask.to(scores.dtype)
     return scores.softmax(-1) @ v
 
 class PlainAttention(TorchFunctionMode):
-    "Within it, `scaled_dot_product_attention` of bfloat16 tensors is written out, or computed in float32 where the scores would be large."
+    "Within it, fused attention of bfloat16 tensors is written out, or in float32 where scores are many."
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention or args[0].dtype != torch.bfloat16: return func(*args, **kwargs)
+        if func is not F.scaled_dot_product_attention or args[0].dtype != torch.bfloat16:
+            return func(*args, **kwargs)
         q, k, v = args[:3]
-        simple = len(args) == 3 and not (kwargs.keys() - {'attn_mask', 'dropout_p', 'is_causal'} or kwargs.get('dropout_p') or kwargs.get('is_causal'))
+        other = kwargs.keys() - {'attn_mask', 'dropout_p', 'is_causal'}
+        simple = len(args) == 3 and not (other or kwargs.get('dropout_p') or kwargs.get('is_causal'))
         with torch.autocast('cpu', enabled=False):
-            if simple and q.shape[:-1].numel() * k.shape[-2] <= LARGE_SCORES: return written_out_attention(q, k, v, kwargs.get('attn_mask'))
+            if simple and q.shape[:-1].numel() * k.shape[-2] <= LARGE_SCORES:
+                return written_out_attention(q, k, v, kwargs.get('attn_mask'))
             return func(q.float(), k.float(), v.float(), *args[3:], **kwargs).to(q.dtype)
 
+# %% ../nbs/01_encoder.ipynb #f35f0832
 def run_block(
     block: nn.Module, # a transformer block
     x: Tensor, # [B, T, D]
     **kwargs, # its further arguments
 ) -> Tensor: # [B, T, D]
-    "`block(x)`, with another attention where the fused one would be slow: in bfloat16 on a CPU without a matrix unit."
+    "`block(x)`, with another attention where the fused one is slow (bfloat16, a CPU without matrix unit)."
     slow = x.device.type == 'cpu' and torch.is_autocast_enabled('cpu') and 'amx_bf16' not in cpu_flags()
     if not slow or torch.compiler.is_compiling(): return block(x, **kwargs)
     with PlainAttention(): return block(x, **kwargs)
 
 # %% ../nbs/01_encoder.ipynb #2f4bf97d
 @patch
-def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None, grid: tuple[int, int]) -> Iterator[Tensor]:
+def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None,
+                grid: tuple[int, int]) -> Iterator[Tensor]:
     "Tokens [B, P + K, D] after each transformer block in turn."
     rope, per_block = getattr(self.vit, 'rope', None), getattr(self.vit, 'rope_mixed', False)
     if rope is not None: rope = gather_rope(rope.get_embed(shape=grid), index)
@@ -486,17 +525,20 @@ def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask
         yield x
 
 @patch
-def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None, grid: tuple[int, int]) -> Tensor:
+def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None,
+            grid: tuple[int, int]) -> Tensor:
     "All transformer blocks on tokens [B, P + K, D]."
     for tokens in self._each_block(x, index, attn_mask, grid): last = tokens
     return last
 
+# %% ../nbs/01_encoder.ipynb #001d9a29
 @patch
 def forward(self: ContextEncoder,
     images: Tensor, # [B, C, H, W], normalised
     mask: Tensor | None = None, # [B, N], 1 = hidden, 0 = visible; None: everything is visible
-    context: Tensor | None = None, # instead of `mask`: the visible patches in index form, [k·B, K], −1 where padded, row i of image i mod B
-) -> Tensor: # [k·B, P + K, D] tokens after the final norm: prefix tokens (CLS, registers), then the visible patches
+    # instead of `mask`: the visible patches in index form, [k·B, K], −1 where padded, row i of image i mod B
+    context: Tensor | None = None,
+) -> Tensor: # [k·B, P + K, D] tokens after the final norm: CLS and registers, then the visible patches
     "Encode the visible patches. Outputs in padded slots are zero."
     grid = self._check_images(images)
     if few := self._slices(images, grid, mask, context):
@@ -518,12 +560,17 @@ def forward(self: ContextEncoder,
 SLICE_TOKENS = 2048
 
 @patch
-def _slices(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask: Tensor | None, context: Tensor | None) -> int: # images at a time; 0: all
-    "How many whole images to encode at a time on a CPU, where no gradient is asked for."
-    if self.training or torch.is_grad_enabled() or images.device.type != 'cpu' or mask is not None or context is not None or torch.compiler.is_compiling(): return 0
+def _slices(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask: Tensor | None,
+            context: Tensor | None) -> int:
+    "How many whole images to encode at a time on a CPU, where no gradient is needed; 0: all."
+    whole = mask is None and context is None and not torch.compiler.is_compiling()
+    if self.training or torch.is_grad_enabled() or images.device.type != 'cpu' or not whole: return 0
     few = max(1, SLICE_TOKENS // (grid[0] * grid[1]))
     return few if few < len(images) else 0
 
+# %% ../nbs/01_encoder.ipynb #0aba23d0
+#| code-fold: true
+#| code-summary: "What is visible, and checks of masks and images"
 @patch
 def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask,
              context) -> Tensor | None: # [k·B, K]
@@ -535,13 +582,12 @@ def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask,
         if len(context) % max(1, len(images)) or not len(images) <= len(context):
             raise ValueError(f'context lists patches of {len(context)} images, expected a multiple of '
                              f'{len(images)}')
-        if context.device.type == 'cpu': check_index(context, n, 'context')  # elsewhere, looking would wait
+        if context.device.type == 'cpu': check_index(context, n, 'context')  # a GPU would have to wait
         return context
     hidden = _binary(mask)
     if hidden.shape != (len(images), n):
         raise ValueError(f'mask has shape {tuple(mask.shape)}, expected [{len(images)}, {n}] for the patch '
-                         'grid '
-                         f'{grid[0]}×{grid[1]} (one entry per patch, in raster order)')
+                         f'grid {grid[0]}×{grid[1]} (one entry per patch, in raster order)')
     _not_empty('context', ~hidden)
     return mask_to_index(~hidden) if hidden.any() else None
 
@@ -556,18 +602,39 @@ def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
     if images.ndim != 4 or images.shape[1] != self.in_chans:
         raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.in_chans}, H, W]')
     if not images.is_floating_point():
-        raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.views.normalize makes it from uint8')
+        raise ValueError(f'images are {images.dtype}, expected floating point: hjepa.data.views.normalize '
+                         'makes it from uint8')
     return self.grid_of(images.shape[-2:])
 
-# %% ../nbs/01_encoder.ipynb #18c054b3
+# %% ../nbs/01_encoder.ipynb #ccc3c8a7
+#| code-fold: true
+#| code-summary: "A block computed at some of its tokens"
 def can_pick(
     block: nn.Module, # a transformer block
 ) -> bool:
-    "Whether `last_block` knows this block: timm's plain one, with nothing hooked into it (sharding, pictures) and not compiled."
+    "Whether `last_block` knows this block: timm's plain one, not compiled, without hooks."
     a = getattr(block, 'attn', None)
-    return (isinstance(block, Block) and type(block).forward is Block.forward and type(a) is Attention and getattr(a, 'gate', None) is None
-            and block._compiled_call_impl is None and not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules()))
+    return (isinstance(block, Block) and type(block).forward is Block.forward and type(a) is Attention
+            and getattr(a, 'gate', None) is None and block._compiled_call_impl is None
+            and not any(m._forward_hooks or m._forward_pre_hooks for m in block.modules()))
 
+class _PickedBlock:
+    "A block that is read at some of its tokens; holds no parameters of its own."
+    def __init__(self, block: Block, pick): self.block, self.pick = block, pick
+    def __call__(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
+        block, a, y = self.block, self.block.attn, self.block.norm1(x)
+        third = a.qkv.weight.shape[0] // 3
+        q, kv = a.qkv.weight.split([third, 2 * third])
+        qb, kvb = (None, None) if a.qkv.bias is None else a.qkv.bias.split([len(q), len(kv)])
+        q = a.q_norm(rearrange(F.linear(self.pick(y), q, qb), 'b r (h d) -> b h r d', h=a.num_heads))
+        k, v = rearrange(F.linear(y, kv, kvb), 'b t (two h d) -> two b h t d', two=2, h=a.num_heads)
+        z = F.scaled_dot_product_attention(q, a.k_norm(k), v, attn_mask=attn_mask,
+                                           dropout_p=a.attn_drop.p if a.training else 0.)
+        z = a.proj_drop(a.proj(a.norm(rearrange(z, 'b h r d -> b r (h d)'))))
+        x = self.pick(x) + block.drop_path1(block.ls1(z))
+        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+# %% ../nbs/01_encoder.ipynb #18c054b3
 def last_block(
     block: nn.Module, # a transformer block
     x: Tensor, # [B, T, D]
@@ -578,20 +645,6 @@ def last_block(
     if not can_pick(block): return pick(run_block(block, x, attn_mask=attn_mask))
     return run_block(_PickedBlock(block, pick), x, attn_mask=attn_mask)
 
-class _PickedBlock:
-    "A block that is read at some of its tokens; holds no parameters of its own."
-    def __init__(self, block: Block, pick): self.block, self.pick = block, pick
-    def __call__(self, x: Tensor, attn_mask: Tensor | None) -> Tensor:
-        block, a, y = self.block, self.block.attn, self.block.norm1(x)
-        q, kv = a.qkv.weight.split([a.qkv.weight.shape[0] // 3, a.qkv.weight.shape[0] // 3 * 2])
-        qb, kvb = (None, None) if a.qkv.bias is None else a.qkv.bias.split([len(q), len(kv)])
-        q = a.q_norm(rearrange(F.linear(self.pick(y), q, qb), 'b r (h d) -> b h r d', h=a.num_heads))
-        k, v = rearrange(F.linear(y, kv, kvb), 'b t (two h d) -> two b h t d', two=2, h=a.num_heads)
-        z = F.scaled_dot_product_attention(q, a.k_norm(k), v, attn_mask=attn_mask, dropout_p=a.attn_drop.p if a.training else 0.)
-        z = a.proj_drop(a.proj(a.norm(rearrange(z, 'b h r d -> b r (h d)'))))
-        x = self.pick(x) + block.drop_path1(block.ls1(z))
-        return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
-
 # %% ../nbs/01_encoder.ipynb #97e7c07e
 @patch
 def encode_at(self: ContextEncoder,
@@ -601,22 +654,24 @@ def encode_at(self: ContextEncoder,
     "Encode whole images, for some patches of each: `gather_tokens` of what `forward` gives."
     grid, p = self._check_images(images), self.num_prefix_tokens
     if few := self._slices(images, grid, None, None):
-        return torch.cat([self.encode_at(*parts)
-                          for parts in zip(images.split(few), index.split(few), strict=True)])
+        parts = zip(images.split(few), index.split(few), strict=True)
+        return torch.cat([self.encode_at(*each) for each in parts])
     if getattr(self.vit, 'rope', None) is not None: return gather_tokens(self.forward(images)[:, p:], index)
     x, *rest = self.embed(images), *self.vit.blocks
     for block in rest[:-1]: x = run_block(block, x)
-    return self.final_norm(last_block(rest[-1], x, lambda t: gather_tokens(t[:, p:], index))).masked_fill((index < 0)[..., None], 0)
+    x = self.final_norm(last_block(rest[-1], x, lambda t: gather_tokens(t[:, p:], index)))
+    return x.masked_fill((index < 0)[..., None], 0)
 
 # %% ../nbs/01_encoder.ipynb #e4eb7256
 @patch
 def intermediate(self: ContextEncoder,
     images: Tensor, # [B, C, H, W], normalised
     blocks: list[int], # after how many blocks, each from 1 to the number of blocks
-) -> list[Tensor]: # one [B, N, D] per entry: patch tokens in raster order; those after the very last block have passed the final norm
-    "Patch tokens of whole images after some of the blocks. Blocks beyond the last one asked for are not computed."
+) -> list[Tensor]: # one [B, N, D] per entry, in raster order; after the very last block with the final norm
+    "Patch tokens of whole images after some of the blocks; blocks beyond the last of them are not computed."
     grid, depth = self._check_images(images), len(self.vit.blocks)
-    if not blocks or not all(1 <= b <= depth for b in blocks): raise ValueError(f'blocks={blocks}: expected numbers from 1 to {depth}, this encoder\'s blocks')
+    if not blocks or not all(1 <= b <= depth for b in blocks):
+        raise ValueError(f'blocks={blocks}: expected numbers from 1 to {depth}, this encoder\'s blocks')
     found = {}
     for i, x in enumerate(self._each_block(self.embed(images), None, None, grid), 1):
         if i in blocks: found[i] = (self.final_norm(x) if i == depth else x)[:, self.num_prefix_tokens:]
@@ -629,24 +684,26 @@ def timm_state_dict(self: ContextEncoder) -> dict[str, Tensor]:
     "Weights under timm's own names, for `timm.create_model(encoder_type, num_classes=0, …).load_state_dict`."
     return {k: v.detach().clone() for k, v in self.vit.state_dict().items()}
 
-# %% ../nbs/01_encoder.ipynb #3be8e41c
+# %% ../nbs/01_encoder.ipynb #705811ac
+#| code-fold: true
+#| code-summary: "A check that weights are float32"
 _PRECISIONS = {torch.bfloat16: 'bf16', torch.float16: 'fp16'}
 
 def check_float32(
     module: nn.Module,
     what: str, # is checked, for the message
 ):
-    """Raise a ValueError for a model that was cast and is to be trained: the steps of an optimiser
-    would be rounded away."""
+    """Raise a ValueError for a model that was cast and is to be trained: the steps of an optimiser would be
+    rounded away."""
     kinds = {p.dtype for p in module.parameters() if p.is_floating_point()} - {torch.float32}
     for kind in kinds:
         raise ValueError(f'{what} are {kind}: training keeps weights in float32. Undo the cast '
-                         '(model.float()) and set '
-                         f'training.precision={_PRECISIONS.get(kind, "fp32")} (in a loop of your own: '
-                         'torch.autocast)')
+                         f'(model.float()) and set training.precision={_PRECISIONS.get(kind, "fp32")} (in '
+                         'a loop of your own: torch.autocast)')
 
+# %% ../nbs/01_encoder.ipynb #3be8e41c
 class TargetEncoder(nn.Module):
-    "An exponential moving average of a `ContextEncoder`: sees whole images, gives targets, takes no gradient (Grill et al. 2020)."
+    "Moving average of a `ContextEncoder` (Grill et al. 2020): sees whole images, takes no gradient."
     def __init__(self,
         context_encoder: ContextEncoder, # the encoder to copy and to follow
     ):
@@ -662,7 +719,8 @@ class TargetEncoder(nn.Module):
     @torch.no_grad()
     def forward(self,
         images: Tensor, # [B, C, H, W], normalised
-        index: Tensor | None = None, # [B, R] patches to read, −1 where padded; None: all, and the prefix tokens
+        # [B, R] patches to read, −1 where padded; None: all, and the prefix tokens
+        index: Tensor | None = None,
     ) -> Tensor: # [B, P + N, D] tokens after the final norm, or [B, R, D]; no gradient
         "Encode whole images."
         return self.encoder(images) if index is None else self.encoder.encode_at(images, index)

@@ -27,14 +27,15 @@ from torch import Tensor, nn
 from . import import_entries
 from .core.config import check_settings, ConfigError, from_values, relation, setting
 from .core.files import read_meta
-from .core.weights import (fill_foreign, foreign_model, model_from_file, read_newest, register_model_kind, save_model,
-                                saved_config, weights_path)
-from .encoder import (as_weights, check_float32, ContextEncoder, ema_momentum, gather_tokens, idle_arguments,
-                           mask_to_index, Masks, TargetEncoder)
+from .core.weights import (fill_foreign, foreign_model, model_from_file, read_newest,
+                                register_model_kind, save_model, saved_config, weights_path)
+from .encoder import (as_weights, check_float32, ContextEncoder, ema_momentum, gather_tokens,
+                           idle_arguments, mask_to_index, Masks, TargetEncoder)
 from .fpn import FUSIONS, level_widths, sum2x2, TokenFPN, UPSAMPLE_METHODS
 from .objectives.pixels import PixelHead
 from .objectives.regularizers import Projector, regularize, REGULARIZERS
 from .predictor import Predictor
+from .core.modules import evaluating
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -68,7 +69,7 @@ def pool_levels(
     present: Tensor, # [B, N] bool, the patches to average over
     grid: tuple[int, int], # (gh, gw)
     num_levels: int, # L
-) -> tuple[list[Tensor], list[Tensor]]: # L means [B, C_l, D] in float32 (zero in empty cells), L counts [B, C_l]
+) -> tuple[list[Tensor], list[Tensor]]: # L means [B, C_l, D] float32, 0 in empty cells; L counts [B, C_l]
     "Mean of each cell's present patches, at every level."
     counts = level_counts(present, grid, num_levels)
     sums = [x.float().masked_fill(~present[..., None], 0)]
@@ -89,7 +90,7 @@ def scatter_tokens(
 def target_cells(
     masks: Masks, # what is predicted
     num_levels: int, # L
-) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, M_l] (−1 where padded), L weights [B, M_l] (0 where padded)
+) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, M_l], −1 where padded; L weights [B, M_l], 0 there
     "Cells to predict at every level, with the number of target patches in each."
     counts = level_counts(masks.target, masks.grid, num_levels)
     cells = [masks.target_index] + [mask_to_index(c > 0) for c in counts[1:]]
@@ -104,9 +105,10 @@ def cell_means(
     level: int, # l ≥ 0
 ) -> Tensor: # [B, C, D] float32; zeros where a cell has none of the patches
     "Mean over the listed patches of each cell."
-    if cells is index: return x.float()                                                            # level 0: cells are patches
-    cell = cell_of_patch(grid, level).to(x.device, non_blocking=True)[index.clamp(min=0)].where(index >= 0, -2)        # [B, M]
-    share = (cells[..., None] == cell[:, None]).float()                                            # [B, C, M]
+    if cells is index: return x.float() # level 0: cells are patches
+    cell = cell_of_patch(grid, level).to(x.device, non_blocking=True)               # [N]
+    cell = cell[index.clamp(min=0)].where(index >= 0, -2)                           # [B, M]
+    share = (cells[..., None] == cell[:, None]).float()                             # [B, C, M]
     with torch.autocast(x.device.type, enabled=False):
         return (share / share.sum(-1, keepdim=True).clamp(min=1)) @ x.float()
 
@@ -121,7 +123,8 @@ def level_targets(
     order: str = 'pool_then_norm', # or 'norm_then_pool'
 ) -> list[Tensor]: # L tensors [B, C_l, D] float32
     "Targets at every level, on the whole grid of cells."
-    if isinstance(tokens, list): return [level_targets(t, present, grid, num_levels, order)[l] for l, t in enumerate(tokens)]
+    if isinstance(tokens, list):
+        return [level_targets(t, present, grid, num_levels, order)[l] for l, t in enumerate(tokens)]
     norm = lambda t: F.layer_norm(t, t.shape[-1:])
     if order == 'norm_then_pool': return pool_levels(norm(tokens.float()), present, grid, num_levels)[0]
     return [norm(t) for t in pool_levels(tokens, present, grid, num_levels)[0]]
@@ -132,7 +135,8 @@ def level_loss(
     target: Tensor, # [B, M, D]
     weight: Tensor, # [B, M] number of patches in a cell, 0 where padded
 ) -> Tensor: # scalar, float32
-    "Smooth-L1 (β = 1), averaged by weight within an image, then over images; an image without weight counts 0."
+    """Smooth-L1 (β = 1), averaged by weight within an image, then over images; an image without weight
+    counts 0."""
     per_cell = F.smooth_l1_loss(prediction.float(), target, reduction='none').mean(-1)      # [B, M]
     return ((per_cell * weight).sum(1) / weight.sum(1).clamp(min=1)).mean()
 
@@ -149,12 +153,14 @@ def target_spread(
     weight: Tensor, # [B, M], 0 where padded
 ) -> Tensor: # scalar ≥ 0
     "Standard deviation over all cells of a batch, averaged over features; 0 = complete collapse."
-    there = (weight > 0)[..., None].float()                                                # [B, M, 1]; no list of cells: a GPU would have to count them first
+    there = (weight > 0)[..., None].float() # [B, M, 1]; a list of cells would have to be counted first
     n = there.sum().clamp(min=1)
     mean = (target * there).sum((0, 1)) / n
     return (((target - mean) * there).square().sum((0, 1)) / n).sqrt().mean()
 
 # %% ../nbs/04_hierarchy.ipynb #2f2cca29
+#| code-fold: true
+#| code-summary: "The keys of predictor, EMA and FPN"
 @dataclass
 class PredictorConfig:
     "The predictor."
@@ -178,18 +184,22 @@ class FPNConfig:
     # one width, a list with one per level, or null for the encoder's
     feature_dim: int | list[int] | None = setting(None, low=1, length=(1, 4))
     fusion_method: str = setting('add', choices=FUSIONS) # how a level is joined with the one above it
-    upsample: str = setting('nearest', choices=UPSAMPLE_METHODS) # how a level is brought to the grid below it
+    # how a level is brought to the grid below it
+    upsample: str = setting('nearest', choices=UPSAMPLE_METHODS)
     bottom_up: bool = False # PANet's second path, from fine to coarse
     visible_weight: float = setting(0.1, low=0) # weight of the loss on fully visible cells
 
 # %% ../nbs/04_hierarchy.ipynb #468af38f
+#| code-fold: true
+#| code-summary: "The keys of a regularizer and of crops"
 @dataclass
 class RegularizerConfig:
     "A loss that keeps images' embeddings apart (see the notebook on regularizers)."
     kind: str | None = setting(None, choices=REGULARIZERS) # which loss; null: none
     # weight of it, beside the loss on features; suits sigreg, the others want about 1
     weight: float = setting(0.05, above=0, expected='a number above 0 (kind=null switches it off)')
-    projector: list[int] = setting([512, 64], length=2, low=1) # widths of the network before it: hidden, out
+    # widths of the network before it: hidden, out
+    projector: list[int] = setting([512, 64], length=2, low=1)
 
 @dataclass
 class CropsConfig:
@@ -214,7 +224,8 @@ class ModelConfig:
     img_size: int | list[int] = setting(224, **SIZE) # size of the images: one number, or [H, W]
     in_chans: int = setting(3, low=1) # channels of the images
     patch_size: int | None = setting(None, low=1, unit='pixels') # side of a patch; null: the encoder's own
-    embed_dim: int | None = setting(None, low=1) # width of the encoder; null, or the encoder's own as a check
+    # width of the encoder; null, or the encoder's own as a check
+    embed_dim: int | None = setting(None, low=1)
     num_hierarchies: int = setting(3, low=2, high=4, expected='from 2 to 4 levels') # levels, 2 to 4
     # weights of the levels' losses; null: see `default_level_weights`
     level_weights: list[float] | None = setting(None, low=0)
@@ -238,7 +249,8 @@ class ModelConfig:
     # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or
     # training says
     pixel_range: list[float] | None = setting(None, **RANGE)
-    encoder_kwargs: dict[str, Any] = setting({}) # further arguments of timm (depth, num_heads, reg_tokens, …)
+    # further arguments of timm (depth, num_heads, reg_tokens, …)
+    encoder_kwargs: dict[str, Any] = setting({})
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     ema: EMAConfig = field(default_factory=EMAConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
@@ -246,6 +258,8 @@ class ModelConfig:
     crops: CropsConfig = field(default_factory=CropsConfig)
 
 # %% ../nbs/04_hierarchy.ipynb #3eba2779
+#| code-fold: true
+#| code-summary: "Arguments that timm must not get"
 _TIMM_FILES = ('pretrained', 'pretrained_cfg', 'pretrained_cfg_overlay', 'pretrained_strict',
                'pretrained_model_args', 'pretrained_custom_load', 'checkpoint_path', 'cache_dir')
 
@@ -256,10 +270,12 @@ def check_timm_kwargs(
     "Raise `ConfigError` for arguments that would make timm read or fetch weights."
     for k in kwargs:
         if k in _TIMM_FILES:
-            raise ConfigError(f'{where}.{k}={kwargs[k]!r}: refused, as timm would read or fetch a file by it, '
-                              'pickled perhaps; weights come from model.pretrained')
+            raise ConfigError(f'{where}.{k}={kwargs[k]!r}: refused, as timm would read or fetch a file by '
+                              'it, pickled perhaps; weights come from model.pretrained')
 
 # %% ../nbs/04_hierarchy.ipynb #97ca4c85
+#| code-fold: true
+#| code-summary: "Settings without effect, and why"
 MODEL_IDLE = [
     ('fpn.feature_dim fpn.fusion_method fpn.upsample fpn.bottom_up fpn.visible_weight',
      lambda m: not m.fpn.use_fpn, 'as model.fpn.use_fpn is false'),
@@ -272,6 +288,8 @@ MODEL_IDLE = [
      lambda m: m.drop_path_rate > 0, 'as model.drop_path_rate is given too')] # see `warn_idle`
 
 # %% ../nbs/04_hierarchy.ipynb #c1d2c026
+#| code-fold: true
+#| code-summary: "What several keys must be together"
 @relation(ModelConfig)
 def _lists_fit(m: ModelConfig) -> list[tuple]:
     "One weight and one width for each level, one mean and one deviation for each channel."
@@ -305,12 +323,15 @@ def check_model_config(
     return check_settings(cfg, 'model')
 
 # %% ../nbs/04_hierarchy.ipynb #85f057ea
+#| code-fold: true
+#| code-summary: "The encoder of a configuration, with errors that name the key"
 @contextmanager
 def _blame(key: str):
     "Turn an error from deep inside a part into one that names the configuration key."
     try: yield
     except ConfigError: raise
-    except (ValueError, AssertionError, TypeError, RuntimeError, ArithmeticError, LookupError, StopIteration) as e:
+    except (ValueError, AssertionError, TypeError, RuntimeError, ArithmeticError, LookupError,
+            StopIteration) as e:
         raise ConfigError(f'{key}: {e or type(e).__name__}') from e
 
 def _build_encoder(c: ModelConfig) -> ContextEncoder:
@@ -320,22 +341,27 @@ def _build_encoder(c: ModelConfig) -> ContextEncoder:
                           f'{why}; leave it out')
     kwargs = dict(c.encoder_kwargs) | ({} if c.patch_size is None else dict(patch_size=c.patch_size))
     if c.drop_path_rate: kwargs['drop_path_rate'] = c.drop_path_rate
-    size = tuple(c.img_size) * (2 // len(c.img_size)) if isinstance(c.img_size, (list, tuple)) else (c.img_size, c.img_size)
+    given = list(c.img_size) if isinstance(c.img_size, (list, tuple)) else [c.img_size]
+    size = tuple(given * (2 // len(given)))                                         # (H, W)
     with _blame(f'model.img_size={c.img_size}, model.encoder_type={c.encoder_type}'):
-        enc = ContextEncoder(c.encoder_type, size, c.in_chans, c.pretrained, c.mask_mode, c.use_gradient_checkpointing, **kwargs)
+        enc = ContextEncoder(c.encoder_type, size, c.in_chans, c.pretrained, c.mask_mode,
+                             c.use_gradient_checkpointing, **kwargs)
     if c.embed_dim not in (None, enc.embed_dim):
-        raise ConfigError(f'model.embed_dim={c.embed_dim} contradicts model.encoder_type={c.encoder_type}, whose width is {enc.embed_dim}; '
-                          'leave it out, choose another encoder, or set model.encoder_kwargs.embed_dim')
+        raise ConfigError(f'model.embed_dim={c.embed_dim} contradicts model.encoder_type={c.encoder_type}, '
+                          f'whose width is {enc.embed_dim}; leave it out, choose another encoder, or set '
+                          'model.encoder_kwargs.embed_dim')
     return enc
 
 # %% ../nbs/04_hierarchy.ipynb #00c2fac2
 class HJEPA(nn.Module):
-    """Hierarchical I-JEPA: `context_encoder`, `target_encoder`, `predictor`, optionally `fpn`, and one linear head per level.
+    """Hierarchical I-JEPA: `context_encoder`, `target_encoder`, `predictor`, optionally `fpn`, and one
+    linear head per level.
 
     The heads sit on the prediction side only. `create_hjepa` builds one from keywords."""
     def __init__(self,
         config: ModelConfig, # checked again here
-        ema_steps: int = 10_000, # optimiser steps over which the EMA momentum rises; a training run sets it to its own length
+        # optimiser steps over which the EMA momentum rises; a training run sets it to its own length
+        ema_steps: int = 10_000,
     ):
         super().__init__()
         c = self.config = check_model_config(config)
@@ -344,29 +370,36 @@ class HJEPA(nn.Module):
         check_target_blocks(c.target_blocks, len(self.context_encoder.vit.blocks), self.num_levels)
         D, heads = self.context_encoder.embed_dim, c.predictor.num_heads or self.context_encoder.num_heads
         with _blame(f'model.predictor.num_heads={heads}'):
-            self.predictor = Predictor(D, c.predictor.depth, heads, c.predictor.embed_dim, c.predictor.mlp_ratio,
-                                       c.drop_path_rate, c.use_gradient_checkpointing, c.crops.enabled,
+            self.predictor = Predictor(D, c.predictor.depth, heads, c.predictor.embed_dim,
+                                       c.predictor.mlp_ratio, c.drop_path_rate,
+                                       c.use_gradient_checkpointing, c.crops.enabled,
                                        self.context_encoder.num_prefix_tokens)
         widths = [D] * self.num_levels
         if c.fpn.use_fpn:
             with _blame('model.fpn.feature_dim'): widths = level_widths(c.fpn.feature_dim, D, self.num_levels)
-            self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample, c.fpn.bottom_up)
+            self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample,
+                                c.fpn.bottom_up)
         else: self.fpn = None
         self.heads = nn.ModuleList(nn.Linear(w, D) for w in widths)
-        self.pixel_head = PixelHead(D, self.context_encoder.patch_size, c.in_chans) if c.pixel_weight else None
+        patch_size = self.context_encoder.patch_size
+        self.pixel_head = PixelHead(D, patch_size, c.in_chans) if c.pixel_weight else None
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
-        self.crop_head = nn.Linear(D, D) if c.crops.enabled else None     # reads a local crop's answer, see the notebook on multi-crop
+        # reads a local crop's answer, see the notebook on multi-crop
+        self.crop_head = nn.Linear(D, D) if c.crops.enabled else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
-        self.target_encoder = TargetEncoder(self.context_encoder)         # last: an exact copy of the finished encoder
+        # last: an exact copy of the finished encoder
+        self.target_encoder = TargetEncoder(self.context_encoder)
         if isinstance(c.pretrained, (str, Path)):
             with _blame('model.pretrained'): fill_foreign(self, weights_path(c.pretrained))
 
 # %% ../nbs/04_hierarchy.ipynb #6d6f6ce0
+#| code-fold: true
+#| code-summary: "A table of inputs by type"
 INPUTS: dict[type, Callable[..., dict[str, Any]]] = {} # type of input → how a model learns from it
 
 def register_input(
     kind: type, # of what stands in the place of `images`
-) -> Callable: # a decorator of a function (model, images, masks, return_all_levels) → what `HJEPA.forward` returns
+) -> Callable: # a decorator of a function (model, images, masks, return_all_levels) → as `HJEPA.forward`
     "Enter how a model learns from something else than a tensor of images into `INPUTS`."
     def enter(f):
         INPUTS[kind] = f
@@ -380,36 +413,47 @@ def input_handler(
     import_entries('hierarchy.INPUTS')
     for kind in type(images).__mro__:
         if kind in INPUTS: return INPUTS[kind]
-    raise TypeError(f'images are a {type(images).__name__}, expected a tensor [B, C, H, W], or Crops: a list of '
-                    'crops does not know where they lie (Crops.to and Crops.map keep it)')
+    raise TypeError(f'images are a {type(images).__name__}, expected a tensor [B, C, H, W], or Crops: a '
+                    'list of crops does not know where they lie (Crops.to and Crops.map keep it)')
 
 # %% ../nbs/04_hierarchy.ipynb #56dde95d
 @patch
 def forward(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised; or `Crops` of them
-    mask: Tensor | Masks, # [B, N] binary (1 = hidden and to be predicted), or `Masks` from a generator; for `Crops`: `MultiCropMasks`
-    return_all_levels: bool = True, # False: keep only the finest level's tensors in the lists (the loss is the same)
+    # [B, N] binary (1 = hidden and to be predicted), or `Masks` from a generator; for `Crops`:
+    # `MultiCropMasks`
+    mask: Tensor | Masks,
+    # False: keep only the finest level's tensors in the lists (the loss is the same)
+    return_all_levels: bool = True,
 ) -> dict[str, Any]: # see the table below
     "Predict the hidden part of images at every level and compare with the target encoder."
     if not isinstance(images, Tensor): return input_handler(images)(self, images, mask, return_all_levels)
-    if not isinstance(mask, (Tensor, Masks)): raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')
+    if not isinstance(mask, (Tensor, Masks)):
+        raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')
     grid = self.context_encoder._check_images(images)
     self._check_learning(len(images))
     masks = mask if isinstance(mask, Masks) else Masks.from_binary(mask, grid)
     if masks.grid != grid or len(masks) != len(images) * masks.per_image:
-        raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of {masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of {grid[0]}×{grid[1]}')
+        raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of '
+                         f'{masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of '
+                         f'{grid[0]}×{grid[1]}')
     visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
-    targets = self._target_tokens(images, masks, visible)                                          # first: nothing is kept for a gradient yet
-    tokens = self.context_encoder(images, context=masks.context_index)                             # [B, P + K, D]
-    predicted = self.predictor(tokens, grid, context=masks.context_index, target=masks.target_index)  # [B, M, D]
+    targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
+    context, target = masks.context_index, masks.target_index
+    tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
+    predicted = self.predictor(tokens, grid, context=context, target=target)        # [B, M, D]
     out = self._losses(images, masks, self._patches(tokens), predicted, targets, visible)
-    if self.crop_head is not None: out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
+    if self.crop_head is not None:
+        out['loss'] = out['loss'] + self._idle(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else self._finest(out)
 
 # %% ../nbs/04_hierarchy.ipynb #1be84b8d
+#| code-fold: true
+#| code-summary: "Small helpers of the forward pass"
 @patch
 def _check_learning(self: HJEPA, n: int):
-    "Raise a ValueError where nothing could be learned: from no image, or by a model whose weights were cast."
+    """Raise a ValueError where nothing could be learned: from no image, or by a model whose weights were
+    cast."""
     if n == 0: raise ValueError('the batch is empty: a loss is a mean over images')
     if self.training and torch.is_grad_enabled(): check_float32(self, 'the weights of the model')
 
@@ -419,8 +463,9 @@ def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
     return tokens[:, self.context_encoder.num_prefix_tokens:]
 
 @patch
-def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor]: # [B, N, D], or one for each level
-    "The target encoder's tokens, once per image; with one mask per image only those that are compared with something, zeros elsewhere."
+def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor]:
+    """The target encoder's tokens [B, N, D] (or one for each level), once per image; with one mask per image
+    only those that are compared with something, zeros elsewhere."""
     if masks.per_image > 1: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))
@@ -435,6 +480,7 @@ def _idle(self: HJEPA, *parameters: Tensor) -> Tensor:
     "Zero, but with a gradient for parameters that a batch does not use: DDP waits for each."
     return 0 * sum(p.sum() for p in parameters)
 
+# %% ../nbs/04_hierarchy.ipynb #530e2a11
 @patch
 def _losses(self: HJEPA,
     images: Tensor, # [B, C, H, W]
@@ -450,7 +496,7 @@ def _losses(self: HJEPA,
     if visible is not None: visible = tuple(list(map(move, ts)) for ts in visible)
     whole = bool((masks.context | masks.target).all())
     masks = masks.to(images.device, non_blocking=True)
-    cells[0] = masks.target_index                                                                  # `cell_means` need not look at patches twice
+    cells[0] = masks.target_index                             # `cell_means` sees that these are the patches
     out = self._compare(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
     if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, masks)
     return out if self.projector is None else self._add_regularizer(out, patches, masks)
@@ -461,7 +507,7 @@ def _losses(self: HJEPA,
 def target_tokens(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised
     index: Tensor | None = None, # [B, R] patches that will be read, −1 where padded; None: all
-) -> Tensor | list[Tensor]: # [B, N, D], perhaps zero in patches that are not read; with a block for every level, L of them
+) -> Tensor | list[Tensor]: # [B, N, D], zeros in patches that are not read; L of them with a block per level
     "What the target encoder says of each patch, before cells are pooled."
     blocks, enc = self.config.target_blocks, self.target_encoder.encoder
     if blocks in (None, 1):
@@ -473,6 +519,9 @@ def target_tokens(self: HJEPA,
     found = enc.intermediate(images, list(range(depth - blocks + 1, depth + 1)))
     return torch.stack([F.layer_norm(t.float(), t.shape[-1:]) for t in found]).mean(0)
 
+# %% ../nbs/04_hierarchy.ipynb #8c3fcc73
+#| code-fold: true
+#| code-summary: "What `target_blocks` may be"
 def check_target_blocks(
     blocks: Any, # `model.target_blocks`
     depth: int, # blocks of the encoder
@@ -480,27 +529,45 @@ def check_target_blocks(
 ):
     "Raise `ConfigError` for blocks that the encoder does not have."
     whole = lambda v: type(v) is int and 1 <= v <= depth
-    if blocks is None or whole(blocks) or isinstance(blocks, list) and len(blocks) == num_levels and all(map(whole, blocks)): return
-    raise ConfigError(f'model.target_blocks={blocks}: expected null (the last block), how many of the last blocks to average (1 to {depth}), or {num_levels} block numbers from 1 to {depth}, one for each level')
+    each = isinstance(blocks, list) and len(blocks) == num_levels and all(map(whole, blocks))
+    if blocks is None or whole(blocks) or each: return
+    raise ConfigError(f'model.target_blocks={blocks}: expected null (the last block), how many of the last '
+                      f'blocks to average (1 to {depth}), or {num_levels} block numbers from 1 to {depth}, '
+                      'one for each level')
 
 # %% ../nbs/04_hierarchy.ipynb #ddce10f7
 @patch
-def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights, whole: bool = False, visible=None) -> dict[str, Any]:
+def _compare(self: HJEPA, patches, predicted, target_tokens, masks: Masks, cells, weights,
+             whole: bool = False, visible=None) -> dict[str, Any]:
     "Predictions, targets and losses per level."
     targets = self._targets(target_tokens, masks.target_index, cells, masks.grid)
     if self.fpn is None:
         predicted = predicted.float()
-        predictions = [self._head(l, cell_means(predicted, masks.target_index, c, masks.grid, l), c) for l, c in enumerate(cells)]
-    else: predictions, seen = self._read_pyramid(patches, predicted, masks, cells, [] if visible is None else visible[0], whole)
-    losses = torch.stack([level_loss(p, t, w) for p, t, w in zip(predictions, targets, weights, strict=True)])
-    out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights,
-               loss=(losses * losses.new_tensor(self.level_weights)).sum(), level_losses=losses.detach(),
-               target_std=torch.stack([target_spread(t, w) for t, w in zip(targets, weights, strict=True)]))
+        mean = lambda l: cell_means(predicted, masks.target_index, cells[l], masks.grid, l)
+        predictions = [self._head(l, mean(l), c) for l, c in enumerate(cells)]
+    else:
+        read = self._read_listed if self.fpn.bottom_up is None else self._read_pyramid
+        predictions, seen = read(patches, predicted, masks, cells, visible[0] if visible else [], whole)
+    losses = torch.stack([level_loss(*each) for each in zip(predictions, targets, weights, strict=True)])
+    spread = torch.stack([target_spread(*each) for each in zip(targets, weights, strict=True)])
+    loss = (losses * losses.new_tensor(self.level_weights)).sum()
+    out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights, loss=loss,
+               level_losses=losses.detach(), target_std=spread)
     return out if visible is None else self._add_visible(out, seen, target_tokens, masks, *visible)
 
 @patch
-def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
-    "Targets [B, M_l, D] of cells, over the listed patches [B, M] of the target encoder's tokens [B, N, D]: `level_targets` of just these."
+def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
+    "The level's head on [B, M, d]; zeros in padded slots."
+    return self.heads[l](as_weights(x, self.heads[l])).float().masked_fill_((cells < 0)[..., None], 0)
+
+# %% ../nbs/04_hierarchy.ipynb #affb085d
+#| code-fold: true
+#| code-summary: "`level_targets` of listed cells"
+@patch
+def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: list[Tensor],
+             grid: tuple[int, int]) -> list[Tensor]:
+    """Targets [B, M_l, D] of cells, over the listed patches [B, M] of the target encoder's tokens [B, N,
+    D]: `level_targets` of just these."""
     norm, first = lambda t: F.layer_norm(t, t.shape[-1:]), self.config.target_norm == 'norm_then_pool'
     look = lambda t, i: norm(gather_tokens(t, i).float()) if first else gather_tokens(t, i).float()
     each = tokens if isinstance(tokens, list) else [tokens] * len(cells)
@@ -512,10 +579,67 @@ def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: l
     return means if first else [norm(t).masked_fill((c < 0)[..., None], 0)
                                 for t, c in zip(means, cells, strict=True)]
 
+# %% ../nbs/04_hierarchy.ipynb #3a567bec
 @patch
-def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
-    "The level's head on [B, M, d]; zeros in padded slots."
-    return self.heads[l](as_weights(x, self.heads[l])).float().masked_fill_((cells < 0)[..., None], 0)
+def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
+    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N]: which are there."
+    there = present
+    if present is None: there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    levels, counts = pool_levels(tokens, there, grid, self.num_levels)
+    grids = [level_grid(grid, l) for l in range(self.num_levels)]
+    return self.fpn(levels, grids, None if present is None else [c > 0 for c in counts])
+
+@patch
+def _read_pyramid(self: HJEPA,
+    patches: Tensor, # [B, K, D] the context encoder's
+    predicted: Tensor, # [B, M, D]
+    masks: Masks, # on the model's device
+    cells: list[Tensor], # L lists [B, M_l], target cells
+    visible: list[Tensor], # L lists [B, V_l], visible cells; or none
+    whole: bool = False, # every patch is a context or a target patch
+) -> tuple[list[Tensor], list[Tensor]]: # [B, M_l, D] of target cells, [B, V_l, D] of visible cells
+    "The heads' answers for cells: the pyramid of the whole grid, read where it is asked."
+    tokens = torch.cat([patches.to(predicted.dtype), predicted], 1)                 # [B, K + M, D]
+    index = torch.cat([masks.context_index, masks.target_index], 1)
+    present = None if whole else masks.context | masks.target
+    x = scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1])                # [B, N, D]
+    levels = self._pyramid(x, present, masks.grid)
+    read = lambda which: [self._head(l, gather_tokens(levels[l], c), c) for l, c in enumerate(which)]
+    return read(cells), read(visible)
+
+# %% ../nbs/04_hierarchy.ipynb #799c3ab3
+#| code-fold: true
+#| code-summary: "The same, with the finest level computed only where it is read"
+@patch
+def _read_listed(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks, cells: list[Tensor],
+                 visible: list[Tensor], whole: bool = False) -> tuple[list[Tensor], list[Tensor]]:
+    "`_read_pyramid` for a pyramid without bottom-up path."
+    n, C, patches = masks.grid[0] * masks.grid[1], masks.context_index, patches.to(predicted.dtype)
+    tokens, V = torch.cat([patches, predicted], 1), visible[0] if visible else C[:, :0]
+    places = torch.searchsorted(C.where(C >= 0, n), V.contiguous()).where(V >= 0, -1)   # of V in the list C
+    finest = torch.cat([gather_tokens(patches, places), predicted], 1)                  # [B, V_0 + M, D]
+    read = torch.cat([V, masks.target_index], 1)
+    finest, *above = self._listed_pyramid(finest, read, tokens, masks, whole)
+    both = self._head(0, finest, read).split([V.shape[1], predicted.shape[1]], 1)
+    return tuple([first] + [self._head(l, gather_tokens(x, c), c)
+                            for l, (x, c) in enumerate(zip(above, which[1:], strict=False), 1)]
+                 for first, which in zip(both[::-1], (cells, visible), strict=True))
+
+@patch
+def _listed_pyramid(self: HJEPA, finest: Tensor, read: Tensor, tokens: Tensor, masks: Masks,
+                    whole: bool) -> list[Tensor]:
+    """`_pyramid` of listed tokens [B, K + M, D].
+
+    Of the finest level only cells `read` [B, T] are computed, from `finest` [B, T, D]."""
+    index = torch.cat([masks.context_index, masks.target_index], 1)
+    grids = [level_grid(masks.grid, l) for l in range(self.num_levels)]
+    every = [torch.arange(h * w, device=index.device).expand(len(index), -1) for h, w in grids[1:]]
+    exact, there = tokens.float(), None
+    levels = [finest] + [cell_means(exact, index, c, masks.grid, l) for l, c in enumerate(every, 1)]
+    if not whole:
+        counts = level_counts(masks.context | masks.target, masks.grid, self.num_levels)
+        there = [None] + [c > 0 for c in counts[1:]]
+    return self.fpn(levels, grids, there, read)
 
 # %% ../nbs/04_hierarchy.ipynb #e26dc8f4
 EVERY = 4                       # visible cells carry a loss in one in so many cells of the coarsest level
@@ -523,68 +647,36 @@ EVERY = 4                       # visible cells carry a loss in one in so many c
 def visible_cells(
     masks: Masks, # what is seen
     num_levels: int, # L
-) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, V_l] (−1 where padded), L weights [B, V_l] (0 where padded)
-    "Cells all of whose patches are seen, in about a quarter of the image, with the number of patches in each."
-    coarsest = level_grid(masks.grid, num_levels - 1)
-    kind = (torch.arange(coarsest[1]) + 2 * torch.arange(coarsest[0])[:, None]).flatten()[cell_of_patch(masks.grid, num_levels - 1)] % EVERY    # [N]
-    count = torch.zeros(len(masks), EVERY).index_add(1, kind, masks.context.float())               # [B, EVERY]
+) -> tuple[list[Tensor], list[Tensor]]: # L index lists [B, V_l], −1 where padded; L weights [B, V_l], 0 there
+    "Cells all of whose patches are seen, in about a quarter of the image, with their numbers of patches."
+    rows, cols = (torch.arange(n) for n in level_grid(masks.grid, num_levels - 1))
+    kind = (cols + 2 * rows[:, None]).flatten()[cell_of_patch(masks.grid, num_levels - 1)] % EVERY # [N]
+    count = torch.zeros(len(masks), EVERY).index_add(1, kind, masks.context.float()) # [B, EVERY]
     few = count <= (count.sum(1, keepdim=True) / EVERY).clamp(min=4 ** (num_levels - 1))
     looked = masks.context & (kind == count.where(few, -1).argmax(1, keepdim=True))
     seen = level_counts(looked, masks.grid, num_levels)
     size = level_counts(torch.ones_like(looked[:1]), masks.grid, num_levels)
     cells = [mask_to_index(s == n) for s, n in zip(seen, size, strict=True)]
-    return cells, [gather_tokens(n.expand(len(masks), -1)[..., None], c)[..., 0]
-                   for n, c in zip(size, cells, strict=True)]
+    full = [gather_tokens(n.expand(len(masks), -1)[..., None], c) for n, c in zip(size, cells, strict=True)]
+    return cells, [n[..., 0] for n in full]
 
-# %% ../nbs/04_hierarchy.ipynb #eb2c864c
+# %% ../nbs/04_hierarchy.ipynb #a8a03bc0
 @patch
-def _pyramid(self: HJEPA, tokens: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
-    "FPN features [B, C_l, d_l] of tokens [B, N, D] on the grid; `present` [B, N] says which are there, None: all."
-    there = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if present is None else present
-    levels, counts = pool_levels(tokens, there, grid, self.num_levels)
-    return self.fpn(levels, [level_grid(grid, l) for l in range(self.num_levels)], None if present is None else [c > 0 for c in counts])
-
-@patch
-def _read_pyramid(self: HJEPA, patches: Tensor, predicted: Tensor, masks: Masks, cells: list[Tensor], visible: list[Tensor], whole: bool):
-    "The heads' answers [B, M_l, D] for target cells and [B, V_l, D] for visible cells; `whole`: every patch is one or the other."
-    patches, C = patches.to(predicted.dtype), masks.context_index
-    tokens, index, present = torch.cat([patches, predicted], 1), torch.cat([C, masks.target_index], 1), None if whole else masks.context | masks.target
-    if self.fpn.bottom_up is not None:
-        levels = self._pyramid(scatter_tokens(tokens, index, masks.grid[0] * masks.grid[1]), present, masks.grid)
-        return tuple([self._head(l, gather_tokens(x, c), c)
-                      for l, (x, c) in enumerate(zip(levels, which, strict=False))]
-                     for which in (cells, visible))
-    V = visible[0] if visible else C[:, :0]
-    places = torch.searchsorted(C.where(C >= 0, masks.grid[0] * masks.grid[1]), V.contiguous()).where(V >= 0, -1)                 # of visible patches that are looked at, in the context's list
-    looked = torch.cat([V, masks.target_index], 1)                                                 # of the finest level only what is looked at
-    finest, *above = self._listed_pyramid(torch.cat([gather_tokens(patches, places), predicted], 1), looked, tokens, index, present, masks.grid)
-    both = self._head(0, finest, looked).split([looked.shape[1] - predicted.shape[1], predicted.shape[1]], 1)
-    return tuple([y] + [self._head(l, gather_tokens(x, c), c)
-                        for l, (x, c) in enumerate(zip(above, which[1:], strict=False), 1)]
-                 for y, which in zip(both[::-1], (cells, visible), strict=True))
-
-@patch
-def _listed_pyramid(self: HJEPA, finest: Tensor, looked: Tensor, tokens: Tensor, index: Tensor, present: Tensor | None, grid: tuple[int, int]) -> list[Tensor]:
-    "`_pyramid` of listed tokens [B, T, D]; the finest level only for some of them, in the order of their list [B, F], and whatever comes out in its padded slots."
-    grids, exact = [level_grid(grid, l) for l in range(self.num_levels)], tokens.float()
-    everything = [torch.arange(h * w, device=index.device).expand(len(index), -1) for h, w in grids[1:]]
-    levels = [finest] + [cell_means(exact, index, c, grid, l) for l, c in enumerate(everything, 1)]
-    there = None if present is None else [None] + [c > 0 for c in level_counts(present, grid, self.num_levels)[1:]]
-    return self.fpn(levels, grids, there, looked)
-
-@patch
-def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells, weights) -> dict:
+def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tensor, masks: Masks, cells,
+                 weights) -> dict:
     "Loss on cells all of whose patches are visible."
     targets = self._targets(target_tokens, cells[0], cells, masks.grid)
-    losses = torch.stack([level_loss(x, t, w) for x, t, w in zip(seen, targets, weights, strict=True)])
-    out['loss'] = out['loss'] + self.config.fpn.visible_weight * (losses * losses.new_tensor(self.level_weights)).sum()
+    losses = torch.stack([level_loss(*each) for each in zip(seen, targets, weights, strict=True)])
+    total = (losses * losses.new_tensor(self.level_weights)).sum()
+    out['loss'] = out['loss'] + self.config.fpn.visible_weight * total
     return out | dict(visible_losses=losses.detach())
 
 # %% ../nbs/04_hierarchy.ipynb #08bcb593
 @patch
-def _add_pixels(self: HJEPA, out: dict, images: Tensor, patches: Tensor, predicted: Tensor, masks: Masks) -> dict:
-    "Loss on pixels, read off the encoder's tokens [B, K, D] where visible and off predictions [B, M, D] where hidden."
-    index = torch.cat([masks.context_index, masks.target_index], 1)                                # [B, K + M]
+def _add_pixels(self: HJEPA, out: dict, images: Tensor, patches: Tensor, predicted: Tensor,
+                masks: Masks) -> dict:
+    "Loss on pixels, read off the encoder's tokens [B, K, D] and off predictions [B, M, D]."
+    index = torch.cat([masks.context_index, masks.target_index], 1)                 # [B, K + M]
     answers = self.pixel_head(torch.cat([patches.to(predicted.dtype), predicted], 1))
     loss = level_loss(answers, *self.pixel_head.targets(images, index))
     return out | dict(loss=out['loss'] + self.config.pixel_weight * loss, pixel_loss=loss.detach())
@@ -602,7 +694,7 @@ def _add_regularizer(self: HJEPA, out: dict, patches: Tensor, masks: Masks) -> d
 def update_target_encoder(self: HJEPA,
     current_step: int, # optimiser steps done so far
 ) -> float: # the momentum used
-    "Move the target encoder towards the context encoder, with the momentum that the schedule has at this step."
+    "Move the target encoder towards the context encoder, with the schedule's momentum at this step."
     e = self.config.ema
     momentum = ema_momentum(current_step, self.ema_steps, e.momentum, e.momentum_end)
     self.target_encoder.update(self.context_encoder, momentum)
@@ -631,21 +723,21 @@ def extract_levels(self: HJEPA,
     "`extract_features` at several levels for one pass of the encoder."
     levels = list(range(self.num_levels)) if levels is None else levels
     for l in levels:
-        if not 0 <= l < self.num_levels: raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
-    if encoder not in ('target', 'context'): raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
+        if not 0 <= l < self.num_levels:
+            raise ValueError(f'level={l}: this model has levels 0 (finest) to {self.num_levels - 1}')
+    if encoder not in ('target', 'context'):
+        raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     enc = self.target_encoder.encoder if encoder == 'target' else self.context_encoder
-    was_training = enc.training
-    enc.eval()
-    try: tokens = enc(images)[:, enc.num_prefix_tokens:]                                     # [B, N, D]
-    finally: enc.train(was_training)
+    with evaluating(enc): tokens = enc(images)[:, enc.num_prefix_tokens:]  # [B, N, D]
     grid = enc.grid_of(images.shape[-2:])
+    every = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     if self.fpn is not None and fpn: out = self._pyramid(tokens, None, grid)
-    else: out = pool_levels(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device), grid, self.num_levels)[0]
+    else: out = pool_levels(tokens, every, grid, self.num_levels)[0]
     return [out[l].float() for l in levels]
 
 # %% ../nbs/04_hierarchy.ipynb #4e307be8
 @patch(as_prop=True)
-def pixel_stats(self: HJEPA) -> tuple[list[float], list[float]]: # mean and deviation of each channel, in [0, 1]
+def pixel_stats(self: HJEPA) -> tuple[list[float], list[float]]: # mean and deviation of each channel
     "How pixels are normalised: the configuration's numbers, else ImageNet's for three channels, else 0.5."
     c = self.config
     three = c.in_chans == 3
@@ -676,10 +768,13 @@ def create_hjepa(
     num_hierarchies: int = 3, # levels, 2 to 4
     use_fpn: bool = False, # add the token feature pyramid
     ema_steps: int = 10_000, # steps over which the EMA momentum rises
-    **kwargs, # any key of `ModelConfig`; keys of its sections with a prefix: predictor_depth, fpn_feature_dim, ema_momentum, …
+    # any key of `ModelConfig`; keys of its sections with a prefix: predictor_depth, fpn_feature_dim,
+    # ema_momentum, …
+    **kwargs,
 ) -> HJEPA:
     "Build an `HJEPA` from keywords. Raises `ConfigError` for unknown or impossible ones."
-    values = dict(encoder_type=encoder_type, img_size=list(img_size) if isinstance(img_size, tuple) else img_size, embed_dim=embed_dim,
+    values = dict(encoder_type=encoder_type,
+                  img_size=list(img_size) if isinstance(img_size, tuple) else img_size, embed_dim=embed_dim,
                   num_hierarchies=num_hierarchies, fpn=dict(use_fpn=use_fpn))
     for key, value in kwargs.items():
         section, _, rest = key.partition('_')
@@ -688,16 +783,21 @@ def create_hjepa(
         else: values[key] = value
     return HJEPA(from_values(ModelConfig, values, 'model'), ema_steps)
 
+# %% ../nbs/04_hierarchy.ipynb #17b898f5
 def create_hjepa_from_config(
     config: dict, # a whole configuration with a `model` section, or the section itself
     ema_steps: int = 10_000, # steps over which the EMA momentum rises
 ) -> HJEPA:
     "Build an `HJEPA` from a configuration as in the shipped YAML files."
-    omega = getattr(sys.modules.get('omegaconf'), 'OmegaConf', None)  # whoever has such a configuration has imported it
+    # whoever has such a configuration has imported it
+    omega = getattr(sys.modules.get('omegaconf'), 'OmegaConf', None)
     if omega and omega.is_config(config): config = omega.to_container(config, resolve=True)
-    if not isinstance(config, dict): raise ConfigError(f'the configuration is {config!r}, expected a dictionary (yaml.safe_load of a file gives one)')
+    if not isinstance(config, dict):
+        raise ConfigError(f'the configuration is {config!r}, expected a dictionary (yaml.safe_load of a '
+                          'file gives one)')
     if 'model' not in config and 'encoder_type' not in config:
-        raise ConfigError(f'the configuration has neither a section "model" nor a key "encoder_type"; its keys are {", ".join(map(str, config)) or "none"}')
+        raise ConfigError('the configuration has neither a section "model" nor a key "encoder_type"; its '
+                          f'keys are {", ".join(map(str, config)) or "none"}')
     return HJEPA(from_values(ModelConfig, config.get('model', config), 'model'), ema_steps)
 
 # %% ../nbs/04_hierarchy.ipynb #8ad33022
@@ -712,26 +812,30 @@ def save_pretrained(self: HJEPA,
 
 @patch(cls_method=True)
 def from_pretrained(cls: HJEPA,
-    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run folder, or a name on the Hugging Face hub
+    path: str | Path, # a .safetensors file, a folder with `model.safetensors`, a run, or a name on the hub
     device: str | torch.device = 'cpu', # where to put the model
-    **hub, # of `hjepa.sharing.hub.hub_file`, for a name on the hub: revision, token, cache_dir, local_files_only, …
+    **hub, # of `hjepa.sharing.hub.hub_file`, for a name on the hub: revision, token, cache_dir, …
 ) -> HJEPA: # in evaluation mode
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     def load(file):
-        if file.suffix in ('.pth', '.pt', '.tar', '.bin', '.ckpt'): weights_path(file)  # says how to convert it
+        pickled = ('.pth', '.pt', '.tar', '.bin', '.ckpt')
+        if file.suffix in pickled: weights_path(file) # says how to convert it
         if 'config' not in read_meta(file) and (found := foreign_model(file)): return found
         config = _without_idle(saved_config(file), file) | dict(pretrained=False)
         return model_from_file(file, HJEPA, from_values(ModelConfig, config, 'model'))
     return read_newest(path, load, **hub).eval().to(device)
 
 # %% ../nbs/04_hierarchy.ipynb #4c09e0fc
+#| code-fold: true
+#| code-summary: "Configurations of older files"
 def _without_idle(config: dict, file: Path) -> dict:
     "A saved configuration without arguments of timm that never had an effect; newer versions refuse them."
     kwargs = config.get('encoder_kwargs')
     if not isinstance(kwargs, dict): return config                        # `from_values` says what is wrong
     idle = idle_arguments(kwargs)
     if idle:
-        warnings.warn(f'{file}: encoder_kwargs.{", ".join(idle)} had no effect and is left out', stacklevel=4)
+        warnings.warn(f'{file}: encoder_kwargs.{", ".join(idle)} had no effect and is left out',
+                      stacklevel=4)
     return config | dict(encoder_kwargs={k: v for k, v in kwargs.items() if k not in idle})
 
 # %% ../nbs/04_hierarchy.ipynb #f8a325a9
@@ -740,6 +844,8 @@ def count_parameters(
 ) -> dict[str, int]: # part → number of parameters, then 'total' and 'trainable'
     "Parameters of each part of the model."
     n = lambda m: sum(p.numel() for p in m.parameters())
-    parts = {k: n(m) for k, m in [('context encoder', model.context_encoder), ('target encoder', model.target_encoder),
-                                  ('predictor', model.predictor), ('projections', model.heads), ('FPN', model.fpn), ('pixel head', model.pixel_head), ('projector', model.projector), ('crop head', model.crop_head)] if m is not None}
-    return parts | dict(total=n(model), trainable=sum(p.numel() for p in model.parameters() if p.requires_grad))
+    parts = {'context encoder': model.context_encoder, 'target encoder': model.target_encoder,
+             'predictor': model.predictor, 'projections': model.heads, 'FPN': model.fpn,
+             'pixel head': model.pixel_head, 'projector': model.projector, 'crop head': model.crop_head}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return {k: n(m) for k, m in parts.items() if m is not None} | dict(total=n(model), trainable=trained)

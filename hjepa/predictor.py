@@ -36,12 +36,14 @@ def sincos_position(
     temperature: float = 10_000., # the longest wavelength is 2π · temperature patches
 ) -> Tensor: # [..., dim]; the last dim % 4 channels are zero
     "Fixed 2-D sin-cos position embedding: [sin x, cos x, sin y, cos y]."
-    wide = torch.float32 if xy.device.type == 'mps' else torch.float64       # Apple's GPUs have no double precision
+    # Apple's GPUs have no double precision
+    wide = torch.float32 if xy.device.type == 'mps' else torch.float64
     omega = frequencies(dim, temperature).to(wide).to(xy.device, non_blocking=True)
     angle = xy.to(wide)[..., None] * omega                                   # [..., 2, n]
     emb = torch.stack([angle.sin(), angle.cos()], -2)                        # [..., 2, (sin, cos), n]
     return nn.functional.pad(rearrange(emb, '... a f n -> ... (a f n)'), (0, dim % 4)).float()
 
+# %% ../nbs/02_predictor.ipynb #4b2550ba
 @lru_cache(maxsize=32)
 def grid_positions(
     grid: tuple[int, int], # (gh, gw)
@@ -75,7 +77,7 @@ class PredictorBlock(Block):
 
 # %% ../nbs/02_predictor.ipynb #8f6e5835
 class Predictor(nn.Module):
-    "Predicts the tokens of target patches from the tokens of context patches (I-JEPA, Assran et al. 2023, Sec. 3)."
+    "Predicts tokens of target patches from those of context patches (I-JEPA, Assran et al. 2023, Sec. 3)."
     def __init__(self,
         encoder_dim: int = 768, # D, width of the tokens that come in and go out
         depth: int = 6, # number of blocks
@@ -85,12 +87,11 @@ class Predictor(nn.Module):
         drop_path_rate: float = 0., # stochastic depth of the last block, rising linearly from 0
         use_gradient_checkpointing: bool = False, # recompute blocks in the backward pass
         crops: bool = False, # learn what mirrored crops look like, for `place`
-        num_prefix_tokens: int | None = None,
-        # P, tokens before the patches; None: what comes before the context
+        num_prefix_tokens: int | None = None, # P, tokens before the patches; None: what is before the context
     ):
         super().__init__()
-        self.embed_dim, self.num_prefix_tokens = embed_dim or predictor_width(encoder_dim,
-                                                                              num_heads), num_prefix_tokens
+        self.embed_dim = embed_dim or predictor_width(encoder_dim, num_heads)
+        self.num_prefix_tokens = num_prefix_tokens
         self.use_gradient_checkpointing = use_gradient_checkpointing
         self.embed = nn.Linear(encoder_dim, self.embed_dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, self.embed_dim))
@@ -120,8 +121,10 @@ def forward(self: Predictor,
     tokens: Tensor, # [B, P + K, D] from the context encoder: prefix tokens, then context patches
     grid: tuple[int, int], # (gh, gw)
     mask: Tensor | None = None, # [B, N] binary, 1 = to be predicted, 0 = the context patches in `tokens`
-    context: Tensor | None = None, # instead of `mask`: [B, K] indices of the context patches, −1 where padded
-    target: Tensor | None = None, # with `context`: [B, M] indices of the patches to predict, −1 where padded
+    # instead of `mask`: [B, K] indices of the context patches, −1 where padded
+    context: Tensor | None = None,
+    # with `context`: [B, M] indices of the patches to predict, −1 where padded
+    target: Tensor | None = None,
 ) -> Tensor: # [B, M, D] predictions in the order of `target`; zeros in padded slots
     "Predict the tokens of the target patches, all in one pass."
     context, target = self._indices(tokens, grid, mask, context, target)
@@ -138,13 +141,14 @@ def forward(self: Predictor,
 # %% ../nbs/02_predictor.ipynb #3def6368
 @patch
 def answer(self: Predictor,
-    context: Tensor, # [B, T, W] what is known: tokens narrowed by `embed`, with their positions added
+    context: Tensor, # [B, T, W] what is known: tokens after `embed`, with their positions added
     places: Tensor, # [B, M, W] positions of what is asked
     attn_mask: Tensor | None = None, # [B, 1, 1, T + M] bool, False where padded; see `attention_mask`
 ) -> Tensor: # [B, M, D]
     "One mask token per place, attended together with the context and read off at the end."
     x = torch.cat([context, self.mask_token + places], 1)                              # [B, T + M, W]
-    x = self._blocks(x, places.shape[1], None if attn_mask is None else attn_mask.to(x.device, non_blocking=True))
+    if attn_mask is not None: attn_mask = attn_mask.to(x.device, non_blocking=True)
+    x = self._blocks(x, places.shape[1], attn_mask)
     return self.proj(self.norm(x))
 
 @patch
@@ -153,9 +157,13 @@ def _blocks(self: Predictor, x: Tensor, m: int, attn_mask: Tensor | None) -> Ten
     def last(x): return last_block(self.blocks[-1], x, lambda t: t[:, -m:], attn_mask)
     keep = self.use_gradient_checkpointing and torch.is_grad_enabled()
     for block in self.blocks[:-1]:
-        x = checkpoint(run_block, block, x, attn_mask=attn_mask, use_reentrant=False) if keep else run_block(block, x, attn_mask=attn_mask)
+        if keep: x = checkpoint(run_block, block, x, attn_mask=attn_mask, use_reentrant=False)
+        else: x = run_block(block, x, attn_mask=attn_mask)
     return checkpoint(last, x, use_reentrant=False) if keep else last(x)
 
+# %% ../nbs/02_predictor.ipynb #c9c498b1
+#| code-fold: true
+#| code-summary: "Masks as lists, checked against the tokens"
 @patch
 def _indices(self: Predictor, tokens, grid, mask, context, target) -> tuple[Tensor, Tensor]:
     "Context and target in index form, checked against the tokens."
@@ -170,8 +178,7 @@ def _indices(self: Predictor, tokens, grid, mask, context, target) -> tuple[Tens
                          'visible')
     if p not in (None, n - k):
         raise ValueError(f'{n} tokens per image are not {p} prefix tokens and the {k} listed context '
-                         'patches; are the lists '
-                         'of context and target swapped?')
+                         'patches; are the lists of context and target swapped?')
     for name, index in [('context', context), ('target', target)]:
         if index.device.type == 'cpu': check_index(index, grid[0] * grid[1], name, len(tokens))
     return context, target
@@ -183,10 +190,10 @@ def crop_axes(
     sizes: Tensor, # [n, 2] (H, W) of the source
     grid: tuple[int, int], # (gh, gw) patches of a crop
     reference: tuple[int, int], # (gh, gw) patches of the model's own image size: sets the unit
-) -> tuple[Tensor, Tensor, Tensor]: # x of the columns [n, gw], y of the rows [n, gh], footprint (log2 w, log2 h) [n, 2]; float32
+) -> tuple[Tensor, Tensor, Tensor]: # x of columns [n, gw], y of rows [n, gh], log2 of width and height [n, 2]
     "Where the tokens of crops lie in the source image, and how much of it they cover."
-    unit = (sizes.float().prod(-1, keepdim=True) / (reference[0] * reference[1])).sqrt()            # [n, 1] source pixels
-    x0, y0, x1, y1 = (boxes.float() / unit).split(1, -1)                                             # [n, 1] each
+    unit = (sizes.float().prod(-1, keepdim=True) / (reference[0] * reference[1])).sqrt() # [n, 1] pixels
+    x0, y0, x1, y1 = (boxes.float() / unit).split(1, -1) # [n, 1] each
     w, h = (x1 - x0) / grid[1], (y1 - y0) / grid[0]
     col, row = (torch.arange(k, device=boxes.device) + .5 for k in (grid[1], grid[0]))
     x = torch.where(flips[:, None], x1 - col * w, x0 + col * w)
@@ -202,6 +209,8 @@ def place_embedding(
     return sincos_position(place[..., :2], dim) + sincos_position(place[..., 2:], dim) - zero
 
 # %% ../nbs/02_predictor.ipynb #eafcd608
+#| code-fold: true
+#| code-summary: "`place_embedding` of all tokens of crops, sines taken once per row and column"
 def crop_positions(
     boxes: Tensor, # [n, 4] in source pixels
     flips: Tensor, # [n] bool
@@ -212,14 +221,14 @@ def crop_positions(
 ) -> Tensor: # [n, N, dim]
     "`place_embedding` of all tokens of crops."
     omega = frequencies(dim).float().to(boxes.device, non_blocking=True)
-    def wave(t):                                                                       # [n, k] → [n, k, 2·(dim // 4)]
+    def wave(t): # [n, k] → [n, k, 2·(dim // 4)]
         angle = t[..., None] * omega
         return torch.cat([angle.sin(), angle.cos()], -1)
     x, y, footprint = crop_axes(boxes, flips, sizes, grid, reference)
-    fx, fy = (wave(footprint) - wave(torch.zeros_like(footprint))).unsqueeze(2).unbind(1)           # [n, 1, ·] each
-    ex, ey = wave(x) + fx, wave(y) + fy                                                # [n, gw, ·], [n, gh, ·]
-    both = torch.cat([ex[:, None].expand(-1, grid[0], -1, -1), ey[:, :, None].expand(-1, -1, grid[1], -1)], -1)
-    return nn.functional.pad(both.flatten(1, 2), (0, dim % 4))
+    fx, fy = (wave(footprint) - wave(torch.zeros_like(footprint))).unsqueeze(2).unbind(1) # [n, 1, ·]
+    ex, ey = wave(x) + fx, wave(y) + fy # [n, gw, ·], [n, gh, ·]
+    ex, ey = ex[:, None].expand(-1, grid[0], -1, -1), ey[:, :, None].expand(-1, -1, grid[1], -1)
+    return nn.functional.pad(torch.cat([ex, ey], -1).flatten(1, 2), (0, dim % 4))
 
 # %% ../nbs/02_predictor.ipynb #8011f3dc
 @patch
@@ -227,8 +236,10 @@ def flipped(self: Predictor,
     positions: Tensor, # [n, K, W]
     flips: Tensor, # [n, K] bool, or [n, 1]
 ) -> Tensor: # [n, K, W]
-    "Add the learned flip embedding to the positions of mirrored crops. Raises ValueError for a predictor made without `crops`."
-    if self.flip_token is None: raise ValueError('this predictor was made for single images; make it with crops=True (in a configuration: model.crops.enabled=true)')
+    "Add the flip embedding to positions of mirrored crops. ValueError for a predictor without `crops`."
+    if self.flip_token is None:
+        raise ValueError('this predictor was made for single images; make it with crops=True (in a '
+                         'configuration: model.crops.enabled=true)')
     return as_weights(positions, self.embed) + self.flip_token * flips[..., None]
 
 @patch
@@ -240,4 +251,5 @@ def place(self: Predictor,
     reference: tuple[int, int], # (gh, gw) of the model's image size
 ) -> Tensor: # [n, N, W]
     "Positions of all tokens of crops, mirrored or not."
-    return self.flipped(crop_positions(boxes, flips, sizes, grid, reference, self.embed_dim), flips[:, None])
+    positions = crop_positions(boxes, flips, sizes, grid, reference, self.embed_dim)
+    return self.flipped(positions, flips[:, None])

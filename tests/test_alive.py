@@ -26,8 +26,11 @@ import hjepa.cli.train
 import hjepa.evaluation.collapse
 import hjepa.evaluation.encodings  # noqa: F401  (before processes are forked)
 import hjepa.hierarchy
-import hjepa.training
-from hjepa.training import Callback, Trainer, checkpoints, left_over, load_run, read_state
+import hjepa.core.checkpoints
+import hjepa.core.resuming
+from hjepa.core.callbacks import Callback
+from hjepa.training import Trainer, load_run
+from hjepa.core.checkpoints import checkpoints, left_over, read_state
 
 from .kills import Life, Shim, ended, finish, full_disk, kinds, sweep
 
@@ -242,7 +245,7 @@ def test_write_errors_at_every_call_of_a_checkpoint(whole, tmp_path):
             try: step_on(trainer).save_checkpoint()
             except OSError: failed += 1
         assert newest(run) in (before, before + 1)
-        with suppress(OSError): hjepa.training.CheckpointCallback().before_fit(trainer)         # as a resumed run begins
+        with suppress(OSError): hjepa.core.resuming.CheckpointCallback().before_fit(trainer)         # as a resumed run begins
         tidy(run)
         trainer.save_checkpoint()
         assert newest(run) == trainer.step
@@ -571,7 +574,7 @@ def test_read_while_it_writes(pictures, tmp_path):
     loads = 0
     while life.wait_once() is None:
         HJEPA.from_pretrained(run)
-        hjepa.training.newest_state(run)
+        hjepa.core.checkpoints.newest_state(run)
         loads += 1
     assert loads > 3
     run2, real, gone = copy_of(run, tmp_path/'run2'), hjepa.hierarchy.check_sha256, []
@@ -666,7 +669,7 @@ def test_processes_agree_to_skip(pictures, tmp_path):
     class Note(Callback):
         everywhere = True
         def after_step(self, t):
-            with open(tmp_path/f'steps{t.rank}', 'a', encoding='utf-8') as f: f.write(f'{t.step} {t._bad_in_a_row} {sum(p.double().sum().item() for p in t.model.parameters())!r}\n')
+            with open(tmp_path/f'steps{t.rank}', 'a', encoding='utf-8') as f: f.write(f'{t.step} {t.bad_in_a_row} {sum(p.double().sum().item() for p in t.model.parameters())!r}\n')
     def work(rank):
         from accelerate.state import AcceleratorState
         AcceleratorState._reset_state(True)
@@ -878,7 +881,7 @@ def test_random_damage(whole, tmp_path):
     from hjepa.compression.codec import CodecConfig, FPNCodec
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
     from hjepa.data.named import build_dataset
-    from hjepa.figures.curves import read_history
+    from hjepa.core.history import read_history
     dice, run = random.Random(11), copy_of(whole, tmp_path/'run')
     store = tmp_path/'store'
     extract_to_disk(HJEPA.from_pretrained(whole), build_dataset('fashion_mnist_mini').subset(range(20)), store, ['mean', 'level1'], shard=8)

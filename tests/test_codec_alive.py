@@ -22,7 +22,7 @@ import hjepa.compression.training
 import hjepa.compression.rate_distortion
 import hjepa.visualization  # noqa: F401 (in this process, not in every life)
 from hjepa.core.files import lock_folder, save_tensors
-from hjepa.training import checkpoints, read_state
+from hjepa.core.checkpoints import checkpoints, read_state
 
 from .kills import finish, full_disk, sweep
 

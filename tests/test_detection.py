@@ -225,11 +225,11 @@ def test_one_image_that_is_not_a_number(tmp_path):
     "Its step leaves nothing behind: batch norm's buffers stay finite, the run goes on and is saved."
     from hjepa import load_detection_model, make_scenes
     from hjepa.detection.training import DetectionTrainer, load_detection_config
-    from hjepa.training import CheckpointCallback
+    from hjepa.core.resuming import CheckpointCallback
 
     class Poisoned(DetectionTrainer):
-        def _inputs(self, batch, generator):
-            images, boxes, labels = super()._inputs(batch, generator)
+        def inputs(self, batch, generator):
+            images, boxes, labels = super().inputs(batch, generator)
             if self.step == 1: images[0] = math.nan
             return images, boxes, labels
     scenes = make_scenes(n=8, size=64, garment=(16, 48))

@@ -41,16 +41,19 @@ def slice_masks(masks, keep: slice):
 def make_trainer(task: dict):
     "A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with what the task asks for."
     from hjepa.data.named import build_dataset
-    from hjepa.training import Callback, CheckpointCallback, HistoryCallback, Trainer, load_config, parameter_groups
+    from hjepa.core.callbacks import Callback
+    from hjepa.core.resuming import CheckpointCallback
+    from hjepa.core.history import HistoryCallback
+    from hjepa.training import Trainer, load_config, parameter_groups
 
     class Watched(Trainer):
-        def _make_optimizer(self): return torch.optim.SGD(parameter_groups(self.model), lr=.1, momentum=.9)
+        def make_optimizer(self): return torch.optim.SGD(parameter_groups(self.model), lr=.1, momentum=.9)
         def _forward(self, batch, part):
             "Poison is in the pictures of rank 1 only."
             loss = super()._forward(batch, part)
             return loss + torch.inf if self.step >= task.get('poison', 10**9) and self.rank == 1 else loss
-        def _inputs(self, batch, generator):
-            pixels, masks = super()._inputs(batch, generator)
+        def inputs(self, batch, generator):
+            pixels, masks = super().inputs(batch, generator)
             self.hidden = (masks.globals if hasattr(masks, 'globals') else masks).target.int().tolist()
             if not task.get('given'): return pixels, masks
             n = len(batch['index'])                                                         # masks of the whole step's images, of which this process has some
@@ -124,8 +127,8 @@ def count_sends(trainer) -> list:
 
 def stuck(task: dict):
     "Rank 1 dies while the main thread of rank 0 hears nothing, as in a collective of NCCL."
-    from hjepa.core.distributed import Team, make_accelerator
-    team = Team(make_accelerator('fp32'))
+    from hjepa.core.distributed import ProcessGroup, make_accelerator
+    team = ProcessGroup(make_accelerator('fp32'))
     try: team.same(dict(images=100 + team.rank))
     except ValueError as e: print(f'refused on rank {team.rank}: {e}', file=sys.stderr, flush=True)
     from hjepa.data.named import build_dataset

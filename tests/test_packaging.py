@@ -1,6 +1,7 @@
 "The built sdist and wheel, what they hold, and that the wheel alone is enough."
 import ast
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -175,6 +176,8 @@ def test_top_level_names(root, tmp_path):
     import hjepa
     assert hjepa._where == typed
     assert {*typed, '__version__'} <= set(dir(hjepa))
+    listed = re.findall(r'\w+', ' '.join(re.findall(r'^    (\w+(?:, \w+)*),?$', hjepa.__doc__, re.M)))
+    assert sorted(listed) == sorted(hjepa.__all__), 'help(hjepa) lists the names that there are, each once'
     for name, module in typed.items(): assert getattr(hjepa, name).__module__ == f'hjepa.{module}', name
     assert hjepa.encoder.Masks is hjepa.Masks  # modules are there without being imported, too
     with pytest.raises(AttributeError, match='no attribute .nonsense.'): _ = hjepa.nonsense

@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import json
 import re
+import subprocess
+import sys
 import types
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -27,8 +29,9 @@ from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
                                         codec_callbacks, codec_runs, feature_source,
                                         fill_from_features, load_codec_config, real_bits, train_sweep)
-from hjepa.core.config import LARGEST, Rule, all_settings, kinds_of
-from hjepa.data.images import DataError
+from hjepa.core.config import (LARGEST, ConfigError, Rule, all_settings, build_config, kinds_of, light_kind,
+                               schema, shipped_schema)
+from hjepa.core.loader import DataError
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
                                       load_detection_config)
@@ -36,8 +39,11 @@ from hjepa.core.compiling import compile_blocks
 from hjepa.hierarchy import create_hjepa_from_config
 from hjepa.data.shards import write_shards
 from hjepa.core.config import list_configs
-from hjepa.training import (Callback, CheckpointCallback, HistoryCallback, RunConfig, Trainer, checkpoints,
-                            load_config, new_run)
+from hjepa.core.callbacks import Callback
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import RunConfig, Trainer, load_config
+from hjepa.core.checkpoints import checkpoints, new_run
 
 
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -578,6 +584,38 @@ def test_all_values(i, tmp, tmp_path):
     assert not half.fit() and half.step == 1
     again = job.trainer(job.load(overrides), tmp_path/'half', [CheckpointCallback(), *job.callbacks(cfg)])
     assert again.resume() == 1 and again.fit() and digest(again.model) == digest(trainer.model)
+
+
+def test_the_schema_is_current():
+    "What commands know without importing PyTorch is what the modules say (else: python tools/schema.py)."
+    assert json.loads(json.dumps(schema())) == shipped_schema()
+    assert not [k for kind in shipped_schema().values() for k, e in kind['settings'].items() if not e['meaning']]
+
+
+@pytest.mark.parametrize('kind, name', dict(hjepa='pretraining', detection='detection', codec='codec').items())
+def test_the_schema_refuses_the_same(kind, name):
+    "Held against the schema alone or against the dataclasses, a wrong value gives one message."
+    def said(of: type, override: str) -> str:
+        try: return repr(build_config(of, light.source, [override], light.folder))[:0]
+        except ConfigError as e: return str(e)
+    light, full = light_kind(kind), JOBS[name].schema
+    assert all_settings(light.schema) == {k: (h, r) if not r.choices else (h, replace(r, choices=(*r.choices,)))
+                                          for k, (h, r) in all_settings(full).items()}
+    overrides = [f'{key}={v}' for key in all_settings(full) for v in ('', '-7', 'x', '[]', '[a]', '1e30', '{a: 1}')]
+    answers = {o: said(full, o) for o in overrides}
+    assert answers == {o: said(light.schema, o) for o in overrides}
+    assert sum(map(bool, answers.values())) > len(overrides) / 3
+
+
+def test_a_typo_is_found_without_torch():
+    code = '''if True:
+        import sys
+        from hjepa.core.config import ConfigError, check_quickly
+        try: check_quickly('photos', ['training.lrr=3e-4'])
+        except ConfigError as e: print(str(e).split(' Allowed')[0])
+        print(sorted({'torch', 'timm', 'numpy', 'fastcore'} & {*sys.modules}))'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert done.stdout == 'training.lrr: no such key; did you mean lr?\n[]\n'
 
 
 @pytest.mark.filterwarnings('error')

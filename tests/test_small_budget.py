@@ -22,7 +22,11 @@ from hjepa.data.named import build_dataset
 from hjepa.evaluation.encodings import collect_readouts
 from hjepa.core.config import ConfigError
 from hjepa.hierarchy import HJEPA
-from hjepa.training import Callback, CheckpointCallback, HistoryCallback, load_config, new_run
+from hjepa.core.callbacks import Callback
+from hjepa.core.resuming import CheckpointCallback
+from hjepa.core.history import HistoryCallback
+from hjepa.training import load_config
+from hjepa.core.checkpoints import new_run
 
 SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
          'training.batch_size=64', 'training.precision=fp32', 'training.epochs=1']

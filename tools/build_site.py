@@ -1,8 +1,11 @@
-"""Build the documentation site without Quarto, into _docs, and fail on a broken internal link.
+"""Build the documentation site without Quarto, into _docs.
+
+It fails on a broken internal link, and on a page that does not fold the cells that its notebook folds.
 
     python tools/build_site.py
 
-nbdev turns nbs/ into _proc/ exactly as it does for Quarto (which builds the published site); smalldocs renders that."""
+nbdev turns nbs/ into _proc/ exactly as it does for Quarto (which builds the published site), and smalldocs
+renders that."""
 import json
 import os
 import re
@@ -22,23 +25,24 @@ def process():
     import nbdev.doclinks
     from nbdev.config import get_config
     from nbdev.doclinks import nbglob
-    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     cfg = get_config()
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    nbdev_sidebar.__wrapped__()
-    # a path relative to here: nbdev silently skips every file whose path has a component that begins with a dot
+    # a path relative to here: nbdev silently skips files below a folder whose name begins with a dot
     source = cfg.nbs_path.relative_to(root)
-    os.environ['PYTHONWARNINGS'] = 'ignore::UserWarning'  # "cells containing imports and other code": told below where it matters
+    # "cells containing imports and other code": told below where it matters
+    os.environ['PYTHONWARNINGS'] = 'ignore::UserWarning'
     proc = root/'_proc'
     try: proc_nbs(source, force=True, n_workers=2)
     except Exception: explain(source, proc)
     wanted = {Path(p).relative_to(source) for p in nbglob(source)}
     lost = sorted(str(p) for p in wanted if not (proc/p).exists())
     if not wanted: sys.exit('there are no notebooks')
-    if lost: sys.exit(f'nbdev left out {len(lost)} of {len(wanted)} notebooks, among them {lost[0]}: '
-                      f'does a component of {root} or of the notebook\'s path begin with a dot?')
+    if lost:
+        sys.exit(f'nbdev left out {len(lost)} of {len(wanted)} notebooks, among them {lost[0]}: '
+                 f'does a component of {root} or of the notebook\'s path begin with a dot?')
     return cfg, proc
 
 
@@ -51,15 +55,34 @@ def explain(source, proc):
         if (proc/path.relative_to(source)).exists() or any(part[0] in '._' for part in path.parts): continue
         try: exec_nb(path, Path(os.devnull), FilterDefaults)
         except Exception as e: print(f'{path}: {e}\n    {type(e.__cause__).__name__}: {e.__cause__}\n')
-    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none of the others: '
-             'give an import a cell of its own. Where show_doc itself fails on a class, give the class its own __init__.')
+    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none '
+             'of the others: give an import a cell of its own. Where show_doc itself fails on a class, give '
+             'the class its own __init__.')
 
 
-def strip(text): return re.sub(r'(?<![\w-])\d+[a-z]?_(?=[\w-]+\.(?:ipynb|html))', '', text)
+def strip(text):
+    "Names of notebooks and pages without their numbers."
+    return re.sub(r'(?<![\w-])\d+[a-z]?_(?=[\w-]+\.(?:ipynb|html))', '', text)
+
+
+def prose(text):
+    "Markdown whose links, but not those to other sites, go to pages without numbers."
+    return re.sub(r'\]\([^)\s]+\)', lambda m: m[0] if '://' in m[0] else strip(m[0]), text)
+
+
+def join(text): return text if isinstance(text, str) else ''.join(text)
+
+
+def folds(cell):
+    "Whether a cell asks for its code to be folded."
+    if cell['cell_type'] != 'code': return False
+    return bool(re.match(r'(#\|.*\n)*#\| *code-fold: *true\b', join(cell['source'])))
 
 
 def prepare(proc, folder):
-    "Copy `proc` to `folder` with the names that Quarto's `output-file` would give: smalldocs names a page after its file."
+    """Copy `proc` to `folder` with the names that Quarto's `output-file` would give: smalldocs names a page
+    after its file. Returns how many folded cells each page should have."""
+    folded = {}
     for path in sorted(p for p in proc.rglob('*') if p.is_file()):
         relative = path.relative_to(proc)
         if relative.parts[0] == '_docs': continue
@@ -69,13 +92,27 @@ def prepare(proc, folder):
         if path.suffix == '.ipynb':
             nb = json.loads(path.read_text(encoding='utf-8'))
             for cell in nb['cells']:
-                source = cell['source'] if isinstance(cell['source'], str) else ''.join(cell['source'])
-                if cell['cell_type'] == 'raw': source = re.sub(r'^output-file:.*\n?', '', source, flags=re.M)
-                if cell['cell_type'] == 'markdown': source = re.sub(r'\]\([^)\s]+\)', lambda m: m[0] if '://' in m[0] else strip(m[0]), source)
+                source = join(cell['source'])
+                if cell['cell_type'] == 'raw':
+                    source = re.sub(r'^output-file:.*\n?', '', source, flags=re.M)
+                if cell['cell_type'] == 'markdown': source = prose(source)
                 cell['source'] = source
+            folded[new.relative_to(folder).with_suffix('.html').as_posix()] = sum(map(folds, nb['cells']))
             new.write_text(json.dumps(nb, ensure_ascii=False), encoding='utf-8')
-        elif path.name == 'sidebar.yml': new.write_text(strip(path.read_text(encoding='utf-8')), encoding='utf-8')
+        elif path.name == 'sidebar.yml':
+            new.write_text(strip(path.read_text(encoding='utf-8')), encoding='utf-8')
         else: shutil.copy2(path, new)
+    return folded
+
+
+def unfolded(site, folded):
+    "Pages that do not fold as many cells as they should, in words."
+    found = []
+    for name, wanted in sorted(folded.items()):
+        text = (site/name).read_text(encoding='utf-8') if (site/name).exists() else ''
+        there = len(re.findall(r'<details[^>]*class="code-fold"[^>]*>\s*<summary>(?!Code</summary>)', text))
+        if there != wanted: found.append(f'{name}: {there} folded cells with a summary, expected {wanted}')
+    return found
 
 
 class Page(HTMLParser):
@@ -92,7 +129,7 @@ class Page(HTMLParser):
 
 
 def broken(site, home):
-    "Every link of the built site to a file or an id that is not there. `home`: the address it is published at."
+    "Links of the built site to a file or an id that is not there. `home`: the address it is published at."
     pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in site.rglob('*.html')}
     found = []
     for path, page in pages.items():
@@ -102,10 +139,14 @@ def broken(site, home):
             if parts.scheme or parts.netloc: continue
             name = unquote(parts.path)
             if not name: target = path
-            else: target = ((site/name.lstrip('/')) if name.startswith('/') else (path.parent/name)).resolve()
+            else:
+                target = ((site/name.lstrip('/')) if name.startswith('/') else (path.parent/name)).resolve()
             if target.is_dir(): target = target/'index.html'
-            if not target.exists(): found.append(f'{path.relative_to(site)}: {link}')
-            elif target in pages and parts.fragment and unquote(parts.fragment) not in pages[target].ids | {'top'}:
+            if not target.exists():
+                found.append(f'{path.relative_to(site)}: {link}')
+                continue
+            place = unquote(parts.fragment)
+            if place and target in pages and place not in {'top', *pages[target].ids}:
                 found.append(f'{path.relative_to(site)}: {link} (no such place on that page)')
     return sorted(set(found))
 
@@ -117,16 +158,18 @@ def main():
     out = root/'_docs'
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp).resolve()/'site'
-        prepare(proc, folder)
+        folded = prepare(proc, folder)
         site = build(folder, quiet=True)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(site.out, out)
         said, n = list(site.warnings), len(site.pages)
-    bad = broken(out.resolve(), cfg['doc_host'] + cfg['doc_baseurl'])
+    bad, flat = broken(out.resolve(), cfg['doc_host'] + cfg['doc_baseurl']), unfolded(out, folded)
     for w in said: print('warning:', w)
     for b in bad: print('broken link:', b)
-    print(f'{n} pages in {out.relative_to(root)}; {len(said)} warnings, {len(bad)} broken links')
-    if not n or bad or any('broken link' in w for w in said): sys.exit(1)
+    for f in flat: print('not folded:', f)
+    print(f'{n} pages in {out.relative_to(root)}; {len(said)} warnings, {len(bad)} broken links, '
+          f'{sum(folded.values())} folded cells')
+    if not n or bad or flat or any('broken link' in w for w in said): sys.exit(1)
 
 
 if __name__ == '__main__': main()

@@ -2,7 +2,7 @@
 
     python tools/floor.py                      # print the constraints
     python tools/floor.py --write FILE         # write them to a file, for pip install -c FILE
-    python tools/floor.py --run FOLDER         # install them into a virtual environment there, run the commands
+    python tools/floor.py --run FOLDER         # install them into an environment there, run the commands
 
 The last takes several minutes and gigabytes (an old torch comes with its CUDA libraries): it runs in a
 workflow of its own, not in `.ci/run`. A folder that holds the environment already is used as it is."""
@@ -44,7 +44,7 @@ def settings() -> dict[str, str]:
 def floor(
     cfg: dict[str, str],  # of `settings`
 ) -> list[str]:  # name==version, in the order of settings.ini, each package once
-    "The lowest version of every requirement of the package and its extras. ValueError if they do not agree."
+    "The lowest version of every requirement of the package and its extras. ValueError if two disagree."
     found = {}
     for key in ('requirements', *(f'{e}_requirements' for e in EXTRAS)):
         for text in cfg.get(key, '').split():
@@ -116,10 +116,12 @@ def commands(
 
 
 def main() -> int:
-    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = argparse.ArgumentParser(description=__doc__,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     what = args.add_mutually_exclusive_group()
     what.add_argument('--write', metavar='FILE', type=Path, help='write the constraints there')
-    what.add_argument('--run', metavar='FOLDER', type=Path, help='install them there, run the commands once')
+    what.add_argument('--run', metavar='FOLDER', type=Path,
+                      help='install them there, run the commands once')
     a = args.parse_args()
     text = '\n'.join(floor(settings())) + '\n'
     if a.write: a.write.write_text(text, encoding='utf-8')

@@ -3,8 +3,9 @@
     python tools/readme.py            # write it
     python tools/readme.py --check    # exit 1 if it is out of date
 
-Markdown cells are taken as they are, code cells become ```python blocks followed by their text outputs. Pictures in outputs are
-left out: a markdown cell shows them, `![](images/x.png)`. `#| hide`, `#| echo: false` and `#| output: false` are honoured."""
+Markdown cells are taken as they are, code cells become ```python blocks followed by their text outputs.
+Figures in outputs are left out: a markdown cell shows them, `![](images/x.png)`. `#| hide`,
+`#| echo: false` and `#| output: false` are honoured."""
 import argparse
 import json
 import posixpath
@@ -42,7 +43,8 @@ def directives(source):
 
 def output(out):
     "One output as Markdown: Markdown and HTML as they are, text indented, pictures not at all."
-    if out['output_type'] == 'error': raise ValueError(f"a cell of the notebook ends in an error: {out['ename']}: {out['evalue']}")
+    if out['output_type'] == 'error':
+        raise ValueError(f"a cell of the notebook ends in an error: {out['ename']}: {out['evalue']}")
     data = {'text/plain': out['text']} if out['output_type'] == 'stream' else out.get('data', {})
     if out.get('name') == 'stderr' or any(k.startswith('image/') for k in data): return ''
     for mime in ('text/markdown', 'text/html'):
@@ -60,7 +62,8 @@ def readme(notebook):
         if cell['cell_type'] == 'markdown': parts.append(relink(source, folder).strip())
         if cell['cell_type'] != 'code' or not source.strip(): continue
         opts, code = directives(source)
-        if {'hide', 'default_exp', 'export', 'exporti'} & opts.keys() or opts.get('include') == 'false': continue
+        if {'hide', 'default_exp', 'export', 'exporti'} & opts.keys() or opts.get('include') == 'false':
+            continue
         if code.strip() and opts.get('echo') != 'false': parts.append(f'```python\n{code}\n```')
         if opts.get('output') != 'false': parts += [output(o) for o in cell.get('outputs', [])]
     return '\n\n'.join(p for p in parts if p) + '\n'
@@ -68,7 +71,8 @@ def readme(notebook):
 
 def main():
     args = argparse.ArgumentParser(description='Write README.md from nbs/index.ipynb.')
-    args.add_argument('--check', action='store_true', help='write nothing; exit 1 if README.md is out of date')
+    args.add_argument('--check', action='store_true',
+                      help='write nothing; exit 1 if README.md is out of date')
     check = args.parse_args().check
     source, target = root/'nbs'/'index.ipynb', root/'README.md'
     if not source.exists(): sys.exit(f'{source.relative_to(root)} is missing: README.md is made from it')

@@ -51,12 +51,15 @@ def run_codec(
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train a codec, or one for every λ, then measure and draw. Raises what `friendly_errors` explains."
     from hjepa.compression.coding import need_constriction
-    from hjepa.compression.training import CodecTrainer, codec_callbacks, feature_source, fill_from_features, load_codec_config, load_codec_run, train_sweep
+    from hjepa.compression.training import (CodecTrainer, codec_callbacks, feature_source,
+                                            fill_from_features, load_codec_config, load_codec_run,
+                                            train_sweep)
     from hjepa.core.files import expand, lock_folder
     from hjepa.detection.results import need_extra
-    from hjepa.core.distributed import Team
+    from hjepa.core.distributed import ProcessGroup
     from hjepa.core.distributed import make_accelerator
-    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
+    from hjepa.core.resuming import CheckpointCallback
+    from hjepa.core.history import HistoryCallback, ProgressCallback
     need_constriction()                                          # better now than after hours of training
     if resume: check_kind(resume, 'codec')
     cfg = load_codec_run(resume, overrides) if resume else load_codec_config(config, overrides)
@@ -71,7 +74,7 @@ def run_codec(
         if not run_loop(trainer, config, run_dir, resume, describe_codec, 'hjepa_train_codec', allow): return 130
         folder = trainer.run_dir
     else:
-        team = Team(accelerator)
+        team = ProcessGroup(accelerator)
         fill_from_features(cfg.model, source)
         maker = SimpleNamespace(team=team, config=cfg)
         folder = expand(resume) if resume else _make_run(maker, run_dir or _run_name(config))
@@ -171,11 +174,11 @@ def write_results(
     out: Path, # folder
 ):
     "Print the table, then write `results.json`, `rate_distortion.csv` and `pictures/`, each whole or not at all."
-    from hjepa.detection.results import without_nan
+    from hjepa.core.files import finite_json
     from hjepa.core.files import write_json
     from hjepa.compression.rate_distortion import draw_rate_distortion, format_rate_distortion, write_csv
     say('\n' + format_rate_distortion(results))
-    write_json(out/'results.json', without_nan(results), digest=True)
+    write_json(out/'results.json', finite_json(results), digest=True)
     write_csv(results, out/'rate_distortion.csv')
     say(f'\ntable: {out/"rate_distortion.csv"}\nfigures:')
     for path in draw_rate_distortion(out, results).values(): say(f'  {path}')
@@ -328,7 +331,7 @@ def compress_files(
         rows.append(dict(stream=target.name, source=str(path), bytes=len(data), pixels=pixels))
         append_text(output/_PART, json.dumps(rows[-1]) + '\n')
     if not rows:
-        from hjepa.data.images import DataError
+        from hjepa.core.loader import DataError
         raise DataError(f'nothing could be compressed: {found.left_out.words() or "no sources"}')
     return rows
 

@@ -66,7 +66,7 @@ def find_neighbours(args: argparse.Namespace) -> tuple: # a Gallery, and its Nei
     pictures = [expand(p) for p in args.pictures]
     if missing := [p for p in pictures if not p.is_file()]: raise FileNotFoundError(f'{missing[0]}: no such picture' + (' (a folder to look in is given with --images)' if missing[0].is_dir() else ''))
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'pictures of the store are gone')                   # said below in a line of its own
+        warnings.filterwarnings('ignore', 'images of the store are gone')                   # said below in a line of its own
         gallery = Gallery(model, run_images(args, model), args.readout, args.store, num_workers=args.num_workers, progress=True)
     return gallery, gallery.search(pictures or evenly(gallery.index.tolist(), args.n), args.k)
 

@@ -99,7 +99,7 @@ def show_run(args: argparse.Namespace) -> dict[str, Path]: # name → file
     check_kind(args.run, 'hjepa')
     from hjepa.core.files import check_target, expand, say, write_atomic
     draw = picture_makers(args)
-    from hjepa.data.images import DataError
+    from hjepa.core.loader import DataError
     from hjepa.figures.base import showing_channels
     folder, saved, out = check_target(args.output or expand(args.run)/'pictures', folder=True), {}, {}
     shown = lambda: showing_channels(*args.channels) if args.channels else nullcontext()
@@ -132,6 +132,7 @@ def _once(f):
 def picture_makers(args: argparse.Namespace) -> dict: # name → function without arguments that draws it
     "The pictures that a run can have. The model is loaded when the first of them needs it."
     from hjepa import visualization as v
+    from hjepa.core.history import read_history
     from hjepa.figures import attention, curves, guesses
     from hjepa.report import page as report
     from hjepa.report.verdict import run_verdict
@@ -147,7 +148,7 @@ def picture_makers(args: argparse.Namespace) -> dict: # name → function withou
         prediction_error=masked(v.show_prediction_error, args.n), guesses=lambda: masked(guesses.show_guesses, guesses.build_patch_bank(look().model, look().others(), args.level), args.n)(),
         attention=given(attention.show_attention, args.patch, max(1, args.n // 2)), similarity=lambda: given(v.show_similarity, args.patch or tuple(g // 2 for g in look().masks.grid), n=args.n)(),
         embedding=lambda: draw_embedding(look(), args.method, args.seed), 
-        losses=lambda: curves.plot_history(curves.read_history(run)), course=lambda: report.plot_verdict(curves.read_history(run), run_verdict(run)))
+        losses=lambda: curves.plot_history(read_history(run)), course=lambda: report.plot_verdict(read_history(run), run_verdict(run)))
     missing = ['crops'] * (not config.multicrop.strategy) + ['pyramid'] * (not config.model.fpn.use_fpn)
     return {name: draw[name] for name in PICTURES if name not in missing}
 
@@ -175,7 +176,9 @@ class Look:
         size: tuple[int, int] | None = None, # (H, W) in pixels; None: the model's
     ): # uint8 [n, C, H, W]
         "Images of a data set, as the model gets them; those that cannot be read are left out. Raises `DataError` if that leaves none."
-        from hjepa.data.images import DataError; from hjepa.core.loader import collate; from hjepa.data.views import model_view
+        from hjepa.core.loader import DataError
+        from hjepa.core.loader import collate
+        from hjepa.data.views import model_view
         images = collate(model_view(self.model, dataset, size).__getitems__(index))['image']
         if not len(images): raise DataError(f'none of {len(index)} pictures of {dataset.name!r} could be read')
         return images

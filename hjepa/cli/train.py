@@ -14,7 +14,6 @@ __all__ = ['SAME_MEASURE', 'friendly_errors', 'interruptible', 'finish_later', '
 # %% ../../nbs/cli/01_train.ipynb #97394d3d
 import argparse
 import json
-import math
 import os
 import secrets
 import signal
@@ -25,6 +24,7 @@ import warnings
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
+from ..core.files import finite_json
 
 # %% ../../nbs/cli/01_train.ipynb #09bdbe62
 @contextmanager
@@ -40,8 +40,8 @@ def friendly_errors(
         say(f'{command}: stopped{f" ({e})" if str(e) else ""}', sys.stderr)
         sys.exit(130)
     except Exception as e:
-        data = sys.modules.get('hjepa.data.images')                    # not imported for this
-        known = (ValueError, OSError, FloatingPointError, ImportError) + ((data.DataError,) if data else ())
+        loader = sys.modules.get('hjepa.core.loader')  # not imported for this
+        known = (ValueError, OSError, FloatingPointError, ImportError) + ((loader.DataError,) if loader else ())
         if os.environ.get('HJEPA_TRACEBACK') or not isinstance(e, known): raise
         say(f'{command}: error: {e}', sys.stderr)
         sys.exit(2)
@@ -192,7 +192,9 @@ def run_training(
     from hjepa.report.verdict import HealthCallback
     from hjepa.evaluation.encodings import check_readouts
     from hjepa.evaluation.holdouts import check_groups
-    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback, Trainer, load_config, load_run
+    from hjepa.core.resuming import CheckpointCallback
+    from hjepa.core.history import HistoryCallback, ProgressCallback
+    from hjepa.training import Trainer, load_config, load_run
     if resume: check_kind(resume, 'hjepa')
     cfg = load_run(resume, overrides) if resume else load_config(config, overrides)
     if resume: cfg.model.pretrained = False                     # its weights are in the checkpoint
@@ -217,7 +219,7 @@ def run_loop(
 ) -> bool: # whether the run is complete
     "Make or find the run's folder, lock it, train, and leave the other processes behind."
     from hjepa.core.files import expand
-    from hjepa.training import checkpoints
+    from hjepa.core.checkpoints import checkpoints
     trainer.run_dir = expand(resume) if resume else _make_run(trainer, run_dir or _run_name(config))
     with trainer.alone():
         if not resume and checkpoints(trainer.run_dir):
@@ -238,7 +240,7 @@ def _run_name(config: str | Path) -> Path:
 
 def _make_run(trainer, run_dir) -> Path:
     "Make the run's folder on the main process; every process learns its name, or that it could not be made."
-    from hjepa.training import new_run
+    from hjepa.core.checkpoints import new_run
     return Path(trainer.team.on_main(lambda: str(new_run(run_dir, trainer.config))))
 
 def describe(trainer):
@@ -286,7 +288,7 @@ def run_facts(run_dir: Path, cfg) -> dict:
     "Seed, budget and versions, so that a table can say what it was made with."
     import torch
     from hjepa import __version__
-    from hjepa.training import newest_state
+    from hjepa.core.checkpoints import newest_state
     state = newest_state(run_dir)
     return dict(seed=cfg.training.seed, images_seen=state['images_seen'], threads=state['threads'],
                 seconds_training=round(state['seconds'], 1), hjepa=__version__, torch=torch.__version__,
@@ -360,7 +362,7 @@ def measure(
     some = dataset.subset(range(0, len(dataset), max(1, len(dataset) // 2000)))
     health = lambda m: feature_health(extract_dataset(m, some, num_workers=d.num_workers).levels)
     both = dict(health=health(model), random_health=health(random_like(model, cfg.training.seed)))
-    return {k: {n: [v if math.isfinite(v) else None for v in values] for n, values in h.items()} for k, h in both.items()}
+    return finite_json(both)
 
 # %% ../../nbs/cli/01_train.ipynb #a97ae6c4
 def draw(
@@ -374,15 +376,15 @@ def draw(
     from hjepa.core.loader import collate
     from hjepa.data.views import model_view, normalize
     from hjepa.training import build_masks
-    from hjepa.figures.curves import read_history
-    from hjepa.visualization import save_pictures
+    from hjepa.core.history import read_history
+    from hjepa.visualization import save_figures
     view = model_view(model, dataset)
     batch = collate(view.__getitems__(list(range(0, len(dataset), max(1, len(dataset) // 16)))))     # leaves out what cannot be read
     some = batch['image'][::max(1, len(batch['image']) // 8)][:8]
     images = normalize(some, *model.pixel_stats).to(next(model.parameters()).device)
     masks = build_masks(cfg, model)(len(images), generator=torch.Generator().manual_seed(cfg.training.seed))
     more = dict(crops=lambda: draw_crops(model, cfg, dataset)) if cfg.multicrop.strategy else None
-    return save_pictures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
+    return save_figures(model, images, masks, read_history(Path(run_dir)/'history.jsonl'), Path(run_dir)/'pictures', more)
 
 def draw_crops(
     model, # an HJEPA
@@ -501,7 +503,7 @@ def say_unreadable(
 ):
     "Name images that were left out, with the reason; of many, the first ones and their number."
     from hjepa.core.files import say
-    from hjepa.data.images import why
+    from hjepa.core.loader import why
     for name in bad[:most]: say('left out, cannot be read: ' + why(name).replace('\n', '\\n'), sys.stderr)
     if len(bad) > most: say(f'… and {len(bad) - most:,} more that cannot be read', sys.stderr)
 
@@ -510,7 +512,7 @@ def extract_folder(args: argparse.Namespace):
     "Features, paths and unreadable pictures for `hjepa_features`; the file is written completely or not at all."
     from hjepa.core.files import check_target, expand
     from hjepa.data.datasets import ImageDataset
-    from hjepa.data.images import DataError
+    from hjepa.core.loader import DataError
     from hjepa.data.named import build_dataset
     from hjepa.evaluation.encodings import collect_readouts, extract_dataset
     output = expand(args.output)
@@ -548,7 +550,8 @@ def _features_model(args: argparse.Namespace): # an HJEPA on the best device
 def _numbers_per_image(model, args: argparse.Namespace) -> int:
     "How many numbers an image becomes; a read-out or level that is not there is an error before the work."
     import torch
-    from hjepa.evaluation.encodings import blocks_needed, evaluating, readout
+    from hjepa.evaluation.encodings import blocks_needed, readout
+    from hjepa.core.modules import evaluating
     blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
     with torch.no_grad(), evaluating(model):
         if not args.readout: return model.extract_levels(blank, [args.level], not args.no_fpn)[0].numel()
@@ -596,8 +599,10 @@ def run_detection(
     allow: list[str] = (), # what may have changed since: 'config', 'data'; see `Trainer.resume`
 ) -> int: # 0 when complete, 130 when stopped on the way
     "Train a detector, then measure and draw. Raises what `friendly_errors` explains."
-    from hjepa.detection.training import DetectionTrainer, MeanAPCallback, detection_dataset, load_detection_config, load_detection_run; from hjepa.detection.results import need_extra
-    from hjepa.training import CheckpointCallback, HistoryCallback, ProgressCallback
+    from hjepa.detection.training import DetectionTrainer, MeanAPCallback, detection_dataset, load_detection_config, load_detection_run
+    from hjepa.detection.results import need_extra
+    from hjepa.core.resuming import CheckpointCallback
+    from hjepa.core.history import HistoryCallback, ProgressCallback
     need_extra()                                                # better now than after hours of training
     if resume: check_kind(resume, 'detector')
     cfg = load_detection_run(resume, overrides) if resume else load_detection_config(config, overrides)
@@ -664,13 +669,14 @@ def report_detection(
     out: Path | None = None, # where results and figures are written; None: the run's folder
 ) -> dict: # the results
     "Average precision, pictures, and how to use the detector."
-    from hjepa.detection.results import draw_detection, evaluate_detector, format_detection, without_nan
+    from hjepa.detection.results import draw_detection, evaluate_detector, format_detection
+    from hjepa.core.files import finite_json
     from hjepa.core.files import check_target, say, write_json
     run_dir, e = Path(run_dir), cfg.evaluation
     check_target((out or run_dir)/'results.json')
     results = evaluate_detector(model, test, e.batch_size, e.small_below, scales, cfg.data.num_workers, progress=True) | run_facts(run_dir, cfg) | dict(scales=list(scales))
     say('\n' + format_detection(results))
-    write_json((out or run_dir)/'results.json', without_nan(results), digest=True)
+    write_json((out or run_dir)/'results.json', finite_json(results), digest=True)
     say('\nfigures:')
     for path in draw_detection(run_dir, model, test, results, out).values(): say(f'  {path}')
     say(f'\n{results["images_seen"]:,} images seen in {results["seconds_training"]:.0f} s of training. Use it:\n'
@@ -730,7 +736,7 @@ def detect(
     args = p.parse_args(argv)
     with friendly_errors('hjepa_detect'):
         from hjepa.core.files import check_target, say, write_text
-        from hjepa.data.images import DataError
+        from hjepa.core.loader import DataError
         from hjepa.data.named import list_images
         from hjepa.detection.detector import check_scales, load_detection_model
         check_scales(args.scales)
@@ -791,7 +797,7 @@ def detect_folder(
     args: argparse.Namespace, # of `hjepa_detect`
 ) -> list[dict]: # one object per image, see `detection_row`
     "Boxes of all images. Raises DataError if none of them can be read."
-    from hjepa.data.images import DataError; from hjepa.data.cutting import to_tensor
+    from hjepa.core.loader import DataError; from hjepa.data.cutting import to_tensor
     from tqdm import tqdm
     rows, paths, n = [], found.files, args.batch_size
     for start in tqdm(range(0, len(paths), n), desc='detecting', disable=len(paths) <= n):

@@ -12,25 +12,23 @@ import hashlib
 import json
 import math
 import warnings
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Iterable, Optional
-
 import numpy as np
 import torch
 import torch.nn.functional as F
+from dataclasses import dataclass
 from einops import rearrange
 from fastcore.basics import patch
-
-from torch import Tensor, nn
+from pathlib import Path
+from torch import nn, Tensor
+from typing import Any, Iterable, Optional
 
 from .coding import (ans_decode, ans_encode, FactorizedPrior, from_indices, LATENT_LIMIT,
                                       pack_varints, seal, StreamError, to_indices, unpack_varints, unseal)
 from ..core.config import check_settings, from_values, relation, require, setting
-from ..detection.detector import FPNFeatures
-from ..core.weights import model_from_file, read_newest, save_model, saved_config
-from ..core.weights import register_model_kind
 from ..core.linalg import symmetric_axes
+from ..core.weights import model_from_file, read_newest, register_model_kind, save_model, saved_config
+from ..detection.detector import FPNFeatures
+
 
 # %% ../../nbs/compression/02_codec.ipynb #064ec15b
 def level_area(

@@ -20,8 +20,9 @@ from torch.utils.data import Dataset
 from ..core.files import check_regular, list_files, load_tensors
 from ..core.loader import build_loader
 from ..data.cutting import to_hw
-from ..data.images import DataError
-from ..data.views import BadImages, normalize
+from ..core.loader import DataError
+from ..core.loader import BadImages
+from ..data.views import normalize
 from ..detection.boxes import BoxDataset, BoxView, settle_images
 from ..detection.detector import FPNDetector, FPNFeatures
 from ..detection.results import detector_view

@@ -12,13 +12,12 @@ __all__ = ['COLUMNS', 'Tally', 'average_precision', 'measure_codecs', 'measure_f
 import csv
 import math
 import time
-from pathlib import Path
-from typing import Any, Iterable
-
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
+from fastcore.basics import patch
+from pathlib import Path
+from typing import Any, Iterable
 
 from .features import detector_features
 from .streams import as_streams, feature_statistics, FeatureStatistics, LearnedStreams

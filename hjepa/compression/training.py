@@ -13,29 +13,32 @@ __all__ = ['CODEC_IDLE', 'CODEC_SAFE_KEYS', 'CodecData', 'CodecTraining', 'Codec
 import hashlib
 import math
 import warnings
+import numpy as np
+import torch
 from collections import deque
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterator
-
-import numpy as np
-import torch
 from safetensors import safe_open, SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing import Any, Iterator
 
 from .codec import CodecConfig, FPNCodec, load_compression_model, MAX_NUMBERS
 from .features import FileFeatures, ImageFeatures
+from ..core.callbacks import Callback
+from ..core.checkpoints import checkpoints, new_run, read_state, reload_config, write_state
 from ..core.config import check_settings, ConfigError, register_kind, relation, setting, warn_idle
-from ..core.files import clear_temporaries, read_json, write_json, write_text
+from ..core.files import (clear_temporaries, read_json,
+                              write_json, write_text)
+from ..core.history import HistoryCallback
+from ..core.loop import Loop
 from ..detection.detector import FPNDetector, FPNFeatures, load_detection_model
 from ..detection.formats import BOX_DATASETS
 from ..detection.results import save_figure
 from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
-from ..training import (Callback, CHANCE, checkpoints, HistoryCallback, load_config, load_run, new_run,
-                            read_state, SHARE, Trainer, TrainingConfig, warn_training, write_state)
+from ..training import CHANCE, load_config, schedules, SHARE, TrainingConfig, warn_training
 
 # %% ../../nbs/compression/07_training.ipynb #4812ceb7
 _FILES = 'null where data.detector or data.dataset is given: features come from files or from images'
@@ -166,7 +169,7 @@ def load_codec_run(
     overrides: list[str] = (), # only keys that do not change the result
 ) -> CodecRun:
     "The configuration of an existing run. Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."
-    return load_run(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
+    return reload_config(run_dir, overrides, load_codec_config, CODEC_SAFE_KEYS)
 
 # %% ../../nbs/compression/07_training.ipynb #c3fe025e
 def codec_detection(
@@ -255,27 +258,28 @@ def start_codec(
     codec.load_state_dict(other.state_dict())
 
 # %% ../../nbs/compression/07_training.ipynb #fb7eeeb9
-class CodecTrainer(Trainer):
-    "The training loop for a codec. `dataset` is a `ImageFeatures` or `FileFeatures`."
-    kind, model_schema, check = 'codec', CodecConfig, staticmethod(check_codec_run)
-    safe_keys = CODEC_SAFE_KEYS
-    def _make_dataset(self): return feature_source(self.config, progress=self.accelerator.is_main_process, device=self.device)
-    def _make_model(self) -> FPNCodec:
+class CodecTrainer(Loop):
+    "The training loop for a codec. `dataset` is a `PictureFeatures` or `FileFeatures`."
+    kind, model_schema, safe_keys, start_keys = 'codec', CodecConfig, CODEC_SAFE_KEYS, ('training.start',)
+    def check(self, config: CodecRun) -> CodecRun: return check_codec_run(config)
+    def make_dataset(self): return feature_source(self.config, progress=self.is_main, device=self.device)
+    def make_model(self) -> FPNCodec:
         codec = FPNCodec(fill_from_features(self.config.model, self.dataset)).to(self.device)
         if not checkpoints(self.run_dir): start_codec(codec, self.config, self.dataset)
         return codec.train()
-    def _make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
         return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas), fused=self.device.type in ('cuda', 'cpu'))
-    def _clipped(self) -> list: return [p for g in self.optimizer.param_groups[:2] for p in g['params']]        # quantiles stay apart
-    def _make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
-    def _on_lengths(self): "No schedule beside the optimiser's."
-    def _on_update(self): "Nothing follows the weights."
-    def _inputs(self, batch: dict, generator) -> tuple:
+    def clipped(self) -> list: return [p for g in self.optimizer.param_groups[:2] for p in g['params']]  # no quantiles
+    def make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
+    def schedule(self, step: int) -> dict[str, float]:
+        return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
+    def inputs(self, batch: dict, generator) -> tuple:
         self.features = self.dataset.features(batch, self.device)
         return list(self.features.values()), None, generator, math.prod(self.features.canvas) * len(batch['index'])
-    def _forward(self, batch: dict, part: int) -> Tensor: return super()._forward(batch, part) + self.outputs['aux']
-    def _averages(self) -> dict[str, Tensor]: return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
+    def total_loss(self) -> Tensor: return self.outputs['loss'] + self.outputs['aux']
+    def averages(self) -> dict[str, Tensor]:
+        return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
     def step_logs(self) -> dict[str, Any]:
         o, lam = self.outputs, self.config.model.lambda_value
         line = {k: o[k].item() for k in ('loss', 'mse', 'bpp', 'aux')}

@@ -34,7 +34,8 @@ def save_model(
     path: str | Path, # a .safetensors file, or a folder in which `model.safetensors` is written
     kind: str, # which kind of model it is, see `register_model_kind`
 ) -> Path: # the file
-    "Write a model's weights and configuration to one file, completely or not at all, with a digest of both."
+    """Write a model's weights and configuration to one file, completely or not at all, with a digest of
+    both."""
     path = expand(path)
     if path.suffix != '.safetensors': path = path/'model.safetensors'
     meta = dict(hjepa_format='1', kind=kind, config=json.dumps(asdict(model.config)))
@@ -67,13 +68,22 @@ def saved_config(
     "The configuration in a file's header, without reading the weights."
     try:
         with safe_open(file, 'pt') as f: meta = f.metadata() or {}
-    except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
-    if 'config' not in meta: raise ValueError(f'{file}: no hjepa configuration in its header; expected a file written by HJEPA.save_pretrained or hjepa_train')
-    if (found := meta.get('kind', 'hjepa')) != kind: raise WrongKind(f'{file} holds a model of kind {found!r}, not {kind!r}; {_loads_with(found)}')
-    if meta.get('hjepa_format') != '1': raise ValueError(f'{file}: format {meta.get("hjepa_format")}, this version of hjepa reads format 1; a newer hjepa may have written it')
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
+    if 'config' not in meta:
+        raise ValueError(f'{file}: no hjepa configuration in its header; expected a file written by '
+                         'HJEPA.save_pretrained or hjepa_train')
+    if (found := meta.get('kind', 'hjepa')) != kind:
+        raise WrongKind(f'{file} holds a model of kind {found!r}, not {kind!r}; {_loads_with(found)}')
+    if meta.get('hjepa_format') != '1':
+        raise ValueError(f'{file}: format {meta.get("hjepa_format")}, this version of hjepa reads format '
+                         '1; a newer hjepa may have written it')
     try: config = json.loads(meta['config'])
-    except (ValueError, RecursionError) as e: raise ValueError(f'{file}: the configuration in its header is not JSON ({e})') from e
-    if not isinstance(config, dict): raise ValueError(f'{file}: the configuration in its header is a {type(config).__name__}, expected a section of keys and values')
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{file}: the configuration in its header is not JSON ({e})') from e
+    if not isinstance(config, dict):
+        raise ValueError(f'{file}: the configuration in its header is a {type(config).__name__}, expected '
+                         'a section of keys and values')
     return config
 
 # %% ../../nbs/core/07_weights.ipynb #0fe4eea0
@@ -84,20 +94,28 @@ def model_from_file(
 ) -> nn.Module:
     """A model with the weights of a file.
 
-    ValueError, before any memory is taken, if its tensors are not those that the configuration asks for; and if
-    they are not those that were written: by the digest beside them, and by a checkpoint's `state.json`."""
+    ValueError, before any memory is taken, if its tensors are not those that the configuration asks for;
+    and if they are not those that were written: by the digest beside them, and by a checkpoint's
+    `state.json`."""
     try:
         with safe_open(file, 'pt') as f: shapes = {k: list(f.get_slice(k).get_shape()) for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
+    except (SafetensorError, OSError) as e:
+        raise ValueError(f'{file}: not a readable .safetensors file ({e})') from e
     many = [(k, n) for k, n in _numbers(asdict(config)) if k in _REPEATS and n > len(shapes)]
-    if many: raise ValueError(f'{file}: its configuration says {many[0][0]}={many[0][1]}, but it holds {len(shapes)} tensors')
+    if many:
+        raise ValueError(f'{file}: its configuration says {many[0][0]}={many[0][1]}, but it holds '
+                         f'{len(shapes)} tensors')
     try:
-        with torch.device('meta'): plan = build(deepcopy(config))                                # a model without memory
+        # a model without memory
+        with torch.device('meta'): plan = build(deepcopy(config))
     except (ValueError, OSError, ImportError): raise
-    except Exception as e: raise ValueError(f'{file}: its configuration cannot be built ({type(e).__name__}: {e})') from e
+    except Exception as e:
+        raise ValueError(f'{file}: its configuration cannot be built ({type(e).__name__}: {e})') from e
     own = {k: list(v.shape) for k, v in plan.state_dict().items()}
     wrong = [k for k in own if own[k] != shapes.get(k)] + [k for k in shapes if k not in own]
-    if wrong: raise ValueError(f'{file}: weights and configuration of the file disagree, first at {wrong[0]!r} ({len(wrong)} tensors)')
+    if wrong:
+        raise ValueError(f'{file}: weights and configuration of the file disagree, first at {wrong[0]!r} '
+                         f'({len(wrong)} tensors)')
     if (size := sum(b.numel() * b.element_size() for b in plan.buffers())) > 4 * file.stat().st_size + 1e9:
         raise ValueError(f'{file}: its configuration asks for tables of {size / 1e9:.0f} GB')
     check_sha256(file)
@@ -107,7 +125,8 @@ def model_from_file(
     return model
 
 # %% ../../nbs/core/07_weights.ipynb #88addc8e
-_REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')       # keys that say how often something is built
+# keys that say how often something is built
+_REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')
 
 def _numbers(values: Any, key: str = '') -> list[tuple[str, int]]:
     "All whole numbers in nested values, each with the key that it stands under."
@@ -122,13 +141,15 @@ def check_sha256(
     if not (file.parent/'state.json').is_file(): return
     sums = read_json(file.parent/'state.json').get('sha256')
     if isinstance(sums, dict) and sums.get(file.name, digest := file_sha256(file)) != digest:
-        raise ValueError(f'{file} is not as it was written (its SHA-256 differs from that in state.json); take another checkpoint')
+        raise ValueError(f'{file} is not as it was written (its SHA-256 differs from that in state.json); '
+                         'take another checkpoint')
 
 # %% ../../nbs/core/07_weights.ipynb #5a8e9e60
 PLACES: list[Callable[..., Path | None]] = []
 
 def register_place(
-    fetch: Callable[..., Path | None], # (name, **options) → the .safetensors file; None: it is no name of this place
+    # (name, **options) → the .safetensors file; None: it is no name of this place
+    fetch: Callable[..., Path | None],
 ) -> Callable: # the same
     "Enter a place where weights are found by a name, as a decorator."
     PLACES.append(fetch)
@@ -155,8 +176,10 @@ def find_weights(
     found = sorted(path.glob('checkpoints/step_*/model.safetensors'))
     if found: return found[-1]
     if not path.exists() and (file := fetch_weights(name, **hub)): return file
-    raise FileNotFoundError(f'{path}: {"no model.safetensors and no checkpoints/step_*/ in this folder" if path.is_dir() else "no such file or folder"}; '
-                            'expected a .safetensors file, a folder with model.safetensors, the folder of a training run, or hf://owner/name')
+    missing = 'no such file or folder'
+    if path.is_dir(): missing = 'no model.safetensors and no checkpoints/step_*/ in this folder'
+    raise FileNotFoundError(f'{path}: {missing}; expected a .safetensors file, a folder with '
+                            'model.safetensors, the folder of a training run, or hf://owner/name')
 
 # %% ../../nbs/core/07_weights.ipynb #b669b3f5
 def read_newest(
@@ -164,7 +187,8 @@ def read_newest(
     read, # called with the .safetensors file
     **hub, # of the place, see `find_weights`
 ) -> Any: # what it gives
-    "Read a model's weights. If a run that goes on deletes that checkpoint meanwhile, the next newest is read."
+    """Read a model's weights. If a run that goes on deletes that checkpoint meanwhile, the next newest is
+    read."""
     for left in reversed(range(20)):
         file = find_weights(path, **hub)
         try: return read(file)
@@ -197,7 +221,9 @@ def weights_path(
 class Format:
     "How files of another project are read, which hold no configuration."
     model_of: Callable[[Path], nn.Module | None] # a model of a file; None: the file is of another format
-    fill: Callable[[nn.Module, Path], None] # load into a model what the file holds besides its encoder; nothing for other formats
+    fill: Callable[[
+        nn.Module, Path
+    ], None]  # load into a model what the file holds besides its encoder; nothing for other formats
 
 FORMATS: dict[str, Format] = {}
 

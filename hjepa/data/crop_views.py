@@ -8,21 +8,22 @@ __all__ = ['MultiCropView', 'MultiCropDataset', 'MultiCropDatasetRaw', 'multicro
 
 # %% ../../nbs/data/08_crop_views.ipynb #3836f3e2
 import copy, warnings
-from typing import Any, Callable, Iterator, Sequence
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
-from ..core.loader import EpochBatchSampler, PatientLoader, to_send, worker_options
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing import Any, Callable, Iterator, Sequence
+
+from ..core.loader import BadImages, EpochBatchSampler, PatientLoader, to_send, why, worker_options
 from ..core.random import keyed_uniform
-from .crops import (AdaptiveMultiCropTransform, reduced_bytes, Crops, MultiCropEvalTransform,
-                              MultiCropTransform, reduced_pixels)
+from .crops import (AdaptiveMultiCropTransform, Crops, MultiCropEvalTransform, MultiCropTransform,
+                              reduced_bytes, reduced_pixels)
 from .cutting import size_of, to_chans
 from .datasets import as_images
-from .images import check_chans, turn_of, why
+from .images import check_chans, turn_of
 from .named import build_dataset
-from .views import BadImages, read_next, ready_dataset
+from .views import read_next, ready_dataset
 
 # %% ../../nbs/data/08_crop_views.ipynb #60427de3
 class _Source:

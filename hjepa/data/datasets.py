@@ -7,18 +7,20 @@ __all__ = ['ImageDataset', 'measure_range', 'settle_range', 'channels_of', 'to_p
 
 # %% ../../nbs/data/03_datasets.ipynb #edff872c
 import contextlib, copy, math
-from collections import Counter
-from functools import partial
-from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
 import numpy as np
 import torch
-from torch import Tensor
 from PIL import Image, ImageOps
+from collections import Counter
 from fastcore.basics import patch
+from functools import partial
+from pathlib import Path
+from torch import Tensor
+from typing import Any, Callable, Iterator, Sequence
+
 from ..core.files import check_regular, LeftOut, say
+from ..core.loader import DataError
 from .cutting import to_chans
-from .images import (bits_of, check_chans, DataError, flatten_mode, image_from_values, ImageError,
+from .images import (bits_of, check_chans, flatten_mode, image_from_values, ImageError,
                                load_image, PixelRange, range_of)
 
 # %% ../../nbs/data/03_datasets.ipynb #0307a9a6

@@ -9,16 +9,18 @@ __all__ = ['DATASETS', 'FASHION', 'PICTURES', 'read_idx', 'stratified_subset', '
 # %% ../../nbs/data/04_named.ipynb #ae0f8b22
 import contextlib, difflib, gzip, json, math
 import os, warnings
+import numpy as np
+import torch
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Callable, Sequence
-import numpy as np
-import torch
+
 from ..core.files import expand, LeftOut, list_files, printable, read_text
+from ..core.loader import DataError
 from ..core.random import keyed_permutation
 from .datasets import ImageDataset
-from .images import allow_megapixels, DataError, range_of
+from .images import allow_megapixels, range_of
 
 # %% ../../nbs/data/04_named.ipynb #7a33c21a
 def read_idx(

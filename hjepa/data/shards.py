@@ -23,7 +23,9 @@ from ..core.files import (append_text, check_regular, check_target, clear_tempor
                               write_atomic, write_text)
 from ..core.random import keyed_uniform
 from .datasets import ImageDataset
-from .images import check_image, DataError, ImageError, load_image, Unreadable, unreadable, why
+from .images import check_image, ImageError, load_image
+from ..core.loader import why
+from ..core.loader import DataError, Unreadable, unreadable
 from .named import class_folders, find_images, PICTURES, register_dataset
 
 # %% ../../nbs/data/06_shards.ipynb #ef537239

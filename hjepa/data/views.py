@@ -4,21 +4,22 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'ready_dataset', 'TrainView', 'read_next', 'EvalView', 'model_view', 'normalize',
-           'denormalize', 'preprocess', 'BadImages']
+           'denormalize', 'preprocess']
 
 # %% ../../nbs/data/05_views.ipynb #69b9a542
-from collections import Counter
-from typing import Any, Sequence
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 from PIL import Image
 from fastcore.basics import patch
+from torch import Tensor
+from torch.utils.data import Dataset
+from typing import Any, Sequence
+
+from ..core.loader import unreadable
 from ..core.random import keyed_uniform
 from .cutting import (center_boxes, crop_boxes, crop_resize, crop_resize_pil, cut_pictures,
                                 DECODERS, size_of, to_chans, to_hw)
 from .datasets import as_images, ImageDataset, settle_range, to_pil
-from .images import check_chans, DataError, ImageError, PixelRange, unreadable, why
+from .images import check_chans, ImageError, PixelRange
 
 # %% ../../nbs/data/05_views.ipynb #436a3b5a
 def ready_dataset(
@@ -264,39 +265,3 @@ def preprocess(
     if not images: raise ValueError('no images were given')
     check_chans(in_chans)
     return torch.stack([_center(to_pil(x, in_chans, pixel_range), to_hw(size)) for x in images])
-
-# %% ../../nbs/data/05_views.ipynb #85f68fc8
-class BadImages:
-    "Counts and names the images that could not be read, and stops the run when their share is too large."
-    def __init__(self,
-        max_bad_share: float = 0.1, # Stop above this share of all images asked for
-        min_seen: int = 100         # … but not before this many were asked for
-    ):
-        self.max_bad_share, self.min_seen, self.names = max_bad_share, min_seen, Counter()
-    def __len__(self) -> int: return len(self.names)
-    @property
-    def count(self) -> int: return self.names.total()
-    def update(self,
-        bad: dict[str, Any] | Sequence[str] # A batch, or the names
-    ):
-        "Note the bad pictures of a batch."
-        self.names.update(bad['bad'] if isinstance(bad, dict) else bad)
-
-# %% ../../nbs/data/05_views.ipynb #9557f8ec
-@patch
-def check(self: BadImages,
-    n_total_seen: int # Pictures asked for up to now, good and bad
-):
-    "Raises `DataError` if more than the stated share was bad."
-    if n_total_seen < self.min_seen or self.count <= self.max_bad_share * n_total_seen: return
-    raise DataError(f'{self.count} of {n_total_seen} pictures ({self.count/n_total_seen:.0%}) could not be read; the limit is '
-        f'max_bad_share={self.max_bad_share:.0%}. {self.words()}')
-
-@patch
-def words(self: BadImages,
-    most: int = 5 # How many are named
-) -> str:         # '' if all could be read
-    "The first ones and their reasons, in one line."
-    if not self.names: return ''
-    more = f', and {len(self.names) - most:,} more' if len(self.names) > most else ''
-    return f'The first ones: {", ".join(map(why, list(self.names)[:most]))}{more}'

@@ -10,7 +10,7 @@ import json, re
 from pathlib import Path, PurePosixPath
 from typing import Any, Sequence
 from ..core.files import read_text
-from ..data.images import DataError
+from ..core.loader import DataError
 from ..data.named import PICTURES
 from .boxes import BoxDataset, brief
 from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder, hold_out,

@@ -10,37 +10,37 @@ __all__ = ['HEADS', 'PYRAMID_OPTIONS', 'MOST_SCALE', 'LevelAnchors', 'LevelWeigh
 
 # %% ../../nbs/detection/09_detector.ipynb #9a51ca6e
 import math
+import timm
+import torch
+import torch.nn.functional as F
 from collections import Counter
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, Sequence
-
-import timm
-import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor, nn
+from pathlib import Path
+from torch import nn, Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, FCOS, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import batched_nms, clip_boxes_to_image, MultiScaleRoIAlign, remove_small_boxes
 from torchvision.ops.poolers import LevelMapper
+from typing import Any, Sequence
 
 from ..core.config import check_settings, ConfigError, from_values, relation, require, setting
 from ..core.files import load_tensors
+from ..core.modules import evaluating
+from ..core.weights import (find_weights, model_from_file, read_newest, register_model_kind, save_model,
+                                saved_config)
 from ..data.cutting import to_hw
 from ..data.views import normalize
 from .backbones import Backbone, backbone_cost, build_backbone, ENCODERS, PYRAMIDS, ResNetFPN
 from .boxes import fit_size, good_boxes, letterbox
-from ..core.weights import (find_weights, model_from_file, read_newest, register_model_kind, save_model,
-                                saved_config)
 from ..hierarchy import check_timm_kwargs, RANGE, SIZE
 
 # %% ../../nbs/detection/09_detector.ipynb #5bd0ce92
@@ -391,10 +391,7 @@ def get_fpn_features(self: FPNDetector,
 ) -> FPNFeatures: # float32
     "The first half: pictures to a feature pyramid."
     x, image_sizes = self.prepare(images, size)
-    was_training = self.training
-    self.eval()
-    try: maps = self.backbone(x)
-    finally: self.train(was_training)
+    with evaluating(self): maps = self.backbone(x)
     return FPNFeatures({k: v.float() for k, v in maps.items()}, image_sizes, x.shape[-2:])
 
 # %% ../../nbs/detection/09_detector.ipynb #fb385c6c
@@ -407,10 +404,8 @@ def detect_from_features(self: FPNDetector,
     "The second half: a feature pyramid to boxes. Raises ValueError for maps that do not fit this detector."
     canvas, image_sizes = self._check_features(features, image_sizes)
     inner = [fit_size(s, canvas) for s in image_sizes]
-    was_training = self.training
-    self.eval()
-    try: found = (self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes)(features, inner)
-    finally: self.train(was_training)
+    boxes_of = self._faster_rcnn_boxes if self.config.head == 'faster_rcnn' else self._dense_boxes
+    with evaluating(self): found = boxes_of(features, inner)
     for r, (h, w), (H, W) in zip(found, inner, image_sizes, strict=True):
         r['boxes'] = r['boxes'] * r['boxes'].new_tensor([W / w, H / h, W / w, H / h])
     return found

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 from ..core.files import check_regular
 from ..core.random import keyed_uniform
-from ..data.images import allow_megapixels, check_image_shape, DataError, tiff_shape
+from ..data.images import allow_megapixels, check_image_shape, tiff_shape
+from ..core.loader import DataError
 from ..data.named import choose_split
 from .boxes import BoxDataset, brief
 

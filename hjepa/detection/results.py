@@ -4,26 +4,24 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'MeanAP', 'detector_view', 'evaluate_detector', 'show_detections', 'show_precision_recall', 'need_extra',
-           'format_bad', 'format_detection', 'without_nan', 'format_classes', 'draw_detection', 'save_figure',
-           'show_detection_losses']
+           'format_bad', 'format_detection', 'format_classes', 'draw_detection', 'save_figure', 'show_detection_losses']
 
 # %% ../../nbs/detection/10_results.ipynb #47fb521c
 import math
 import time
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
+from pathlib import Path
 from torch import Tensor
+from typing import Any
 
 from ..core.files import printable, write_atomic
-from ..core.loader import build_loader
-from ..data.images import DataError
+from ..core.history import read_history
+from ..core.loader import build_loader, DataError
 from ..data.views import normalize
 from .boxes import BoxDataset, BoxEvalView, settle_images, show_boxes
 from .detector import check_scales, FPNDetector
-from ..figures.curves import read_history, smooth
+from ..figures.curves import smooth
 
 # %% ../../nbs/detection/10_results.ipynb #39bfa8e9
 class MeanAP:
@@ -218,13 +216,6 @@ def format_detection(
     return f'average precision on {n:,} pictures ({1e3 * results["seconds_per_image"]:.1f} ms each)\n' + '\n'.join(lines)
 
 # %% ../../nbs/detection/10_results.ipynb #bba0e9d2
-def without_nan(
-    results: dict, # of `evaluate_detector`
-) -> dict: # the same with None for what there was nothing to measure on
-    "Results that any JSON reader understands."
-    clean = lambda v: None if isinstance(v, float) and math.isnan(v) else {k: clean(x) for k, x in v.items()} if isinstance(v, dict) else v
-    return clean(results)
-
 def format_classes(
     results: dict, # of `evaluate_detector`
 ) -> str:

@@ -12,11 +12,9 @@ import math
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
-from torch import Tensor
 
 from ..core.config import check_settings, ConfigError, register_kind, relation, setting, warn_idle
 from ..data.datasets import settle_range
@@ -25,9 +23,12 @@ from .boxes import BoxDataset, BoxView
 from .detector import DetectorConfig, FPNDetector
 from .formats import BOX_DATASETS, box_settings, build_box_dataset
 from .results import evaluate_detector
+from ..core.callbacks import Callback
+from ..core.checkpoints import checkpoints, reload_config
+from ..core.loop import Loop
 from ..hierarchy import RANGE
-from ..training import (Callback, CHANCE, checkpoints, load_config, load_run, parameter_groups, SHARE,
-                            SHARES, Trainer, TrainingConfig, warn_training)
+from ..training import (CHANCE, load_config, parameter_groups, schedules, SHARE, SHARES,
+                            TrainingConfig, warn_training)
 
 # %% ../../nbs/detection/11_training.ipynb #cb5c41af
 @dataclass
@@ -145,7 +146,7 @@ def load_detection_run(
     """The configuration of an existing detection run.
 
     Raises FileNotFoundError, or `ConfigError` for an override that would make it another run."""
-    cfg = load_run(run_dir, overrides, load_detection_config, DETECTION_SAFE_KEYS)
+    cfg = reload_config(run_dir, overrides, load_detection_config, DETECTION_SAFE_KEYS)
     cfg.model.pretrained = False                                     # its weights are in the checkpoint
     return cfg
 
@@ -181,12 +182,13 @@ def detection_groups(
     return list(groups.values())
 
 # %% ../../nbs/detection/11_training.ipynb #abe035e2
-class DetectionTrainer(Trainer):
+class DetectionTrainer(Loop):
     "The training loop for a detector. `dataset` is a `BoxDataset`."
-    kind, model_schema, check = 'detector', DetectorConfig, staticmethod(check_detection_config)
-    safe_keys = DETECTION_SAFE_KEYS
-    def _make_dataset(self) -> BoxDataset: return detection_dataset(self.config)
-    def _make_model(self) -> FPNDetector:
+    kind, model_schema, safe_keys = 'detector', DetectorConfig, DETECTION_SAFE_KEYS
+    start_keys, filled_keys = ('model.pretrained',), ('pixel_range',)
+    def check(self, config: DetectionConfig) -> DetectionConfig: return check_detection_config(config)
+    def make_dataset(self) -> BoxDataset: return detection_dataset(self.config)
+    def make_model(self) -> FPNDetector:
         m = self.config.model
         if not any(len(b) > ignored.sum()
                    for b, ignored in zip(self.dataset.boxes, self.dataset.ignore, strict=True)):
@@ -206,10 +208,10 @@ class DetectionTrainer(Trainer):
         wish = self.config.data.pixel_range or c.pixel_range or (c.hjepa_config or {}).get('pixel_range')
         self.dataset = self.dataset._with(settle_range(self.dataset.pictures, wish, self.say))
         c.pixel_range = wish if self.dataset.pixel_range is None else list(self.dataset.pixel_range)
-    def _make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> torch.optim.AdamW:
         t = self.config.training
         return torch.optim.AdamW(detection_groups(self.model, t.layer_decay), lr=t.lr, betas=tuple(t.betas), fused=self.device.type in ('cuda', 'cpu'))
-    def _make_view(self) -> BoxView:
+    def make_view(self) -> BoxView:
         d = self.config.data
         view = BoxView(self.dataset, self.model.img_size, self.config.model.in_chans,
                        self.config.training.seed, flip=d.flip, zoom=tuple(d.zoom), crop=d.crop,
@@ -220,18 +222,13 @@ class DetectionTrainer(Trainer):
                               f'pixels on the canvas model.img_size={self.config.model.img_size}; make it '
                               'larger')
         return view
-    def _on_lengths(self): "No schedule beside the optimiser's."
-    def _on_update(self): "Nothing follows the weights."
-    def _inputs(self, batch: dict, generator) -> tuple:
+    def schedule(self, step: int) -> dict[str, float]:
+        return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
+    def inputs(self, batch: dict, generator) -> tuple:
         move = lambda t: t.to(self.device, non_blocking=True)
         images = normalize(move(batch['image']), *self.model.pixel_stats).contiguous(memory_format=torch.channels_last)
         return images, [move(b) for b in batch['boxes']], [move(l) for l in batch['labels']]
-    def _averages(self) -> dict[str, Tensor]: return {k: v.detach() for k, v in self.outputs.items()}
-    def step_logs(self) -> dict[str, Any]:
-        return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm) | {k: v.item() for k, v in self.outputs.items()}
-    def summary(self) -> str:
-        parts = '  '.join(f'{k} {v:.3f}' for k, v in self.logs.items() if k in self.outputs)
-        return f'epoch {self.logs["epoch"] + 1}/{self.config.training.epochs}  {parts}' + (f'  mAP {self.logs["map"]:.3f}' if 'map' in self.logs else '')
+    def summary(self) -> str: return super().summary() + (f'  mAP {self.logs["map"]:.3f}' if 'map' in self.logs else '')
 
 # %% ../../nbs/detection/11_training.ipynb #e9e97877
 class MeanAPCallback(Callback):

@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.config import from_values
 from ..encoder import can_pick, Masks
+from ..fpn import FUSIONS
 from ..hierarchy import (count_parameters, HJEPA, level_grid, ModelConfig, RegularizerConfig, target_cells,
                              visible_cells)
 from ..objectives.regularizers import REGULARIZERS
@@ -357,6 +358,7 @@ def activation_bytes(
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     "Pooled maps, heads and losses of one image, and the pyramid."
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
+    fusion = FUSIONS[shape.config.fpn.fusion_method]
     for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
                                          shape.widths, strict=False)):
         # the head's input, both sides of the loss
@@ -365,8 +367,7 @@ def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
         if not pyramid and l: total += 4 * m * tokens.target
         # lateral and top-down linear map and norm, the map
         if pyramid: total += n * (s * D + s * w + 4 * w) + (2 * s * w * n if l else 0)
-        if pyramid and shape.config.fpn.fusion_method == 'concat' and l + 1 < len(shape.widths):
-            total += 3 * s * w * n
+        if pyramid and l + 1 < len(shape.widths): total += getattr(fusion, 'kept', 0) * s * w * n
     return total
 
 # %% ../../nbs/evaluation/08_cost.ipynb #76e1110a

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READOUTS', 'Features', 'collect_features', 'thumbnails', 'progress_bar', 'autocast_for', 'extract_dataset',
-           'Encodings', 'evaluating', 'TimmFeatures', 'random_like', 'pixel_features', 'ReadOut', 'register_readout',
-           'parse_readout', 'readout_words', 'blocks_needed', 'highest_level', 'check_readouts', 'readout', 'readouts',
+           'Encodings', 'TimmFeatures', 'random_like', 'pixel_features', 'ReadOut', 'register_readout', 'parse_readout',
+           'readout_words', 'check_readouts', 'blocks_needed', 'highest_level', 'readout', 'readouts',
            'blank_encodings', 'readout_widths', 'readout_columns', 'readout_names', 'Readouts', 'collect_readouts',
            'check_features', 'labelled', 'white_dim', 'whiten']
 
@@ -14,28 +14,29 @@ import inspect
 import math
 import re
 import warnings
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any, Callable, Iterable, Sequence
-
 import timm
 import torch
 import torch.nn.functional as F
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from einops import rearrange
 from fastcore.basics import patch
-from torch import Tensor, nn
+from torch import nn, Tensor
+from types import SimpleNamespace
+from typing import Any, Callable, Iterable, Sequence
 
+from ..core.config import ConfigError, require, section_check
 from ..core.distributed import choose_precision
-from ..core.loader import build_loader
+from ..core.linalg import check_vectors, Whitening
+from ..core.loader import BadImages, build_loader
+from ..core.modules import evaluating
 from ..core.random import fixed_seed
+from ..core.weights import hub_or_cache
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
-from ..data.views import BadImages, EvalView, model_view, normalize, preprocess
+from ..data.views import EvalView, model_view, normalize, preprocess
 from ..encoder import check_loaded, loading_reports
-from ..core.weights import hub_or_cache
 from ..hierarchy import HJEPA, pool_levels
-from ..core.linalg import Whitening, check_vectors
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c
 @dataclass
@@ -152,15 +153,6 @@ class Encodings:
             raise ValueError(f'level{level}@k: the stages of this network differ in size; take mean@k')
         present = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return pool_levels(tokens, present, self.grid, level + 1)[0][level]
-
-@contextmanager
-def evaluating(module: nn.Module):
-    "Evaluation mode within the block; every part's own mode is put back afterwards."
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try: yield
-    finally:
-        for m, mode in modes: m.training = mode
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #1b5f3458
 @patch
@@ -481,6 +473,21 @@ def readout_words() -> str:
     single = ' and '.join(n for n, kind in READOUTS.items() if not kind.blocks)
     return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four blocks, "
             "and '|white' at the end to whiten")
+
+# %% ../../nbs/evaluation/01_encodings.ipynb #db0061fa
+@section_check('evaluation')
+def check_readouts(
+    evaluation, # section of a run's configuration, with `readouts`
+    config, # the whole; gives the number of levels
+):
+    "Raise `ConfigError` for a read-out whose name says nothing, or a level that the model does not have."
+    levels = config.model.num_hierarchies
+    for name in evaluation.readouts or ():
+        try: parts, _ = parse_readout(name)
+        except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e
+        for part, _ in parts:
+            there = not part.startswith('level') or int(part[5:]) < levels
+            require([(there, 'evaluation.readouts', name, f'levels from 0 to {levels - 1} (model.num_hierarchies)')])
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
 def blocks_needed(

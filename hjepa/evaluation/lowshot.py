@@ -9,28 +9,27 @@ __all__ = ['SHOT_ALPHAS', 'shots_per_class', 'draw_shots', 'FewShotRidge', 'low_
 # %% ../../nbs/evaluation/04_lowshot.ipynb #8093b013
 import math
 import time
-from copy import deepcopy
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
-
 import torch
 import torch.nn.functional as F
+from copy import deepcopy
+from dataclasses import dataclass
 from fastcore.basics import patch
-from torch import Tensor, nn
+from pathlib import Path
+from torch import nn, Tensor
+from typing import Any, Callable, Iterator, Sequence
 
 from ..core.loader import build_loader
+from ..core.modules import evaluating
 from ..core.random import fixed_seed
 from ..data.datasets import ImageDataset
 from ..data.views import model_view, normalize, TrainView
 from .encodings import (autocast_for, blocks_needed, collect_features, collect_readouts,
-                                        evaluating, labelled, parse_readout, readout, readout_widths,
-                                        Readouts, thumbnails,
-                                        TimmFeatures, whiten)
+                                        labelled, parse_readout, readout, readout_widths, Readouts,
+                                        thumbnails, TimmFeatures, whiten)
 from .holdouts import (check_groups, choose_groups, dense_groups, in_class_order,
                                        stratified_split)
-from .probes import (labelled_sets, hold_out_facts, hold_out_words, model_source,
-                                     pixel_source, RidgeProbe, labelled_readouts)
+from .probes import (hold_out_facts, hold_out_words, labelled_readouts, labelled_sets,
+                                     model_source, pixel_source, RidgeProbe)
 from ..hierarchy import HJEPA
 from ..training import learning_rate
 from ..core.linalg import gram_axes

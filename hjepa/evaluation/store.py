@@ -16,24 +16,23 @@ import signal
 import threading
 import warnings
 import zlib
+import torch
 from collections.abc import Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Sequence
-
-import torch
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
+from pathlib import Path
+from safetensors import safe_open, SafetensorError
 from torch import Tensor
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors,
                               lock_folder, read_json, read_text, save_tensors, write_json, write_text)
-from ..core.loader import build_loader
+from ..core.loader import BadImages, build_loader, DataError, Unreadable, why
+from ..core.modules import evaluating
 from ..data.datasets import ImageDataset
-from ..data.images import DataError, Unreadable, why
-from ..data.views import BadImages, model_view, normalize
-from .encodings import (autocast_for, blocks_needed, evaluating, parse_readout, progress_bar,
-                                        readout, readout_widths, TimmFeatures)
+from ..data.views import model_view, normalize
+from .encodings import (autocast_for, blocks_needed, parse_readout, progress_bar, readout,
+                                        readout_widths, TimmFeatures)
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/06_store.ipynb #26ced289

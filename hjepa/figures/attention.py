@@ -18,31 +18,39 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from torch import Tensor, nn
 from ..encoder import ContextEncoder
 from ..hierarchy import HJEPA
-from ..visualization import draw_cells, looking, mark_cell, model_images, patch_number
+from ..visualization import draw_cells, mark_cell, model_images, patch_number
 from .base import Figure, colour_bar, image_grid, to_pixels
+from ..core.modules import evaluating
 
 # %% ../../nbs/figures/04_attention.ipynb #ab41ff22
 @contextmanager
 def watch_attention(
     module: nn.Module, # an encoder, a predictor, or one of their blocks
-) -> Iterator[list[Tensor]]: # grows by [B, heads, T, T] for each attention layer that is passed; rows sum to 1
-    "Collect attention weights while the block runs. Raises ValueError for a module without timm's attention layers."
+) -> Iterator[list[Tensor]]: # grows by [B, heads, T, T] per attention layer passed; rows sum to 1
+    """Collect attention weights while the block runs. Raises ValueError for a module without timm's
+    attention layers."""
     layers = [m for m in module.modules() if hasattr(m, 'fused_attn') and hasattr(m, 'attn_drop')]
     if not layers: raise ValueError(f'{type(module).__name__} has no attention layer of timm to watch')
     seen, fused = [], [m.fused_attn for m in layers]
-    hooks = [m.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in layers]
+    hooks = [
+        m.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in layers
+    ]
     try:
         for m in layers: m.fused_attn = False
         yield seen
     finally:
-        for m, f, h in zip(layers, fused, hooks, strict=True): m.fused_attn = f; h.remove()
+        for m, f, h in zip(layers, fused, hooks, strict=True):
+            m.fused_attn = f
+            h.remove()
 
 def attention_weights(
     encoder: ContextEncoder, # for a model: `model.target_encoder.encoder` or `model.context_encoder`
     images: Tensor, # [B, C, H, W], normalised
-) -> list[Tensor]: # one [B, heads, T, T] per block: from token (row) to token (column); prefix tokens first, then N patches
-    "The attention of every block on whole images. It takes depth · B · heads · T² numbers."
-    with looking(encoder), watch_attention(encoder) as seen: encoder(images)
+) -> list[Tensor]: # one [B, heads, T, T] per block: from token (row) to token (column)
+    """The attention of every block on whole images: depth · B · heads · T² numbers.
+
+    Prefix tokens come first, then the N patches."""
+    with torch.no_grad(), evaluating(encoder), watch_attention(encoder) as seen: encoder(images)
     return seen
 
 # %% ../../nbs/figures/04_attention.ipynb #b1b2fedb
@@ -51,27 +59,32 @@ def attention_rollout(
     per_head: bool = False, # one rollout per head of the last block, over the mean of heads below
     residual: float = 0.5, # share of a token that goes past the attention
 ) -> Tensor: # [B, T, T], or [B, heads, T, T]; rows sum to 1
-    "Where the content of each token comes from (Abnar and Zuidema 2020, Sec. 3). Values and MLPs are ignored, as in the source."
+    """Where the content of each token comes from (Abnar and Zuidema 2020, Sec. 3). Values and MLPs are
+    ignored, as in the source."""
     if not len(weights): raise ValueError('a rollout needs the attention of at least one block')
     if not 0 <= residual < 1: raise ValueError(f'residual={residual}: expected a share from 0, below 1')
     last = weights[-1].float() if per_head else weights[-1].float().mean(1)
     eye = torch.eye(last.shape[-1], device=last.device)
     below = eye
     for w in weights[:-1]: below = ((1 - residual) * w.float().mean(1) + residual * eye) @ below
-    return ((1 - residual) * last + residual * eye) @ (below[:, None] if per_head and below.ndim == 3 else below)
+    return ((1 - residual) * last
+            + residual * eye) @ (below[:, None] if per_head and below.ndim == 3 else below)
 
 # %% ../../nbs/figures/04_attention.ipynb #e39f758e
 def attention_maps(
     weights: Tensor, # [B, …, T, T] attention or rollout
     grid: tuple[int, int], # (gh, gw) with gh·gw = N; the first T − N tokens are prefix tokens
-    query: str | tuple[int, int] = 'mean', # who reads: 'cls' (the first prefix token), 'mean' (over all patches), or a patch (row, column)
+    # who reads: 'cls' (the first prefix token), 'mean' (over all patches), or a patch (row, column)
+    query: str | tuple[int, int] = 'mean',
 ) -> Tensor: # [B, …, gh, gw], in multiples of uniform attention
     "Where a token reads, on the grid of patches. Raises ValueError for a reader that does not exist."
     T, (gh, gw) = weights.shape[-1], grid
     prefix = T - gh * gw
     if prefix < 0: raise ValueError(f'attention over {T} tokens does not fit a grid of {gh}×{gw} patches')
-    if query == 'cls' and not prefix: raise ValueError("query='cls': this encoder has no CLS token; use 'mean' or a patch (row, column)")
-    if query in ('cls', 'mean'): read = weights[..., 0, :] if query == 'cls' else weights[..., prefix:, :].mean(-2)
+    if query == 'cls' and not prefix:
+        raise ValueError("query='cls': this encoder has no CLS token; use 'mean' or a patch (row, column)")
+    if query in ('cls', 'mean'):
+        read = weights[..., 0, :] if query == 'cls' else weights[..., prefix:, :].mean(-2)
     else: read = weights[..., prefix + patch_number(query, grid), :]
     return T * rearrange(read[..., prefix:], '... (gh gw) -> ... gh gw', gh=gh)
 
@@ -80,8 +93,8 @@ def read_from_others(
     maps: Tensor, # [..., gh, gw] in multiples of uniform attention
     patch: tuple[int, int], # (row, column) of the reader
     tokens: int, # T, with prefix tokens
-) -> tuple[Tensor, Tensor]: # the maps in multiples of uniform attention over the others, NaN at the reader; its share of itself [...]
-    "Leave the reader itself out of its maps."
+) -> tuple[Tensor, Tensor]: # maps over the others, NaN at the reader; its share of itself [...]
+    "Leave the reader itself out of its maps, which are then in multiples of uniform over the others."
     own = maps[..., patch[0], patch[1]] / tokens
     others = maps * (tokens - 1) / (tokens * (1 - own).clamp(min=1e-12))[..., None, None]
     others[..., patch[0], patch[1]] = torch.nan
@@ -89,46 +102,59 @@ def read_from_others(
 
 # %% ../../nbs/figures/04_attention.ipynb #bf326bd0
 def show_attention(
-    model: HJEPA, # its encoder is looked at
+    model: HJEPA, # its encoder is evaluated
     images: Tensor, # [B, C, H, W], uint8, or float normalised for the model
     query: str | tuple[int, int] | None = None, # 'cls', 'mean' or a patch (row, column); None: 'mean'
     n: int = 2, # how many images to show at most
     heads: Sequence[int] | None = None, # which heads; None: up to five, evenly spaced
     encoder: str = 'target', # 'target' or 'context'
-    reach: float | None = None, # the colours end at this multiple of uniform attention, and at its inverse; None: the power of √2 that holds 98 % of the maps
-) -> Figure: # two rows per image: attention of the last block, and rollout; columns: image, mean of heads, single heads
+    reach: float | None = None, # colours end at this multiple of uniform attention; None: 98 % of it fit
+) -> Figure: # two rows per image, last block and rollout; columns: image, mean of heads, single heads
     "Where a patch looks, and where its content comes from, per head."
-    if encoder not in ('target', 'context'): raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
+    if encoder not in ('target', 'context'):
+        raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     x, shown = model_images(model, images[:n])
     enc = model.target_encoder.encoder if encoder == 'target' else model.context_encoder
-    size, grid, query = tuple(x.shape[-2:]), enc.grid_of(x.shape[-2:]), 'mean' if query is None else query
-    maps = [attention_maps(w, grid, query).cpu() for w in _last_and_rollout(attention_weights(enc, x))]      # 2 × [B, heads, gh, gw]
+    grid, query = enc.grid_of(x.shape[-2:]), 'mean' if query is None else query
+    weights = _last_and_rollout(attention_weights(enc, x))
+    maps = [attention_maps(w, grid, query).cpu() for w in weights]                  # 2 × [B, heads, gh, gw]
     heads, own = _some_heads(maps[0].shape[1], heads), None
     if not isinstance(query, str):
-        maps, own = zip(*(read_from_others(m, query, grid[0] * grid[1] + enc.num_prefix_tokens)
-                          for m in maps), strict=True)
+        tokens = grid[0] * grid[1] + enc.num_prefix_tokens
+        maps, own = zip(*(read_from_others(m, query, tokens) for m in maps), strict=True)
     norms = [_multiples(m, reach) for m in maps]
-    fig, axes = image_grid(2 * len(x), 2 + len(heads), size[0] / size[1], 1.3)
+    fig, axes = _draw_attention(shown, maps, own, heads, query, grid, norms)
+    others = '' if own is None else ', others only'
+    rest = f'in multiples of uniform{others}  (×1: like everyone)'
+    if norms[0].vmax == norms[1].vmax: return _log_bar(fig, axes, norms[0], f'attention and rollout, {rest}')
+    _log_bar(fig, axes, norms[1], f'rollout, {rest}')
+    return _log_bar(fig, axes, norms[0], f'attention of the last block, {rest}')
+
+# %% ../../nbs/figures/04_attention.ipynb #aa4275da
+def _draw_attention(shown: Tensor, maps, own, heads: list[int], query, grid, norms):
+    "Frames of images and maps, with titles."
+    size = tuple(shown.shape[-2:])
+    fig, axes = image_grid(2 * len(shown), 2 + len(heads), size[0] / size[1], 1.3)
+    small = 9 if size[0] / size[1] > .12 * len(axes[0]) else 6.5     # of the words beside a frame
     for i, row in enumerate(axes):
         of_image = maps[i % 2][i // 2]
         row[0].imshow(to_pixels(shown[i // 2:i // 2 + 1])[0])
         if not isinstance(query, str): mark_cell(row[0], query, grid, size)
-        row[0].set_ylabel(('last block', 'rollout')[i % 2] + ('' if own is None else f'\nitself: {own[i % 2][i // 2].mean():.0%}'), fontsize=9 if size[0] / size[1] > .12 * len(axes[0]) else 6.5)
+        itself = '' if own is None else f'\nitself: {own[i % 2][i // 2].mean():.0%}'
+        row[0].set_ylabel(('last block', 'rollout')[i % 2] + itself, fontsize=small)
         for ax, m in zip(row[1:], [of_image.mean(0), *of_image[heads]], strict=True):
             draw_cells(ax, m.numpy(), 0, grid, size, cmap='PuOr_r', norm=norms[i % 2])
-    for ax, t in zip(axes[0], ['reader: ' + _reader(query), 'mean', *(f'head {h}' for h in heads)],
-                     strict=True):
-        ax.set_title(t, fontsize=9)
-    rest = 'in multiples of uniform' + (', others only' if own is not None else '') + '  (×1: like everyone)'
-    if norms[0].vmax == norms[1].vmax: return _logcolour_bar(fig, axes, norms[0], f'attention and rollout, {rest}')
-    _logcolour_bar(fig, axes, norms[1], f'rollout, {rest}')
-    return _logcolour_bar(fig, axes, norms[0], f'attention of the last block, {rest}')
+    titles = ['reader: ' + _reader(query), 'mean', *(f'head {h}' for h in heads)]
+    for ax, t in zip(axes[0], titles, strict=True): ax.set_title(t, fontsize=9)
+    return fig, axes
 
 # %% ../../nbs/figures/04_attention.ipynb #f5af3ad5
 def _last_and_rollout(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-    "Attention of the last block, and rollout per head of it; both [B, heads, T, T]. Raises ValueError for NaN."
+    "Attention of the last block, and rollout per head of it; both [B, heads, T, T]."
     last, rollout = weights[-1].float(), attention_rollout(weights, per_head=True)
-    if not rollout.isfinite().all(): raise ValueError('the attention holds NaN or infinity: the model has diverged, there is nothing to show')
+    if not rollout.isfinite().all():
+        raise ValueError('the attention holds NaN or infinity: '
+                         'the model has diverged, there is nothing to show')
     return last, rollout
 
 def _some_heads(total: int, heads: Sequence[int] | None) -> list[int]:
@@ -138,21 +164,24 @@ def _some_heads(total: int, heads: Sequence[int] | None) -> list[int]:
     if wrong: raise ValueError(f'head {wrong[0]}: this encoder has heads 0 to {total - 1}')
     return list(heads)
 
-def _reader(query) -> str: return dict(cls='CLS', mean='all patches').get(query, '') if isinstance(query, str) else 'framed'
+def _reader(query) -> str:
+    return dict(cls='CLS', mean='all patches').get(query, '') if isinstance(query, str) else 'framed'
 
 def _multiples(values: Tensor, reach: float | None) -> LogNorm:
     "A logarithmic scale around 1 that ends at `reach` and its inverse."
     if reach is None:
         folds = values[~values.isnan()].clamp(min=1e-6).log2().abs().double().numpy()
-        if not len(folds): raise ValueError('there is no other patch to read from: nothing to show')       # a grid of one patch, which reads itself
+        # a grid of one patch reads nothing but itself
+        if not len(folds): raise ValueError('there is no other patch to read from: nothing to show')
         reach = 2. ** min(8., max(.5, np.ceil(2 * np.percentile(folds, 98)) / 2))
     if not reach > 1: raise ValueError(f'reach={reach}: expected a multiple above 1')
     return LogNorm(1 / reach, reach)
 
-def _logcolour_bar(fig: Figure, axes, norm: LogNorm, label: str) -> Figure:
+def _log_bar(fig: Figure, axes, norm: LogNorm, label: str) -> Figure:
     "A logarithmic colour scale whose ticks are multiples."
     name = lambda v, _=None: f'×{v:.3g}' if v > .999 else f'×1/{1 / v:.3g}'
     ticks = [norm.vmax ** p for p in np.linspace(-1, 1, 5)]
-    colour_bar(fig, axes, ScalarMappable(norm, 'PuOr_r'), label, extend='both', ticks=ticks, format=FuncFormatter(name))
+    colour_bar(fig, axes, ScalarMappable(norm, 'PuOr_r'), label, extend='both', ticks=ticks,
+               format=FuncFormatter(name))
     fig.axes[-1].xaxis.set_minor_locator(NullLocator())
     return fig

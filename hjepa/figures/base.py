@@ -22,7 +22,7 @@ from torch import Tensor
 
 # %% ../../nbs/figures/01_base.ipynb #f8eb67a0
 class Figure(matplotlib.figure.Figure):
-    "A matplotlib `Figure` that belongs to nobody (no pyplot, no window, any thread) and still shows itself in a notebook."
+    "A matplotlib `Figure` without pyplot or a window, for any thread, that still shows itself in a notebook."
     def __init__(self,
         *args,   # as matplotlib's `Figure` takes them
         **kwargs # figsize in inches, dpi, …
@@ -39,32 +39,35 @@ LEVEL_COLOURS = [OKABE_ITO[c] for c in ('blue', 'vermilion', 'green', 'purple')]
 LEVEL_STYLES = ['-', '--', '-.', ':']
 
 # %% ../../nbs/figures/01_base.ipynb #9f3076e5
-_SHOWN: ContextVar[tuple[int, ...] | None] = ContextVar('channels of images that figures show', default=None)
+_SHOWN = ContextVar('channels of images that figures show', default=None)    # None, or numbers from 0
 
 @contextmanager
 def showing_channels(
     *channels: int, # numbers of three channels (red, green, blue) or of one (grey), from 0
 ):
-    "Within the block, figures of images with other than 1 or 3 channels show these; elsewhere the mean of all."
+    "Within the block, images of other than 1 or 3 channels are drawn in these; elsewhere as the mean of all."
     if len(channels) not in (1, 3) or any(type(c) is not int or c < 0 for c in channels):
         raise ValueError(f'channels {channels}: expected one number or three, from 0')
     was = _SHOWN.set(channels)
     try: yield
     finally: _SHOWN.reset(was)
 
+# %% ../../nbs/figures/01_base.ipynb #e33245b4
 def to_pixels(
-    images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1; C = 1 grey, 3 colour, else what `showing_channels` says
+    images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1; C = 1 grey, 3 colour, else `showing_channels`
 ) -> Tensor: # [B, H, W, 3] float32 in 0 … 1
     "Images as matplotlib draws them. Raises ValueError for another shape or range."
     if images.ndim != 4 or not images.numel():
-        raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, C, H, W] with at least one image')
+        raise ValueError(f'images have shape {tuple(images.shape)}, '
+                         'expected [B, C, H, W] with at least one image')
     x = images.detach().cpu()
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     if not (x.min() >= 0 and x.max() <= 1):
         raise ValueError(f'float images reach from {x.min():.3g} to {x.max():.3g}, expected 0 to 1; '
                          'undo a normalisation first with hjepa.data.views.denormalize(images, mean, std)')
     if (chosen := _SHOWN.get()) is not None and x.shape[1] not in (1, 3): x = _choose(x, chosen)
-    return repeat(x.mean(1), 'b h w -> b h w c', c=3) if x.shape[1] != 3 else rearrange(x, 'b c h w -> b h w c')
+    if x.shape[1] != 3: return repeat(x.mean(1), 'b h w -> b h w c', c=3)
+    return rearrange(x, 'b c h w -> b h w c')
 
 def _choose(x: Tensor, channels: tuple[int, ...]) -> Tensor:
     if max(channels) >= x.shape[1]:
@@ -87,7 +90,8 @@ def image_grid(
     extra: float = 0.35, # inches of height for titles and legends
 ) -> tuple[Figure, np.ndarray]: # the figure, and its axes [nrows, ncols]
     "An empty figure, at most 7 inches (700 pixels) wide, of frames for images."
-    if nrows < 1 or ncols < 1: raise ValueError(f'a picture of {nrows} rows and {ncols} columns: n and ncols must be at least 1')
+    if nrows < 1 or ncols < 1:
+        raise ValueError(f'a figure of {nrows} rows and {ncols} columns: n and ncols must be at least 1')
     cell = min(7 / ncols, 1.6)
     fig = Figure(figsize=(cell * ncols, cell * aspect * nrows + extra), dpi=100, layout='compressed')
     axes = fig.subplots(nrows, ncols, squeeze=False)
@@ -96,6 +100,7 @@ def image_grid(
         ax.spines[:].set_visible(False)
     return fig, axes
 
+# %% ../../nbs/figures/01_base.ipynb #36b59c02
 def show_images(
     images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1
     titles: Sequence[Any] | None = None, # one per image
@@ -103,13 +108,15 @@ def show_images(
 ) -> Figure:
     "Images side by side."
     pixels = to_pixels(images).numpy()
-    if titles is not None and len(titles) != len(pixels): raise ValueError(f'{len(titles)} titles for {len(pixels)} images')
+    if titles is not None and len(titles) != len(pixels):
+        raise ValueError(f'{len(titles)} titles for {len(pixels)} images')
     ncols = min(ncols, len(pixels))
     nrows = -(-len(pixels) // max(1, ncols))
-    fig, axes = image_grid(nrows, ncols, pixels.shape[1] / pixels.shape[2], .05 if titles is None else .25 * nrows)
-    for i, ax in enumerate(axes.flat):
-        if i >= len(pixels): ax.remove(); continue
-        ax.imshow(pixels[i])
+    extra = .05 if titles is None else .25 * nrows
+    fig, axes = image_grid(nrows, ncols, pixels.shape[1] / pixels.shape[2], extra)
+    for ax in axes.flat[len(pixels):]: ax.remove()
+    for i, (ax, x) in enumerate(zip(axes.flat, pixels, strict=False)):
+        ax.imshow(x)
         if titles is not None: plain_text(ax.set_title(str(titles[i]), fontsize=9))
     return fig
 

@@ -27,7 +27,9 @@ def kept_neighbours(
     n = len(features)
     if not 1 <= k < n: raise ValueError(f'k={k}: expected from 1 to {n - 1}, one less than the images')
     from sklearn.neighbors import NearestNeighbors
-    near = [NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False) for x in (features, points)]      # without the row itself
+    # neighbours of each row, without itself
+    def nearest(x): return NearestNeighbors(n_neighbors=k).fit(x).kneighbors(return_distance=False)
+    near = [nearest(x) for x in (features, points)]
     return float(np.mean([len(np.intersect1d(a, b)) for a, b in zip(*near, strict=True)]) / k)
 
 # %% ../../nbs/figures/03_embedding.ipynb #1e313a48
@@ -42,17 +44,25 @@ class EmbeddingMap:
     k: int # of `kept`
 
 def embedding_map(
-    features: Any, # [n, d] array or tensor, one vector per image; `hjepa.evaluation.encodings.readout` makes them
+    features: Any, # [n, d] array or tensor, one vector per image, see `hjepa.evaluation.encodings.readout`
     method: str = 'pca', # 'pca', 'tsne' or 'umap'
     seed: int = 0, # of t-SNE and UMAP
     k: int = 10, # neighbours by which the map is judged, and that UMAP uses
 ) -> EmbeddingMap:
-    "Lay features out on a plane. Raises ValueError for unusable features, ImportError for a package that is missing."
+    """Lay features out on a plane.
+
+    Raises ValueError for unusable features, ImportError for a package that is missing."""
     x = np.asarray(features.detach().cpu() if hasattr(features, 'detach') else features, dtype=np.float64)
-    if x.ndim != 2 or len(x) < 5: raise ValueError(f'features have shape {x.shape}, expected [n, d] with at least 5 images; hjepa.evaluation.encodings.readout makes vectors of feature maps')
-    if not np.isfinite(x).all(): raise ValueError(f'features of {(~np.isfinite(x)).any(1).sum()} of {len(x)} images hold NaN or infinity: the model has diverged')
+    if x.ndim != 2 or len(x) < 5:
+        raise ValueError(f'features have shape {x.shape}, expected [n, d] with at least 5 images; '
+                         'hjepa.evaluation.encodings.readout makes vectors of feature maps')
+    if not np.isfinite(x).all():
+        raise ValueError(f'features of {(~np.isfinite(x)).any(1).sum()} of {len(x)} images '
+                         'hold NaN or infinity: the model has diverged')
     if method not in _LAYOUTS: raise ValueError(f'method={method!r}: expected one of {", ".join(_LAYOUTS)}')
-    if np.ptp(x, axis=0).max() == 0: raise ValueError(f'all {len(x)} images have the same features: the model has collapsed, there is nothing to lay out')
+    if np.ptp(x, axis=0).max() == 0:
+        raise ValueError(f'all {len(x)} images have the same features: '
+                         'the model has collapsed, there is nothing to lay out')
     k = min(k, len(x) - 1)
     points, labels = _LAYOUTS[method](x, seed, k)
     return EmbeddingMap(points, method, *labels, kept_neighbours(x, points, k), k)
@@ -60,18 +70,24 @@ def embedding_map(
 # %% ../../nbs/figures/03_embedding.ipynb #86ad7677
 def _by_pca(x, seed, k):
     points, shares = principal_scores(torch.as_tensor(x), 2, sign='axis', noise=0)
-    return points.numpy(), [f'principal component {i} ({s:.0%} of the variance)' for i, s in enumerate(shares, 1)]
+    names = [f'principal component {i} ({s:.0%} of the variance)' for i, s in enumerate(shares, 1)]
+    return points.numpy(), names
 
 def _by_tsne(x, seed, k):
     from sklearn.manifold import TSNE
-    start = principal_scores(torch.as_tensor(x), min(50, *x.shape), sign='axis', noise=0)[0].numpy()                                                         # fifty dimensions are enough, and quicker
+    # fifty dimensions are enough, and quicker
+    start = principal_scores(torch.as_tensor(x), min(50, *x.shape), sign='axis', noise=0)[0].numpy()
     perplexity = min(30., max(1.5, (len(x) - 1) / 3))
-    return TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(start), [f't-SNE, direction {i} (no unit)' for i in (1, 2)]
+    points = TSNE(perplexity=perplexity, init='pca', random_state=seed).fit_transform(start)
+    return points, [f't-SNE, direction {i} (no unit)' for i in (1, 2)]
 
 def _by_umap(x, seed, k):
     try: from umap import UMAP
-    except ImportError as e: raise ImportError("method='umap' needs a package that is not installed: pip install umap-learn (or choose 'tsne')") from e
-    return UMAP(n_neighbors=max(2, k), random_state=seed, n_jobs=1).fit_transform(x), [f'UMAP, direction {i} (no unit)' for i in (1, 2)]
+    except ImportError as e:
+        raise ImportError("method='umap' needs a package that is not installed: "
+                          "pip install umap-learn (or choose 'tsne')") from e
+    points = UMAP(n_neighbors=max(2, k), random_state=seed, n_jobs=1).fit_transform(x)
+    return points, [f'UMAP, direction {i} (no unit)' for i in (1, 2)]
 
 _LAYOUTS = dict(pca=_by_pca, tsne=_by_tsne, umap=_by_umap)
 
@@ -79,11 +95,12 @@ _LAYOUTS = dict(pca=_by_pca, tsne=_by_tsne, umap=_by_umap)
 def thumbnail_squares(
     points: np.ndarray, # [n, 2]
     squares: int = 16, # along the longer side
-) -> tuple[np.ndarray, np.ndarray, float]: # which points are shown [m], the centres of their squares [m, 2], the side of a square
+) -> tuple[np.ndarray, np.ndarray, float]: # points shown [m], centres of squares [m, 2], side
     "One image per square of the page."
     low, span = points.min(0), np.ptp(points, axis=0)
     side = max(span.max(), 1e-9) / squares * (1 + 1e-9)
-    low = low - (np.ceil(span / side + 1e-12) * side - span) / 2                   # squares stand in the middle
+    # squares stand in the middle
+    low = low - (np.ceil(span / side + 1e-12) * side - span) / 2
     at = np.floor((points - low) / side).astype(int)
     centre = low + (at + .5) * side
     off = np.linalg.norm(points - centre, axis=1)
@@ -95,7 +112,8 @@ def thumbnail_squares(
 # %% ../../nbs/figures/03_embedding.ipynb #c71b0884
 _CLASS_COLOURS = [OKABE_ITO[c] for c in ('blue', 'orange', 'green', 'purple', 'vermilion', 'sky', 'black')]
 _CLASS_MARKERS = ['o', '^', 's', 'D', 'v']
-def _frame(i: int) -> Any: return '-' if i < 7 else (0, (1, .7))         # colours come twice: the second time dotted
+# colours come twice: the second time dotted
+def _frame(i: int) -> Any: return '-' if i < 7 else (0, (1, .7))
 
 def show_embedding(
     layout: EmbeddingMap,
@@ -108,23 +126,34 @@ def show_embedding(
     n = len(layout.points)
     for what, v in (('images', images), ('labels', labels)):
         if v is not None and len(v) != n: raise ValueError(f'{len(v)} {what} for a map of {n} points')
-    span, styles = np.maximum(np.ptp(layout.points, axis=0), 1e-9), _class_styles(None if labels is None else np.asarray(labels), classes)
-    fig = Figure(figsize=(7, float(np.clip(6.4 * span[1] / span[0], 3, 7)) + .7 + .45 * bool(styles)), dpi=100, layout='constrained')
+    span = np.maximum(np.ptp(layout.points, axis=0), 1e-9)
+    styles = _class_styles(None if labels is None else np.asarray(labels), classes)
+    height = float(np.clip(6.4 * span[1] / span[0], 3, 7)) + .7 + .45 * bool(styles)
+    fig = Figure(figsize=(7, height), dpi=100, layout='constrained')
     ax = fig.add_subplot()
     if images is None: _draw_points(ax, layout.points, labels, styles)
     else: _draw_thumbnails(ax, layout.points, images, labels, styles, squares)
-    ax.set_xlabel(layout.xlabel, fontsize=9); ax.set_ylabel(layout.ylabel, fontsize=9)
-    ax.set_title(f'{n:,} images; of {layout.k} nearest neighbours, {layout.kept:.0%} are neighbours on the map (by chance: {layout.k / (n - 1):.0%})', fontsize=9)
-    ax.tick_params(labelsize=8); ax.set_aspect('equal', 'datalim' if images is None else 'box')
-    if styles:
-        look = lambda i, m: dict(linestyle='', marker=m, markersize=6) if images is None else dict(linestyle=_frame(i), linewidth=2.5)
-        handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
-        names = [name for name, *_ in styles.values()]
-        plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))
+    ax.set_xlabel(layout.xlabel, fontsize=9)
+    ax.set_ylabel(layout.ylabel, fontsize=9)
+    ax.set_title(f'{n:,} images; of {layout.k} nearest neighbours, {layout.kept:.0%} are neighbours on '
+                 f'the map (by chance: {layout.k / (n - 1):.0%})', fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.set_aspect('equal', 'datalim' if images is None else 'box')
+    if styles: _class_legend(fig, styles, points=images is None)
     return fig
 
+def _class_legend(fig: Figure, styles: dict, points: bool):
+    "Class names beside a dot, or a piece of frame, in the style of the class."
+    def look(i, marker):
+        if points: return dict(linestyle='', marker=marker, markersize=6)
+        return dict(linestyle=_frame(i), linewidth=2.5)
+    handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
+    names = [name for name, *_ in styles.values()]
+    plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))
+
 # %% ../../nbs/figures/03_embedding.ipynb #e21518bf
-def _class_styles(labels: np.ndarray | None, classes: Sequence[str] | None, most: int = 14) -> dict[int, tuple[str, str, str]]:
+def _class_styles(labels: np.ndarray | None, classes: Sequence[str] | None,
+                  most: int = 14) -> dict[int, tuple[str, str, str]]:
     "Class → name, colour, marker, for the most frequent classes; key −1 is everybody else."
     if labels is None: return {}
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
@@ -136,9 +165,12 @@ def _class_styles(labels: np.ndarray | None, classes: Sequence[str] | None, most
 
 def _draw_points(ax, points: np.ndarray, labels, styles: dict):
     "A dot per image, in its class's colour and shape."
-    if not styles: ax.scatter(*points.T, s=9, color=OKABE_ITO['blue'], alpha=.6, linewidths=0); return
+    if not styles:
+        ax.scatter(*points.T, s=9, color=OKABE_ITO['blue'], alpha=.6, linewidths=0)
+        return
     style = np.array([c if c in styles else -1 for c in np.asarray(labels).tolist()])
-    for c, (_, colour, marker) in styles.items(): ax.scatter(*points[style == c].T, s=16, color=colour, marker=marker, alpha=.75, linewidths=0)
+    for c, (_, colour, marker) in styles.items():
+        ax.scatter(*points[style == c].T, s=16, color=colour, marker=marker, alpha=.75, linewidths=0)
 
 def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squares: int):
     "An image per square, framed in its class's colour."
@@ -148,8 +180,11 @@ def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squar
     reach = np.array([w, h]) / max(h, w) * side * (.43 if styles else .48)
     # i: which image
     for i, (x, y), p in zip(which, centre, pixels, strict=True):
-        ax.imshow(p, extent=(x - reach[0], x + reach[0], y - reach[1], y + reach[1]), interpolation='antialiased', aspect='auto')
+        ax.imshow(p, extent=(x - reach[0], x + reach[0], y - reach[1], y + reach[1]),
+                  interpolation='antialiased', aspect='auto')
         if not styles: continue
         c = int(labels[i]) if int(labels[i]) in styles else -1
-        ax.add_patch(Rectangle((x - reach[0], y - reach[1]), *(2 * reach), fill=False, edgecolor=styles[c][1], linewidth=2, linestyle=_frame(list(styles).index(c))))
-    ax.set_xlim(centre[:, 0].min() - side / 2, centre[:, 0].max() + side / 2); ax.set_ylim(centre[:, 1].min() - side / 2, centre[:, 1].max() + side / 2)
+        look = dict(fill=False, edgecolor=styles[c][1], linewidth=2, linestyle=_frame(list(styles).index(c)))
+        ax.add_patch(Rectangle((x - reach[0], y - reach[1]), *(2 * reach), **look))
+    ax.set_xlim(centre[:, 0].min() - side / 2, centre[:, 0].max() + side / 2)
+    ax.set_ylim(centre[:, 1].min() - side / 2, centre[:, 1].max() + side / 2)

@@ -17,8 +17,10 @@ from einops import rearrange, repeat
 from torch import Tensor
 from ..encoder import Masks
 from ..hierarchy import HJEPA, level_grid, level_targets
-from ..visualization import looking, model_images
+from ..visualization import model_images
 from .base import Figure, image_grid, to_pixels
+from ..core.linalg import check_finite
+from ..core.modules import evaluating
 
 # %% ../../nbs/figures/05_guesses.ipynb #ee83bcdf
 def cell_pixels(
@@ -39,7 +41,8 @@ def paste_cells(
     size: tuple[int, int], # (H, W) of the images
 ) -> Tensor: # [B, C, H, W]
     "Inverse of `cell_pixels`."
-    return rearrange(pixels, 'b (h w) c ch cw -> b c (h ch) (w cw)', h=level_grid(grid, level)[0])[..., :size[0], :size[1]]
+    return rearrange(pixels, 'b (h w) c ch cw -> b c (h ch) (w cw)',
+                     h=level_grid(grid, level)[0])[..., :size[0], :size[1]]
 
 # %% ../../nbs/figures/05_guesses.ipynb #3dcd0360
 @dataclass
@@ -57,34 +60,42 @@ class PatchBank:
     ) -> tuple[Tensor, Tensor]: # cosines [m, k], nearest first, and which cells of the bank [m, k]
         "The nearest cells by cosine, some queries at a time."
         if not 1 <= k <= len(self): raise ValueError(f'k={k}: the bank has {len(self)} cells')
-        if not queries.isfinite().all(): raise ValueError('the predictions hold NaN or infinity: the model has diverged, there is nothing to show')
+        if not queries.isfinite().all():
+            raise ValueError('the predictions hold NaN or infinity: '
+                             'the model has diverged, there is nothing to show')
         parts = F.normalize(queries.detach().float().cpu(), dim=-1).split(max(1, 2 ** 24 // len(self)))
         found = [(q @ self.features.T).topk(k) for q in parts]
         return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
 
+# %% ../../nbs/figures/05_guesses.ipynb #c4946998
 def build_patch_bank(
     model: HJEPA, # its target encoder describes the cells
-    images: Tensor, # [n, C, H, W], uint8, or float normalised for the model; not those that will be asked about
+    images: Tensor, # [n, C, H, W], as for the model; others than those that will be asked about
     level: int = 0, # of the cells
     batch_size: int = 64, # images at a time
 ) -> PatchBank:
-    "Targets and pixels of all cells of some images: about n · cells · (4 D + pixels) bytes. Raises ValueError for NaN or infinity."
-    if not 0 <= level < model.num_levels: raise ValueError(f'level={level}: this model has levels 0 (finest) to {model.num_levels - 1}')
+    """Targets and pixels of all cells of some images: about n · cells · (4 D + pixels) bytes.
+
+    Raises ValueError for NaN or infinity."""
+    if not 0 <= level < model.num_levels:
+        raise ValueError(f'level={level}: this model has levels 0 (finest) to {model.num_levels - 1}')
     features, pixels = [], []
     for some in images.split(batch_size):
         x, shown = model_images(model, some)
         features.append(_cell_targets(model, x)[level].cpu())
         pixels.append(cell_pixels(shown, model.context_encoder.grid_of(x.shape[-2:]), level))
     features, pixels = torch.cat(features), torch.cat(pixels)                      # [n, cells, …]
-    if not features.isfinite().all(): raise ValueError('the features hold NaN or infinity: the model has diverged, there is nothing to show')
-    image, cell = (t.flatten() for t in torch.meshgrid(*(torch.arange(k) for k in features.shape[:2]), indexing='ij'))
+    check_finite(features)
+    places = torch.meshgrid(*(torch.arange(k) for k in features.shape[:2]), indexing='ij')
+    image, cell = (t.flatten() for t in places)
     return PatchBank(F.normalize(features.flatten(0, 1), dim=-1), pixels.flatten(0, 1), image, cell, level)
 
 def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cells, D]
     "What the model would have to predict for each cell, were it hidden completely."
     grid = model.context_encoder.grid_of(x.shape[-2:])
-    with looking(model): tokens = model.target_tokens(x)
-    return level_targets(tokens, torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device), grid, model.num_levels, model.config.target_norm)
+    with torch.no_grad(), evaluating(model): tokens = model.target_tokens(x)
+    everywhere = torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device)
+    return level_targets(tokens, everywhere, grid, model.num_levels, model.config.target_norm)
 
 # %% ../../nbs/figures/05_guesses.ipynb #b9d30d29
 def imagine(
@@ -93,21 +104,25 @@ def imagine(
     masks: Masks, # what is hidden
     bank: PatchBank, # of other images; its level is the one that is looked at
     k: int = 8, # neighbours in the mean
-    outputs: dict[str, Any] | None = None, # what the model said of these images, if it has been asked already
+    outputs: dict[str, Any] | None = None, # of the model for these images, if they are known already
 ) -> dict[str, Tensor]: # seen, nearest, mean, truth, random: each [B, C, H, W] float32 in 0 … 1
-    """What is seen, and the same with hidden patches filled by real ones: nearest to the prediction, mean of k, nearest to the true target, any.
+    """What is seen, and the same with hidden patches filled by real ones.
 
-    Patches that are neither seen nor asked for stay grey."""
+    These are the nearest to the prediction, the mean of k, the nearest to the true target, or any. Patches
+    that are neither seen nor asked for stay grey."""
     x, shown = model_images(model, images)
     if outputs is None:
-        with looking(model): outputs = model(x, masks)
+        with torch.no_grad(), evaluating(model): outputs = model(x, masks)
     l, grid, size = bank.level, masks.grid, tuple(x.shape[-2:])
     cells = outputs['cells'][l].cpu()
     place = (cells >= 0).nonzero(as_tuple=True)                                    # image, slot
     p, t = (outputs[name][l].cpu()[place] for name in ('predictions', 'targets'))
-    near, any_ = bank.find(p, min(k, len(bank)))[1], torch.randint(len(bank), (len(p),), generator=torch.Generator().manual_seed(0))
-    fill = dict(nearest=bank.pixels[near[:, 0]], mean=bank.pixels[near].float().mean(1), truth=bank.pixels[bank.find(t)[1][:, 0]], random=bank.pixels[any_])
-    spread = lambda part: repeat(part.cpu().view(-1, 1, *grid), 'b 1 gh gw -> b 1 (gh ph) (gw pw)', ph=size[0] // grid[0], pw=size[1] // grid[1])
+    near = bank.find(p, min(k, len(bank)))[1]
+    any_ = torch.randint(len(bank), (len(p),), generator=torch.Generator().manual_seed(0))
+    fill = dict(nearest=bank.pixels[near[:, 0]], mean=bank.pixels[near].float().mean(1),
+                truth=bank.pixels[bank.find(t)[1][:, 0]], random=bank.pixels[any_])
+    patch = dict(ph=size[0] // grid[0], pw=size[1] // grid[1])
+    spread = lambda part: repeat(part.cpu().view(-1, 1, *grid), 'b 1 gh gw -> b 1 (gh ph) (gw pw)', **patch)
     seen = torch.where(spread(masks.context), shown.float() / 255, .5)
     canvas = cell_pixels(shown.float(), grid, l)
     def put(pixels):
@@ -116,6 +131,7 @@ def imagine(
         return torch.where(spread(masks.target), paste_cells(new, grid, l, size) / 255, seen)
     return dict(seen=seen) | {name: put(v) for name, v in fill.items()}
 
+# %% ../../nbs/figures/05_guesses.ipynb #f0e563cc
 def pixel_error(
     filled: Tensor, # [B, C, H, W] in 0 … 1
     images: Tensor, # [B, C, H, W] uint8, the real ones
@@ -138,14 +154,17 @@ def show_guesses(
     "What the model believes is hidden, shown as real patches."
     filled, shown = imagine(model, images, masks, bank, k), model_images(model, images)[1]
     errors = {name: pixel_error(v, shown, masks) for name, v in filled.items()}
-    size, columns = images.shape[-2:], dict(image=shown.float() / 255) | {name: filled[name] for name in ('seen', 'nearest', 'mean', 'truth')}
+    size, columns = images.shape[-2:], dict(image=shown.float() / 255)
+    columns |= {name: filled[name] for name in ('seen', 'nearest', 'mean', 'truth')}
     fig, axes = image_grid(min(n, len(shown)), 5, size[0] / size[1], .95)
     for ax, v in zip(axes.T, columns.values(), strict=True):
         for frame, pixels in zip(ax, to_pixels(v[:n].clamp(0, 1)), strict=True): frame.imshow(pixels)
-    titles = ['image', 'seen by the encoder', 'nearest patch to\nthe prediction', f'mean of {k} nearest', 'nearest patch to\nthe true target']
+    titles = ['image', 'seen by the encoder', 'nearest patch to\nthe prediction', f'mean of {k} nearest',
+              'nearest patch to\nthe true target']
     for ax, title, name in zip(axes[0], titles, columns, strict=True):
-        ax.set_title(title + (f'\nerror {errors[name]:.0%}' if name in ('nearest', 'mean', 'truth') else ''),
-                     fontsize=9)
-    words = f'level {bank.level}, a bank of {len(bank):,} cells; error: RMS of hidden pixels in % of the range (random patches: {errors["random"]:.0%}); grey: not seen'
+        error = f'\nerror {errors[name]:.0%}' if name in ('nearest', 'mean', 'truth') else ''
+        ax.set_title(title + error, fontsize=9)
+    words = (f'level {bank.level}, a bank of {len(bank):,} cells; error: RMS of hidden pixels in % of the '
+             f'range (random patches: {errors["random"]:.0%}); grey: not seen')
     fig.supxlabel(textwrap.fill(words, int(15 * fig.get_figwidth())), fontsize=8)
     return fig

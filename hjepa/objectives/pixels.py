@@ -17,7 +17,8 @@ def patch_pixels(
     patch_size: tuple[int, int], # (ph, pw)
 ) -> Tensor: # [B, N, C·ph·pw] float32
     "Each patch's pixels, patches in raster order."
-    return rearrange(images.float(), 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)', ph=patch_size[0], pw=patch_size[1])
+    return rearrange(images.float(), 'b c (gh ph) (gw pw) -> b (gh gw) (c ph pw)', ph=patch_size[0],
+                     pw=patch_size[1])
 
 # %% ../../nbs/objectives/02_pixels.ipynb #5aed7583
 class PixelHead(nn.Linear):

@@ -65,7 +65,8 @@ def epps_pulley(
     x: Tensor, # [..., n, S] numbers, a sample in each column
     knots: int = 17, # places on [−5, 5]
 ) -> Tensor: # [..., S] ≥ 0
-    "Statistic of Epps and Pulley (1983) against a standard normal distribution. Of normal samples it is √(2π)(1 − 1/√3) = 1.06 on average, however many there are."
+    """Statistic of Epps and Pulley (1983) against a standard normal distribution. Of normal samples it is
+    √(2π)(1 − 1/√3) = 1.06 on average, however many there are."""
     t = torch.linspace(0, 5, (knots + 1) // 2, device=x.device)
     normal = (-t.square() / 2).exp()
     tx = x[..., None] * t                                                               # [..., n, S, knots]
@@ -84,7 +85,8 @@ def sigreg(
 def sliced_wasserstein(
     x: Tensor, # [..., n, S] numbers, a sample in each column
 ) -> Tensor: # [..., S] ≥ 0
-    "Squared 2-Wasserstein distance of each sample from n equally likely quantiles of a standard normal distribution."
+    """Squared 2-Wasserstein distance of each sample from n equally likely quantiles of a standard normal
+    distribution."""
     n = x.shape[-2]
     places = torch.special.ndtri((torch.arange(n, device=x.device) + .5) / n)           # [n]
     return (x.sort(-2).values - places[:, None]).square().mean(-2)
@@ -94,7 +96,8 @@ def visreg(
     z: Tensor, # [..., n, d]
     slices: int = SLICES, # random directions
 ) -> Tensor: # scalar ≥ 0
-    "Size, shape and place: deviations of 1, normal shadows of what is left when they are divided out, mean 0."
+    """Size, shape and place: deviations of 1, normal shadows of what is left when they are divided out,
+    mean 0."""
     mean = z.mean(-2, keepdim=True)
     std = ((z - mean).square().mean(-2, keepdim=True) + 1e-8).sqrt()                    # [..., 1, d]
     shape = sliced_wasserstein((z - mean) / std.detach() @ random_directions(z.shape[-1], slices, z))
@@ -125,6 +128,7 @@ def regularize(
     per_image: int = 1, # k, masks of each image: sets of B rows that are looked at one by one
 ) -> Tensor: # scalar, float32
     "A batch's regularizer. Statistics are those of one process; a batch of one image has none and gives 0."
-    z = projector(as_weights(mean_token(tokens, index), projector)).unflatten(0, (per_image, -1))  # [k, B, d]
+    # [k, B, d]
+    z = projector(as_weights(mean_token(tokens, index), projector)).unflatten(0, (per_image, -1))
     if z.shape[1] < 2: return 0 * z.sum()
     with torch.autocast(z.device.type, enabled=False): return REGULARIZERS[kind](z.float())

@@ -7,7 +7,6 @@ __all__ = ['HealthLimits', 'health_values', 'Finding', 'Verdict', 'diagnose', 'b
            'past_records', 'run_verdict']
 
 # %% ../../nbs/report/01_verdict.ipynb #7cdbc7be
-import json
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -21,25 +20,32 @@ from fastcore.basics import patch
 from ..core.files import read_json
 from ..core.loader import collate
 from ..data.datasets import ImageDataset
-from ..data.images import why
+from ..core.loader import why
 from ..data.views import model_view, normalize
 from ..hierarchy import HJEPA
-from ..training import Callback, HistoryCallback, load_run
-from ..evaluation.collapse import MEASURES, content_words, context_views, feature_health, lidar, prediction_skill
+from ..evaluation.collapse import (content_words, context_views, feature_health, lidar, MEASURES,
+                                       prediction_skill)
+from ..core.callbacks import Callback
+from ..core.history import HistoryCallback
+from ..training import load_run
+from ..core.files import finite_json
+from ..core.history import read_history
 
 # %% ../../nbs/report/01_verdict.ipynb #16806b7d
 @dataclass
 class HealthLimits:
-    """Least healthy values of three measures of the targets, each as a share of its start, between two bounds.
+    """Least healthy values of three measures of the targets, each as a share of its start, between two
+    bounds.
 
-    `images` and `tokens` are one minus the mean cosine between images at a place and between tokens of an image."""
+    `images` and `tokens` are one minus the mean cosine between images at a place and between tokens of an
+    image."""
     rank_share: float = 0.25 # of the effective rank at the start
     rank_bounds: tuple[float, float] = (1.5, 6.) # directions
     images_share: float = 0.15 # of the difference between images at the start
     images_bounds: tuple[float, float] = (0.005, 0.05)
     tokens_share: float = 0.1 # of the difference between tokens at the start
     tokens_bounds: tuple[float, float] = (0.004, 0.015)
-    patience: int = 2 # how many looks in a row must be bad; a value that is not a number is believed at once
+    patience: int = 2  # how many looks in a row must be bad; a value that is not a number is believed at once
     early: int = 20 # optimiser steps before which nothing good is said
 
     def least(self,
@@ -53,26 +59,28 @@ class HealthLimits:
 # %% ../../nbs/report/01_verdict.ipynb #8ce9780f
 def _nan(v) -> float: return math.nan if v is None else float(v)
 
-def _plain(values: Sequence[float]) -> list[float | None]: return [v if math.isfinite(v) else None for v in values]     # JSON knows no NaN
-
 def health_values(
     record: dict, # a line of history of the kind `health`
 ) -> dict[str, list[float]]: # 'rank', 'images', 'tokens' → one number per level
     "The three measures that a verdict looks at: of each, more is better."
     less = lambda key: [1 - _nan(v) for v in record[key]]
-    return dict(rank=[_nan(v) for v in record['effective_rank']], images=less('image_similarity'), tokens=less('token_similarity'))
+    return dict(rank=[_nan(v) for v in record['effective_rank']], images=less('image_similarity'),
+                tokens=less('token_similarity'))
 
+# %% ../../nbs/report/01_verdict.ipynb #9399b6e0
 def _streaks(
     records: Sequence[dict], # in the order of steps
     limits: HealthLimits,
-) -> dict[tuple[str, int], tuple[int, int, float, float]]: # (kind, level) → (first bad step, bad looks in a row, value, limit)
+) -> dict[tuple[str, int], tuple]: # (kind, level) → (first bad step, bad looks in a row, value, limit)
     "What is bad now, and since when."
     bad, start = {}, health_values(records[0])
     for r in records:
-        for kind, levels in health_values(r).items():
-            for l, v in enumerate(levels):
-                key, least = (kind, l), limits.least(kind, start[kind][l])
-                if v >= least or (math.isnan(v) and math.isfinite(_nan(r['effective_rank'][l]))): bad.pop(key, None); continue     # a level of one cell has no tokens to compare
+        seen = [(kind, l, v) for kind, levels in health_values(r).items() for l, v in enumerate(levels)]
+        for kind, l, v in seen:
+            key, least = (kind, l), limits.least(kind, start[kind][l])
+            single = math.isnan(v) and math.isfinite(_nan(r['effective_rank'][l]))       # it has one cell
+            if v >= least or single: bad.pop(key, None)
+            else:
                 since, count = bad.get(key, (r['step'], 0, 0, 0))[:2]
                 bad[key] = (since, count + 1, v, least)
     return bad
@@ -117,9 +125,12 @@ class Verdict:
 
 # %% ../../nbs/report/01_verdict.ipynb #1c7b9c12
 _TEXTS = dict(nan='features{at} are not numbers{since}: training has diverged',
-    alike='features{at} have become alike everywhere{since}, whatever the image and the place (difference between images {value:.3f}, healthy > {limit:.3f})',
-    images='features{at} hardly depend on the image{since}: they say where a patch is, not what it shows (difference between images {value:.3f}, healthy > {limit:.3f})',
-    tokens='tokens of an image have become alike{at}{since} (difference between places {value:.3f}, healthy > {limit:.3f})',
+    alike='features{at} have become alike everywhere{since}, whatever the image and the place '
+          '(difference between images {value:.3f}, healthy > {limit:.3f})',
+    images='features{at} hardly depend on the image{since}: they say where a patch is, not what it '
+           'shows (difference between images {value:.3f}, healthy > {limit:.3f})',
+    tokens='tokens of an image have become alike{at}{since} (difference between places {value:.3f}, '
+           'healthy > {limit:.3f})',
     rank='features{at} use few directions{since} (effective rank {value:.1f}, healthy > {limit:.1f})')
 
 def _name(
@@ -131,51 +142,77 @@ def _name(
     return next(k for k in ('images', 'tokens', 'rank') if k in here)
 
 def _and(numbers: Sequence[int]) -> str: # '0', '0 and 1', '0, 1 and 2'
-    return ' and '.join([', '.join(map(str, numbers[:-1])), str(numbers[-1])] if len(numbers) > 1 else map(str, numbers))
+    *most, last = map(str, numbers)
+    return f'{", ".join(most)} and {last}' if most else last
 
-def _findings(
+# %% ../../nbs/report/01_verdict.ipynb #06349441
+def _complaints(
     bad: dict, # of `_streaks`, long enough to be believed
     single: list[bool], # per level, whether it has one cell only
-) -> list[Finding]:
-    "One finding per kind of complaint."
-    levels = {}
+) -> dict[str, list[tuple]]: # kind → (level, since, value, limit) of every level with this complaint
+    "The complaint about each level that says most."
+    out = {}
     for l in sorted({l for _, l in bad}):
         here = {k: v for (k, m), v in bad.items() if m == l}
         kind = _name(here, single[l])
-        source = here['images'] if kind == 'alike' else next(iter(here.values())) if kind == 'nan' else here[kind]
-        since = max(here[k][0] for k in ('images', 'tokens') if k in here) if kind == 'alike' else source[0]
-        levels.setdefault(kind, []).append((l, since, *source[2:]))
+        if kind == 'alike': source = here['images']
+        elif kind == 'nan': source = next(iter(here.values()))
+        else: source = here[kind]
+        since = source[0]
+        if kind == 'alike': since = max(here[k][0] for k in ('images', 'tokens') if k in here)
+        out.setdefault(kind, []).append((l, since, *source[2:]))
+    return out
+
+def _findings(bad: dict, single: list[bool]) -> list[Finding]: # see `_complaints`
+    "One finding per kind of complaint."
     out = []
-    for kind, found in levels.items():
-        at, since = f" at level{'s'[:len(found) > 1]} {_and([f[0] for f in found])}", min(f[1] for f in found)
-        text = _TEXTS[kind].format(at=at, since=f' since step {since}' if since else ' from the very beginning', value=found[0][2], limit=found[0][3])
-        out.append(Finding(kind, [f[0] for f in found], since, *_plain(found[0][2:3]), found[0][3], text))
+    for kind, found in _complaints(bad, single).items():
+        levels, (value, limit) = [f[0] for f in found], found[0][2:]
+        at, step = f" at level{'s'[:len(found) > 1]} {_and(levels)}", min(f[1] for f in found)
+        since = f' since step {step}' if step else ' from the very beginning'
+        text = _TEXTS[kind].format(at=at, since=since, value=value, limit=limit)
+        out.append(Finding(kind, levels, step, *finite_json([value]), limit, text))
     return out
 
 # %% ../../nbs/report/01_verdict.ipynb #08cee7e4
 def _advice(
     findings: list[Finding],
     config: Any = None, # the run's configuration (`RunConfig`), or None
-    pixel_deviation: float | None = None, # of the pictures, in grey values of 255, see `HealthCallback`
+    pixel_deviation: float | None = None, # of the images, in grey values of 255, see `HealthCallback`
 ) -> list[str]:
     "What to try, most promising first."
     kinds, from_start, out = {f.kind for f in findings}, any(f.since == 0 for f in findings), []
-    if pixel_deviation is not None and pixel_deviation < 1: out.append(f'look at the pictures: they are all alike (deviation {pixel_deviation:.2f} of 255 grey values)')
-    elif from_start: out.append('look at the weights that the run started from (model.pretrained): it was so before the first step')
-    if config is None: m = t = None
-    else: m, t = config.model, config.training
-    if m is not None and m.ema.momentum < .9: out.append(f'model.ema.momentum=0.99 or more (it is {m.ema.momentum:g}: targets follow at once whatever makes the loss small)')
-    now = '' if t is None else f' than {t.lr:g}'
-    out.append(f'a lower training.lr{now}' + (', training.clip_grad=1, training.precision=fp32' if 'nan' in kinds else ' and a longer training.warmup_epochs'))
-    if m is not None and not m.pixel_weight and 'nan' not in kinds: out.append('model.pixel_weight=1, which ties features to what the image shows')
-    if m is not None and m.regularizer.kind is None and 'nan' not in kinds: out.append('model.regularizer.kind=visreg with weight=1, which keeps images apart by a loss of its own')
-    if m is not None and m.ema.momentum >= .9 and 'nan' not in kinds: out.append('a model.ema.momentum nearer to 1')
-    if 'tokens' in kinds: out.append('larger hidden blocks (masking.target_scale), so that a neighbour does not give the answer away')
+    if pixel_deviation is not None and pixel_deviation < 1:
+        out.append('look at the images: they are all alike '
+                   f'(deviation {pixel_deviation:.2f} of 255 grey values)')
+    elif from_start:
+        out.append('look at the weights that the run started from (model.pretrained): '
+                   'it was so before the first step')
+    m, t = (None, None) if config is None else (config.model, config.training)
+    if m is not None and m.ema.momentum < .9:
+        out.append(f'model.ema.momentum=0.99 or more (it is {m.ema.momentum:g}: '
+                   'targets follow at once whatever makes the loss small)')
+    rest = ' and a longer training.warmup_epochs'
+    if 'nan' in kinds: rest = ', training.clip_grad=1, training.precision=fp32'
+    out.append('a lower training.lr' + ('' if t is None else f' than {t.lr:g}') + rest)
+    if m is not None and 'nan' not in kinds: out += _advice_for_model(m)
+    if 'tokens' in kinds:
+        out.append('larger hidden blocks (masking.target_scale), '
+                   'so that a neighbour does not give the answer away')
+    return out
+
+def _advice_for_model(m: Any) -> list[str]: # the section `model` of a configuration
+    out = []
+    if not m.pixel_weight: out.append('model.pixel_weight=1, which ties features to what the image shows')
+    if m.regularizer.kind is None:
+        out.append('model.regularizer.kind=visreg with weight=1, '
+                   'which keeps images apart by a loss of its own')
+    if m.ema.momentum >= .9: out.append('a model.ema.momentum nearer to 1')
     return out
 
 # %% ../../nbs/report/01_verdict.ipynb #7c6ef879
 def diagnose(
-    records: Sequence[dict], # of a run's history; those of other kinds than `health` are passed over
+    records: Sequence[dict], # of a run's history; those of other kinds than `health` are ignored
     limits: HealthLimits | None = None, # None: the default ones
     config: Any = None, # the run's configuration, for better advice
 ) -> Verdict:
@@ -183,15 +220,20 @@ def diagnose(
     limits = limits or HealthLimits()
     records = sorted((r for r in records if r.get('kind') == 'health'), key=lambda r: r['step'])
     if not records: return Verdict('unknown')
-    bad = {k: v for k, v in _streaks(records, limits).items() if v[1] >= limits.patience or math.isnan(v[2])}
+    believed = lambda v: v[1] >= limits.patience or math.isnan(v[2])
+    bad = {k: v for k, v in _streaks(records, limits).items() if believed(v)}
     findings, last = _findings(bad, [v is None for v in records[0]['token_similarity']]), records[-1]
-    if not findings and last['step'] < limits.early:
+    if findings:
+        state = 'diverged' if any(f.kind == 'nan' for f in findings) else 'collapsing'
+        advice = _advice(findings, config, records[0].get('pixel_deviation'))
+        return Verdict(state, findings, advice, step=last['step'])
+    if last['step'] < limits.early:
         why = f'{last["step"]} steps are too few to judge by (fewer than {limits.early})'
         return Verdict('unknown', step=last['step'], why=why)
-    state = 'healthy' if not findings else 'diverged' if any(f.kind == 'nan' for f in findings) else 'collapsing'
-    skill = [_nan(v) for v in last.get('skill') or []]
-    remarks = ['Predictions are not yet better than a constant: train longer, or look at training.lr'] if state == 'healthy' and skill and last['step'] and max(skill) < .02 else []
-    return Verdict(state, findings, _advice(findings, config, records[0].get('pixel_deviation')) if findings else [], remarks, last['step'])
+    skill, remarks = [_nan(v) for v in last.get('skill') or []], []
+    if skill and last['step'] and max(skill) < .02:
+        remarks = ['Predictions are not yet better than a constant: train longer, or look at training.lr']
+    return Verdict('healthy', remarks=remarks, step=last['step'])
 
 # %% ../../nbs/report/01_verdict.ipynb #a578e7b8
 def beside_random(
@@ -221,11 +263,13 @@ def headline(
     if verdict.state in ('healthy', 'unknown'):
         said = str(replace(verdict, findings=[], remarks=[]))
         return said[0].upper() + said[1:]
-    return f'{verdict.state.capitalize()}: {n} finding{"s"[:n > 1]}, ' + (f'since step {s:,}' if (s := min(f.since for f in verdict.findings)) else 'from the very beginning')
+    return f'{verdict.state.capitalize()}: {n} finding{"s"[:n > 1]}, ' + (f'since step {s:,}' if (s := min(
+        f.since for f in verdict.findings)) else 'from the very beginning')
 
 # %% ../../nbs/report/01_verdict.ipynb #bafe27a8
 class HealthCallback(Callback):
-    "Measures of the target features on a few fixed images, into the history; says in words, once per complaint, when they collapse."
+    """Measures of the target features on a few fixed images, into the history; says in words, once per
+    complaint, when they collapse."""
     order = 10
     def __init__(self,
         dataset: ImageDataset | None = None, # where the images are from; None: the training images
@@ -236,8 +280,14 @@ class HealthCallback(Callback):
         batch_size: int = 128, # images per pass
     ):
         if n < 2: raise ValueError(f'n={n}: at least 2 images are needed to see whether they differ')
-        if every is not None and every < 1: raise ValueError(f'every={every}: expected a number of steps from 1, or None')
-        self.dataset, self.n, self.every, self.views, self.limits, self.batch_size = dataset, n, every, views, limits or HealthLimits(), batch_size
+        if every is not None and every < 1:
+            raise ValueError(f'every={every}: expected a number of steps from 1, or None')
+        self.dataset = dataset
+        self.n = n
+        self.every = every
+        self.views = views
+        self.limits = limits or HealthLimits()
+        self.batch_size = batch_size
         self.records, self.said, self.verdict = [], set(), Verdict('unknown')
 
 # %% ../../nbs/report/01_verdict.ipynb #7f4e857b
@@ -247,10 +297,11 @@ def read_images(self: HealthCallback, trainer):
     data = trainer.dataset if self.dataset is None else self.dataset
     index = torch.linspace(0, len(data) - 1, min(self.n, len(data))).long().unique().tolist()
     batch = collate(model_view(trainer.model, data).__getitems__(index))
-    self.images = batch['image']                                                            # what cannot be read is left out
+    # what cannot be read is left out
+    self.images = batch['image']
     if len(self.images) < 2:
         lost = f' ({why(batch["bad"][0])})' if batch['bad'] else ''
-        raise ValueError(f'{len(self.images)} of {len(index)} pictures of {data.name!r} could be read{lost}; '
+        raise ValueError(f'{len(self.images)} of {len(index)} images of {data.name!r} could be read{lost}; '
                          'at least 2 are needed to see whether features differ')
 
 @patch
@@ -263,7 +314,9 @@ def measure(self: HealthCallback,
     for x in self.images.split(self.batch_size):
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
-    return {k: _plain(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()}
+    return {
+        k: finite_json(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
+    }
 
 # %% ../../nbs/report/01_verdict.ipynb #2875f5da
 @patch
@@ -271,8 +324,9 @@ def look(self: HealthCallback, trainer) -> dict: # the record
     "Measure, write down, judge, and say what is new."
     start = time.monotonic()
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
-    if 'predictions' in (trainer.outputs or {}): line['skill'] = _plain(prediction_skill(trainer.outputs))
-    if not self.records: line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
+    if 'predictions' in (trainer.outputs or {}): line['skill'] = finite_json(prediction_skill(trainer.outputs))
+    if not self.records:
+        line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
     self.records.append(line | dict(seconds=round(time.monotonic() - start, 3)))
     self.pending.append(self.records[-1])
     self.judge(trainer)
@@ -299,8 +353,13 @@ def before_fit(self: HealthCallback, trainer):
     self.read_images(trainer)
     self.steps = self.every or min(200, max(1, trainer.steps_per_epoch // 4))
     self.pending, self.records = [], past_records(trainer.run_dir, trainer.step) if trainer.step else []
-    self.said = {(f.kind, l) for r in range(len(self.records)) for f in diagnose(self.records[:r + 1], self.limits).findings for l in f.levels}
-    if not self.records: trainer.say(content_words([1 - _nan(v) for v in self.look(trainer)['image_similarity']]))       # of layer-normed features
+    self.said = set()
+    for r in range(len(self.records)):
+        findings = diagnose(self.records[:r + 1], self.limits).findings
+        self.said |= {(f.kind, l) for f in findings for l in f.levels}
+    if not self.records:
+        alike = self.look(trainer)['image_similarity']                          # of layer-normed features
+        trainer.say(content_words([1 - _nan(v) for v in alike]))
 
 @patch
 def after_step(self: HealthCallback, trainer):
@@ -311,11 +370,14 @@ def after_step(self: HealthCallback, trainer):
 def after_epoch(self: HealthCallback, trainer):
     line = self.records[-1] if self.records[-1]['step'] == trainer.step else self.look(trainer)
     self.write(trainer)
-    trainer.logs.update({f.__name__: line[f.__name__] for f in MEASURES} | ({'skill': line['skill']} if 'skill' in line else {}))
+    trainer.logs.update({f.__name__: line[f.__name__] for f in MEASURES})
+    if 'skill' in line: trainer.logs['skill'] = line['skill']
     masks = getattr(trainer, 'mask_generator', None)
-    if self.views > 1 and masks is not None and not trainer.config.multicrop.strategy:        # masks of crops need crops
+    # masks of crops need crops
+    if self.views > 1 and masks is not None and not trainer.config.multicrop.strategy:
         x = normalize(self.images.to(trainer.device), *trainer.model.pixel_stats)
-        trainer.logs['lidar'] = _plain([lidar(context_views(trainer.model, x, masks, self.views, batch_size=self.batch_size))])[0]
+        views = context_views(trainer.model, x, masks, self.views, batch_size=self.batch_size)
+        trainer.logs['lidar'] = finite_json([lidar(views)])[0]
     if self.verdict.findings: trainer.logs['notices'] = [f.text for f in self.verdict.findings]
 
 # %% ../../nbs/report/01_verdict.ipynb #3f0d3883
@@ -323,14 +385,11 @@ def past_records(
     run_dir: str | Path, # a run's folder
     step: float = math.inf, # only those up to this step
 ) -> list[dict]: # lines of the kind `health`, in order
-    "Earlier looks of a run; lines that were not written completely are passed over."
-    file, out = Path(run_dir)/'history.jsonl', []
-    if not file.is_file(): return out
-    for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-        try: r = json.loads(line)
-        except (ValueError, RecursionError): continue
-        if isinstance(r, dict) and r.get('kind') == 'health' and isinstance(r.get('step'), (int, float)) and r['step'] <= step and 'effective_rank' in r: out.append(r)
-    return out
+    "Earlier looks of a run; lines that were not written completely are left out."
+    try: records = read_history(run_dir, torn=True)
+    except FileNotFoundError: return []
+    looks = (r for r in records if r.get('kind') == 'health' and 'effective_rank' in r)
+    return [r for r in looks if isinstance(r.get('step'), (int, float)) and r['step'] <= step]
 
 def run_verdict(
     run_dir: str | Path, # a run's folder
@@ -340,7 +399,9 @@ def run_verdict(
 
     Raises FileNotFoundError for a folder that is not a run's, or has no history yet."""
     config, run = load_run(run_dir), Path(run_dir).expanduser()
-    if not (run/'history.jsonl').is_file(): raise FileNotFoundError(f'{run} has no history.jsonl: the run has not made a step yet; start it again with hjepa_train --resume {run}')
+    if not (run/'history.jsonl').is_file():
+        raise FileNotFoundError(f'{run} has no history.jsonl: the run has not made a step yet; '
+                                f'start it again with hjepa_train --resume {run}')
     verdict = diagnose(past_records(run), limits, config)
     try:
         results = read_json(run/'results.json')

@@ -23,7 +23,10 @@ def hub_name(
     found = _HUB_NAME.fullmatch(str(path))
     if str(path).startswith('hf://'):
         if not found: raise ValueError(f'{path!r}: expected hf://owner/name, or hf://owner/name@revision')
-    elif not found or isinstance(path, Path) or found[1].startswith('runs/') or found[1].endswith('.safetensors') or Path(found[1]).parent.exists(): return None
+    elif not found or isinstance(
+            path, Path) or found[1].startswith('runs/') or found[1].endswith('.safetensors') or Path(
+                found[1]).parent.exists():
+        return None
     return found.groups()
 
 # %% ../../nbs/sharing/01_hub.ipynb #0f449852
@@ -31,7 +34,8 @@ def hub_file(
     name: str, # owner/name, with or without hf:// and @revision
     **kwargs, # of `huggingface_hub.hf_hub_download`: revision, token, cache_dir, local_files_only, …
 ) -> Path: # in the hub's cache on this machine
-    "Fetch a model's weights from the Hugging Face hub. Raises FileNotFoundError if they are not there, ValueError for an impossible name."
+    """Fetch a model's weights from the Hugging Face hub. Raises FileNotFoundError if they are not there,
+    ValueError for an impossible name."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
     (repo, revision), there = hub_name(name) or (name, None), True
@@ -43,10 +47,8 @@ def hub_file(
     except (HfHubHTTPError, OSError) as e:
         why = str(e).strip().splitlines()[0] if there else 'it does not answer'
         raise FileNotFoundError(f'{name}: no such file or folder, and no model.safetensors to be had from '
-                                f'the hub ({why}); '
-                                'is the name right, the network there, and a token set if the model is '
-                                'private '
-                                '(hf auth login)?') from e
+                                f'the hub ({why}); is the name right, the network there, and a token set '
+                                'if the model is private (hf auth login)?') from e
 
 @register_place
 def _from_hub(name: str | Path, **options) -> Path | None:
@@ -55,19 +57,24 @@ def _from_hub(name: str | Path, **options) -> Path | None:
 
 # %% ../../nbs/sharing/01_hub.ipynb #bf3d1ba7
 @lru_cache
-def _hub_once(name: str) -> Path: return hub_file(name)                              # an estimator asks often; a new state of the hub is for the next process
+# an estimator asks often; a new state of the hub is for the next process
+def _hub_once(name: str) -> Path: return hub_file(name)
 
 def weights_file(
-    run: str | Path, # a run's folder, a folder with model.safetensors, a .safetensors file, or a name on the hub
+    # a run's folder, a folder with model.safetensors, a .safetensors file, or a name on the hub
+    run: str | Path,
 ) -> Path: # the .safetensors file
     "Where a model's weights are. Raises FileNotFoundError that says what is missing."
-    if not isinstance(run, (str, Path)): raise TypeError(f'run is a {type(run).__name__}, expected the path of a run (a model in memory has one after model.save_pretrained(folder))')
+    if not isinstance(run, (str, Path)):
+        raise TypeError(f'run is a {type(run).__name__}, expected the path of a run (a model in memory has '
+                        'one after model.save_pretrained(folder))')
     folder = Path(run).expanduser()
     if not folder.exists() and hub_name(run): return _hub_once(run)
     try: return find_weights(folder)
     except FileNotFoundError as e:
         if not (folder/'config.yaml').is_file(): raise
-        raise FileNotFoundError(f'{run}: this run has not saved a checkpoint yet; wait for its first one, or go on with hjepa_train --resume {run}') from e
+        raise FileNotFoundError(f'{run}: this run has not saved a checkpoint yet; wait for its first one, '
+                                f'or go on with hjepa_train --resume {run}') from e
 
 # %% ../../nbs/sharing/01_hub.ipynb #194be3df
 def need_hub(

@@ -21,8 +21,10 @@ from ..hierarchy import HJEPA, ModelConfig, PredictorConfig
 from ..predictor import grid_positions, Predictor
 
 # %% ../../nbs/sharing/02_ijepa.ipynb #3f188e3f
-_IJEPA_ENCODERS = {192: 'vit_tiny_patch16_224', 384: 'vit_small_patch16_224', 768: 'vit_base_patch16_224',
-                   1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224', 1408: 'vit_giant_patch14_224'}
+_IJEPA_ENCODERS = {
+    192: 'vit_tiny_patch16_224', 384: 'vit_small_patch16_224', 768: 'vit_base_patch16_224',
+    1024: 'vit_large_patch16_224', 1280: 'vit_huge_patch14_224', 1408: 'vit_giant_patch14_224'
+}
 
 def ijepa_config(
     file: Path, # a .safetensors file without configuration
@@ -38,15 +40,16 @@ def ijepa_config(
     width, chans, ph, pw = enc['patch_embed.proj.weight']
     if width not in _IJEPA_ENCODERS:
         raise ValueError(f'{file}: an encoder of width {width}; I-JEPA has '
-                         f'{", ".join(map(str, _IJEPA_ENCODERS))}. Others load '
-                         'with create_hjepa(encoder_type, pretrained=file, encoder_kwargs=…)')
+                         f'{", ".join(map(str, _IJEPA_ENCODERS))}. Others load with '
+                         'create_hjepa(encoder_type, pretrained=file, encoder_kwargs=…)')
     blocks = lambda names, at: len({n.split('.')[1] for n in names if n.startswith(at)})
     kwargs = dict(depth=blocks(enc, 'blocks.'), class_token=False, global_pool='avg', fc_norm=False)
     side = math.isqrt(enc['pos_embed'][1])                                     # their grids are square
     found = ModelConfig(_IJEPA_ENCODERS[width], [side * ph, side * pw], chans, ph, pretrained=str(file),
                         encoder_kwargs=kwargs)
     if pred:
-        found.predictor = PredictorConfig(blocks(pred, 'predictor_blocks.'), embed_dim=pred['mask_token'][-1])
+        found.predictor = PredictorConfig(blocks(pred, 'predictor_blocks.'),
+                                          embed_dim=pred['mask_token'][-1])
     return found
 
 # %% ../../nbs/sharing/02_ijepa.ipynb #2b6ff051
@@ -55,7 +58,8 @@ def load_ijepa(self: Predictor,
     tensors: dict[str, Tensor], # of the part `predictor` of a checkpoint, see `hjepa.encoder.weights_part`
     where: str, # the file, for messages
 ):
-    "Load all weights of a predictor of I-JEPA. ValueError names what does not fit, and the settings that do."
+    """Load all weights of a predictor of I-JEPA. ValueError names what does not fit, and the settings that
+    do."""
     state = {re.sub('^predictor_', '', k): v for k, v in tensors.items()}
     pos = state.pop('pos_embed', None)
     own = {k: v for k, v in self.state_dict().items() if k != 'flip_token'}
@@ -65,10 +69,9 @@ def load_ijepa(self: Predictor,
         width = state['mask_token'].shape[-1] if 'mask_token' in state else 'unknown'
         depth = len({k.split('.')[1] for k in state if k.startswith('blocks.')})
         raise ValueError(f'{where}: its predictor (width {width}, {depth} blocks) is not this one (width '
-                         f'{self.embed_dim}, '
-                         f'{len(self.blocks)} blocks), first at {wrong[0]!r}: set '
-                         f'predictor.embed_dim={width} and '
-                         f'predictor.depth={depth}, or leave the predictor out of the file')
+                         f'{self.embed_dim}, {len(self.blocks)} blocks), first at {wrong[0]!r}: set '
+                         f'predictor.embed_dim={width} and predictor.depth={depth}, or leave the predictor '
+                         'out of the file')
     side = 0 if pos is None else math.isqrt(pos.shape[1])                   # their grids are square
     if side and (pos - grid_positions((side, side), self.embed_dim)).abs().max() > 1e-3:
         raise ValueError(f'{where}: the positions of its predictor are not the sin-cos ones of I-JEPA')

@@ -28,7 +28,7 @@ from ..training import load_run
 # %% ../../nbs/sharing/04_publish.ipynb #5ada7859
 def run_record(
     run: str | Path, # see `weights_file`
-) -> dict[str, Any]: # 'model' (configuration), and where the run's folder has them: 'config', 'results', 'state', 'verdict'
+) -> dict[str, Any]: # 'model' (configuration); of a run 'config', 'results', 'state', 'verdict', too
     "What a run's folder knows about its model. Raises ValueError for files that are damaged."
     file, folder = weights_file(run), Path(run).expanduser()
     if (folder/'config.yaml').is_file(): file, config = read_newest(folder, lambda f: (f, saved_config(f)))
@@ -36,15 +36,19 @@ def run_record(
     found = dict(model=config)
     if not (folder/'config.yaml').is_file(): return found
     found['config'] = load_run(folder)
-    for name, path, repair in [('results', folder/'results.json', f'hjepa_eval {run} writes it anew'), ('state', file.parent/'state.json', 'remove that checkpoint, and use the one before')]:
+    for name, path, repair in [('results', folder / 'results.json', f'hjepa_eval {run} writes it anew'),
+                               ('state', file.parent / 'state.json',
+                                'remove that checkpoint, and use the one before')]:
         if not path.is_file(): continue
         try: found[name] = read_json(path)
         except ValueError as e: raise ValueError(f'{e}; {repair}') from e
-    if (folder/'history.jsonl').is_file() and (v := run_verdict(folder)).state != 'unknown': found['verdict'] = str(v)
+    if (folder/'history.jsonl').is_file() and (v := run_verdict(folder)).state != 'unknown':
+        found['verdict'] = str(v)
     return found
 
 # %% ../../nbs/sharing/04_publish.ipynb #1a993f43
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str: return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in (head, ['---'] * len(head), *rows))
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    return '\n'.join('| ' + ' | '.join(map(str, r)) + ' |' for r in (head, ['---'] * len(head), *rows))
 
 def describe_model(
     model: HJEPA,
@@ -52,13 +56,18 @@ def describe_model(
     "A table of the model's levels, with a line about its encoder above it."
     enc, c, rows = model.context_encoder, model.config, []
     (h, w), (ph, pw) = model.img_size, enc.patch_size
-    for l, d in enumerate(model.fpn.feature_dims if model.fpn is not None else [enc.embed_dim] * model.num_levels):
+    for l, d in enumerate(model.fpn.feature_dims if model.fpn is not None else [enc.embed_dim]
+                          * model.num_levels):
         gh, gw = level_grid(enc.grid_size, l)
         rows.append((l, f'{gh} × {gw}', f'{ph * 2 ** l} × {pw * 2 ** l} px', d, gh * gw * d))
     n = sum(p.numel() for p in enc.parameters()) / 1e6
-    return (f'Encoder: `{c.encoder_type}`, {n:.1f} M parameters, width {enc.embed_dim}, {len(enc.vit.blocks)} blocks; pictures of {h} × {w} px with {c.in_chans} channel{"s" * (c.in_chans > 1)}, '
-            f'patches of {ph} × {pw} px. {"Features pass a feature pyramid." if model.fpn is not None else "Without feature pyramid."}\n\n'
-            + _table(['level', 'cells', 'a cell covers', 'width', 'numbers per picture'], rows))
+    return (
+        f'Encoder: `{c.encoder_type}`, {n:.1f} M parameters, width {enc.embed_dim}, '
+        f'{len(enc.vit.blocks)} blocks; pictures of {h} × {w} px with {c.in_chans} '
+        f'channel{"s" * (c.in_chans > 1)}, '
+        f'patches of {ph} × {pw} px. '
+        f'{"Features pass a feature pyramid." if model.fpn is not None else "Without feature pyramid."}\n\n'
+        + _table(['level', 'cells', 'a cell covers', 'width', 'numbers per picture'], rows))
 
 # %% ../../nbs/sharing/04_publish.ipynb #e5ebefd8
 def describe_training(
@@ -69,10 +78,14 @@ def describe_training(
     cfg, state, told = record['config'], record.get('state', {}), record.get('results', {})
     t, own = cfg.training, cfg.data.dataset in ('images', 'imagefolder')
     lines = [f'Data: {"own pictures" if own else f"`{cfg.data.dataset}`"}, without labels']
-    seen, seconds = told.get('images_seen', state.get('images_seen')), told.get('seconds_training', state.get('seconds', 0))
+    seen = told.get('images_seen', state.get('images_seen'))
+    seconds = told.get('seconds_training', state.get('seconds', 0))
     if seen is not None:
-        lines.append(f'Budget: {seen:,} pictures seen ({t.epochs} epochs planned, batches of {t.batch_size * t.grad_accumulation}), {seconds / 60:.1f} minutes')
-    lines.append(f'Learning rate {t.lr:g} to {t.lr_min:g}, weight decay {t.weight_decay:g}, EMA momentum {cfg.model.ema.momentum:g} to {cfg.model.ema.momentum_end:g}, masks `{cfg.masking.kind}`, seed {t.seed}')
+        lines.append(f'Budget: {seen:,} pictures seen ({t.epochs} epochs planned, batches of '
+                     f'{t.batch_size * t.grad_accumulation}), {seconds / 60:.1f} minutes')
+    lines.append(f'Learning rate {t.lr:g} to {t.lr_min:g}, weight decay {t.weight_decay:g}, EMA momentum '
+                 f'{cfg.model.ema.momentum:g} to {cfg.model.ema.momentum_end:g}, masks '
+                 f'`{cfg.masking.kind}`, seed {t.seed}')
     if 'hjepa' in told: lines.append(f'Versions: hjepa {told["hjepa"]}, torch {told["torch"]}')
     if 'verdict' in record: lines.append(f"Verdict of the run's own measures: {record['verdict']}")
     return '\n'.join(f'- {line}' for line in lines)
@@ -81,20 +94,36 @@ def describe_training(
 def describe_results(
     results: dict[str, Any], # results.json of a run
 ) -> str: # Markdown
-    "The table of accuracies beside random weights and raw pixels, or the health of features where there were no labels."
+    """The table of accuracies beside random weights and raw pixels, or the health of features where there
+    were no labels."""
     if 'rows' not in results:
-        health, blank = ({k: v for k, v in results.get(name, {}).items() if isinstance(v, list)} for name in ('health', 'random_health'))
+        health, blank = ({k: v
+                          for k, v in results.get(name, {}).items()
+                          if isinstance(v, list)}
+                         for name in ('health', 'random_health'))
         if not health: return 'Not measured yet.'
         head = 'without labels' + (' (random weights)' if blank else '')
-        return _table([head, *(f'level {l}' for l in range(len(next(iter(health.values())))))], [(k, *map(health_words, v, blank.get(k) or [None] * len(v))) for k, v in health.items()])
+        return _table([head, *(f'level {l}' for l in range(len(next(iter(health.values())))))],
+                      [(k, *map(health_words, v,
+                                blank.get(k) or [None] * len(v))) for k, v in health.items()])
     say = lambda s, more='': f'{s["accuracy"]:.1%} ({s["readout"].replace("|white", ", whitened")}{more})'
-    k = results.get('k')                                                           # a table of an older version may not know it
-    many = isinstance(k, (list, tuple))                                            # then it was chosen for each row
-    rows = [(r['name'], say(r['linear']), say(r['knn'], f', k = {r["knn"]["k"]}' if many and 'k' in r['knn'] else '')) for r in results['rows']]
-    parts = [_table(['frozen features', 'linear probe', f'k-NN (k = {k})' if isinstance(k, int) else 'k-NN'], rows)]
-    diff = lambda d: f'over {d["name"]} {d["linear"]["points"]:+.1f} ± {d["linear"]["stderr"]:.1f} points (linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)'
+    # a table of an older version may not know it
+    k = results.get('k')
+    # then it was chosen for each row
+    many = isinstance(k, (list, tuple))
+    rows = [(r['name'], say(r['linear']),
+             say(r['knn'], f', k = {r["knn"]["k"]}' if many and 'k' in r['knn'] else ''))
+            for r in results['rows']]
+    parts = [
+        _table(['frozen features', 'linear probe', f'k-NN (k = {k})' if isinstance(k, int) else 'k-NN'],
+               rows)
+    ]
+    diff = lambda d: (f'over {d["name"]} {d["linear"]["points"]:+.1f} ± {d["linear"]["stderr"]:.1f} points '
+                      f'(linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)')
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
-    parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test pictures; read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} held-back training pictures.')
+    parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test pictures; '
+                 f'read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} '
+                 'held-back training pictures.')
     return '\n\n'.join(parts + ([results['note']] if 'note' in results else []))
 
 # %% ../../nbs/sharing/04_publish.ipynb #91a92930
@@ -113,16 +142,26 @@ classifier = make_pipeline(HJEPAFeatures({where!r}), LogisticRegression(max_iter
 def model_card(
     run: str | Path, # see `weights_file`
     repo_id: str | None = None, # owner/name on the hub, for the title and the lines that load it
-    license: str | None = None, # an identifier that the hub knows ('mit', 'apache-2.0', 'cc-by-4.0', …); None: the card says that none was chosen
+    # an identifier that the hub knows ('mit', 'apache-2.0', 'cc-by-4.0', …); None: the card says that none
+    # was chosen
+    license: str | None = None,
 ) -> str: # Markdown with YAML front matter
     "README.md for a model, filled from its run."
     record, model = run_record(run), HJEPA.from_pretrained(weights_file(run))
-    parts = [f'---\n{_front_matter(record, repo_id, license)}\n---', f'# {repo_id.split("/")[-1] if repo_id else "Hierarchical I-JEPA"}',
-             'Image features at several spatial scales, learned without labels by predicting hidden parts of pictures in feature space (hierarchical I-JEPA), with the package `hjepa`.',
-             '## Model', describe_model(model), '## Training', describe_training(record), '## Results', describe_results(record.get('results', {})),
-             '## Use', 'After `pip install hjepa`:', _use.format(where=f'hf://{repo_id}' if repo_id else 'PATH_OF_THIS_FOLDER'), '## Limits',
-             'The features were learned from the data above and carry its biases; whether they help elsewhere has to be measured there, beside raw pixels and random weights.',
-             '## Licence', license or 'No licence has been chosen yet: ask the owner before using these weights. (Owner: write the card again with `license=…`.)']
+    parts = [
+        f'---\n{_front_matter(record, repo_id, license)}\n---',
+        f'# {repo_id.split("/")[-1] if repo_id else "Hierarchical I-JEPA"}',
+        'Image features at several spatial scales, learned without labels by predicting hidden parts of '
+        'pictures in feature space (hierarchical I-JEPA), with the package `hjepa`.', '## Model',
+        describe_model(model), '## Training',
+        describe_training(record), '## Results',
+        describe_results(record.get('results', {})), '## Use', 'After `pip install hjepa`:',
+        _use.format(where=f'hf://{repo_id}' if repo_id else 'PATH_OF_THIS_FOLDER'), '## Limits',
+        'The features were learned from the data above and carry its biases; whether they help elsewhere '
+        'has to be measured there, beside raw pixels and random weights.', '## Licence', license
+        or 'No licence has been chosen yet: ask the owner before using these weights. (Owner: write the '
+           'card again with `license=…`.)'
+    ]
     return '\n\n'.join(parts) + '\n'
 
 # %% ../../nbs/sharing/04_publish.ipynb #ff7d52ca
@@ -132,11 +171,16 @@ def _front_matter(record: dict, repo_id: str | None, license: str | None) -> str
     if 'rows' in results and 'config' in record:
         name, score = record['config'].data.dataset, results['rows'][-1]
         k = score['knn'].get('k', results.get('k'))
-        what = dict(task_type='image-classification', dataset_type=name, dataset_name=name, metric_type='accuracy')
-        metrics = [EvalResult(**what, metric_name=label, metric_value=round(score[key]['accuracy'], 4)) for key, label in [('linear', 'linear probe'), ('knn', f'k-NN (k = {k})' if k else 'k-NN')]]
+        what = dict(task_type='image-classification', dataset_type=name, dataset_name=name,
+                    metric_type='accuracy')
+        metrics = [
+            EvalResult(**what, metric_name=label, metric_value=round(score[key]['accuracy'], 4))
+            for key, label in [('linear', 'linear probe'), ('knn', f'k-NN (k = {k})' if k else 'k-NN')]
+        ]
         extra = dict(model_name=(repo_id or 'hjepa').split('/')[-1], eval_results=metrics)
     tags = ['hjepa', 'i-jepa', 'self-supervised-learning', 'feature-pyramid']
-    return ModelCardData(library_name='hjepa', license=license, pipeline_tag='image-feature-extraction', tags=tags, **extra).to_yaml().strip()
+    return ModelCardData(library_name='hjepa', license=license, pipeline_tag='image-feature-extraction',
+                         tags=tags, **extra).to_yaml().strip()
 
 # %% ../../nbs/sharing/04_publish.ipynb #9976b868
 HUB_FILES = ('README.md', 'config.json', 'model.safetensors')
@@ -148,14 +192,20 @@ def save_for_hub(
     license: str | None = None, # see `model_card`
     overwrite: bool = False, # replace files that are there, a card edited by hand included
 ) -> Path: # the folder
-    "Write weights, config.json and README.md: what `push_to_hub` uploads, and `HJEPA.from_pretrained` loads."
+    """Write weights, config.json and README.md: what `push_to_hub` uploads, and `HJEPA.from_pretrained`
+    loads."""
     from hjepa import __version__
     file, folder = weights_file(run), expand(folder)
     if folder.is_file(): raise FileExistsError(f'{folder} is a file; expected a folder')
-    if (folder/'config.yaml').exists(): raise FileExistsError(f'{folder} is the folder of a run, whose checkpoints a model.safetensors would hide; choose another folder')
-    if file.resolve().parent == folder.resolve(): raise FileExistsError(f'{folder} is where these weights are; choose another folder')
+    if (folder/'config.yaml').exists():
+        raise FileExistsError(f'{folder} is the folder of a run, whose checkpoints a model.safetensors '
+                              'would hide; choose another folder')
+    if file.resolve().parent == folder.resolve():
+        raise FileExistsError(f'{folder} is where these weights are; choose another folder')
     there = [n for n in HUB_FILES if (folder/n).exists()]
-    if there and not overwrite: raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say overwrite=True (on the command line --overwrite)')
+    if there and not overwrite:
+        raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say '
+                              'overwrite=True (on the command line --overwrite)')
     tensors, meta = load_tensors(file)
     config = dict(library_name='hjepa', hjepa_version=__version__, model=saved_config(file))
     card = model_card(run, repo_id, license)
@@ -184,9 +234,15 @@ def _write_all(folder: Path, files: dict[str, Any], there: list[str]):
 class _Upload(ModelHubMixin):
     "A run (or a folder that `save_for_hub` wrote) as the mixin's `push_to_hub` wants it."
     def __init__(self, run: str | Path, license: str | None):
-        self.run, self.license, self.ready = run, license, all((Path(run).expanduser()/n).is_file() for n in HUB_FILES)     # a run may have a README.md of its own
-        weights_file(run)                                                           # what cannot be saved shall fail before there is a repository
-        if self.ready and license: raise ValueError(f'{run}/README.md is written already; set its licence there, or push the run itself')
+        # a run may have a README.md of its own
+        self.run = run
+        self.license = license
+        self.ready = all((Path(run).expanduser()/n).is_file() for n in HUB_FILES)
+        # what cannot be saved shall fail before there is a repository
+        weights_file(run)
+        if self.ready and license:
+            raise ValueError(f'{run}/README.md is written already; set its licence there, or push the run '
+                             'itself')
     def save_pretrained(self,
         save_directory: str | Path, # …/owner/name
         **kwargs, # of the mixin: config, model_card_kwargs; what they would say is in the run
@@ -198,10 +254,14 @@ class _Upload(ModelHubMixin):
         for n in HUB_FILES: shutil.copyfile(Path(self.run).expanduser()/n, folder/n)
 
 def push_to_hub(
-    run: str | Path | HJEPA, # a run, see `weights_file`; a folder that `save_for_hub` wrote, whose card may have been edited since; or a model in memory
+    # a run, see `weights_file`; a folder that `save_for_hub` wrote, whose card may have been edited since;
+    # or a model in memory
+    run: str | Path | HJEPA,
     repo_id: str, # owner/name
     license: str | None = None, # see `model_card`
-    **kwargs, # of `huggingface_hub.ModelHubMixin.push_to_hub`: commit_message, private, token, branch, create_pr, allow_patterns, ignore_patterns, delete_patterns
+    # of `huggingface_hub.ModelHubMixin.push_to_hub`: commit_message, private, token, branch, create_pr,
+    # allow_patterns, ignore_patterns, delete_patterns
+    **kwargs,
 ) -> str: # address of the commit
     """Upload weights, configuration and card to the Hugging Face hub.
 

@@ -29,7 +29,8 @@ from .hub import weights_file
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #1815e9d2
 @lru_cache(maxsize=2)
-def _load(file: Path, stamp: tuple[int, int], device: str) -> HJEPA: return HJEPA.from_pretrained(file, device)
+def _load(file: Path, stamp: tuple[int, int], device: str) -> HJEPA:
+    return HJEPA.from_pretrained(file, device)
 
 def cached_model(
     run: str | Path, # see `weights_file`
@@ -37,7 +38,8 @@ def cached_model(
 ) -> HJEPA: # in evaluation mode; shared by all who ask for the same file
     "Load a model, or take the one that is already in memory."
     file = weights_file(run).resolve()
-    if device is None: device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else 'cpu'
+    if device is None:
+        device = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else 'cpu'
     return _load(file, (file.stat().st_mtime_ns, file.stat().st_size), str(device))
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #c0780d3b
@@ -50,7 +52,8 @@ def is_pictures(
     dims = getattr(X, 'ndim', 1)
     if isinstance(X, (Tensor, np.ndarray)) and dims > 2: return True
     if not hasattr(X, '__len__') or not len(X) or (dims == 2 and X.shape[1] != 1): return False
-    first = _first(_first(X)) if dims == 2 else _first(X)                           # 2: a data frame, or an array, with one column
+    # 2: a data frame, or an array, with one column
+    first = _first(_first(X)) if dims == 2 else _first(X)
     return isinstance(first, (str, Path, Image.Image)) or getattr(first, 'ndim', 0) in (2, 3)
 
 def as_bytes(
@@ -58,8 +61,10 @@ def as_bytes(
 ) -> np.ndarray: # the same, uint8
     "Numbers that are bytes, as bytes; a ValueError for others."
     if x.dtype == np.uint8: return x
-    if x.size and (x.min() < 0 or x.max() > 255 or x.dtype.kind == 'f' and ((x != np.floor(x)).any() or x.max() == 1)):
-        raise ValueError(f'pixels are {x.dtype} from {x.min():.3g} to {x.max():.3g}, expected whole numbers 0 … 255; if yours are between 0 and 1, give (255 * X).round()')
+    if x.size and (x.min() < 0 or x.max() > 255 or x.dtype.kind == 'f' and
+                   ((x != np.floor(x)).any() or x.max() == 1)):
+        raise ValueError(f'pixels are {x.dtype} from {x.min():.3g} to {x.max():.3g}, expected whole '
+                         'numbers 0 … 255; if yours are between 0 and 1, give (255 * X).round()')
     return x.astype(np.uint8)
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #d9d83d0e
@@ -68,9 +73,12 @@ def _to_batch(
 ) -> Tensor: # uint8 [n, C, H, W]
     "One array of pictures, channels first."
     X = X.cpu().numpy() if isinstance(X, Tensor) else X
-    if X.ndim == 3 and X.shape[2] in (3, 4): raise ValueError(f'X has shape {X.shape}: one picture? give a list [X], or X[None]')
+    if X.ndim == 3 and X.shape[2] in (3, 4):
+        raise ValueError(f'X has shape {X.shape}: one picture? give a list [X], or X[None]')
     X, few = X[:, None] if X.ndim == 3 else X, (1, 3, 4)
-    if X.ndim != 4 or not {X.shape[1], X.shape[3]} & set(few): raise ValueError(f'X has shape {X.shape}, expected [n, H, W], [n, H, W, C] or [n, C, H, W] with C = 1, 3 or 4 channels')
+    if X.ndim != 4 or not {X.shape[1], X.shape[3]} & set(few):
+        raise ValueError(f'X has shape {X.shape}, expected [n, H, W], [n, H, W, C] or [n, C, H, W] with C '
+                         '= 1, 3 or 4 channels')
     if X.shape[3] in few and (X.shape[1] not in few or X.shape[2] not in few): X = X.transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(as_bytes(X)))
 
@@ -84,50 +92,71 @@ def as_dataset(
         X = _to_batch(X)                                                          # [n, C, H, W]
         if X.shape[1] != 4: return ImageDataset('pictures', X, in_chans=chans)
     items = list(np.asarray(X, dtype=object).ravel()) if getattr(X, 'ndim', 1) == 2 else list(X)
-    if all(isinstance(x, (str, Path)) for x in items): return ImageDataset('pictures', paths=items, in_chans=chans)
+    if all(isinstance(x, (str, Path)) for x in items):
+        return ImageDataset('pictures', paths=items, in_chans=chans)
     items = [x.permute(1, 2, 0).numpy() if isinstance(x, Tensor) and x.ndim == 3 else x for x in items]
     return ImageDataset('pictures', preprocess(items, model.img_size, chans))
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #66da03e8
 def plan_readout(
     level: int | Sequence[int] | None, # 0 = finest, −1 = coarsest; None: the read-out's name says it
-    name: str, # 'cells' or 'mean' of `level`, or a read-out of `hjepa.evaluation.encodings.readout`; '|white' at the end
+    # 'cells' or 'mean' of `level`, or a read-out of `hjepa.evaluation.encodings.readout`; '|white' at the
+    # end
+    name: str,
     num_levels: int, # of the model
 ) -> tuple[str, bool]: # the read-out's name without '|white', and whether it is whitened
-    "What `level=` and `readout=` ask for. Raises ValueError for what does not exist or does not go together."
+    """What `level=` and `readout=` ask for. Raises ValueError for what does not exist or does not go
+    together."""
     plain, white = name.partition('|')[0], name.endswith('|white')
     if plain == 'cells' or (plain == 'mean' and level is not None):
         parse_readout(name.replace('cells', 'mean'))
         levels = [-1] if level is None else [level] if isinstance(level, (int, np.integer)) else list(level)
         if not levels or not all(-num_levels <= l < num_levels for l in levels):
-            raise ValueError(f'level={level}: this run has levels 0 (finest) to {num_levels - 1} (or −1: the coarsest)')
+            raise ValueError(f'level={level}: this run has levels 0 (finest) to {num_levels - 1} (or −1: '
+                             'the coarsest)')
         return '+'.join(f'level{int(l) % num_levels}' + '_mean' * (plain == 'mean') for l in levels), white
     last = highest_level([name])
     if level is not None:
-        raise ValueError(f"level={level} goes with readout 'cells' or 'mean'; {name!r} says itself what it takes, so leave level out")
-    if last >= num_levels: raise ValueError(f'readout={name!r}: this run has levels 0 (finest) to {num_levels - 1}')
+        raise ValueError(f"level={level} goes with readout 'cells' or 'mean'; {name!r} says itself what "
+                         "it takes, so leave level out")
+    if last >= num_levels:
+        raise ValueError(f'readout={name!r}: this run has levels 0 (finest) to {num_levels - 1}')
     return plain, white
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #24acd4b9
 class HJEPAFeatures(TransformerMixin, BaseEstimator):
     """Frozen features of a run, as a scikit-learn transformer.
 
-    Takes paths, Pillow pictures, arrays of bytes [n, H, W], [n, H, W, C] or [n, C, H, W], lists of any of them, or rows of bytes [n, H·W·C];
-    gives float32 [n, width]. Clones and pickles hold the path of the run, not its weights. Only whitening has a state: `whitening_`."""
+    Takes paths, Pillow pictures, arrays of bytes [n, H, W], [n, H, W, C] or [n, C, H, W], lists of any of
+    them, or rows of bytes [n, H·W·C]; gives float32 [n, width]. Clones and pickles hold the path of the
+    run, not its weights. Only whitening has a state: `whitening_`."""
     def __init__(self,
         run: str | Path | None = None, # a run's folder, a .safetensors file or a name on the hub
-        level: int | Sequence[int] | None = None, # 0 = finest, −1 = coarsest, several are put side by side; None: coarsest, or what `readout` says
-        readout: str = 'cells', # 'cells' or 'mean' of `level`, or a name of `hjepa.evaluation.encodings.readout`; with '|white', whitened
+        # 0 = finest, −1 = coarsest, several are put side by side; None: coarsest, or what `readout` says
+        level: int | Sequence[int] | None = None,
+        # 'cells' or 'mean' of `level`, or a name of `hjepa.evaluation.encodings.readout`; with '|white',
+        # whitened
+        readout: str = 'cells',
         encoder: str = 'target', # 'target' or 'context'
         fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
-        white_dim: int | None = 256, # directions that whitening keeps at most; few pictures get fewer, see `hjepa.evaluation.encodings.white_dim`; None: all above rounding
+        # directions that whitening keeps at most; few pictures get fewer, see
+        # `hjepa.evaluation.encodings.white_dim`; None: all above rounding
+        white_dim: int | None = 256,
         batch_size: int = 64, # pictures at a time
         num_workers: int = 0, # processes that read files
         device: str | None = None, # None: the accelerator if there is one
         progress: bool = False, # show a progress bar
     ):
-        self.run, self.level, self.readout, self.encoder, self.fpn, self.white_dim = run, level, readout, encoder, fpn, white_dim
-        self.batch_size, self.num_workers, self.device, self.progress = batch_size, num_workers, device, progress
+        self.run = run
+        self.level = level
+        self.readout = readout
+        self.encoder = encoder
+        self.fpn = fpn
+        self.white_dim = white_dim
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.device = device
+        self.progress = progress
     def fit(self,
         X: Any, # pictures
         y: Any = None, # not looked at
@@ -144,7 +173,8 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
     def transform(self,
         X: Any, # pictures
     ) -> np.ndarray: # [n, width] float32
-        "Features, one row per picture. Raises an error that names pictures that cannot be read: a row left out would shift the labels."
+        """Features, one row per picture. Raises an error that names pictures that cannot be read: a row
+        left out would shift the labels."""
         check_is_fitted(self)
         z = self._features(self._check_input(X, reset=False))
         return self._white(z) if self._plan()[1] else z.numpy()
@@ -153,24 +183,33 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
 @patch
 def _plan(self: HJEPAFeatures) -> tuple[str, bool]: # see `plan_readout`
     "The read-out asked for; checks the parameters and the run's header, and loads no weights."
-    if self.run is None: raise ValueError("run=None: give the folder of a run, for example HJEPAFeatures('runs/photos-20300101-120000')")
-    if self.encoder not in ('target', 'context'): raise ValueError(f"encoder={self.encoder!r}: expected 'target' or 'context'")
-    if not isinstance(self.batch_size, int) or self.batch_size < 1: raise ValueError(f'batch_size={self.batch_size}: expected a whole number from 1')
+    if self.run is None:
+        raise ValueError("run=None: give the folder of a run, for example "
+                         "HJEPAFeatures('runs/photos-20300101-120000')")
+    if self.encoder not in ('target', 'context'):
+        raise ValueError(f"encoder={self.encoder!r}: expected 'target' or 'context'")
+    if not isinstance(self.batch_size, int) or self.batch_size < 1:
+        raise ValueError(f'batch_size={self.batch_size}: expected a whole number from 1')
     return plan_readout(self.level, self.readout, saved_config(weights_file(self.run))['num_hierarchies'])
 
 @patch
 def _check_input(self: HJEPAFeatures, X: Any, reset: bool) -> Any: # X, or a matrix of numbers
     "Pictures pass; a matrix is checked as every scikit-learn estimator does."
-    if isinstance(X, (str, Path)): raise ValueError(f'X is the single path {str(X)!r}; give a list of paths (hjepa.data.named.find_images lists the pictures of a folder)')
+    if isinstance(X, (str, Path)):
+        raise ValueError(f'X is the single path {str(X)!r}; give a list of paths '
+                         '(hjepa.data.named.find_images lists the pictures of a folder)')
     if is_pictures(X): return X
     X = check_array(X, estimator=self)
     if reset: self.n_features_in_ = X.shape[1]
     elif getattr(self, 'n_features_in_', X.shape[1]) != X.shape[1]:
-        raise ValueError(f'X has {X.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} features as input')
+        raise ValueError(f'X has {X.shape[1]} features, but {type(self).__name__} is expecting '
+                         f'{self.n_features_in_} features as input')
     return X
 
 @patch
-def _fit(self: HJEPAFeatures, X: Any) -> tuple[HJEPAFeatures, Tensor | None]: # itself, and the plain features if they were needed
+def _fit(
+        self: HJEPAFeatures, X: Any
+) -> tuple[HJEPAFeatures, Tensor | None]:  # itself, and the plain features if they were needed
     "Check, and fit the whitening."
     (_, white), X = self._plan(), self._check_input(X, reset=True)
     if not white: return self, None
@@ -193,14 +232,18 @@ def _features(self: HJEPAFeatures,
 ) -> Tensor: # [n, width] float32, not whitened
     "One vector per picture."
     name, model = self._plan()[0], cached_model(self.run, self.device)
-    data = as_dataset(X, model) if is_pictures(X) else ImageDataset('rows', self._rows(X, model), in_chans=model.config.in_chans)
+    data = as_dataset(X, model) if is_pictures(X) else ImageDataset('rows', self._rows(X, model),
+                                                                    in_chans=model.config.in_chans)
     device, last = next(model.parameters()).device, blocks_needed([name])
     def go(images: Tensor) -> list[Tensor]:
         x = normalize(images.to(device), *model.pixel_stats)
         return [readout(model.encode(x, last, self.fpn, self.encoder), name)]
     got = collect_features(model_view(model, data), go, self.batch_size, self.num_workers,
                    'features' if self.progress else None, 1.)
-    if got.bad: raise ImageError(got.bad[0], f'{len(got.bad)} of {len(data)} pictures cannot be read ({", ".join(got.bad[:3])}{", …" * (len(got.bad) > 3)}); take them out of X and y')
+    if got.bad:
+        raise ImageError(got.bad[0], f'{len(got.bad)} of {len(data)} pictures cannot be read '
+                                     f'({", ".join(got.bad[:3])}{", …" * (len(got.bad) > 3)}); take them '
+                                     'out of X and y')
     check_features(got.levels[0], None, 'these')
     return got.levels[0]
 
@@ -209,13 +252,15 @@ def _rows(self: HJEPAFeatures, X: np.ndarray, model: HJEPA) -> Tensor: # uint8 [
     "Rows of a matrix as pictures of the model's size."
     h, w = model.img_size
     if X.shape[1] not in (h * w, 3 * h * w):
-        raise ValueError(f'X has {X.shape[1]} numbers per row; this model takes rows of {h}×{w} = {h * w} (grey) or {3 * h * w} (colour) bytes. Other sizes: X.reshape(-1, H, W)')
+        raise ValueError(f'X has {X.shape[1]} numbers per row; this model takes rows of {h}×{w} = {h * w} '
+                         f'(grey) or {3 * h * w} (colour) bytes. Other sizes: X.reshape(-1, H, W)')
     x = torch.from_numpy(as_bytes(X))
     return x.view(-1, 1, h, w) if X.shape[1] == h * w else x.view(-1, h, w, 3).permute(0, 3, 1, 2)
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #49ec4feb
 @patch
-def __sklearn_is_fitted__(self: HJEPAFeatures) -> bool: return hasattr(self, 'whitening_') or not self.readout.endswith('|white')
+def __sklearn_is_fitted__(self: HJEPAFeatures) -> bool:
+    return hasattr(self, 'whitening_') or not self.readout.endswith('|white')
 
 @patch
 def __sklearn_tags__(self: HJEPAFeatures):
@@ -231,7 +276,9 @@ def get_feature_names_out(self: HJEPAFeatures,
     "A name for every column."
     check_is_fitted(self)
     n = getattr(self, 'n_features_in_', None)
-    if None not in (input_features, n) and len(input_features) != n: raise ValueError(f'input_features should have length equal to number of features ({n}), got {len(input_features)}')
+    if None not in (input_features, n) and len(input_features) != n:
+        raise ValueError(f'input_features should have length equal to number of features ({n}), got '
+                         f'{len(input_features)}')
     (name, white), model = self._plan(), cached_model(self.run, self.device)
     if white: return np.array([f'white_{i}' for i in range(self.whitening_.matrix.shape[1])], dtype=object)
     e = blank_encodings(model, blocks_needed([name]), self.fpn, self.encoder)
