@@ -256,7 +256,7 @@ def list_images(
     root: Path # An existing folder
 ):             # A `Listing`: images in sorted order, and what was left out
     "The images below a folder."
-    found = list_files(root, PICTURES)
+    found = list_files(root, IMAGE_SUFFIXES)
     arrays = [p for p in found.files if p.lower().endswith('.npy')]
     if len(arrays) < len(found.files):
         for p in arrays: found.left_out.add('.npy file beside images', p)

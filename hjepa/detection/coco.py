@@ -13,7 +13,6 @@ from typing import Any, Sequence
 
 from ..core.files import read_text
 from ..core.loader import DataError
-from ..data.named import PICTURES
 from .boxes import BoxDataset, brief
 from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder,
                                      hold_out, LeftOut, ListedImage, read_flag, read_id, read_number,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READOUTS', 'Features', 'collect_features', 'thumbnails', 'progress_bar', 'autocast_for', 'extract_dataset',
            'Encodings', 'TimmFeatures', 'random_like', 'pixel_features', 'ReadOut', 'register_readout', 'parse_readout',
-           'readout_words', 'blocks_needed', 'highest_level', 'check_readouts', 'readout', 'readouts',
+           'readout_words', 'check_readouts', 'blocks_needed', 'highest_level', 'readout', 'readouts',
            'blank_encodings', 'readout_widths', 'readout_columns', 'readout_names', 'Readouts', 'collect_readouts',
            'check_features', 'labelled', 'white_dim', 'whiten']
 
@@ -474,20 +474,6 @@ def readout_words() -> str:
     return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four blocks, "
             "and '|white' at the end to whiten")
 
-# %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
-def blocks_needed(
-    names: Sequence[str], # of read-outs
-) -> int:
-    "How many of the last blocks these read-outs look at."
-    return max([1] + [k or 1 for n in names for _, k in parse_readout(n)[0]])
-
-def highest_level(
-    names: Sequence[str], # of read-outs
-) -> int: # −1: they read none by number
-    "The coarsest level that these read-outs name."
-    parts = [part for n in names for part, _ in parse_readout(n)[0]]
-    return max([-1] + [l for part in parts for l in _kind(part)[1]])
-
 # %% ../../nbs/evaluation/01_encodings.ipynb #db0061fa
 @section_check('evaluation')
 def check_readouts(
@@ -502,6 +488,20 @@ def check_readouts(
         for part, _ in parts:
             there = not part.startswith('level') or int(part[5:]) < levels
             require([(there, 'evaluation.readouts', name, f'levels from 0 to {levels - 1} (model.num_hierarchies)')])
+
+# %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
+def blocks_needed(
+    names: Sequence[str], # of read-outs
+) -> int:
+    "How many of the last blocks these read-outs look at."
+    return max([1] + [k or 1 for n in names for _, k in parse_readout(n)[0]])
+
+def highest_level(
+    names: Sequence[str], # of read-outs
+) -> int: # −1: they read none by number
+    "The coarsest level that these read-outs name."
+    parts = [part for n in names for part, _ in parse_readout(n)[0]]
+    return max([-1] + [l for part in parts for l in _kind(part)[1]])
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #d119e1b9
 def check_readouts(
