@@ -17,6 +17,7 @@ from .boxes import BoxDataset, brief
 from .formats import (Account, assemble_boxes, choose_classes, data_folder, FileFinder,
                                      hold_out, LeftOut, ListedImage, read_flag, read_id, read_number,
                                      read_whole, register_boxes)
+from ..data.named import IMAGE_SUFFIXES
 
 # %% ../../nbs/detection/05_coco.ipynb #f33f7217
 def _named(
