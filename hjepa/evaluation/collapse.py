@@ -16,11 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.linalg import effective_rank, entropy_rank, spectrum
-from ..encoder import Masks
-from ..hierarchy import HJEPA, level_loss
-from ..encoder import Masks
-from ..hierarchy import HJEPA, level_loss
 from ..core.modules import evaluating
+from ..encoder import Masks
+from ..hierarchy import HJEPA, level_loss
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #36f6396a
 def rankme(
