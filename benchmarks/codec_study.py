@@ -32,7 +32,8 @@ def run(args):
         if not facts.exists():
             shutil.rmtree(folder, ignore_errors=True)
             cpu, wall = time.process_time(), time.time()
-            if train_codec([f'data.detector={detector}', f'training.seed={seed}', *args.overrides], run_dir=folder):
+            if train_codec([f'data.detector={detector}', f'training.seed={seed}', *args.overrides],
+                           run_dir=folder):
                 raise SystemExit('stopped: this seed will be begun anew')
             spent = dict(processor_seconds=time.process_time() - cpu, wall_seconds=time.time() - wall,
                          threads=torch.get_num_threads(), machine=machine(), torch=torch.__version__)

@@ -113,9 +113,8 @@ class Peer:
         collate = MaskCollator(input_size=(px, px), patch_size=patch, enc_mask_scale=(.85, 1.),
                                pred_mask_scale=(.15, .2), aspect_ratio=(.75, 1.5), nenc=1, npred=4,
                                min_keep=10 if px > 64 else 4, allow_overlap=False)
-        self.masks = [
-            tuple([m.to(device) for m in ms] for ms in collate([0] * batch)[1:]) for _ in range(16)
-        ]
+        def masks(): return tuple([m.to(device) for m in ms] for ms in collate([0] * batch)[1:])
+        self.masks = [masks() for _ in range(16)]
         self.images = torch.randn(batch, 3, px, px).to(device)
         self.apply = apply_masks
         self.device = device

@@ -1,4 +1,5 @@
-"""Which read-out finds neighbours of the same class, if no label may choose it? Runs of `tiny` beside random
+"""Which read-out finds neighbours of the same class, if no label may choose it? Runs of `tiny` beside
+random
 networks, on garments where they were and on garments moved about.
 
     OMP_NUM_THREADS=1 python benchmarks/neighbours.py RUN RUN RUN --out nbs/results/neighbours.json

@@ -13,7 +13,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +42,7 @@ class RivalConfig:
     min_keep: int = 4 # public_ijepa: fewer patches than any target block has; contexts have more
     sigreg_weight: float = 0.05 # lejepa: λ
     slices: int = 256 # lejepa: random directions of a step
-    projector: List[int] = field(
+    projector: list[int] = field(
         default_factory=lambda: [512, 64])  # lejepa: widths of its hidden layer and of its output
 
 

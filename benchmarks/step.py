@@ -1,4 +1,5 @@
-"""Time and peak memory of a pretraining step, beside another project's, and with each of our savings undone.
+"""Time and peak memory of a pretraining step, beside another project's, and with each of our savings
+undone.
 
     python benchmarks/step.py                                  # ours alone
     git clone https://github.com/facebookresearch/ijepa

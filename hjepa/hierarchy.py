@@ -376,7 +376,8 @@ class HJEPA(nn.Module):
                                        self.context_encoder.num_prefix_tokens)
         widths = [D] * self.num_levels
         if c.fpn.use_fpn:
-            with _blame('model.fpn.feature_dim'): widths = level_widths(c.fpn.feature_dim, D, self.num_levels)
+            with _blame('model.fpn.feature_dim'):
+                widths = level_widths(c.fpn.feature_dim, D, self.num_levels)
             self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample,
                                 c.fpn.bottom_up)
         else: self.fpn = None
@@ -464,7 +465,8 @@ def _patches(self: HJEPA, tokens: Tensor) -> Tensor:
 
 @patch
 def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor]:
-    """The target encoder's tokens [B, N, D] (or one for each level), once per image; with one mask per image
+    """The target encoder's tokens [B, N, D] (or one for each level), once per image; with one mask per
+    image
     only those that are compared with something, zeros elsewhere."""
     if masks.per_image > 1: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)

@@ -52,7 +52,8 @@ class DataConfig:
     path: str | None = None # where it lies; null: the package's own, or a cache folder
     split: str = 'train' # the part to train on
     download: bool = True # fetch it if it is missing and can be fetched
-    crop_scale: list[float] = setting([0.3, 1.0], **SHARES) # area of the random crop, as a share of the image
+    crop_scale: list[float] = setting([0.3, 1.0],
+                                      **SHARES)  # area of the random crop, as a share of the image
     crop_ratio: list[float] = setting([0.75, 4 / 3], **RATIOS) # width over height of the random crop
     flip: float = setting(0.5, **CHANCE) # probability of a horizontal flip
     num_workers: int = setting(0, low=0) # processes that load images
@@ -79,15 +80,18 @@ class MaskingConfig:
     "What is hidden; null leaves a setting at the generator's default."
     kind: str = setting('multiblock', choices=MASKS) # the strategy, see the notebook on masks
     num_target_masks: int = setting(4, low=1) # blocks per image; not of random masks
-    masks_per_image: int = setting(1, low=1) # maskings of an image that share one pass of the target encoder
+    masks_per_image: int = setting(1,
+                                   low=1)  # maskings of an image that share one pass of the target encoder
     target_scale: list[float] | None = setting(None, **PARTS) # area of a block, as a share of the grid
     # height over width of a block
     target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True)
     context_scale: list[float] | None = setting(None, **PARTS) # multiblock: area of the context block
     min_context: int | None = setting(None, low=1, unit='patches') # multiblock: fewest context patches
     target_share: list[float] | None = setting(None, **PARTS) # hierarchical: bounds of the hidden share
-    context_share: list[float] | None = setting(None, **PARTS) # hierarchical: share of the rest that is seen
-    hidden_share: float | None = setting(None, above=0, below=1) # random: share of the patches that is hidden
+    context_share: list[float] | None = setting(None,
+                                                **PARTS)  # hierarchical: share of the rest that is seen
+    hidden_share: float | None = setting(None, above=0,
+                                         below=1)  # random: share of the patches that is hidden
 
 # %% ../nbs/07_training.ipynb #7f9d6739
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')
@@ -159,7 +163,8 @@ class EvaluationConfig:
     # neighbours: a number, or several to choose from
     knn_k: int | list[int] = setting([5, 10, 20, 50], low=1, length=(1, math.inf))
     max_train: int = setting(20_000, low=1, unit='images') # at most so many for the probes to train on
-    # what is held back together: stem, folder, a file of NAME,GROUP, or position (nothing); null: stems where
+    # what is held back together: stem, folder, a file of NAME,GROUP, or position (nothing); null: stems
+    # where
     # names tell, see the notebook on hold-outs
     groups: str | None = None
 
@@ -213,9 +218,9 @@ def warn_schedules(
     "Warn of schedules that end before the run does, or after it."
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
     if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
-        warnings.warn(f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
-                      'target encoder freezes there. Set it to null to let the schedule span the run',
-                      stacklevel=2)
+        warnings.warn(
+            f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
+            'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
     if c.strategy is not None and c.min_local_crops is not None and c.warmup_epochs >= t.epochs:
         warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={t.epochs}: '
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)
@@ -243,15 +248,16 @@ RUN_IDLE = [
     ('multicrop.warmup_epochs', lambda c: _crops(c) and c.multicrop.min_local_crops is None,
      'as multicrop.min_local_crops is null'),
     (f'{_LOCAL_KEYS} model.crops.local_weight model.crops.min_overlap', _no_local,
-     'as multicrop.num_local_crops is 0'),
-    ('multicrop.hue', _no_colour, 'as there are no colours to turn'),
+     'as multicrop.num_local_crops is 0'), ('multicrop.hue', _no_colour, 'as there are no colours to turn'),
     ('model.crops.cross_weight', lambda c: _crops(c) and c.multicrop.strategy != 'cross_crop_prediction',
      'as multicrop.strategy is not cross_crop_prediction'),
     ('masking.num_target_masks', _no_blocks, 'as masks of this masking.kind have no blocks'),
-    ('data.lanes data.shuffle_buffer', lambda c: c.data.dataset != 'shards', 'as data.dataset is not shards'),
+    ('data.lanes data.shuffle_buffer', lambda c: c.data.dataset != 'shards',
+     'as data.dataset is not shards'),
     ('model.ema.momentum_warmup_epochs', lambda c: c.model.ema.momentum == c.model.ema.momentum_end,
      'as the momentum stays as it is'),
-    (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
+    (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')
+]  # see `warn_idle`
 
 def warn_run(
     cfg: RunConfig, # checked
@@ -350,7 +356,8 @@ def local_size(
     That is in whole patches, at least two by two."""
     wish, enc = config.multicrop.local_crop_size, model.context_encoder
     if wish is None:
-        return tuple(max(2, round(n * 3 / 7)) * p for n, p in zip(enc.grid_size, enc.patch_size, strict=True))
+        return tuple(
+            max(2, round(n * 3 / 7)) * p for n, p in zip(enc.grid_size, enc.patch_size, strict=True))
     return tuple(wish) * (2 // len(wish)) if isinstance(wish, list) else (wish, wish)
 
 def build_crop_masks(
@@ -401,13 +408,12 @@ def _crops_of(config: RunConfig, model: HJEPA) -> MultiCropTransform:
 
 # %% ../nbs/07_training.ipynb #be547ae8
 # what a run may change on its way
-SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download', 'data.max_bad_share',
-             'data.max_megapixels',
-             'training.log_steps', 'training.checkpoint_minutes', 'training.checkpoint_steps',
-             'training.keep_checkpoints',
-             'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps', 'training.precision',
-             'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k', 'evaluation.readouts',
-             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download',
+             'data.max_bad_share', 'data.max_megapixels', 'training.log_steps',
+             'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
+             'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps',
+             'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k',
+             'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
 
 class Trainer(Loop):
     """Trains an `HJEPA` and keeps everything in a run folder.
@@ -419,7 +425,8 @@ class Trainer(Loop):
 
     def check(self, config: RunConfig) -> RunConfig: return check_run_config(config)
     def make_dataset(self) -> ImageDataset: return run_dataset(self.config)
-    def make_view(self) -> TrainView | MultiCropView: return build_view(self.config, self.model, self.dataset)
+    def make_view(self) -> TrainView | MultiCropView:
+        return build_view(self.config, self.model, self.dataset)
     def make_optimizer(self) -> torch.optim.AdamW: return build_optimizer(self.model, self.config.training)
     def make_model(self) -> nn.Module:
         "The model, and beside it what masks its images."
@@ -517,6 +524,7 @@ def load_run(
 ) -> RunConfig:  # or what `load` gives
     """The configuration of an existing run.
 
-    Raises FileNotFoundError, or `ConfigError` for an override that would make it another run (those that help
+    Raises FileNotFoundError, or `ConfigError` for an override that would make it another run (those that
+    help
     past steps that are not finite are allowed)."""
     return reload_config(run_dir, overrides, load, safe_keys or SAFE_KEYS)

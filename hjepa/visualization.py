@@ -13,7 +13,8 @@ __all__ = ['MASK_TINTS', 'mask_parts', 'tint', 'tint_masks', 'show_masks', 'draw
 import itertools
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -229,7 +230,8 @@ def show_multicrop(
     pixels = to_pixels(to_tensor(to_pil(source, channels_of(source)))[None])[0]   # [H, W, 3]
     size, cut = pixels.shape[:2], tuple(crops.sizes[image].tolist())
     if size != cut:
-        raise ValueError(f'the image is {size[0]}×{size[1]}, but these crops are of one of {cut[0]}×{cut[1]}')
+        raise ValueError(f'the image is {size[0]}×{size[1]}, but these crops are of one of '
+                         f'{cut[0]}×{cut[1]}')
     local_grid = _local_grid(crops, masks)
     parts = crop_tokens(masks, image, local_grid[0] * local_grid[1])
     fig = Figure(figsize=(7, 7 / 3 * size[0] / size[1] * .95 + 1.6), dpi=100, layout='compressed')
@@ -466,7 +468,8 @@ def show_pyramid(
                          'train one with model.fpn.use_fpn=true, as in --config fpn')
     x, shown = model_images(model, images)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
-    with torch.no_grad(), evaluating(model): both = [model.extract_levels(x, fpn=fpn, encoder=encoder) for fpn in (False, True)]
+    with torch.no_grad(), evaluating(model):
+        both = [model.extract_levels(x, fpn=fpn, encoder=encoder) for fpn in (False, True)]
     both = [[f.cpu() for f in levels] for levels in both]
     maps, L = [component_colours(s).numpy() for s in _matched_scores(*both, grid)], len(both[0])
     fig, axes = image_grid(min(n, len(shown)), 1 + 2 * L, size[0] / size[1], .8)
@@ -517,7 +520,8 @@ def prediction_error(
     masks: Masks, # what is asked
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l]; NaN where nothing was asked
     "1 − cosine between what the model predicts for hidden cells and what its target encoder sees there."
-    with torch.no_grad(), evaluating(model): return error_maps(model(model_images(model, images)[0], masks), masks.grid)
+    with torch.no_grad(), evaluating(model):
+        return error_maps(model(model_images(model, images)[0], masks), masks.grid)
 
 # %% ../nbs/08_visualization.ipynb #f9bfbd31
 def constant_error(

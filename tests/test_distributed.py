@@ -1,6 +1,8 @@
-"""Several processes on the CPU: they compute what one computes, share files and orders properly, and die together.
+"""Several processes on the CPU: they compute what one computes, share files and orders properly, and die
+together.
 
-This file is also the program that they run: `torchrun … tests/test_distributed.py tasks.json` does one task after another."""
+This file is also the program that they run: `torchrun … tests/test_distributed.py tasks.json` does one task
+after another."""
 import json
 import os
 import shutil
@@ -14,8 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-SMALL = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24',
-         'training.precision=fp32', 'training.log_steps=1', 'training.warmup_epochs=1', 'training.lr=0.1', 'training.lr_min=0', 'training.clip_grad=0.5', 'model.ema.momentum=0.9']
+SMALL = [
+    'model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3',
+    'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'training.precision=fp32',
+    'training.log_steps=1', 'training.warmup_epochs=1', 'training.lr=0.1', 'training.lr_min=0',
+    'training.clip_grad=0.5', 'model.ema.momentum=0.9'
+]
 CROPS = ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=4']
 PROGRAM = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 
@@ -32,14 +38,17 @@ def slice_masks(masks, keep: slice):
     rows = lambda t: None if t is None else t.unflatten(0, (-1, b))[:, keep].flatten(0, 1)
     g = masks.globals
     new = replace(masks)                      # a copy, whatever else it holds
-    new.globals, new.local, new.local_seen = Masks(rows(g.context), rows(g.target), g.grid), rows(masks.local), rows(masks.local_seen)
+    new.globals = Masks(rows(g.context), rows(g.target), g.grid)
+    new.local = rows(masks.local)
+    new.local_seen = rows(masks.local_seen)
     new.batch_size = len(range(b)[keep])
     if masks.asked is not None: new.asked = masks.asked[:, keep]
     return new
 
 
 def make_trainer(task: dict):
-    "A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with what the task asks for."
+    """A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with
+    what the task asks for."""
     from hjepa.data.named import build_dataset
     from hjepa.core.callbacks import Callback
     from hjepa.core.resuming import CheckpointCallback
@@ -56,30 +65,39 @@ def make_trainer(task: dict):
             pixels, masks = super().inputs(batch, generator)
             self.hidden = (masks.globals if hasattr(masks, 'globals') else masks).target.int().tolist()
             if not task.get('given'): return pixels, masks
-            n = len(batch['index'])                                                         # masks of the whole step's images, of which this process has some
+            # masks of the whole step's images, of which this process has some
+            n = len(batch['index'])
             seed = torch.Generator().manual_seed(1000 + self.step)
-            if 'crops' in batch: masks = self.mask_generator(self.world_size * n, self.all_crops(batch['crops']), seed)
+            if 'crops' in batch:
+                masks = self.mask_generator(self.world_size * n, self.all_crops(batch['crops']), seed)
             else: masks = self.mask_generator(self.world_size * n, generator=seed)
             return pixels, slice_masks(masks, slice(self.rank * n, (self.rank + 1) * n))
         def all_crops(self, crops):
             "Crops of the whole step: their places decide about masks."
             from hjepa.data.crops import Crops
-            parts = self.team.gather(dict(boxes=crops.boxes, flips=crops.flips, sizes=crops.sizes, tensors=list(crops)))
+            parts = self.team.gather(
+                dict(boxes=crops.boxes, flips=crops.flips, sizes=crops.sizes, tensors=list(crops)))
             tensors = [torch.cat([p['tensors'][i] for p in parts]) for i in range(len(crops))]
-            return Crops(tensors, torch.cat([p['boxes'] for p in parts], 1), torch.cat([p['flips'] for p in parts], 1), torch.cat([p['sizes'] for p in parts]), crops.num_global)
+            return Crops(tensors, torch.cat([p['boxes'] for p in parts], 1),
+                         torch.cat([p['flips'] for p in parts], 1), torch.cat([p['sizes'] for p in parts]),
+                         crops.num_global)
 
     class Stop(Callback):
         def after_step(self, t):
             if t.step == task.get('stop'): t.stopping = 'enough'
 
-    trainer = Watched(load_config('tiny', SMALL + task['overrides']), task['run'], build_dataset('fashion_mnist_mini').subset(range(128)), [HistoryCallback(), CheckpointCallback(), Stop()])
+    trainer = Watched(
+        load_config('tiny', SMALL + task['overrides']), task['run'],
+        build_dataset('fashion_mnist_mini').subset(range(128)),
+        [HistoryCallback(), CheckpointCallback(), Stop()])
     return trainer
 
 
 def do(task: dict):
     "One task: train, and write what came out on rank 0."
     from hjepa.core.distributed import whole
-    torch.manual_seed(7)                                                                    # must not matter
+    # must not matter
+    torch.manual_seed(7)
     trainer, found = make_trainer(task), {}
     if task.get('resume'): found['resumed'] = trainer.resume()
     sent, clip = count_sends(trainer), trainer._share_measures
@@ -87,31 +105,40 @@ def do(task: dict):
     def look(parts):
         "Once per step, between backward and optimiser."
         clip(parts)
-        if trainer.step == 0: found['gradients'] = {n: whole(p.grad).clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
+        if trainer.step == 0:
+            found['gradients'] = {
+                n: whole(p.grad).clone() for n, p in trainer.model.named_parameters() if p.grad is not None
+            }
     trainer._share_measures = look
     try: trainer.fit()
     except FloatingPointError as e: found['error'] = str(e)
     weights = {k: whole(v).clone() for k, v in trainer._model.state_dict().items()}
     sums = {k: v.double().sum().item() for k, v in weights.items()}
-    found |= dict(sums=trainer.team.gather(sums), hidden=trainer.team.gather(trainer.hidden), sent=sent, files=sorted(str(p.relative_to(task['run'])) for p in Path(task['run']).rglob('*')),
-                  step=trainer.step, batch=[trainer.config.training.batch_size, trainer.accumulation, trainer.world_size], norm=trainer.grad_norm)
+    found |= dict(sums=trainer.team.gather(sums), hidden=trainer.team.gather(trainer.hidden), sent=sent,
+                  files=sorted(str(p.relative_to(task['run']))
+                               for p in Path(task['run']).rglob('*')), step=trainer.step,
+                  batch=[trainer.config.training.batch_size, trainer.accumulation,
+                         trainer.world_size], norm=trainer.grad_norm)
     if trainer.is_main:
         out = Path(task['run']).with_suffix('.out')
         out.mkdir()
         save_file(weights, out/'weights.safetensors')
         save_file(found.pop('gradients', {}), out/'gradients.safetensors')
-        if trainer._kept is not None: save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, out/'kept.safetensors')
+        if trainer._kept is not None:
+            save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, out/'kept.safetensors')
         (out/'found.json').write_text(json.dumps(found))
     trainer.team.wait()
 
 
 def count_sends(trainer) -> list:
-    "A list that gets an entry for every bucket of gradients that is sent (DDP), or for every reduce-scatter (sharded)."
+    """A list that gets an entry for every bucket of gradients that is sent (DDP), or for every
+    reduce-scatter (sharded)."""
     import torch.distributed as dist
     sent = []
     if trainer.world_size == 1: return sent
     if trainer.sharded:
-        for name in (n for n in ('reduce_scatter_tensor', 'reduce_scatter_single') if hasattr(dist, n)):      # the name depends on PyTorch's version
+        # the name depends on PyTorch's version
+        for name in (n for n in ('reduce_scatter_tensor', 'reduce_scatter_single') if hasattr(dist, n)):
             def counted(*args, real=getattr(dist, name), **kwargs):  # noqa: B008
                 sent.append(trainer.step)
                 return real(*args, **kwargs)
@@ -145,7 +172,8 @@ def stuck(task: dict):
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    for task in json.loads(Path(sys.argv[1]).read_text(encoding='utf-8')): (stuck if task.get('stuck') else do)(task)
+    for task in json.loads(Path(sys.argv[1]).read_text(encoding='utf-8')):
+        (stuck if task.get('stuck') else do)(task)
     sys.exit()
 
 
@@ -156,7 +184,8 @@ def launch(folder: Path, tasks: list[dict], code: int | None = 0) -> str:
     "Do tasks in two processes; what they printed."
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'tasks.json').write_text(json.dumps(tasks))
-    done = subprocess.run([*PROGRAM, __file__, str(folder/'tasks.json')], capture_output=True, text=True, timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    done = subprocess.run([*PROGRAM, __file__, str(folder / 'tasks.json')], capture_output=True, text=True,
+                          timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
     assert code is None or done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -164,34 +193,51 @@ def launch(folder: Path, tasks: list[dict], code: int | None = 0) -> str:
 def result(run: Path) -> tuple[dict, dict, dict]:
     "Weights, gradients of the first step, and the rest of what a task found."
     out = run.with_suffix('.out')
-    return load_file(out/'weights.safetensors'), load_file(out/'gradients.safetensors'), json.loads((out/'found.json').read_text())
+    return load_file(out / 'weights.safetensors'), load_file(out / 'gradients.safetensors'), json.loads(
+        (out / 'found.json').read_text())
 
 
-def history(run: Path) -> list[dict]: return [json.loads(l) for l in (run/'history.jsonl').read_text().splitlines()]
+def history(run: Path) -> list[dict]:
+    return [json.loads(l) for l in (run/'history.jsonl').read_text().splitlines()]
 
 
 def furthest(ours: dict, theirs: dict) -> float:
     "The largest difference, as a share of the largest number of its tensor."
     assert ours.keys() == theirs.keys() and ours
-    return max(((ours[k] - theirs[k]).abs().max() / theirs[k].abs().max().clamp(min=1e-3)).item() for k in ours)
+    return max(
+        ((ours[k] - theirs[k]).abs().max() / theirs[k].abs().max().clamp(min=1e-3)).item() for k in ours)
 
 
-# One epoch is 4 steps of 32 images; three of them with given masks and without drop-path, or two epochs with all that is random.
-GIVEN = dict(given=True, stop=3, overrides=['training.epochs=1', 'training.batch_size=16', 'training.checkpoint_steps=100'])
-KEYED = dict(overrides=['training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3'])
+# One epoch is 4 steps of 32 images; three of them with given masks and without drop-path, or two epochs
+# with all that is random.
+GIVEN = dict(given=True, stop=3,
+             overrides=['training.epochs=1', 'training.batch_size=16', 'training.checkpoint_steps=100'])
+KEYED = dict(overrides=[
+    'training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3'
+])
 
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory) -> Path:
     "A folder with the results of everything that two processes can do before one has done anything."
     root = tmp_path_factory.mktemp('two')
-    task = lambda name, base, *more, **kw: base | dict(run=str(root/name), overrides=base['overrides'] + list(more)) | kw
+    task = lambda name, base, *more, **kw: base | dict(run=str(root / name), overrides=base['overrides'] +
+                                                       list(more)) | kw
     full = 'training.sharding=full'
-    launch(root, [task('given_ddp', GIVEN), task('given_full', GIVEN, full), task('crops_ddp', GIVEN, *CROPS), task('crops_full', GIVEN, *CROPS, full),
-                  task('keyed_ddp', KEYED, 'training.grad_accumulation=2'), task('keyed_full', KEYED, full, 'training.grad_accumulation=2'),
-                  task('half_ddp', KEYED, 'training.grad_accumulation=2', stop=5), task('half_full', KEYED, full, 'training.grad_accumulation=2', stop=5),
-                  task('bf16_ddp', KEYED, 'training.precision=bf16'), task('bf16_full', KEYED, full, 'training.precision=bf16'),
-                  task('poison_ddp', KEYED, 'training.max_bad_steps=2', poison=5), task('poison_full', KEYED, full, 'training.max_bad_steps=2', poison=5)])
+    launch(root, [
+        task('given_ddp', GIVEN),
+        task('given_full', GIVEN, full),
+        task('crops_ddp', GIVEN, *CROPS),
+        task('crops_full', GIVEN, *CROPS, full),
+        task('keyed_ddp', KEYED, 'training.grad_accumulation=2'),
+        task('keyed_full', KEYED, full, 'training.grad_accumulation=2'),
+        task('half_ddp', KEYED, 'training.grad_accumulation=2', stop=5),
+        task('half_full', KEYED, full, 'training.grad_accumulation=2', stop=5),
+        task('bf16_ddp', KEYED, 'training.precision=bf16'),
+        task('bf16_full', KEYED, full, 'training.precision=bf16'),
+        task('poison_ddp', KEYED, 'training.max_bad_steps=2', poison=5),
+        task('poison_full', KEYED, full, 'training.max_bad_steps=2', poison=5)
+    ])
     return root
 
 
@@ -203,7 +249,8 @@ def one(tmp_path_factory) -> Path:
     do(GIVEN | dict(run=str(root/'given'), overrides=GIVEN['overrides'] + double))
     do(GIVEN | dict(run=str(root/'crops'), overrides=GIVEN['overrides'] + double + CROPS))
     do(KEYED | dict(run=str(root/'keyed'), overrides=KEYED['overrides'] + ['training.grad_accumulation=4']))
-    do(KEYED | dict(run=str(root/'half'), overrides=KEYED['overrides'] + ['training.grad_accumulation=4'], stop=5))
+    do(KEYED | dict(run=str(root / 'half'), overrides=KEYED['overrides']
+                    + ['training.grad_accumulation=4'], stop=5))
     return root
 
 
@@ -216,15 +263,19 @@ def test_two_are_one_with_the_doubled_batch(one, two, what, how):
     assert len(g1) > 30 and furthest(g2, g1) < 2e-4
     assert furthest(w2, w1) < 2e-5 and any(k.startswith('target_encoder') for k in w2)
     moved = load_file(sorted((one/what/'checkpoints').glob('step_00000000'))[0]/'model.safetensors')
-    assert furthest(moved, w1) > 1e-2                                                       # there was something to get wrong
-    assert f2['sums'][0] == f2['sums'][1]                                                   # bit for bit the same on both, EMA and all
+    # there was something to get wrong
+    assert furthest(moved, w1) > 1e-2
+    # bit for bit the same on both, EMA and all
+    assert f2['sums'][0] == f2['sums'][1]
     assert f2['norm'] == pytest.approx(f1['norm'], rel=1e-4)
     for a, b in zip(history(one/what), history(two/f'{what}_{how}'), strict=True):
         assert a.keys() == b.keys()
         for k in ('step', 'images_seen', 'skipped', 'bad_images'): assert a.get(k) == b.get(k)
-        for k in ('loss', 'level_losses', 'local_loss', 'cross_losses', 'skipped_pairs', 'skipped_crops', 'overlap', 'lr', 'momentum', 'grad_norm'):
+        for k in ('loss', 'level_losses', 'local_loss', 'cross_losses', 'skipped_pairs', 'skipped_crops',
+                  'overlap', 'lr', 'momentum', 'grad_norm'):
             if k in a: assert b[k] == pytest.approx(a[k], rel=1e-4, abs=1e-6), k
-        assert b['target_std'] == pytest.approx(a['target_std'], rel=.2)                    # a spread over half the images
+        # a spread over half the images
+        assert b['target_std'] == pytest.approx(a['target_std'], rel=.2)
 
 
 @pytest.mark.parametrize('how', ['ddp', 'full'])
@@ -233,8 +284,11 @@ def test_divided_runs_are_the_same_run(one, two, how):
     w1, _, _ = result(one/'keyed')
     w2, _, found = result(two/f'keyed_{how}')
     assert furthest(w2, w1) < 1e-4 and found['step'] == 8 and found['batch'] == [8, 2, 2]
-    for a, b in zip(history(one/'keyed'), history(two/f'keyed_{how}'), strict=True): assert b['loss'] == pytest.approx(a['loss'], rel=1e-4) and b['target_std'] == pytest.approx(a['target_std'], rel=1e-4)
-    assert found['hidden'][0] != found['hidden'][1]                                         # masks differ by rank
+    for a, b in zip(history(one/'keyed'), history(two/f'keyed_{how}'), strict=True):
+        assert b['loss'] == pytest.approx(a['loss'], rel=1e-4) and b['target_std'] == pytest.approx(
+            a['target_std'], rel=1e-4)
+    # masks differ by rank
+    assert found['hidden'][0] != found['hidden'][1]
 
 
 def test_gradients_are_sent_once_per_step(two):
@@ -250,9 +304,12 @@ def test_sharded_in_lower_precision(two):
     assert {v.dtype for v in weights.values()} == {torch.float32}
     losses = [[h['loss'] for h in history(two/f'bf16_{how}')] for how in ('ddp', 'full')]
     assert losses[1] == pytest.approx(losses[0], rel=.02)
-    begin = load_file(two/'bf16_full'/'checkpoints'/sorted(p.name for p in (two/'bf16_full'/'checkpoints').iterdir())[0]/'model.safetensors')
+    begin = load_file(two / 'bf16_full' / 'checkpoints'
+                      / sorted(p.name for p in (two / 'bf16_full' / 'checkpoints').iterdir())[0]
+                      / 'model.safetensors')
     key = 'target_encoder.encoder.vit.blocks.0.mlp.fc1.weight'
-    assert not weights[key].equal(begin[key]) and not weights[key].equal(weights[key].bfloat16().float())       # small steps of the EMA are not rounded away
+    # small steps of the EMA are not rounded away
+    assert not weights[key].equal(begin[key]) and not weights[key].equal(weights[key].bfloat16().float())
 
 
 @pytest.mark.parametrize('how', ['ddp', 'full'])
@@ -261,14 +318,17 @@ def test_poison_on_one_process(two, how):
     weights, _, found = result(two/f'poison_{how}')
     assert 'the first was step 6' in found['error'] and found['sums'][0] == found['sums'][1]
     saved = sorted((two/f'poison_{how}'/'checkpoints').glob('step_*'))[-1]
-    assert saved.name == 'step_00000005' and all(v.equal(weights[k]) for k, v in load_file(saved/'model.safetensors').items())
+    assert saved.name == 'step_00000005' and all(
+        v.equal(weights[k]) for k, v in load_file(saved / 'model.safetensors').items())
 
 
 def test_one_writer(two):
     "A process that wrote as well would leave files of its own, or break the first one's."
     for run in ('keyed_ddp', 'keyed_full'):
         files = result(two/run)[2]['files']
-        assert [f for f in files if f.endswith('.json')] == [f'checkpoints/step_{n:08d}/state.json' for n in (6, 8)] and not [f for f in files if '.tmp' in f], files
+        assert [f for f in files if f.endswith('.json')
+                ] == [f'checkpoints/step_{n:08d}/state.json'
+                      for n in (6, 8)] and not [f for f in files if '.tmp' in f], files
         assert [h['step'] for h in history(two/run) if h['kind'] == 'step'] == list(range(1, 9))
 
 
@@ -277,7 +337,8 @@ def test_files_of_a_sharded_run_are_ordinary(two):
     for what in ('given', 'keyed'):
         a, b = (sorted((two/f'{what}_{how}'/'checkpoints').glob('step_*'))[-1] for how in ('ddp', 'full'))
         for file in ('model.safetensors', 'optimizer.safetensors'):
-            assert {k: v.shape for k, v in load_file(a/file).items()} == {k: v.shape for k, v in load_file(b/file).items()}
+            assert {k: v.shape for k, v in load_file(a / file).items()
+                    } == {k: v.shape for k, v in load_file(b / file).items()}
         assert furthest(load_file(b/'model.safetensors'), load_file(a/'model.safetensors')) < 1e-4
         kept = load_file((two/f'{what}_full').with_suffix('.out')/'kept.safetensors')
         assert all(v.equal(kept[k]) for k, v in load_file(b/'model.safetensors').items())
@@ -285,27 +346,37 @@ def test_files_of_a_sharded_run_are_ordinary(two):
 
 @pytest.mark.parametrize('how', ['ddp', 'full'])
 def test_two_then_one(one, two, tmp_path, capfd, how):
-    "Stopped on two processes, resumed on one: it takes over their forward passes, and ends as the run that was never stopped."
+    """Stopped on two processes, resumed on one: it takes over their forward passes, and ends as the run
+    that was never stopped."""
     run = tmp_path/'run'
     shutil.copytree(two/f'half_{how}', run)
-    do(KEYED | dict(run=str(run), resume=True, overrides=KEYED['overrides'] + ['training.grad_accumulation=2']))
+    do(KEYED
+       | dict(run=str(run), resume=True, overrides=KEYED['overrides'] + ['training.grad_accumulation=2']))
     weights, _, found = result(run)
     assert found['resumed'] == 5 and found['batch'] == [8, 4, 1]
     assert furthest(weights, result(one/'keyed')[0]) < 1e-4
-    assert '2 process(es) before, 1 now: 8 images × 4 forward passes × 1 instead of 8 × 2 × 2, the same step\n' in capfd.readouterr().err
-    assert [h['loss'] for h in history(run)] == pytest.approx([h['loss'] for h in history(one/'keyed')], rel=1e-4)
+    assert ('2 process(es) before, 1 now: 8 images × 4 forward passes × 1 instead of 8 × 2 × 2, the '
+        'same step\n') in capfd.readouterr().err
+    assert [h['loss'] for h in history(run)] == pytest.approx([h['loss'] for h in history(one / 'keyed')],
+                                                              rel=1e-4)
 
 
 def test_one_then_two(one, two, tmp_path):
     "Resumed on more processes, sharded or not; a sharded run goes on unsharded and the other way round."
     tasks = []
-    for name, source, more in [('one_ddp', one/'half', []), ('one_full', one/'half', ['training.sharding=full']), ('ddp_full', two/'half_ddp', ['training.sharding=full']), ('full_ddp', two/'half_full', [])]:
+    for name, source, more in [('one_ddp', one / 'half', []),
+                               ('one_full', one / 'half', ['training.sharding=full']),
+                               ('ddp_full', two / 'half_ddp', ['training.sharding=full']),
+                               ('full_ddp', two / 'half_full', [])]:
         shutil.copytree(source, tmp_path/name)
-        tasks.append(KEYED | dict(run=str(tmp_path/name), resume=True, overrides=KEYED['overrides'] + more + [f'training.grad_accumulation={4 if source.parent == one else 2}']))
+        tasks.append(KEYED | dict(
+            run=str(tmp_path / name), resume=True, overrides=KEYED['overrides'] + more
+            + [f'training.grad_accumulation={4 if source.parent == one else 2}']))
     launch(tmp_path/'tasks', tasks)
     for task in tasks:
         weights, _, found = result(Path(task['run']))
-        assert found['resumed'] == 5 and found['batch'] == [8, 2, 2] and found['sums'][0] == found['sums'][1]
+        assert found['resumed'] == 5 and found['batch'] == [8, 2, 2
+                                                            ] and found['sums'][0] == found['sums'][1]
         assert furthest(weights, result(one/'keyed')[0]) < 1e-4, task['run']
 
 
@@ -313,27 +384,38 @@ def test_steps_that_cannot_be_shared(two, tmp_path):
     "The message has the numbers; nothing is changed."
     run = tmp_path/'run'
     shutil.copytree(two/'half_ddp', run)
-    trainer = make_trainer(KEYED | dict(run=str(run), overrides=KEYED['overrides'] + ['training.grad_accumulation=2']))
-    trainer.world_size = 3                                                                  # as if there were three
-    with pytest.raises(ValueError, match='32 images per step cannot be shared evenly by 3 processes; possible near that: 1, 2, 4'): trainer.resume()
+    trainer = make_trainer(KEYED | dict(run=str(run), overrides=KEYED['overrides']
+                                        + ['training.grad_accumulation=2']))
+    # as if there were three
+    trainer.world_size = 3
+    with pytest.raises(ValueError, match='32 images per step cannot be shared evenly by 3 processes; '
+                                         'possible near that: 1, 2, 4'):
+        trainer.resume()
     assert trainer.step == 0 and trainer.config.training.batch_size == 8
 
 
 def test_another_process_dies_while_this_one_is_stuck(tmp_path):
-    "The thread that watches ends a process that waits in a place where no error reaches it. Also: processes with other data are refused."
+    """The thread that watches ends a process that waits in a place where no error reaches it. Also:
+    processes with other data are refused."""
     start = time.time()
     out = launch(tmp_path, [dict(stuck=True, run=str(tmp_path/'run'))], code=None)
-    assert 'rank 0 of 2: another process of this run has ended' in out and 'go on with --resume somewhere' in out
+    assert 'rank 0 of 2: another process of this run has ended' in out
+    assert 'go on with --resume somewhere' in out
     assert time.time() - start < 60
-    for rank in (0, 1): assert f'refused on rank {rank}: processes differ: images is 100 on rank 0 and 101 on rank 1' in out
+    for rank in (0, 1):
+        assert f'refused on rank {rank}: processes differ: images is 100 on rank 0 and 101 on rank 1' in out
     words = 'processes differ: the digest of their names and sizes is'
     for rank in (0, 1): assert f'other images on rank {rank}: {words}' in out
 
 
 # ---- from the command line
 
-COMMAND = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'model.drop_path_rate=0.1', 'training.epochs=2',
-           'training.batch_size=32', 'training.precision=fp32', 'training.checkpoint_steps=20', 'training.log_steps=5', 'evaluation.probe=false', 'data.dataset=imagefolder']
+COMMAND = [
+    'model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1',
+    'model.predictor.embed_dim=24', 'model.drop_path_rate=0.1', 'training.epochs=2',
+    'training.batch_size=32', 'training.precision=fp32', 'training.checkpoint_steps=20',
+    'training.log_steps=5', 'evaluation.probe=false', 'data.dataset=imagefolder'
+]
 
 
 @pytest.fixture(scope='module')
@@ -348,19 +430,28 @@ def garments(tmp_path_factory) -> Path:
 
 def start(*args) -> subprocess.Popen:
     "`hjepa train` in two processes."
-    return subprocess.Popen([*PROGRAM, '-m', 'hjepa', 'train', *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'})
+    return subprocess.Popen([*PROGRAM, '-m', 'hjepa', 'train', *map(str, args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True,
+                            env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'})
 
 
-@pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0', 'multicrop.warmup_epochs=1', 'training.sharding=full']])
+@pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction',
+                                       'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0',
+                                       'multicrop.warmup_epochs=1',
+                                       'training.sharding=full']])
 def test_two_processes(garments, tmp_path, more):
-    "Both processes take part, one writes, the encoder learns, health and images are there; sharded, with several crops of each image, too."
+    """Both processes take part, one writes, the encoder learns, health and images are there; sharded, with
+    several crops of each image, too."""
     run = tmp_path/'run'
     process = start(*COMMAND, f'data.path={garments}', *more, '--run-dir', run)
     out = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and '2 process(es)' in out, out
     lines = history(run)
-    epochs, steps = [h for h in lines if h['kind'] == 'epoch'], [h['pixel_loss'] for h in lines if h['kind'] == 'step']      # the whole loss has more terms when crops are added
-    assert [h['images_seen'] for h in epochs] == [1280, 2560] and steps[-1] < steps[0] and epochs[-1]['effective_rank'][0] > 1
+    # the whole loss has more terms when crops are added
+    epochs = [h for h in lines if h['kind'] == 'epoch']
+    steps = [h['pixel_loss'] for h in lines if h['kind'] == 'step']
+    assert [h['images_seen'] for h in epochs
+            ] == [1280, 2560] and steps[-1] < steps[0] and epochs[-1]['effective_rank'][0] > 1
     made = {p.name for p in run.iterdir()} - {'.lock'}
     assert made == {'checkpoints', 'config.yaml', 'history.jsonl', 'figures', 'report.html', 'results.json'}
     from hjepa import HJEPA
@@ -380,13 +471,17 @@ def processes(parent: int) -> list[int]:
 
 
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='needs /proc')
-@pytest.mark.parametrize('rank, more', [(1, []), (0, []), (1, ['training.sharding=full', 'data.num_workers=1'])])
+@pytest.mark.parametrize('rank, more', [(1, []), (0, []),
+                                        (1, ['training.sharding=full', 'data.num_workers=1'])])
 def test_a_process_is_killed(garments, tmp_path, rank, more):
-    "The other one notices, says what happened and how to go on, and leaves a checkpoint that can be used; the job ends in time and not as a success."
+    """The other one notices, says what happened and how to go on, and leaves a checkpoint that can be used;
+    the job ends in time and not as a success."""
     run = tmp_path/'run'
     process = start(*COMMAND, 'training.epochs=50', f'data.path={garments}', *more, '--run-dir', run)
     end = time.time() + 120
-    while time.time() < end and process.poll() is None and not ((run/'history.jsonl').exists() and any(h['step'] >= 25 for h in history(run))): time.sleep(.05)
+    while time.time() < end and process.poll() is None and not (
+        (run / 'history.jsonl').exists() and any(h['step'] >= 25 for h in history(run))):
+        time.sleep(.05)
     time.sleep(.3)
     killed = time.time()
     os.kill(processes(process.pid)[rank], signal.SIGKILL)
@@ -396,26 +491,33 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
     saved = sorted((run/'checkpoints').glob('step_*'))[-1]
     step, last = int(saved.name[5:]), max(h['step'] for h in history(run))
     assert said and f'rank {1 - rank} of 2' in said[0] and f'go on with --resume {run}' in said[0], out
-    assert 'hjepa/training.py' not in out, out                                             # no traceback but torchrun's own
+    # no traceback but torchrun's own
+    assert 'hjepa/training.py' not in out, out
     if rank == 1: assert f'(from step {step})' in said[0]
-    if rank == 1 and not more: assert last <= step <= last + 5                              # DDP: what rank 0 had
+    # DDP: what rank 0 had
+    if rank == 1 and not more: assert last <= step <= last + 5
     else: assert step == last // 20 * 20
     from hjepa.training import Trainer, load_run
     config = load_run(run, ['training.sharding=none'])
     config.training.batch_size, config.training.grad_accumulation = 32, 1
     trainer = Trainer(config, run)
-    assert trainer.resume() == step and trainer.config.training.grad_accumulation == 2 and trainer.images_seen == 64 * step
+    assert trainer.resume(
+    ) == step and trainer.config.training.grad_accumulation == 2 and trainer.images_seen == 64 * step
     assert not [p for p in (run/'checkpoints').iterdir() if not p.name.startswith('step_')]
 
 
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='needs /proc')
 @pytest.mark.parametrize('whom', ['all', 'one'])
 def test_asked_to_stop(garments, tmp_path, whom):
-    "A scheduler's SIGTERM to torchrun (which hands it to all, loaders' workers included), or one to a single process: all stop after the same step, and everything is saved."
+    """A scheduler's SIGTERM to torchrun (which hands it to all, loaders' workers included), or one to a
+    single process: all stop after the same step, and everything is saved."""
     run = tmp_path/'run'
-    process = start(*COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1', f'data.path={garments}', '--run-dir', run)
+    process = start(*COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1',
+                    f'data.path={garments}', '--run-dir', run)
     end = time.time() + 120
-    while time.time() < end and process.poll() is None and not ((run/'history.jsonl').exists() and any(h['step'] >= 5 for h in history(run))): time.sleep(.05)
+    while time.time() < end and process.poll() is None and not (
+        (run / 'history.jsonl').exists() and any(h['step'] >= 5 for h in history(run))):
+        time.sleep(.05)
     os.kill(process.pid if whom == 'all' else processes(process.pid)[1], signal.SIGTERM)
     out = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and 'hjepa/training.py' not in out and 'error:' not in out, out

@@ -74,7 +74,8 @@ def test_core_knows_nothing_else(graph):
 def test_a_lazy_arrow_is_an_arrow(tmp_path):
     "The reader of imports finds every way to write one."
     file = tmp_path/'m.py'
-    file.write_text('from ..core.files import say\ndef f():\n    import hjepa.encoder\n    from hjepa import fpn\n'
+    file.write_text('from ..core.files import say\ndef f():\n    import hjepa.encoder\n    from hjepa '
+                    'import fpn\n'
                     '    from ..data import images\n', encoding='utf-8')
     known = {'core.files', 'encoder', 'fpn', 'data.images', 'predictor'}
     assert imports('data.named', file, known) == known - {'predictor'}
@@ -83,7 +84,8 @@ def test_a_lazy_arrow_is_an_arrow(tmp_path):
 def test_notebooks_are_read_in_this_order():
     "Notebooks of a room are numbered as their modules are listed here."
     seen = defaultdict(list)
-    for p in sorted((PACKAGE.parent/'nbs').glob('*/[0-9]*.ipynb')): seen[p.parent.name].append(p.stem.split('_', 1)[1])
+    for p in sorted((PACKAGE.parent/'nbs').glob('*/[0-9]*.ipynb')):
+        seen[p.parent.name].append(p.stem.split('_', 1)[1])
     for room in sorted({m.split('.')[0] for m in ORDER if '.' in m}):
         assert seen[room] == [m.split('.')[1] for m in ORDER if m.startswith(f'{room}.')], room
 
@@ -91,7 +93,9 @@ def test_notebooks_are_read_in_this_order():
 def is_empty(f: ast.FunctionDef) -> bool:
     "Whether a function does nothing: a docstring, `pass` and `return None` at most."
     nothing = ('pass', 'return', 'return None')
-    return all(isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) or ast.unparse(n) in nothing for n in f.body)
+    return all(
+        isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) or ast.unparse(n) in nothing
+        for n in f.body)
 
 
 @pytest.mark.parametrize('module', ['training', 'detection.training', 'compression.training'])
@@ -101,7 +105,8 @@ def test_a_trainer_switches_nothing_off(module):
     classes = [c for c in tree.body if isinstance(c, ast.ClassDef)]
     trainers = [c for c in classes if any(getattr(b, 'id', '') == 'Loop' for b in c.bases)]
     assert trainers
-    for f in (f for c in trainers for f in c.body if isinstance(f, ast.FunctionDef)): assert not is_empty(f), f.name
+    for f in (f for c in trainers for f in c.body if isinstance(f, ast.FunctionDef)):
+        assert not is_empty(f), f.name
 
 
 def test_the_loop_knows_no_kind_of_model():

@@ -1,14 +1,18 @@
 """One of a kind is added in one place: each test enters one from outside the package, and trains, evaluates,
 extracts, exports and costs a tiny model with it.
 
-| kind | file to touch | how to register |
-|---|---|---|
-| mask strategy | `nbs/06_masking.ipynb` | `@register_masks('name')`: a class of (grid, settings …), called with (batch size, generator) → `Masks` |
-| FPN fusion | `nbs/03_fpn.ipynb` | `@register_fusion('name')`: a module of (width), called with (lateral, top-down) → merged |
-| regularizer | `nbs/objectives/01_regularizers.ipynb` | `@register_regularizer('name')`: a function of embeddings [..., n, d] → loss |
-| read-out | `nbs/evaluation/01_encodings.ipynb` | `@register_readout('name')`: a function of `Encodings` → [n, width] |
-| data set | `nbs/data/04_named.ipynb` | `@register_dataset('name', 'train', 'test')`: a function of (path, split, download) → `ImageDataset` |
-| box format | `nbs/detection/03_formats.ipynb` | `@register_boxes('name')`: a function that gives a `BoxDataset` |
+- mask strategy: `nbs/06_masking.ipynb`
+  `@register_masks('name')`: a class of (grid, settings …), called with (batch size, generator) → `Masks`
+- FPN fusion: `nbs/03_fpn.ipynb`
+  `@register_fusion('name')`: a module of (width), called with (lateral, top-down) → merged
+- regularizer: `nbs/objectives/01_regularizers.ipynb`
+  `@register_regularizer('name')`: a function of embeddings [..., n, d] → loss
+- read-out: `nbs/evaluation/01_encodings.ipynb`
+  `@register_readout('name')`: a function of `Encodings` → [n, width]
+- data set: `nbs/data/04_named.ipynb`
+  `@register_dataset('name', 'train', 'test')`: a function of (path, split, download) → `ImageDataset`
+- box format: `nbs/detection/03_formats.ipynb`
+  `@register_boxes('name')`: a function that gives a `BoxDataset`
 """
 from pathlib import Path
 
@@ -71,7 +75,8 @@ def journey(folder: Path, *settings: str, readout: str = 'mean'):
     config = load_config('tiny', [*SMALL, f'evaluation.readouts=[{readout}]', *settings])
     trainer = Trainer(config, folder/'run')
     assert trainer.fit() and trainer.step == len(trainer.dataset) // 16
-    model, sets = trainer.model.eval(), [build_dataset(config.data.dataset, split=s) for s in ('train', 'test')]
+    model = trainer.model.eval()
+    sets = [build_dataset(config.data.dataset, split=s) for s in ('train', 'test')]
     found = evaluate(model, *sets, names=config.evaluation.readouts, white=False, k=3, random_seed=1)
     few = compare_low_shot({'model': model}, *sets, [2], seeds=1, pixels=False, names=[readout])
     store = extract_to_disk(model, sets[1], folder/'store', [readout], dtype='float32', precision='fp32')
@@ -178,7 +183,8 @@ def test_dataset(tmp_path):
 
 def test_boxes(tmp_path):
     @register_boxes('corners')
-    def corners(path, split, classes, max_bad_share, n, seed, annotations, download, all_present) -> BoxDataset:
+    def corners(path, split, classes, max_bad_share, n, seed, annotations, download,
+                all_present) -> BoxDataset:
         "A bright square in the corner of each image."
         x = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
         x[:, :, :24, :24] = 255

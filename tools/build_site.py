@@ -55,8 +55,10 @@ def explain(source, proc):
         if (proc/path.relative_to(source)).exists() or any(part[0] in '._' for part in path.parts): continue
         try: exec_nb(path, Path(os.devnull), FilterDefaults)
         except Exception as e: print(f'{path}: {e}\n    {type(e.__cause__).__name__}: {e.__cause__}\n')
-    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, and none '
-             'of the others: give an import a cell of its own. Where show_doc itself fails on a class, give '
+    sys.exit('To make the docs nbdev runs exported cells, cells with an import and show_doc cells, '
+             'and none '
+             'of the others: give an import a cell of its own. Where show_doc itself fails on a '
+             'class, give '
              'the class its own __init__.')
 
 

@@ -64,7 +64,8 @@ def page(found: list[tuple[str, str, list[Path]]], nbs: Path) -> str:
     "The text of contents.ipynb."
     texts = ['# Contents\n\n> Every page, room by room',
              'The notebooks are the source of the package, its documentation and most of its tests. A\n'
-             'module takes only from modules that stand above it: the rooms from *core* to *command* are in\n'
+             'module takes only from modules that stand above it: the rooms from *core* to *command* '
+             'are in\n'
              'that order, with the ideas between *data* and *objectives*.']
     for title, sentence, paths in found:
         rows = ['| notebook | about |', '|---|---|']

@@ -55,7 +55,8 @@ def arrow(*points: tuple[float, float], colour: str = INK, dashed: bool = False,
 
 def head(name: str, colour: str) -> str:
     "The head of arrows."
-    box = 'viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto-start-reverse"'
+    box = ('viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" '
+        'orient="auto-start-reverse"')
     return f'<marker id="{name}" {box}><path d="M0 0 L10 5 L0 10 z" fill="{colour}"/></marker>'
 
 
@@ -113,7 +114,8 @@ def draw() -> str:
     heads = ''.join(head(name, colour) for name, colour in [('head', INK), ('warm', ORANGE[1])])
     font = "system-ui, -apple-system, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
+        'role="img" '
         f'font-family="{font}">',
         '<title>Hierarchical JEPA</title>',
         '<desc>The context encoder sees the visible patches; the predictor answers for the hidden ones; a '

@@ -1,4 +1,5 @@
-"""Write what configurations and commands accept into hjepa/schema.json, which is read without importing what defines them.
+"""Write what configurations and commands accept into hjepa/schema.json, which is read without importing
+what defines them.
 
     python tools/schema.py          writes the file
     python tools/schema.py --check  fails if the file is not what the package gives"""
@@ -15,7 +16,8 @@ FILE = root/'hjepa'/'schema.json'
 
 def settings() -> dict:
     "Every key of every kind of configuration, see `hjepa.core.config.schema`."
-    for module in ('training', 'detection.training', 'compression.training'): import_module(f'hjepa.{module}')
+    for module in ('training', 'detection.training', 'compression.training'):
+        import_module(f'hjepa.{module}')
     return import_module('hjepa.core.config').schema()
 
 
@@ -24,7 +26,8 @@ def commands() -> dict:
     return import_module('hjepa.cli.main').command_schema()
 
 
-PARTS = dict(settings=settings, commands=commands)  # top-level key → the function that makes what stands there
+# top-level key → the function that makes what stands there
+PARTS = dict(settings=settings, commands=commands)
 
 
 def main():

@@ -17,9 +17,11 @@ from pathlib import Path
 # %% ../../nbs/cli/01_errors.ipynb #6f0047df
 @contextmanager
 def interruptible():
-    "Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt with their names; if ignored, they stay so."
+    """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt with their names; if ignored, they stay
+    so."""
     def stop(number, frame): raise KeyboardInterrupt(signal.Signals(number).name)
-    stop.interrupts = True                                      # see `stop_on_signal`, which has its own ways
+    # see `stop_on_signal`, which has its own ways
+    stop.interrupts = True
     wanted = [getattr(signal, n) for n in ('SIGTERM', 'SIGHUP') if hasattr(signal, n)]
     mine = threading.current_thread() is threading.main_thread()
     before = {s: signal.signal(s, stop) for s in wanted if mine and signal.getsignal(s) == signal.SIG_DFL}
@@ -42,7 +44,8 @@ def friendly_errors(
         sys.exit(130)
     except Exception as e:
         loader = sys.modules.get('hjepa.core.loader')                  # not imported for this
-        known = (ValueError, OSError, FloatingPointError, ImportError) + ((loader.DataError,) if loader else ())
+        known = (ValueError, OSError, FloatingPointError, ImportError) + (
+            (loader.DataError, ) if loader else ())
         if os.environ.get('HJEPA_TRACEBACK') or not isinstance(e, known): raise
         say(f'{command}: error: {e}', sys.stderr)
         sys.exit(2)

@@ -11,7 +11,8 @@ import io
 import math
 import struct
 import zlib
-from typing import Any, Iterable
+from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch

@@ -14,7 +14,8 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Optional
+from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -260,8 +261,8 @@ class PyramidShape:
     batch: int # B
     sizes: list[tuple[int, int]] # (h, w) per level
     # (H, W) of what the network saw, in pixels; None: a plain list of arrays
-    canvas: Optional[tuple[int, int]] = None
-    image_sizes: Optional[list[tuple[int, int]]] = None # (H, W) of the original images
+    canvas: tuple[int, int] | None = None
+    image_sizes: list[tuple[int, int]] | None = None # (H, W) of the original images
     single: bool = False # arrays came as [C, h, w], without an axis for the batch
 
     def latent_sizes(self,

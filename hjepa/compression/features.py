@@ -9,7 +9,7 @@ __all__ = ['MAP_FILES', 'canvas_features', 'detector_features', 'ImageFeatures',
 import math
 import zipfile
 from pathlib import Path
-from typing import Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch

@@ -9,7 +9,8 @@ __all__ = ['rate', 'split_images', 'join_images', 'frame_bytes', 'table_bits', '
 # %% ../../nbs/compression/04_streams.ipynb #9cac4f57
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Iterable
+from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch

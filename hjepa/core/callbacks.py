@@ -9,7 +9,7 @@ __all__ = ['CONTINUE', 'WEIGHTS', 'MOMENTS', 'FAILED', 'Callback', 'Host']
 import sys
 from contextlib import suppress
 from itertools import groupby
-from typing import Iterable
+from collections.abc import Iterable
 
 import torch
 from fastcore.basics import patch

@@ -13,7 +13,8 @@ import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 from safetensors import safe_open
 from torch import Tensor

@@ -22,7 +22,7 @@ import types
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, make_dataclass
-from functools import lru_cache, reduce
+from functools import reduce, cache
 from importlib import import_module
 from importlib.resources import files
 from numbers import Integral, Real
@@ -84,7 +84,7 @@ def rule_of(
     return f.metadata.get('rule', Rule())
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0011
-@lru_cache(maxsize=None)
+@cache
 def kinds_of(
     hint: Any, # an annotation
 ) -> tuple: # its alternatives: bool, int, float, str, None's type, list[…], dict[…], Any, a dataclass
@@ -272,7 +272,7 @@ def check_keys(
             raise ConfigError(f'{shown(path)}: no such key{hint} Allowed: {", ".join(known)}')
         if is_dataclass(known[key]): check_keys(known[key], value, path)
 
-@lru_cache(maxsize=None)
+@cache
 def hints_of(
     schema: type, # a dataclass
 ) -> dict[str, Any]: # key → annotation
@@ -656,7 +656,7 @@ def schema() -> dict: # kind → see `describe_kind`
     return {name: describe_kind(kind) for name, kind in KINDS.items()}
 
 # %% ../../nbs/core/02_config.ipynb #e78b29b4
-@lru_cache(maxsize=None)
+@cache
 def shipped_schema() -> dict: # see `schema`
     "The schemas of all kinds as they were written when the package was made: no import is needed."
     return json.loads(files('hjepa').joinpath('schema.json').read_text(encoding='utf-8'))['settings']

@@ -17,7 +17,8 @@ from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -49,8 +50,9 @@ def choose_precision(
     kind = torch.device(device or usual).type
     if wish == 'auto': return 'bf16' if computes_bf16(kind) else 'fp16' if kind == 'cuda' else 'fp32'
     if wish == 'bf16' and kind in ('cpu', 'cuda') and not computes_bf16(kind):
-        warnings.warn('precision bf16: this processor has no instructions for it and takes several times as '
-                      'long as for fp32; fp32 and auto are faster here', stacklevel=2)
+        warnings.warn(
+            'precision bf16: this processor has no instructions for it and takes several times as '
+            'long as for fp32; fp32 and auto are faster here', stacklevel=2)
     return wish
 
 def computes_bf16(
@@ -78,7 +80,8 @@ def training_precision(
 
 # %% ../../nbs/core/05_distributed.ipynb #8ba13345
 def launched_processes() -> int: # 1 without a launcher
-    "How many processes were launched. Raises `ConfigError` where several were asked for and one was started."
+    """How many processes were launched. Raises `ConfigError` where several were asked for and one was
+    started."""
     env = os.environ
     if 'WORLD_SIZE' in env: return int(env['WORLD_SIZE'])
     if env.get('ACCELERATE_USE_CPU', '').lower() in ('true', '1') and 'MASTER_PORT' in env:
@@ -99,7 +102,8 @@ def make_accelerator(
     # accelerate calls fp32 no
     chosen = training_precision(precision, 'cpu' if cpu else None).replace('fp32', 'no')
     limit = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))
-    with _own_settings(): accelerator = Accelerator(mixed_precision=chosen, cpu=cpu, kwargs_handlers=[limit])
+    with _own_settings():
+        accelerator = Accelerator(mixed_precision=chosen, cpu=cpu, kwargs_handlers=[limit])
     if accelerator.num_processes != launched:
         raise ConfigError(f'{launched} processes were launched, but accelerate knows of '
                           f'{accelerator.num_processes}; use torchrun')
@@ -247,9 +251,10 @@ def same(self: ProcessGroup,
     for rank, other in enumerate(rest, 1):
         for key in first:
             if other.get(key) != first[key]:
-                raise ConfigError(f'processes differ: {key} is {first[key]!r} on rank 0 and '
-                                  f'{other.get(key)!r} on rank {rank}; each needs the same configuration and '
-                                  'the same data')
+                raise ConfigError(
+                    f'processes differ: {key} is {first[key]!r} on rank 0 and '
+                    f'{other.get(key)!r} on rank {rank}; each needs the same configuration and '
+                    'the same data')
 
 # %% ../../nbs/core/05_distributed.ipynb #7e170dbc
 @patch
@@ -402,5 +407,6 @@ def lost_message(
 ) -> str:
     "What happened, in one line."
     more = f'; {advice}' if advice else ''
-    return (f'rank {group.rank} of {group.size}: another process of this run has ended (killed, out of memory, '
+    return (f'rank {group.rank} of {group.size}: another process of this run has ended (killed, out '
+            'of memory, '
             f'or with an error of its own, printed above or below){more}')

@@ -18,7 +18,8 @@ from contextlib import contextmanager, ExitStack, suppress
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from fastcore.basics import patch

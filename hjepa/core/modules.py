@@ -8,7 +8,7 @@ __all__ = ['evaluating', 'not_finite']
 # %% ../../nbs/core/08_modules.ipynb #6fee19ba
 import math
 from contextlib import contextmanager
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn

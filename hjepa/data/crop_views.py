@@ -13,7 +13,8 @@ from PIL import Image
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from ..core.loader import BadImages, EpochBatchSampler, PatientLoader, to_send, why, worker_options
 from ..core.random import keyed_uniform

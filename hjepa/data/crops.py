@@ -8,7 +8,8 @@ __all__ = ['LUMA', 'Crops', 'reduced_pixels', 'reduced_bytes', 'jitter_factors',
 
 # %% ../../nbs/data/07_crops.ipynb #dfc52e7e
 import copy, math, warnings
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor

@@ -8,7 +8,8 @@ __all__ = ['DECODERS', 'to_hw', 'crop_boxes', 'center_boxes', 'exact_dtype', 're
 
 # %% ../../nbs/data/02_cutting.ipynb #77b38038
 import io, math
-from typing import Any, Callable, Sequence
+from typing import Any
+from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -176,7 +177,8 @@ def cut(
     flip: bool,                # Mirror left and right
     size: tuple[int, int]      # Size of the result `(h, w)`
 ) -> Tensor:                   # Same type, `[C, h, w]`
-    "Cut a box out of an image and resize it (bilinear, antialiased); pixels outside of it have no influence."
+    """Cut a box out of an image and resize it (bilinear, antialiased); pixels outside of it have no
+    influence."""
     x0, y0, x1, y1 = box
     y = F.interpolate(x[None, :, y0:y1, x0:x1], size, mode='bilinear', antialias=True)[0]
     return y.flip(-1) if flip else y

@@ -15,7 +15,8 @@ from fastcore.basics import patch
 from functools import partial
 from pathlib import Path
 from torch import Tensor
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from ..core.files import check_regular, LeftOut, say
 from ..core.loader import DataError
@@ -331,7 +332,8 @@ class OwnDataset(ImageDataset):
         dataset: Any
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length or cannot be indexed')
+            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length or cannot be '
+                            'indexed')
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
         self.own, self.images = dataset, None
         self.name = str(getattr(dataset, 'name', type(dataset).__name__))

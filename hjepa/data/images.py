@@ -10,7 +10,8 @@ __all__ = ['ImageError', 'PixelRange', 'type_range', 'range_of', 'check_chans', 
 import contextlib, io, math
 import os, re, warnings
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
@@ -23,10 +24,12 @@ class ImageError(OSError):
     "An image that cannot be decoded; `path` names it and `reason` says what is wrong."
     def __init__(self,
         path: str | Path, # The image
-        reason: str = ''): # What is wrong with it; empty: `path` is the whole message (a loader's worker hands it on so)
+        # What is wrong with it; empty: `path` is the whole message (a loader's worker hands it on so)
+        reason: str = ''):
         super().__init__(str(path), reason)
         self.path, self.reason = str(path), reason
-    def __str__(self) -> str: return f'cannot read the image {self.path}: {self.reason}' if self.reason else self.path
+    def __str__(self) -> str:
+        return f'cannot read the image {self.path}: {self.reason}' if self.reason else self.path
 
 # %% ../../nbs/data/01_images.ipynb #9951703c
 _BLOCK = 1 << 20   # values that are converted at a time: 8 MB as float64

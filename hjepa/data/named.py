@@ -14,7 +14,7 @@ import torch
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from ..core.files import expand, LeftOut, list_files, printable, read_text
 from ..core.loader import DataError
@@ -249,7 +249,8 @@ def _stl10(root, split, download) -> ImageDataset:
     return check_complete(ImageDataset('stl10', images, labels=labels, classes=classes), split, folder)
 
 # %% ../../nbs/data/04_named.ipynb #f29f6589
-IMAGE_SUFFIXES = frozenset('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .tga '
+IMAGE_SUFFIXES = frozenset('.jpg .jpeg .jpe .jfif .png .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm '
+                           '.pnm .tga '
                      '.jp2 .avif .npy'.split())
 
 def list_images(

@@ -10,7 +10,8 @@ __all__ = ['FORMAT', 'DAMAGED', 'write_shards', 'ShardError', 'open_shard', 'exp
 import contextlib, copy, io, json, os, re, tarfile, time, urllib.parse, warnings, zlib
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
@@ -220,7 +221,8 @@ def open_shard(
 ): # A binary file to be read from beginning to end
     """Open one shard, or an index.
 
-    Raises `ShardError` for a kind of address that is not allowed, `OSError` for one that cannot be opened."""
+    Raises `ShardError` for a kind of address that is not allowed, `OSError` for one that cannot be opened.
+    """
     kind = _scheme(url)
     if kind is None:
         check_regular(_local(url))
@@ -421,7 +423,8 @@ class ShardDataset(ImageDataset):
         return f'{self.names[s]}#{k}'
 
 # %% ../../nbs/data/06_shards.ipynb #e59a2434
-def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the address of each of its shards
+def _find(path: str,
+          split: str) -> tuple[dict, list[str]]:  # an index, and the address of each of its shards
     "Read the index that belongs to a path."
     place = expand_home(path) if _scheme(path) is None else Path(path)
     if _scheme(path) is None and place.is_dir():
@@ -433,7 +436,8 @@ def _find(path: str, split: str) -> tuple[dict, list[str]]: # an index, and the 
             raise ValueError(f'{path} has no split {split!r}; {what}')
         place = place/split if parts else place
         if not (place/'index.json').is_file():
-            raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa shards --index {place}')
+            raise FileNotFoundError(f'{place} has no index.json; make it with: hjepa shards --index '
+                                    f'{place}')
         place = place/'index.json'
     elif split != 'train': raise ValueError(f'{path} is one split (train); there is no {split!r}')
     if _scheme(path) is None and place.suffix == '.json':

@@ -12,7 +12,8 @@ from PIL import Image
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 from ..core.loader import unreadable
 from ..core.random import keyed_uniform

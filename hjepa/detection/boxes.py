@@ -10,7 +10,8 @@ __all__ = ['Ragged', 'BoxDataset', 'brief', 'box_of', 'good_boxes', 'show_boxes'
 import copy
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F

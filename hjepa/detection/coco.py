@@ -9,7 +9,8 @@ __all__ = ['read_coco']
 import json
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 from ..core.files import read_text
 from ..core.loader import DataError
@@ -191,7 +192,8 @@ def read_coco(
 ) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
     """Read COCO's format. Images without boxes are kept.
 
-    Raises `DataError` for a broken file or too much that is wrong, `ValueError` for a class that it lacks."""
+    Raises `DataError` for a broken file or too much that is wrong, `ValueError` for a class that it lacks.
+    """
     text, table = _read_json(json_path)
     classes, number = _coco_classes(json_path, table['categories'], classes, all_present)
     account = Account()
@@ -258,7 +260,8 @@ def _coco_folder(
     images = path/'images'
     folders = path/name, path/bare, images/name, images/bare, images, file.parent, path
     likely = [p for p in folders if p.is_dir()]
-    return next((p for p in likely if any(f.suffix.lower() in IMAGE_SUFFIXES for f in p.iterdir())), likely[0])
+    return next((p for p in likely if any(f.suffix.lower() in IMAGE_SUFFIXES for f in p.iterdir())),
+                likely[0])
 
 # %% ../../nbs/detection/05_coco.ipynb #30b95653
 @register_boxes('coco')

@@ -8,7 +8,7 @@ __all__ = ['KITTI_TYPES', 'read_kitti']
 # %% ../../nbs/detection/07_kitti.ipynb #6c0377b6
 import contextlib
 from pathlib import Path
-from typing import Sequence
+from collections.abc import Sequence
 
 from ..core.files import read_text
 from ..data.named import data_root, fetch_data

@@ -7,8 +7,8 @@ __all__ = ['cut_out', 'scene_garments', 'make_scenes']
 
 # %% ../../nbs/detection/08_scenes.ipynb #e3e24088
 import math
-from functools import lru_cache
-from typing import Sequence
+from functools import cache
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def cut_out(
 # %% ../../nbs/detection/08_scenes.ipynb #7eee0030
 _SEEN = 0.25   # the opacity above which a pixel counts as covered
 
-@lru_cache(maxsize=None)
+@cache
 def _stretch(n: int, m: int) -> Tensor: # [m, n]
     return resample(torch.zeros(1), torch.tensor([float(n)]), n, m)[0]
 
@@ -77,7 +77,7 @@ def _resize_garment(
 _OCTAVES = (5, 10, 20, 40, 80)                         # cells across the canvas
 _CANVAS_NUMBERS = 8 + sum(g*g for g in _OCTAVES)       # how many random numbers a canvas takes
 
-@lru_cache(maxsize=None)
+@cache
 def _octave_power(g: int, size: int) -> float:
     "Mean square of an octave: 1/3 from numbers in -1 … 1, the rest from the stretching."
     return float(_stretch(g, size).square().sum(1).mean())**2 / 3

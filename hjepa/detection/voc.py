@@ -8,7 +8,7 @@ __all__ = ['VOC_CLASSES', 'read_voc']
 # %% ../../nbs/detection/06_voc.ipynb #ab8d3b2d
 import contextlib
 from pathlib import Path
-from typing import Sequence
+from collections.abc import Sequence
 from xml.etree import ElementTree
 from xml.parsers import expat
 

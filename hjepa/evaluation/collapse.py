@@ -9,7 +9,8 @@ __all__ = ['LITTLE', 'MEASURES', 'rankme', 'alpha_req', 'lidar', 'token_similari
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #554b9f4e
 import math
-from typing import Any, Callable, Sequence
+from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -180,8 +181,10 @@ def context_views(
     enc, generator, out = model.context_encoder, torch.Generator().manual_seed(seed), []
     with evaluating(enc):
         for _ in range(views):
-            seen = masks(len(images), generator=generator).context_index               # [n, K], −1 where padded
+            # [n, K], −1 where padded
+            seen = masks(len(images), generator=generator).context_index
             for x, k in zip(images.split(batch_size), seen.split(batch_size), strict=True):
-                tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()          # zero in padded slots
+                # zero in padded slots
+                tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()
                 out.append(tokens.sum(1) / (k >= 0).sum(1, keepdim=True).to(x.device))
     return torch.cat(out).view(views, len(images), -1).transpose(0, 1)

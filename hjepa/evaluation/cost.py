@@ -50,8 +50,8 @@ def stack_of(
     joint = getattr(b.attn, 'qkv', None) is not None  # one matrix for queries, keys and values
     width = (b.attn.qkv if joint else b.attn.q_proj).in_features
     matrix = sum(p.numel() for p in b.parameters() if p.ndim == 2)
-    return Stack(len(blocks), width, b.attn.num_heads, b.mlp.fc2.in_features, b.attn.proj.in_features, matrix,
-                 can_pick(blocks[-1]))
+    return Stack(len(blocks), width, b.attn.num_heads, b.mlp.fc2.in_features, b.attn.proj.in_features,
+                 matrix, can_pick(blocks[-1]))
 
 @patch
 def flops(self: Stack,
@@ -138,7 +138,9 @@ def count_tokens(
     num_levels: int = 3, # L
 ) -> Tokens:
     "The counts of one batch."
-    cells, visible = ([c.shape[1] for c in found(masks, num_levels)[0]] for found in (target_cells, visible_cells))
+    cells, visible = ([c.shape[1]
+                       for c in found(masks, num_levels)[0]]
+                      for found in (target_cells, visible_cells))
     return Tokens(math.prod(masks.grid), masks.context_index.shape[1], masks.target_index.shape[1], cells,
                   visible, [math.prod(level_grid(masks.grid, l)) for l in range(num_levels)])
 
@@ -178,15 +180,15 @@ def forward_flops(
     targets, pooling = pool_flops(shape, tokens)
     pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
     return {
-        'patch embedding': embed(seen),
-        'context encoder': e.flops(shape.prefix + seen),
-        'target encoder': embed(tokens.patches) + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
-        'predictor': (2 * (inside + tokens.target) * e.width * p.width
-                      + p.flops(inside + tokens.target, tokens.target)),
-        'targets': targets, 'pooling': pooling,
-        'heads': sum(2 * n * w * e.width for n, w in zip(asked, shape.widths, strict=False)),
-        'FPN': fpn_flops(shape, tokens),
-        'pixel head': pixels if c.pixel_weight else 0} | regularizer_flops(shape)
+        'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
+        'target encoder': embed(tokens.patches)
+                          + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher), 'predictor':
+                              (2 * (inside + tokens.target) * e.width * p.width
+                               + p.flops(inside + tokens.target, tokens.target)), 'targets': targets,
+        'pooling': pooling, 'heads': sum(2 * n * w * e.width
+                                         for n, w in zip(asked, shape.widths, strict=False)),
+        'FPN': fpn_flops(shape, tokens), 'pixel head': pixels if c.pixel_weight else 0
+    } | regularizer_flops(shape)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #3ad3acda
 def regularizer_flops(
@@ -241,7 +243,10 @@ def step_flops(
 ) -> dict[str, float]: # part → operations, and 'total'
     "Operations of one training step: forward, backward, and what gradient checkpointing computes again."
     f = forward_flops(shape, tokens, masks_per_image)
-    times = {'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1, 'target encoder': 1 / masks_per_image}
+    times = {
+        'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1,
+        'target encoder': 1 / masks_per_image
+    }
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
         seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
@@ -308,7 +313,8 @@ def kept_bytes(self: Stack,
 
 # %% ../../nbs/evaluation/08_cost.ipynb #2e6660de
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
-    "Within the block, `total` is the memory of what forward passes keep for backward passes, without weights."
+    """Within the block, `total` is the memory of what forward passes keep for backward passes, without
+    weights."""
     def __init__(self,
         model: nn.Module, # whose weights are not counted
     ):
@@ -405,8 +411,12 @@ def passing_bytes(
     precision: str = 'bf16', # of the products
     masks_per_image: int = 1, # context and target sets per pass of the target encoder
 ) -> float: # bytes
-    "The largest of what is there for a moment: a block of the target encoder, or one that is computed again."
-    e, p, s, again = shape.encoder, shape.predictor, _size(precision), shape.config.use_gradient_checkpointing
+    """The largest of what is there for a moment: a block of the target encoder, or one that is computed
+    again."""
+    e = shape.encoder
+    p = shape.predictor
+    s = _size(precision)
+    again = shape.config.use_gradient_checkpointing
     seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
     # residual stream, a norm's output, both sides of the activation function
     teacher = (shape.prefix + tokens.patches) * (8 * e.width + 2 * s * e.hidden)
@@ -477,7 +487,8 @@ class Work:
     traffic: float # bytes to and from memory, per forward and backward pass
     update: float # bytes to and from memory, per step: optimiser and EMA
     sync: float # bytes of gradients that all devices must agree on
-    # bytes of weights that full sharding gathers per forward and backward pass: twice the trained ones, once
+    # bytes of weights that full sharding gathers per forward and backward pass: twice the trained ones,
+    # once
     # the target encoder's
     gather: float
     backward: float # share of the operations in the backward pass

@@ -23,7 +23,8 @@ from einops import rearrange
 from fastcore.basics import patch
 from torch import nn, Tensor
 from types import SimpleNamespace
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from ..core.config import ConfigError, require, section_check
 from ..core.distributed import choose_precision
@@ -143,7 +144,7 @@ class Encodings:
     patches: list[Tensor] # of each of the last k blocks, in order: [B, N, D], raster order, normed
     cls: list[Tensor] # the same blocks' CLS tokens [B, D]; empty if the network has none
     grid: tuple[int, int] # (gh, gw) of the patches after the last block
-    pooled: Tensor | None = None # [B, d'], the input of the network's own classifier, if it is none of these
+    pooled: Tensor | None = None  # [B, d'], the input of the network's own classifier, if it is none of these
     def cells(self,
         tokens: Tensor, # [B, N, D], one of `patches`
         level: int, # 0: the patches themselves
@@ -267,7 +268,8 @@ def _maps(self: TimmFeatures,
 
 @patch
 def _intermediates(self: TimmFeatures, images: Tensor, options: dict):
-    "timm's intermediates, with the final norm where it can be applied to maps (Hiera's comes after pooling)."
+    """timm's intermediates, with the final norm where it can be applied to maps (Hiera's comes after
+    pooling)."""
     try: return self.net.forward_intermediates(images, **options)
     except AssertionError as e:
         if not options.get('norm') or 'norm' not in str(e): raise
@@ -471,7 +473,8 @@ def readout_words() -> str:
     shown = lambda n: [n.replace('#', '0'), n.replace('#', '1'), '…'] if '#' in n else [n]
     parts = [w for n in READOUTS for w in shown(n)]
     single = ' and '.join(n for n, kind in READOUTS.items() if not kind.blocks)
-    return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four blocks, "
+    return (f"parts {', '.join(parts)}, joined by '+', each but {single} with '@4' for the last four "
+            "blocks, "
             "and '|white' at the end to whiten")
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #db0061fa
@@ -487,7 +490,8 @@ def check_readouts(
         except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e
         for part, _ in parts:
             there = not part.startswith('level') or int(part[5:]) < levels
-            require([(there, 'evaluation.readouts', name, f'levels from 0 to {levels - 1} (model.num_hierarchies)')])
+            require([(there, 'evaluation.readouts', name, f'levels from 0 to {levels - 1} '
+                                                          '(model.num_hierarchies)')])
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
 def blocks_needed(
@@ -652,7 +656,8 @@ def check_features(
         raise ValueError(f'{name} labels are {y.dtype} from {y.min()}; '
                          'expected whole class numbers from 0 (−1 marks an image without label)')
     if y.max() < 0:
-        raise ValueError(f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
+        raise ValueError(
+            f'all {len(y)} {name} labels are −1, which marks images without one: there is none')
 
 def labelled(
     x: Tensor, # [n, d] features

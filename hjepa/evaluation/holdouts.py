@@ -10,7 +10,7 @@ __all__ = ['LEAST_STEMS', 'ALIKE', 'MANY_ALIKE', 'in_class_order', 'stratified_s
 import os
 import re
 from pathlib import Path
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F

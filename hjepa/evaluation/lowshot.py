@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 from torch import nn, Tensor
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from ..core.linalg import gram_axes
 from ..core.loader import build_loader

@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 import warnings
 

@@ -10,7 +10,8 @@ import warnings
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F

@@ -23,7 +23,8 @@ from fastcore.basics import patch
 from pathlib import Path
 from safetensors import safe_open, SafetensorError
 from torch import Tensor
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..core.files import (clear_temporaries, expand, is_temporary, json_sha256, load_tensors,
                               lock_folder, read_json, read_text, save_tensors, write_json, write_text)
@@ -156,7 +157,8 @@ def _alone(folder: Path):
             yield
 
 def _begin(folder: Path, plan: dict[str, Any], dataset: ImageDataset, shard: int,
-           lost: bool = False) -> tuple[dict[str, Any], ImageDataset]: # the plan; images in the store's order
+           # the plan; images in the store's order
+           lost: bool = False) -> tuple[dict[str, Any], ImageDataset]:
     "Write the plan, or resume the one that the folder has."
     if (folder/'store.json').is_file():
         old = _read_plan(folder)
@@ -265,7 +267,8 @@ def extract_to_disk(
 ) -> Any: # the `FeatureStore`
     """Features of every image into shards on disk. Can be stopped at any moment; the same call resumes.
 
-    The random state is left alone. Images are known by name: a file whose contents change keeps its features.
+    The random state is left alone. Images are known by name: a file whose contents change keeps its
+    features.
     One process at a time writes to a folder: `LockedError` names the other. Where no image can be read, the
     folder is left empty: `DataError`."""
     folder = expand(folder)
@@ -350,16 +353,19 @@ def _encode_batch(model, batch: dict[str, Any], plan: dict[str, Any]) -> dict[st
         out[n] = v.to(dtype).cpu()
         finite = torch.isfinite(out[n]).all(1)
         if finite.all(): continue
-        what = 'hold NaN or infinity: the model has diverged, or precision is too low (try precision="fp32")'
+        what = ('hold NaN or infinity: the model has diverged, or precision is too low (try '
+            'precision="fp32")')
         if torch.isfinite(v).all(): what = 'do not fit into float16; take dtype="float32"'
-        raise ValueError(f'features {n!r} of image {int(batch["index"][int((~finite).nonzero()[0])])} {what}')
+        raise ValueError(f'features {n!r} of image {int(batch["index"][int((~finite).nonzero()[0])])} '
+                         f'{what}')
     return out
 
 # %% ../../nbs/evaluation/06_store.ipynb #6530797e
 class FeatureStore:
     """Features on disk, in the order in which images came to the store.
 
-    `len` is the number of images that could be read, `names` are the read-outs, `widths` their widths. `index`
+    `len` is the number of images that could be read, `names` are the read-outs, `widths` their widths.
+    `index`
     says which image a row is, `paths` has the names of all images by index, `labels` those of the rows."""
     def __init__(self,
         folder: str | Path, # as `extract_to_disk` made it
@@ -511,6 +517,6 @@ def get(self: FeatureStore,
     default: Any = None, # if it is not there
 ) -> Any:
     "A read-out, or `default`."
-    return self[name] if name in self else default
+    return self[name] if name in self else default  # noqa: SIM401
 
 Mapping.register(FeatureStore)

@@ -7,7 +7,7 @@ __all__ = ['watch_attention', 'attention_weights', 'attention_rollout', 'attenti
 
 # %% ../../nbs/figures/04_attention.ipynb #524b660e
 from contextlib import contextmanager
-from typing import Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch

@@ -11,7 +11,8 @@ import io
 import textwrap
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 import matplotlib.figure
 import numpy as np

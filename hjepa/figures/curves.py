@@ -6,7 +6,8 @@
 __all__ = ['history_series', 'smooth', 'draw_levels', 'draw_schedules', 'plot_history', 'step_panels', 'named_lines', 'add_total']
 
 # %% ../../nbs/figures/02_curves.ipynb #f645f118
-from typing import Any, Iterable
+from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator

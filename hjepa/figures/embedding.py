@@ -7,7 +7,8 @@ __all__ = ['kept_neighbours', 'EmbeddingMap', 'embedding_map', 'thumbnail_square
 
 # %% ../../nbs/figures/03_embedding.ipynb #6b30f250
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch

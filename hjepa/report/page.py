@@ -12,18 +12,19 @@ import html
 import io
 import re
 import textwrap
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Sequence
-
 import numpy as np
+from dataclasses import dataclass
 from matplotlib.lines import Line2D
+from pathlib import Path
+from typing import Any
+from collections.abc import Sequence
 
 from ..core.files import check_target, expand, read_json, write_text
+from ..core.history import read_history
 from ..evaluation.probes import hold_out_words
 from ..figures.base import Figure, LEVEL_COLOURS, OKABE_ITO
-from ..figures.curves import add_total, draw_levels, draw_schedules, history_series, named_lines, plot_history, smooth, step_panels
-from ..core.history import read_history
+from ..figures.curves import (add_total, draw_levels, draw_schedules, history_series, named_lines,
+                                  plot_history, smooth, step_panels)
 from .verdict import (diagnose, Finding, headline, health_values, HealthLimits, run_verdict,
                                   Verdict)
 from ..training import load_run, RunConfig
@@ -120,8 +121,9 @@ def _mark_findings(panels: Sequence[Any], findings: Sequence[Finding]):
         # marks of about the same step stand below each other
         row = sum(abs(g.since - f.since) < near for g in findings[:i - 1])
         colour = LEVEL_COLOURS[f.levels[0] % 4] if len(f.levels) == 1 else '.2'
-        look = dict(xycoords=('data', 'axes fraction'), textcoords='offset points', ha='center', va='center',
-                    fontsize=7, color='white', bbox=dict(boxstyle='circle,pad=.2', color=colour))
+        look = dict(xycoords=('data', 'axes fraction'), textcoords='offset points', ha='center',
+                    va='center', fontsize=7, color='white', bbox=dict(boxstyle='circle,pad=.2',
+                                                                      color=colour))
         for ax in panels:
             ax.axvline(f.since, color=colour, linewidth=1.2, linestyle=(0, (1, 1)), zorder=1)
             ax.annotate(str(i), (f.since, 1), xytext=(0, -7 - 11 * (row % 9)), **look)
@@ -223,8 +225,11 @@ def _probes_html(results: dict[str, Any]) -> str:
         rows.append(['always the largest class', *[(f'{largest:.1%}', largest)] * 2])
     differences = results.get('differences', [])
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in differences]
-    said = [f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings '
-            f'of both were chosen on {results["n_val"]:,} held-back training images.', *hold_out_words(results)]
+    said = [
+        f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and '
+        'settings '
+        f'of both were chosen on {results["n_val"]:,} held-back training images.', *hold_out_words(results)
+    ]
     if 'note' in results: said.append(results['note'])
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
     table = table_html(header, rows, 'Share of test images whose class is read off correctly')
@@ -391,10 +396,13 @@ def run_page(
     name = html.escape(run.path.resolve().name)
     tiles = [(html.escape(k), html.escape(v).replace('_', '_<wbr>')) for k, v in run_tiles(run)]
     tiles = ''.join(f'<div><dt>{k}</dt><dd>{v}</dd></div>' for k, v in tiles)
-    parts = [_HEAD.format(title=f'{name} · hjepa', style=_STYLE),
-             f'<main><p class="small">Report of a training run</p><h1>{name}</h1>', verdict_html(run.verdict),
-             f'<dl>{tiles}</dl>', '<h2>What its features are worth</h2>', results_html(run.results),
-             '<h2>How it went</h2>', _course_html(run)]
+    parts = [
+        _HEAD.format(title=f'{name} · hjepa', style=_STYLE),
+        f'<main><p class="small">Report of a training run</p><h1>{name}</h1>',
+        verdict_html(run.verdict), f'<dl>{tiles}</dl>', '<h2>What its features are worth</h2>',
+        results_html(run.results), '<h2>How it went</h2>',
+        _course_html(run)
+    ]
     return '\n'.join(parts + _figures_html(run) + _use_html(run)) + '\n</main></body></html>\n'
 
 def write_report(

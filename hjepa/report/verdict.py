@@ -11,7 +11,8 @@ import math
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -315,7 +316,8 @@ def measure(self: HealthCallback,
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
     return {
-        k: finite_json(v) for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
+        k: finite_json(v)
+        for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
     }
 
 # %% ../../nbs/report/01_verdict.ipynb #2875f5da
@@ -324,7 +326,8 @@ def look(self: HealthCallback, trainer) -> dict: # the record
     "Measure, write down, judge, and say what is new."
     start = time.monotonic()
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
-    if 'predictions' in (trainer.outputs or {}): line['skill'] = finite_json(prediction_skill(trainer.outputs))
+    if 'predictions' in (trainer.outputs or {}):
+        line['skill'] = finite_json(prediction_skill(trainer.outputs))
     if not self.records:
         line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
     self.records.append(line | dict(seconds=round(time.monotonic() - start, 3)))

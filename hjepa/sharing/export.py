@@ -15,7 +15,8 @@ import re
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F

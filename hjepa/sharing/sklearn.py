@@ -6,24 +6,25 @@
 __all__ = ['cached_model', 'is_images', 'as_bytes', 'as_dataset', 'plan_readout', 'HJEPAFeatures']
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #907cab30
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, Sequence
-
 import numpy as np
 import torch
-from fastcore.basics import patch
 from PIL import Image
+from fastcore.basics import patch
+from functools import lru_cache
+from pathlib import Path
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor
+from typing import Any
+from collections.abc import Sequence
 
+from ..core.linalg import Whitening
+from ..core.weights import saved_config
 from ..data.datasets import ImageDataset
 from ..data.images import ImageError
 from ..data.views import model_view, normalize, preprocess
-from ..core.weights import saved_config
-from ..evaluation.encodings import blank_encodings, blocks_needed, check_features, collect_features, highest_level, parse_readout, readout, readout_columns, white_dim
-from ..core.linalg import Whitening
+from ..evaluation.encodings import (blank_encodings, blocks_needed, check_features, collect_features,
+                                        highest_level, parse_readout, readout, readout_columns, white_dim)
 from ..hierarchy import HJEPA
 from .hub import weights_file
 
