@@ -466,7 +466,8 @@ def show_pyramid(
                          'train one with model.fpn.use_fpn=true, as in --config fpn')
     x, shown = model_images(model, images)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
-    with torch.no_grad(), evaluating(model): both = [model.extract_levels(x, fpn=fpn, encoder=encoder) for fpn in (False, True)]
+    with torch.no_grad(), evaluating(model):
+        both = [model.extract_levels(x, fpn=fpn, encoder=encoder) for fpn in (False, True)]
     both = [[f.cpu() for f in levels] for levels in both]
     maps, L = [component_colours(s).numpy() for s in _matched_scores(*both, grid)], len(both[0])
     fig, axes = image_grid(min(n, len(shown)), 1 + 2 * L, size[0] / size[1], .8)
@@ -517,7 +518,8 @@ def prediction_error(
     masks: Masks, # what is asked
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l]; NaN where nothing was asked
     "1 − cosine between what the model predicts for hidden cells and what its target encoder sees there."
-    with torch.no_grad(), evaluating(model): return error_maps(model(model_images(model, images)[0], masks), masks.grid)
+    with torch.no_grad(), evaluating(model):
+        return error_maps(model(model_images(model, images)[0], masks), masks.grid)
 
 # %% ../nbs/08_visualization.ipynb #f9bfbd31
 def constant_error(

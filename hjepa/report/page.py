@@ -20,10 +20,11 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from ..core.files import check_target, expand, read_json, write_text
+from ..core.history import read_history
 from ..evaluation.probes import hold_out_words
 from ..figures.base import Figure, LEVEL_COLOURS, OKABE_ITO
-from ..figures.curves import add_total, draw_levels, draw_schedules, history_series, named_lines, plot_history, smooth, step_panels
-from ..core.history import read_history
+from ..figures.curves import (add_total, draw_levels, draw_schedules, history_series, named_lines,
+                                  plot_history, smooth, step_panels)
 from .verdict import (diagnose, Finding, headline, health_values, HealthLimits, run_verdict,
                                   Verdict)
 from ..training import load_run, RunConfig
@@ -224,7 +225,8 @@ def _probes_html(results: dict[str, Any]) -> str:
     differences = results.get('differences', [])
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in differences]
     said = [f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings '
-            f'of both were chosen on {results["n_val"]:,} held-back training images.', *hold_out_words(results)]
+            f'of both were chosen on {results["n_val"]:,} held-back training images.']
+    said += hold_out_words(results)
     if 'note' in results: said.append(results['note'])
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
     table = table_html(header, rows, 'Share of test images whose class is read off correctly')

@@ -324,7 +324,8 @@ def look(self: HealthCallback, trainer) -> dict: # the record
     "Measure, write down, judge, and say what is new."
     start = time.monotonic()
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
-    if 'predictions' in (trainer.outputs or {}): line['skill'] = finite_json(prediction_skill(trainer.outputs))
+    if 'predictions' in (trainer.outputs or {}):
+        line['skill'] = finite_json(prediction_skill(trainer.outputs))
     if not self.records:
         line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)
     self.records.append(line | dict(seconds=round(time.monotonic() - start, 3)))
