@@ -181,8 +181,7 @@ def context_views(
     enc, generator, out = model.context_encoder, torch.Generator().manual_seed(seed), []
     with evaluating(enc):
         for _ in range(views):
-            # [n, K], −1 where padded
-            seen = masks(len(images), generator=generator).context_index
+            seen = masks(len(images), generator=generator).context_index    # [n, K], −1 where padded
             for x, k in zip(images.split(batch_size), seen.split(batch_size), strict=True):
                 # zero in padded slots
                 tokens = enc(x, context=k)[:, enc.num_prefix_tokens:].float()

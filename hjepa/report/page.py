@@ -225,11 +225,9 @@ def _probes_html(results: dict[str, Any]) -> str:
         rows.append(['always the largest class', *[(f'{largest:.1%}', largest)] * 2])
     differences = results.get('differences', [])
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in differences]
-    said = [
-        f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and '
-        'settings '
-        f'of both were chosen on {results["n_val"]:,} held-back training images.', *hold_out_words(results)
-    ]
+    said = [f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings '
+            f'of both were chosen on {results["n_val"]:,} held-back training images.']
+    said += hold_out_words(results)
     if 'note' in results: said.append(results['note'])
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
     table = table_html(header, rows, 'Share of test images whose class is read off correctly')
