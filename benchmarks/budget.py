@@ -48,7 +48,7 @@ class Budget(Callback):
 
 
 class Length(Callback):
-    "Ends a run after so many steps, with schedules of that length, whatever its epochs are."
+    "Ends a run after so many steps, with schedules of that length; its number of epochs is ignored."
     order = 60
     def __init__(self, steps, warmup=.1): self.steps, self.warmup = steps, warmup
     def before_fit(self, trainer):

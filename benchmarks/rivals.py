@@ -115,7 +115,7 @@ class SeparateBlocks(MultiBlockMaskGenerator):
     """Multi-block masks whose target blocks stay apart (I-JEPA, Assran et al. 2023, Sec. 3, and its public
     code). Settings are those of `MultiBlockMaskGenerator`.
 
-    Blocks that leave too little context are placed anew, at most 20 times; then, as in the public code, the
+    Blocks that leave too little context are placed again, at most 20 times; then, as in the public code, the
     context may overlap them. Surplus context goes at random."""
     def __call__(self, batch_size: int, generator: torch.Generator | None = None) -> Blocks:
         size = sample_block_size(self.grid, self.target_scale, self.target_aspect, generator)

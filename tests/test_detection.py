@@ -243,7 +243,7 @@ def test_damaged_detector_is_found(detector, tmp_path):
 
 
 def test_one_image_that_is_not_a_number(tmp_path):
-    "Its step leaves nothing behind: batch norm's buffers stay finite, the run goes on and is saved."
+    "Its step leaves nothing behind: batch norm's buffers stay finite, the run continues and is saved."
     from hjepa import load_detection_model, make_scenes
     from hjepa.detection.training import DetectionTrainer, load_detection_config
     from hjepa.core.resuming import CheckpointCallback

@@ -37,7 +37,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    "What a module takes from, wherever in it that is said."
+    "What a module imports from, anywhere in it."
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import): names = [a.name for a in node.names]

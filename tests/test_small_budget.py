@@ -1,4 +1,4 @@
-"""Rivals learn and are what they claim to be; the runner of the study on small budgets goes on, skips what
+"""Rivals learn and are what they claim to be; the runner of the study on small budgets resumes, skips what
 is done, and collects."""
 import json
 import math

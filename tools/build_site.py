@@ -108,7 +108,7 @@ def prepare(proc, folder):
 
 
 def unfolded(site, folded):
-    "Pages that do not fold as many cells as they should, in words."
+    "Pages that do not fold as many cells as they should, as text."
     found = []
     for name, wanted in sorted(folded.items()):
         text = (site/name).read_text(encoding='utf-8') if (site/name).exists() else ''
