@@ -30,7 +30,7 @@ class Budget(Callback):
         self.before = max(self.log.values(), default=0.)
         self.begin = time.process_time()
         save = trainer.save_checkpoint
-        # what is spent belongs to the checkpoint
+        # the time spent is part of the checkpoint
         trainer.save_checkpoint = lambda: (self.write(trainer), save())[1]
         self.pace(trainer)
     def pace(self, trainer):

@@ -1,6 +1,6 @@
 """Other ways to train the same encoder, small and faithful, for comparison only: I-JEPA, MAE and LeJEPA.
 
-Each trains the `ContextEncoder` of a configuration and hands it over in a plain `HJEPA` (`as_hjepa`), so
+Each trains the `ContextEncoder` of a configuration and returns it in a plain `HJEPA` (`as_hjepa`), so
 that what is read from it is the same for all. Loader, optimiser, schedules, precision and checkpoints are
 the package's: a run is a `RivalTrainer` on a `RivalRun`, a `RunConfig` with one more section.
 

@@ -358,7 +358,7 @@ def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damag
 
 
 def stop_at(images: Path, run: Path, step: int, log: Path, *more):
-    "A run that was asked to stop after a step."
+    "A run that is stopped after a step."
     class Stop(Callback):
         def after_step(self, t):
             if t.step == step: os.kill(os.getpid(), signal.SIGTERM)
@@ -454,7 +454,7 @@ def test_interrupted_at_the_start(images, tmp_path, go_on):
 
 
 def all_saved(run: Path) -> str:
-    "What is said when a run is stopped in its report."
+    "What is printed when a run is stopped in its report."
     return f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}'
 
 
@@ -477,7 +477,7 @@ def test_interrupted_in_the_report(images, tmp_path):
 
 
 def test_terminated_in_the_report(images, tmp_path):
-    "A scheduler's SIGTERM while measuring or drawing ends with the same words as Ctrl-C."
+    "A scheduler's SIGTERM while measuring or drawing ends with the same message as Ctrl-C."
     run = tmp_path/'run'
     stop_at(images, run, 8, tmp_path/'log0')
     for what in ('measure', 'draw'):
@@ -904,7 +904,7 @@ def test_no_call_that_unpickles():
 
 
 def within_memory(gigabytes: float):
-    "Limit what this process may ask for beyond what it has."
+    "Limit what this process may allocate beyond what it has."
     import resource
     has = int(re.search(r'VmSize:\s+(\d+) kB',
                         Path('/proc/self/status').read_text(encoding='utf-8'))[1]) * 1024
@@ -972,8 +972,8 @@ def config_with(**changes):
 
 
 def test_weights_that_claim_too_much(whole, tmp_path):
-    """Headers and configurations that ask for terabytes are refused in seconds and with a gigabyte; so is
-    what names other files, and what a terminal would obey is spelled out."""
+    """Headers and configurations that need terabytes are refused in seconds and with a gigabyte; so is
+    what names other files, and control sequences are spelled out."""
     from hjepa import HJEPA
     from hjepa.compression.codec import CodecConfig, FPNCodec, load_compression_model
     from hjepa.detection.detector import DetectorConfig, FPNDetector, load_detection_model
@@ -1079,7 +1079,7 @@ def test_random_damage(whole, tmp_path):
     def read_all(store):
         s = FeatureStore(store)
         return [s[n] for n in s.names]
-    # without sums, as somebody else's weights come
+    # without sums, as foreign weights come
     plain = copy_of(run/f'checkpoints/step_{STEPS:08d}', tmp_path/'plain')
     (plain/'state.json').unlink()
     cases = [(plain / 'model.safetensors', header, lambda: HJEPA.from_pretrained(plain), 40),

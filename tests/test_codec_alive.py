@@ -308,7 +308,7 @@ def test_folders_with_odd_things(whole, sources, tmp_path):
 
 
 def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
-    "A place that cannot be written is said before anything is loaded."
+    "A place that cannot be written is reported before anything is loaded."
     taken = tmp_path/'taken'
     taken.write_text('x', encoding='utf-8')
     for args in (('compress', *sources, '-o', taken), ('compress', *sources, '-o', taken/'deeper'),

@@ -89,7 +89,7 @@ def test_shipped_configurations(name):
 
 
 def test_seam(tmp_path):
-    "Word for word what the documentation shows."
+    "The examples of the documentation, unchanged."
     from PIL import Image
     from hjepa import DetectorConfig, FPNDetector, load_detection_model, load_image
     path = tmp_path/'street.png'

@@ -48,7 +48,7 @@ def slice_masks(masks, keep: slice):
 
 def make_trainer(task: dict):
     """A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with
-    what the task asks for."""
+    what the task needs."""
     from hjepa.data.named import build_dataset
     from hjepa.core.callbacks import Callback
     from hjepa.core.resuming import CheckpointCallback
@@ -280,7 +280,7 @@ def test_two_are_one_with_the_doubled_batch(one, two, what, how):
 
 @pytest.mark.parametrize('how', ['ddp', 'full'])
 def test_divided_runs_are_the_same_run(one, two, how):
-    "Masks and drop-path belong to a forward pass's place: 2 processes × 2 passes are 1 process × 4 passes."
+    "Masks and drop-path depend on a forward pass's place: 2 processes × 2 passes are 1 process × 4 passes."
     w1, _, _ = result(one/'keyed')
     w2, _, found = result(two/f'keyed_{how}')
     assert furthest(w2, w1) < 1e-4 and found['step'] == 8 and found['batch'] == [8, 2, 2]
@@ -509,7 +509,7 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='needs /proc')
 @pytest.mark.parametrize('whom', ['all', 'one'])
 def test_asked_to_stop(garments, tmp_path, whom):
-    """A scheduler's SIGTERM to torchrun (which hands it to all, loaders' workers included), or one to a
+    """A scheduler's SIGTERM to torchrun (which sends it to all, loaders' workers included), or one to a
     single process: all stop after the same step, and everything is saved."""
     run = tmp_path/'run'
     process = start(*COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1',

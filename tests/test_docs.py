@@ -150,7 +150,7 @@ def test_cells_are_folded_and_hidden_on_the_site(rendered, tool):
 
 
 def test_a_fold_that_the_site_would_not_fold_is_found(rendered, tool):
-    "A summary with a colon and without quotes is not YAML: the whole cell would stand open."
+    "A summary with a colon and without quotes is not YAML: the whole cell would be open."
     bad = '#| code-fold: true\n#| code-summary: Test: one is one\nfolded = 1'
     html, flat, _ = rendered(bad)
     assert '<summary>Test' not in html and flat == ['index.html: 0 folded cells with a summary, expected 1']

@@ -125,7 +125,7 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
 def test_full_disk(model, garments, tmp_path, capsys):
-    "A shard that cannot be written is said in one line and leaves nothing half-written."
+    "A shard that cannot be written is reported in one line and leaves nothing half-written."
     import resource
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))

@@ -1,4 +1,4 @@
-"""The house: each module takes only from what stands above it in reading order, lazy imports included."""
+"""The house: each module imports only from those above it in reading order, lazy imports included."""
 import ast
 from collections import defaultdict
 from pathlib import Path

@@ -76,7 +76,7 @@ def join(text): return text if isinstance(text, str) else ''.join(text)
 
 
 def folds(cell):
-    "Whether a cell asks for its code to be folded."
+    "Whether a cell has its code folded."
     if cell['cell_type'] != 'code': return False
     return bool(re.match(r'(#\|.*\n)*#\| *code-fold: *true\b', join(cell['source'])))
 
