@@ -34,7 +34,7 @@ from hjepa.training import RunConfig, Trainer, check_run_config, warn_run
 
 @dataclass
 class RivalConfig:
-    """How a rival learns, beside what the other sections say. The decoder of MAE has the size of
+    """How a rival learns, beside the other sections. The decoder of MAE has the size of
     `model.predictor`."""
     name: str = 'ijepa' # ijepa, mae or lejepa
     mask_ratio: float = 0.75 # mae: share of the patches that is hidden
@@ -244,7 +244,7 @@ class PublicIJEPA(Rival):
         self.teacher, self.ema_steps = deepcopy(self.theirs).requires_grad_(False), plain.ema_steps
         self.masks = partial(MaskCollator, input_size=e.vit.patch_embed.img_size,
                              patch_size=e.patch_size[0], nenc=1, min_keep=m.min_keep, allow_overlap=False)
-        # only says how large things are
+        # only for sizes
         self.context_encoder.requires_grad_(False)
 
     def forward(self, images: Tensor,
@@ -269,7 +269,7 @@ class PublicIJEPA(Rival):
 
     @torch.no_grad()
     def as_hjepa(self) -> HJEPA:
-        "Both encoders in a plain model for evaluation, which says of random images what they say."
+        "Both encoders in a plain model for evaluation, which gives the same features for random images."
         device = next(self.parameters()).device
         with torch.random.fork_rng():
             new = HJEPA(replace(self.config, pretrained=False)).to(device)

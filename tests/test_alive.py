@@ -823,7 +823,7 @@ def evil(tmp_path) -> dict:
     return {k: f.read_bytes() for k, f in files.items()} | dict(mark=mark)
 
 
-MENDABLE = ValueError, OSError                                  # what the commands say in one line
+MENDABLE = ValueError, OSError                                  # what the commands report in one line
 
 
 def refused(f, *args, within: float = 10, **kwargs) -> str:

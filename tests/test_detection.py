@@ -1,4 +1,4 @@
-"Detection runs from the outside, and the names that the documentation promises, at full size."
+"Detection runs from the outside, and the names that the documentation uses, at full size."
 import json
 import math
 import os

@@ -49,7 +49,7 @@ def test_the_address_stands_in_settings_alone(root):
 
 
 def test_the_tour_is_short(root):
-    "At most 150 lines without figures and what is folded or hidden; the package lends it images alone."
+    "At most 150 lines without figures and what is folded or hidden; the package provides images alone."
     cells = json.loads((root/'nbs'/'00_tour.ipynb').read_text(encoding='utf-8'))['cells']
     code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
     assert not any('default_exp' in text for text in code)

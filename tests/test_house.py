@@ -100,7 +100,7 @@ def is_empty(f: ast.FunctionDef) -> bool:
 
 @pytest.mark.parametrize('module', ['training', 'detection.training', 'compression.training'])
 def test_a_trainer_switches_nothing_off(module):
-    "What a kind of model does not need does nothing in the loop itself; a trainer says only what it needs."
+    "What a kind of model does not need does nothing in the loop; a trainer defines only what it needs."
     tree = ast.parse(modules()[module].read_text(encoding='utf-8'))
     classes = [c for c in tree.body if isinstance(c, ast.ClassDef)]
     trainers = [c for c in classes if any(getattr(b, 'id', '') == 'Loop' for b in c.bases)]

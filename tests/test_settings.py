@@ -579,7 +579,7 @@ def test_all_values(i, tmp, tmp_path):
 
 
 def test_the_schema_is_current():
-    "What commands know without importing PyTorch is what the modules say (else: python tools/schema.py)."
+    "What commands know without importing PyTorch is what the modules define (else: python tools/schema.py)."
     assert json.loads(json.dumps(schema())) == shipped_schema()
     assert not [
         k for kind in shipped_schema().values() for k, e in kind['settings'].items() if not e['meaning']
