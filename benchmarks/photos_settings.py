@@ -6,7 +6,7 @@ random weights, on small colour images?
     # writes nbs/results/photos_settings.json
     python benchmarks/photos_settings.py table --out RUNS
 
-The images are those of `multicrop_worth.py`: emoji at 64 px, each thing drawn by four hands. FOLDER
+The images are those of `multicrop_worth.py`: emoji at 64 px, each thing drawn by four vendors. FOLDER
 holds the npm packages emoji-datasource-google, -twitter, -apple and -facebook as `npm pack` fetches them.
 Probes predict the category of things that no training image shows.
 

@@ -290,7 +290,7 @@ def build_rival_masks(config: RivalRun, model: Rival): # called with a batch siz
     m, grid = config.masking, model.context_encoder.grid_size
     if config.rival.name == 'mae': return RandomMaskGenerator(grid, config.rival.mask_ratio)
     if config.rival.name == 'public_ijepa':
-        # it would look for a larger block for ever
+        # it would look for a larger block forever
         if math.prod(grid) * m.target_scale[0] < config.rival.min_keep + 2:
             raise ConfigError(f'rival.min_keep={config.rival.min_keep}: blocks of {m.target_scale[0]:g} '
                               f'of {grid[0]}×{grid[1]} patches are not larger; smaller patches '

@@ -1,4 +1,4 @@
-"""Runs that are killed, starved and interrupted, checkpoints that are damaged, and files from strangers.
+"""Runs that are killed, starved and interrupted, checkpoints that are damaged, and foreign files.
 
 Most processes here are forked from this one, which has imported everything and computes nothing itself:
 twenty of them cost seconds
@@ -152,7 +152,7 @@ def test_killed_twenty_times(images, whole, tmp_path, go_on):
             time.sleep(at)
             life.kill()
         code = life.wait()
-        # the machine is faster than the dice: this run is complete, the next life begins another
+        # the machine is faster than the random moment: this run is complete, the next life begins another
         if code == 0 and newest(run) == STEPS:
             assert same(run, whole)
             shutil.rmtree(run)
@@ -806,7 +806,7 @@ class Pickled:
 
 @pytest.fixture
 def evil(tmp_path) -> dict:
-    "Pickles of every dress, and the folder that appears if one is opened."
+    "Pickles of every kind, and the folder that appears if one is opened."
     import pickle
 
     import numpy as np

@@ -1,4 +1,4 @@
-"Features on disk from the outside: killed, interrupted, gone on with, and used by the commands."
+"Features on disk from the outside: killed, interrupted, resumed, and used by the commands."
 import json
 import os
 import re
