@@ -30,7 +30,7 @@ class Budget(Callback):
         self.before = max(self.log.values(), default=0.)
         self.begin = time.process_time()
         save = trainer.save_checkpoint
-        # what is spent belongs to the checkpoint
+        # the time spent is part of the checkpoint
         trainer.save_checkpoint = lambda: (self.write(trainer), save())[1]
         self.pace(trainer)
     def pace(self, trainer):
@@ -48,7 +48,7 @@ class Budget(Callback):
 
 
 class Length(Callback):
-    "Ends a run after so many steps, with schedules of that length, whatever its epochs are."
+    "Ends a run after so many steps, with schedules of that length; its number of epochs is ignored."
     order = 60
     def __init__(self, steps, warmup=.1): self.steps, self.warmup = steps, warmup
     def before_fit(self, trainer):

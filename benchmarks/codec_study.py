@@ -6,7 +6,7 @@ beside zlib, zstd, JPEG and WebP.
     python benchmarks/codec_study.py run --out RUNS [--seeds 0 1 2]
     python benchmarks/codec_study.py table --out RUNS               # writes nbs/results/codec_scenes.json
 
-A sweep that was begun and not finished is begun anew, so that its time is known: from `hjepa codec train`
+An unfinished sweep is started again, so that its time is known: from `hjepa codec train`
 to its last image, without the baselines."""
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Does the verdict on collapse speak when it should, and only then? Trains healthy runs and runs made to
+"""Does the verdict report a collapse when there is one, and only then? Trains healthy runs and runs made to
 collapse, and prints a table.
 
     # the runs by which the limits were set: seeds from 10 on, configuration A

@@ -36,7 +36,7 @@ from hjepa.masking import build_mask_generator
 from hjepa.evaluation.cost import PeakBytes, count_tokens, describe, find_card, step_bytes, step_flops
 from hjepa.training import TrainingConfig, build_optimizer
 
-# model, pixels, patch, batch; and the same in the peer's words: width, depth, heads, predictor's width and
+# model, pixels, patch, batch; and the same for the peer: width, depth, heads, predictor's width and
 # depth
 SIZES = {
     'S': (dict(encoder_type='vit_small_patch16_224',

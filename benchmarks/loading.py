@@ -10,8 +10,8 @@ beside it decoding alone. Then loaders: images/s of one epoch of random crops of
 workers. --ijepa is a checkout of https://github.com/facebookresearch/ijepa: its transform (Pillow,
 floats, normalised in the worker) over torchvision's ImageFolder, in the same run. Routes take turns in
 every round; figures are medians over rounds, ratios medians of ratios within a round. Workers are started
-in a round that is not counted and live on. Memory is the largest of any process. More workers than cores
-cannot help: give the list that suits the machine.
+in a round that is not counted and stay alive. Memory is the largest of any process. More workers than cores
+cannot help: give a list that fits the machine.
 """
 import argparse, io, json, os, platform, resource, statistics, sys, tempfile, time, warnings
 from importlib.metadata import version

@@ -1,6 +1,6 @@
 """How long do masks take? A batch of 256 images on a grid of 14×14 patches, both generators, beside
 I-JEPA's
-collator if it is at hand.
+collator if it is installed.
 
     OMP_NUM_THREADS=2 python benchmarks/masks.py --ijepa ~/ijepa --out nbs/results/masks.json
 

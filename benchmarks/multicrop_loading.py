@@ -129,7 +129,7 @@ def measure_loaders(found, jpeg, rounds, images, batch):
 
 
 class Whole(MultiCropTransform):
-    "Decodes every pixel, however large the image."
+    "Decodes every pixel of an image of any size."
     def factor(self, H, W): return 1
 
 

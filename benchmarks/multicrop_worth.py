@@ -7,7 +7,7 @@ one core.
     # writes nbs/results/multicrop_worth.json
     python benchmarks/multicrop_worth.py table --out RUNS
 
-`emoji` are small colour images, each thing drawn by four hands; FOLDER holds the npm packages
+`emoji` are small colour images, each thing drawn by four vendors; FOLDER holds the npm packages
 emoji-datasource-google, -twitter, -apple and -facebook as `npm pack` fetches them. The task there is the
 category of things that are not in the training images.
 

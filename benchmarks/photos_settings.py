@@ -6,9 +6,9 @@ random weights, on small colour images?
     # writes nbs/results/photos_settings.json
     python benchmarks/photos_settings.py table --out RUNS
 
-The images are those of `multicrop_worth.py`: emoji at 64 px, each thing drawn by four hands. FOLDER
+The images are those of `multicrop_worth.py`: emoji at 64 px, each thing drawn by four vendors. FOLDER
 holds the npm packages emoji-datasource-google, -twitter, -apple and -facebook as `npm pack` fetches them.
-Probes tell the category of things that no training image shows.
+Probes predict the category of things that no training image shows.
 
 Every run has the same processor time of one thread, which on an idle core is the time on the clock;
 schedules follow the share of it that is spent."""

@@ -1,6 +1,6 @@
 """Other ways to train the same encoder, small and faithful, for comparison only: I-JEPA, MAE and LeJEPA.
 
-Each trains the `ContextEncoder` of a configuration and hands it over in a plain `HJEPA` (`as_hjepa`), so
+Each trains the `ContextEncoder` of a configuration and returns it in a plain `HJEPA` (`as_hjepa`), so
 that what is read from it is the same for all. Loader, optimiser, schedules, precision and checkpoints are
 the package's: a run is a `RivalTrainer` on a `RivalRun`, a `RunConfig` with one more section.
 
@@ -34,7 +34,7 @@ from hjepa.training import RunConfig, Trainer, check_run_config, warn_run
 
 @dataclass
 class RivalConfig:
-    """How a rival learns, beside what the other sections say. The decoder of MAE has the size of
+    """How a rival learns, beside the other sections. The decoder of MAE has the size of
     `model.predictor`."""
     name: str = 'ijepa' # ijepa, mae or lejepa
     mask_ratio: float = 0.75 # mae: share of the patches that is hidden
@@ -115,7 +115,7 @@ class SeparateBlocks(MultiBlockMaskGenerator):
     """Multi-block masks whose target blocks stay apart (I-JEPA, Assran et al. 2023, Sec. 3, and its public
     code). Settings are those of `MultiBlockMaskGenerator`.
 
-    Blocks that leave too little context are placed anew, at most 20 times; then, as in the public code, the
+    Blocks that leave too little context are placed again, at most 20 times; then, as in the public code, the
     context may overlap them. Surplus context goes at random."""
     def __call__(self, batch_size: int, generator: torch.Generator | None = None) -> Blocks:
         size = sample_block_size(self.grid, self.target_scale, self.target_aspect, generator)
@@ -244,7 +244,7 @@ class PublicIJEPA(Rival):
         self.teacher, self.ema_steps = deepcopy(self.theirs).requires_grad_(False), plain.ema_steps
         self.masks = partial(MaskCollator, input_size=e.vit.patch_embed.img_size,
                              patch_size=e.patch_size[0], nenc=1, min_keep=m.min_keep, allow_overlap=False)
-        # only says how large things are
+        # only for sizes
         self.context_encoder.requires_grad_(False)
 
     def forward(self, images: Tensor,
@@ -269,7 +269,7 @@ class PublicIJEPA(Rival):
 
     @torch.no_grad()
     def as_hjepa(self) -> HJEPA:
-        "Both encoders in a plain model for evaluation, which says of random images what they say."
+        "Both encoders in a plain model for evaluation, which gives the same features for random images."
         device = next(self.parameters()).device
         with torch.random.fork_rng():
             new = HJEPA(replace(self.config, pretrained=False)).to(device)
@@ -290,7 +290,7 @@ def build_rival_masks(config: RivalRun, model: Rival): # called with a batch siz
     m, grid = config.masking, model.context_encoder.grid_size
     if config.rival.name == 'mae': return RandomMaskGenerator(grid, config.rival.mask_ratio)
     if config.rival.name == 'public_ijepa':
-        # it would look for a larger block for ever
+        # it would look for a larger block forever
         if math.prod(grid) * m.target_scale[0] < config.rival.min_keep + 2:
             raise ConfigError(f'rival.min_keep={config.rival.min_keep}: blocks of {m.target_scale[0]:g} '
                               f'of {grid[0]}×{grid[1]} patches are not larger; smaller patches '

@@ -80,7 +80,7 @@ class Step:
 
 
 def measure(args) -> list[dict]:
-    "All sizes asked for, in this process or in this one and its neighbour."
+    "All requested sizes, in this process or in this one and its neighbour."
     pair, rows = args.rank is not None, []
     torch.set_num_threads(1)
     if pair:

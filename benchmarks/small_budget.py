@@ -16,9 +16,9 @@ pixels, PCA and random weights.
     # writes nbs/results/small_budget.json
     python benchmarks/small_budget.py table --out RUNS
 
-Every command goes on where it was interrupted and skips what is done, in RUNS or, with the same settings,
+Every command resumes where it was interrupted and skips what is done, in RUNS or, with the same settings,
 in the table that `table` has written: so a study may end on another machine than it began on; only
-`speed` begins anew. Two shards (`0/2` and `1/2`) can run side by side on two cores.
+`speed` starts again. Two shards (`0/2` and `1/2`) can run side by side on two cores.
 
 A budget is time of one core: 16 minutes are 8 minutes on two cores. In `tune` and `ablate` it is the
 processor time of the run's only thread, and schedules (learning rate, EMA) follow the share of it that is
@@ -62,7 +62,7 @@ from hjepa.training import Trainer, load_config, load_run
 from hjepa.core.checkpoints import new_run
 
 BASE, BATCH = 'tiny', 64
-# of every run, and whatever changes the encoder
+# of every run, and all that changes the encoder
 COMMON = [
     'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
     f'training.batch_size={BATCH}', 'training.lr=1e-3', 'training.weight_decay=0.05',
@@ -155,7 +155,7 @@ def load_sets(name: str) -> tuple[ImageDataset, ImageDataset]:
 
 
 def some(dataset: ImageDataset, n: int) -> ImageDataset:
-    "A fixed choice of at most n images, whatever the seed of a run."
+    "A fixed choice of at most n images, the same for every seed of a run."
     return dataset.subset(torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:n])
 
 
@@ -393,7 +393,7 @@ def run(args):
                          'with the same --methods')
     train_set, test_set = load_sets(args.dataset)
     sets, done = [some(train_set, args.gallery), test_set], known(args, 'run')
-    # those two know no chance
+    # those two are deterministic
     for seed, m in shard([
         (s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]
     ], args.shard):
@@ -433,7 +433,7 @@ def lines(rows: list[dict], minutes: float) -> list[str]:
 
 
 def paired(rows: list[dict], a: str, b: str) -> dict[str, list[float]]:
-    "Differences of two methods at equal seeds; what knows no chance is compared with every seed."
+    "Differences of two methods at equal seeds; a deterministic method is compared with every seed."
     of = lambda m: {r['seed']: r for r in rows if r['method'] == m}
     left, right = of(a), of(b)
     if b in ('pixels', 'pca') and right: right = dict.fromkeys(left, next(iter(right.values())))

@@ -12,7 +12,7 @@ Two pieces of work. S224: ViT-S/16, 224 px, predictor 6 × 384, batch 8. T64: 64
 0.85–1.0), smooth-L1, AdamW, EMA; ours with 3 levels and the loss on all of them. A step is everything
 from the images to the moved target encoder; masks are made beforehand.
 
-Every case lives in a process of its own, which holds its own peak memory, and waits while another is
+Every case runs in a process of its own, which holds its own peak memory, and waits while another is
 timed; cases take turns of two steps, the second of which is timed, and medians and ratios are over those
 turns. The results go to nbs/results/step.json."""
 import argparse

@@ -248,7 +248,7 @@ SPARE = ('head.', 'head_dist.', 'attn_pool.', 'pre_logits.', 'mask_token')      
 def weights_part(
     tensors: dict[str, Tensor], # of a file, by name
     part: str = 'encoder', # of an I-JEPA checkpoint: 'encoder', 'target_encoder' or 'predictor'
-) -> dict[str, Tensor]: # without what stands before all names; empty if such a checkpoint has no such part
+) -> dict[str, Tensor]: # without the prefix of all names; empty if such a checkpoint has no such part
     "The tensors of one network. A file that is no I-JEPA checkpoint is an encoder."
     parts = {n.partition('.')[0] for n in tensors} & {'encoder', 'target_encoder', 'predictor'}
     if parts:

@@ -86,7 +86,7 @@ def downsample_mean(
 FUSIONS: dict[str, Callable[[int], nn.Module]] = {} # name → what makes the module of a width
 
 def register_fusion(
-    name: str, # what `fusion_method` says
+    name: str, # the value of `fusion_method`
 ) -> Callable: # a decorator of a module made with a width d: lateral and top-down [B, C, d] → [B, C, d]
     "Enter a way to merge two tokens into `FUSIONS`: all that is needed for a new one."
     def enter(make):

@@ -399,7 +399,7 @@ class HJEPA(nn.Module):
 INPUTS: dict[type, Callable[..., dict[str, Any]]] = {} # type of input → how a model learns from it
 
 def register_input(
-    kind: type, # of what stands in the place of `images`
+    kind: type, # of what is passed as `images`
 ) -> Callable: # a decorator of a function (model, images, masks, return_all_levels) → as `HJEPA.forward`
     "Enter how a model learns from something else than a tensor of images into `INPUTS`."
     def enter(f):
@@ -410,7 +410,7 @@ def register_input(
 def input_handler(
     images: Any, # what was given instead of a tensor
 ) -> Callable[..., dict[str, Any]]:
-    "How a model learns from it. Raises TypeError for what nobody entered."
+    "How a model learns from it. Raises TypeError for a type without an entry."
     import_entries('hierarchy.INPUTS')
     for kind in type(images).__mro__:
         if kind in INPUTS: return INPUTS[kind]
@@ -510,7 +510,7 @@ def target_tokens(self: HJEPA,
     images: Tensor, # [B, C, H, W], normalised
     index: Tensor | None = None, # [B, R] patches that will be read, −1 where padded; None: all
 ) -> Tensor | list[Tensor]: # [B, N, D], zeros in patches that are not read; L of them with a block per level
-    "What the target encoder says of each patch, before cells are pooled."
+    "The target encoder's feature of each patch, before cells are pooled."
     blocks, enc = self.config.target_blocks, self.target_encoder.encoder
     if blocks in (None, 1):
         if index is None: return self._patches(self.target_encoder(images))
@@ -600,7 +600,7 @@ def _read_pyramid(self: HJEPA,
     visible: list[Tensor], # L lists [B, V_l], visible cells; or none
     whole: bool = False, # every patch is a context or a target patch
 ) -> tuple[list[Tensor], list[Tensor]]: # [B, M_l, D] of target cells, [B, V_l, D] of visible cells
-    "The heads' answers for cells: the pyramid of the whole grid, read where it is asked."
+    "The heads' answers for cells: the pyramid of the whole grid, read at the targets."
     tokens = torch.cat([patches.to(predicted.dtype), predicted], 1)                 # [B, K + M, D]
     index = torch.cat([masks.context_index, masks.target_index], 1)
     present = None if whole else masks.context | masks.target
@@ -721,7 +721,7 @@ def extract_levels(self: HJEPA,
     levels: list[int] | None = None, # which; None: all
     fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
     encoder: str = 'target', # 'target' or 'context'
-) -> list[Tensor]: # one [B, cells, d] per level asked for
+) -> list[Tensor]: # one [B, cells, d] per requested level
     "`extract_features` at several levels for one pass of the encoder."
     levels = list(range(self.num_levels)) if levels is None else levels
     for l in levels:
@@ -821,7 +821,7 @@ def from_pretrained(cls: HJEPA,
     "Load a model for use. Raises FileNotFoundError, or ValueError for a file that is not a saved `HJEPA`."
     def load(file):
         pickled = ('.pth', '.pt', '.tar', '.bin', '.ckpt')
-        if file.suffix in pickled: weights_path(file) # says how to convert it
+        if file.suffix in pickled: weights_path(file) # the error says how to convert it
         if 'config' not in read_meta(file) and (found := foreign_model(file)): return found
         config = _without_idle(saved_config(file), file) | dict(pretrained=False)
         return model_from_file(file, HJEPA, from_values(ModelConfig, config, 'model'))

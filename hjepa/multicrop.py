@@ -88,7 +88,7 @@ def _masks_by_name(masks: MultiCropMasks, key: str) -> Any:
 
 @patch
 def _check(self: MultiCropMasks):
-    "Raise a ValueError for what does not belong together."
+    "Raise a ValueError for parts that do not fit together."
     if self.strategy not in STRATEGIES:
         raise ValueError(f'strategy={self.strategy!r}: expected one of {", ".join(STRATEGIES)}')
     if len(self.globals) % self.batch_size:
@@ -361,7 +361,7 @@ def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_toke
 #| code-summary: "The region that two crops share"
 def _meeting_places(model: HJEPA, views: _Views, v: int) -> Tensor: # [v·B, g, W]
     """Position embedding of the region that each visible local crop shares with each global crop (its own
-    box, if they do not meet)."""
+    box, if they do not overlap)."""
     g, boxes = views.num_global, views.crops.boxes
     # [v, 1, B, 4], [1, g, B, 4]
     local = boxes[g:g + v, None]
@@ -405,7 +405,7 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
 #| code-fold: true
 #| code-summary: "Masks that ask for everything"
 def _all_hidden(n: int, grid: tuple[int, int]) -> Masks:
-    "Masks that ask for everything: what is seen is in other crops, which `Masks` by itself does not allow."
+    "Masks that predict everything: what is seen is in other crops, which `Masks` by itself does not allow."
     new = object.__new__(Masks)
     every = torch.ones(n, grid[0] * grid[1], dtype=torch.bool)
     new.__dict__.update(context=~every, target=every, grid=grid,

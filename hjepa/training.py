@@ -52,8 +52,8 @@ class DataConfig:
     path: str | None = None # where it lies; null: the package's own, or a cache folder
     split: str = 'train' # the part to train on
     download: bool = True # fetch it if it is missing and can be fetched
-    crop_scale: list[float] = setting([0.3, 1.0],
-                                      **SHARES)  # area of the random crop, as a share of the image
+    # area of the random crop, as a share of the image
+    crop_scale: list[float] = setting([0.3, 1.0], **SHARES)
     crop_ratio: list[float] = setting([0.75, 4 / 3], **RATIOS) # width over height of the random crop
     flip: float = setting(0.5, **CHANCE) # probability of a horizontal flip
     num_workers: int = setting(0, low=0) # processes that load images
@@ -80,18 +80,18 @@ class MaskingConfig:
     "What is hidden; null leaves a setting at the generator's default."
     kind: str = setting('multiblock', choices=MASKS) # the strategy, see the notebook on masks
     num_target_masks: int = setting(4, low=1) # blocks per image; not of random masks
-    masks_per_image: int = setting(1,
-                                   low=1)  # maskings of an image that share one pass of the target encoder
+    # maskings of an image that share one pass of the target encoder
+    masks_per_image: int = setting(1, low=1)
     target_scale: list[float] | None = setting(None, **PARTS) # area of a block, as a share of the grid
     # height over width of a block
     target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True)
     context_scale: list[float] | None = setting(None, **PARTS) # multiblock: area of the context block
     min_context: int | None = setting(None, low=1, unit='patches') # multiblock: fewest context patches
     target_share: list[float] | None = setting(None, **PARTS) # hierarchical: bounds of the hidden share
-    context_share: list[float] | None = setting(None,
-                                                **PARTS)  # hierarchical: share of the rest that is seen
-    hidden_share: float | None = setting(None, above=0,
-                                         below=1)  # random: share of the patches that is hidden
+    # hierarchical: share of the rest that is seen
+    context_share: list[float] | None = setting(None, **PARTS)
+    # random: share of the patches that is hidden
+    hidden_share: float | None = setting(None, above=0, below=1)
 
 # %% ../nbs/07_training.ipynb #7f9d6739
 PRECISIONS = ('auto', 'fp32', 'bf16', 'fp16')

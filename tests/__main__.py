@@ -31,7 +31,7 @@ def notebooks(
     files, start, passed = nbglob(as_path=True), time.time(), True
     try: nbdev_test.__wrapped__(n_workers=workers, do_print=True, timing=True)
     except SystemExit: passed = False
-    passed = passed and len(files) > 0  # nbdev_test is content with nothing to do
+    passed = passed and len(files) > 0  # nbdev_test passes with nothing to do
     print(f"notebooks: {len(files)} run in {time.time()-start:.0f} s, "
           f"{'all passed' if passed else 'FAILED'}", flush=True)
     return passed

@@ -1,7 +1,7 @@
 """Kills, full disks and interrupts at every call of a command that writes.
 
     def work(folder): return hjepa.cli.main.main(['train', ..., '--run-dir', str(folder/'run')])
-    def check(folder, moment): ...   # repair it as a user would, and compare with what nobody disturbed
+    def check(folder, moment): ...   # repair it as a user would, and compare with an undisturbed one
     sweep(work, check, tmp_path)              # one forked process for every moment
 
 A *moment* is before, within or after a call that changes files: `os.replace`, `rename`, `fsync`, `mkdir`,
@@ -41,7 +41,7 @@ class Life:
             for fd in (1, 2): os.dup2(out, fd)
             sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            # its own is shared by all lives: one that is killed would keep it
+            # its own is shared by all processes: one that is killed would keep it
             tqdm.set_lock(threading.RLock())
             code = ended(work)
         finally: os._exit(code)
@@ -51,7 +51,7 @@ class Life:
         try: os.killpg(self.pid, number)
         except ProcessLookupError: os.kill(self.pid, number)    # it has not become a leader yet
 
-    def wait_once(self) -> int | None: # exit code, or minus the signal that ended it; None: it lives
+    def wait_once(self) -> int | None: # exit code, or minus the signal that ended it; None: it runs
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
@@ -160,7 +160,7 @@ class Shim:
         for n in ('write_text', 'write_bytes'): put(Path, n, self.writer(getattr(Path, n), n, 0))
         by_name = dict(save_file=(save, self.writer(save, 'save_file', 1)),
                        append_text=(append, self.appender(append)))
-        for m in list(sys.modules.values()):                    # wherever they were imported to by name
+        for m in list(sys.modules.values()):                    # everywhere that imported them by name
             for n, (old, new) in by_name.items():
                 if getattr(m, '__dict__', {}).get(n) is old: put(m, n, new)
 
@@ -225,7 +225,7 @@ def sweep(
     at=kinds, # moments → numbers of those to try, from 1
     seconds: float = 60, # that a life may take
 ) -> list[str]: # the moments that were tried
-    "One life for every moment that is asked for; each must be repaired by `check`."
+    "One process for every requested moment; each must be repaired by `check`."
     prepare(made := _made(root/'whole'))
     seen = moments(work, made, 0, seconds)
     tried = []

@@ -1,9 +1,9 @@
-"""Runs that are killed, starved and interrupted, checkpoints that are damaged, and files from strangers.
+"""Runs that are killed, starved and interrupted, checkpoints that are damaged, and foreign files.
 
 Most processes here are forked from this one, which has imported everything and computes nothing itself:
-twenty lives cost seconds
-instead of minutes. What must come out is always the same: the run goes on, ends bit for bit as one that
-nobody disturbed, nothing that was
+twenty of them cost seconds
+instead of minutes. What must come out is always the same: the run resumes, ends bit for bit as one that
+was not disturbed, nothing that was
 finished is lost, and nothing is left lying around."""
 import json
 import os
@@ -77,7 +77,7 @@ def newest(run: Path) -> int:
 
 
 def reach(run: Path, step: int, going=lambda: True):
-    "Wait until a run that is going on has a checkpoint of this step."
+    "Wait until an active run has a checkpoint of this step."
     end = time.monotonic() + 60
     while going() and max([int(p.name[5:]) for p in run.glob('checkpoints/step_*')], default=-1) < step:
         assert time.monotonic() < end, f'step {step} was not reached'
@@ -108,7 +108,7 @@ def images(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def whole(images, tmp_path_factory) -> Path:
-    "The run that nobody disturbs."
+    "The undisturbed run."
     folder = tmp_path_factory.mktemp('whole')
     finish(train(*SMALL, f'data.path={images}', '--run-dir', folder/'run'), folder/'log')
     assert newest(folder/'run') == STEPS
@@ -117,7 +117,7 @@ def whole(images, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def go_on(whole, tmp_path):
-    "Go on with a run: it must begin at its newest checkpoint, and end as the one that nobody disturbed."
+    "Resume a run: it must begin at its newest checkpoint, and end as the undisturbed one."
     def end(run: Path, *args) -> str:
         before = max(newest(run), 0)
         out = finish(train('--resume', run, *args), tmp_path/'log_end')
@@ -152,7 +152,7 @@ def test_killed_twenty_times(images, whole, tmp_path, go_on):
             time.sleep(at)
             life.kill()
         code = life.wait()
-        # the machine is faster than the dice: this run is complete, the next life begins another
+        # the machine is faster than the random moment: this run is complete, the next life begins another
         if code == 0 and newest(run) == STEPS:
             assert same(run, whole)
             shutil.rmtree(run)
@@ -285,7 +285,7 @@ def step_on(trainer: Trainer) -> Trainer:
 
 
 def test_disk_full_for_a_while(images, tmp_path, go_on):
-    "Checkpoints that do not fit are said, training goes on, and the run ends as if nothing had been."
+    "Checkpoints that do not fit are reported, training continues, and the run ends as if nothing had been."
     import resource
     class Full(Callback):
         order = 85                                              # just before checkpoints are written
@@ -329,7 +329,7 @@ DAMAGE = dict({f'bit at {s:.0%}': lambda f, s=s: flip(f, s) for s in (0, .004, .
 
 @pytest.mark.parametrize('name', ['model.safetensors', 'optimizer.safetensors', 'state.json'])
 def test_damaged_newest_checkpoint(whole, tmp_path, capsys, name):
-    "The one before is taken, and it is said, whatever happened to a file."
+    "The one before is taken, with a message, for any damage of a file."
     trainer = Trainer(load_run(whole), whole)
     for what, damage in DAMAGE.items():
         trainer.run_dir = run = copy_of(whole, tmp_path/what.replace(' ', '_'))
@@ -340,13 +340,13 @@ def test_damaged_newest_checkpoint(whole, tmp_path, capsys, name):
         assert (run/'checkpoints'/f'.damaged_step_{STEPS:08d}').is_dir()
         damage(run/'checkpoints'/f'step_{STEPS - 1:08d}'/name)
         with pytest.raises((ValueError, FileNotFoundError), match='checkpoint'): trainer.resume()
-        # nor does it begin anew
+        # and it does not start again
         with pytest.raises((ValueError, FileNotFoundError), match='checkpoint'): trainer.resume()
 
 
 @pytest.mark.parametrize('damage', ['bit at 77%', 'truncated'])
 def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
-    "Another command that wants the weights says so, too."
+    "Another command that needs the weights prints this, too."
     run = tmp_path/'run'
     stop_at(images, run, 121, tmp_path/'log')
     DAMAGE[damage](run/'checkpoints'/'step_00000121'/'model.safetensors')
@@ -358,7 +358,7 @@ def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damag
 
 
 def stop_at(images: Path, run: Path, step: int, log: Path, *more):
-    "A run that was asked to stop after a step."
+    "A run that is stopped after a step."
     class Stop(Callback):
         def after_step(self, t):
             if t.step == step: os.kill(os.getpid(), signal.SIGTERM)
@@ -439,7 +439,7 @@ def test_nohup_stays_nohup(images, tmp_path):
 
 
 def test_interrupted_at_the_start(images, tmp_path, go_on):
-    "Ctrl-C before the first step: one line, and what is there of a run can go on from the beginning."
+    "Ctrl-C before the first step: one line, and what is there of a run can resume from the beginning."
     run = tmp_path/'run'
     for at in (1, 4, 9, 20):
         if run.exists(): shutil.rmtree(run)
@@ -454,7 +454,7 @@ def test_interrupted_at_the_start(images, tmp_path, go_on):
 
 
 def all_saved(run: Path) -> str:
-    "What is said when a run is stopped in its report."
+    "What is printed when a run is stopped in its report."
     return f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}'
 
 
@@ -477,7 +477,7 @@ def test_interrupted_in_the_report(images, tmp_path):
 
 
 def test_terminated_in_the_report(images, tmp_path):
-    "A scheduler's SIGTERM while measuring or drawing ends with the same words as Ctrl-C."
+    "A scheduler's SIGTERM while measuring or drawing ends with the same message as Ctrl-C."
     run = tmp_path/'run'
     stop_at(images, run, 8, tmp_path/'log0')
     for what in ('measure', 'draw'):
@@ -494,7 +494,7 @@ def test_terminated_in_the_report(images, tmp_path):
 # --- alone in a folder
 
 def test_two_start_together(images, tmp_path):
-    "Exactly one of them makes the run; the other one names it. Folders that nobody chose differ."
+    "Exactly one of them makes the run; the other one names it. Folders chosen by default differ."
     for i in range(3):
         run = tmp_path/f'run{i}'
         args = [*TWO, f'data.path={images}', '--run-dir', run]
@@ -509,8 +509,8 @@ def test_two_start_together(images, tmp_path):
 
 
 def test_two_resume_one_run(images, tmp_path, go_on):
-    """The second one is refused and names the first; after a kill -9 of the first, while its workers live,
-    it may."""
+    """The second one is refused and names the first; after a kill -9 of the first, while its workers
+    are alive, it may."""
     run = tmp_path/'run'
     args = [*SMALL, f'data.path={images}', 'data.num_workers=2', '--run-dir', run]
     first = Life(train(*args), tmp_path/'log')
@@ -520,13 +520,13 @@ def test_two_resume_one_run(images, tmp_path, go_on):
         out = finish(train(*args), tmp_path/'log2', 2)
         assert f'process {first.pid} on ' in out and 'this run is in use' in out and 'Traceback' not in out
     assert (run/'config.yaml').read_text(encoding='utf-8') == before
-    os.kill(first.pid, signal.SIGKILL)                          # the workers live on for some seconds
+    os.kill(first.pid, signal.SIGKILL)                          # the workers stay alive for some seconds
     assert first.wait() == -signal.SIGKILL
     go_on(run, 'data.num_workers=0')
     with suppress(ProcessLookupError): first.kill()
 
 
-# --- changed between two lives
+# --- changed between two processes
 
 def test_changed_by_hand(images, tmp_path):
     "config.yaml or the images: refused with both values, allowed by a flag; a cut file is noticed, too."
@@ -552,7 +552,7 @@ def test_changed_by_hand(images, tmp_path):
     assert 'allowed' not in finish(train('--resume', run), tmp_path/'log')
 
 
-# --- nobody listens
+# --- no reader
 
 def test_nobody_reads_what_is_printed(images, whole, tmp_path):
     """The reader of stdout and stderr has gone (`2>&1 | tee log`), or the log's disk is full: training goes
@@ -575,7 +575,7 @@ def test_nobody_reads_what_is_printed(images, whole, tmp_path):
 
 
 def test_ascii_terminal(images, tmp_path):
-    """A terminal that knows no ü and no √, and folders with such names: nothing is lost, and the run
+    """A terminal without ü and √, and folders with such names: nothing is lost, and the run
     resumes."""
     run = tmp_path/'müller'/'läuft'
     shutil.copytree(images, tmp_path/'bilder√')
@@ -678,7 +678,7 @@ def test_no_space_names_the_file(images, tmp_path):
 
 def test_loader_worker_killed(images, tmp_path, go_on):
     """In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to
-    go on from."""
+    resume from."""
     run = tmp_path/'run'
     process = subprocess.Popen([
         sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
@@ -806,7 +806,7 @@ class Pickled:
 
 @pytest.fixture
 def evil(tmp_path) -> dict:
-    "Pickles of every dress, and the folder that appears if one is opened."
+    "Pickles of every kind, and the folder that appears if one is opened."
     import pickle
 
     import numpy as np
@@ -823,7 +823,7 @@ def evil(tmp_path) -> dict:
     return {k: f.read_bytes() for k, f in files.items()} | dict(mark=mark)
 
 
-MENDABLE = ValueError, OSError                                  # what the commands say in one line
+MENDABLE = ValueError, OSError                                  # what the commands report in one line
 
 
 def refused(f, *args, within: float = 10, **kwargs) -> str:
@@ -904,7 +904,7 @@ def test_no_call_that_unpickles():
 
 
 def within_memory(gigabytes: float):
-    "Limit what this process may ask for beyond what it has."
+    "Limit what this process may allocate beyond what it has."
     import resource
     has = int(re.search(r'VmSize:\s+(\d+) kB',
                         Path('/proc/self/status').read_text(encoding='utf-8'))[1]) * 1024
@@ -972,8 +972,8 @@ def config_with(**changes):
 
 
 def test_weights_that_claim_too_much(whole, tmp_path):
-    """Headers and configurations that ask for terabytes are refused in seconds and with a gigabyte; so is
-    what names other files, and what a terminal would obey is spelled out."""
+    """Headers and configurations that need terabytes are refused in seconds and with a gigabyte; so is
+    what names other files, and control sequences are spelled out."""
     from hjepa import HJEPA
     from hjepa.compression.codec import CodecConfig, FPNCodec, load_compression_model
     from hjepa.detection.detector import DetectorConfig, FPNDetector, load_detection_model
@@ -1048,7 +1048,7 @@ def test_weights_that_claim_too_much(whole, tmp_path):
 
 @pytest.mark.filterwarnings('ignore:.*left out')
 def test_random_damage(whole, tmp_path):
-    """Bytes changed, cut and doubled at random, in everything that is read: an error that says so, or a
+    """Bytes changed, cut and doubled at random, in everything that is read: a clear error, or a
     result; never anything else."""
     pytest.importorskip('constriction')
     from hjepa import HJEPA
@@ -1079,7 +1079,7 @@ def test_random_damage(whole, tmp_path):
     def read_all(store):
         s = FeatureStore(store)
         return [s[n] for n in s.names]
-    # without sums, as somebody else's weights come
+    # without sums, as foreign weights come
     plain = copy_of(run/f'checkpoints/step_{STEPS:08d}', tmp_path/'plain')
     (plain/'state.json').unlink()
     cases = [(plain / 'model.safetensors', header, lambda: HJEPA.from_pretrained(plain), 40),

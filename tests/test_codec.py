@@ -1,4 +1,4 @@
-"Codec runs from the outside, and what the documentation promises, word for word."
+"Codec runs from the outside, and the examples of the documentation, unchanged."
 import json
 import os
 import signal
@@ -76,7 +76,7 @@ def test_two_processes(detector, tmp_path):
 
 
 def test_three_lines(detector, tmp_path):
-    """Word for word what the documentation shows; and bytes that one process wrote are read by another with
+    """The examples of the documentation, unchanged; and bytes that one process wrote are read by another with
     other threads."""
     from hjepa import load_compression_model, load_detection_model, load_image, make_scenes
     run, street = tmp_path/'codec', tmp_path/'street.png'

@@ -57,7 +57,7 @@ def maps(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def whole(maps, tmp_path_factory) -> Path:
-    "The sweep that nobody disturbs."
+    "The undisturbed sweep."
     folder = tmp_path_factory.mktemp('whole')
     finish(command('train', *settings(maps), '--run-dir', folder/'run'), folder/'log')
     return folder/'run'
@@ -78,7 +78,7 @@ def read_rows(run: Path) -> list:
 
 
 def check_same(run: Path, whole: Path):
-    "Every part is closed, undamaged, has tables and ends as in a sweep that nobody disturbed."
+    "Every part is closed, undamaged, has tables and ends as in an undisturbed sweep."
     for name in PARTS:
         a, b = (checkpoints(r/name)[-1] for r in (run, whole))
         assert read_state(a)['epoch'] == read_state(b)['epoch'] and a.name == b.name, name
@@ -98,7 +98,7 @@ def damage(file: Path, place: int = -5):
 # --- sweeps
 
 def test_a_sweep_that_is_killed_at_any_call_that_writes(whole, tmp_path):
-    "However it ends, --resume repairs every part: its beginning, its tables and its last file included."
+    "After any end, --resume repairs every part: its beginning, its tables and its last file included."
     def without_the_last(folder):
         shutil.copytree(whole, folder/'run')
         shutil.rmtree(folder/'run'/'lambda_2')
@@ -124,7 +124,7 @@ def telling(seen: list[str]) -> list[int]:
 
 @pytest.mark.parametrize('fault', ['no tables', 'not closed', 'one bit', 'all damaged', 'no last checkpoint'])
 def test_a_damaged_part_is_repaired(whole, tmp_path, fault):
-    "A part is finished when its last file says so and its newest checkpoint is whole; else it is repaired."
+    "A part is finished if its last file records it and its newest checkpoint is whole; else it is repaired."
     run = tmp_path/'run'
     shutil.copytree(whole, run)
     last = checkpoints(run/'lambda_2')[-1]
@@ -217,7 +217,7 @@ def test_compress_goes_on(whole, sources, tmp_path, act, code):
 
 
 def test_compress_does_not_mix_streams(whole, sources, tmp_path):
-    "A folder of another codec, or finished, is refused; --overwrite begins anew; changed sources count."
+    "A folder of another codec, or finished, is refused; --overwrite starts again; changed sources count."
     streams, one, two = tmp_path/'streams', whole/'lambda_0.2', whole/'lambda_2'
     def run(codec, *args, code=0):
         work = command('compress', *sources, '--codec', codec, '-o', streams, *args)
@@ -308,7 +308,7 @@ def test_folders_with_odd_things(whole, sources, tmp_path):
 
 
 def test_targets_are_tried_before_the_work(whole, sources, tmp_path):
-    "A place that cannot be written is said before anything is loaded."
+    "A place that cannot be written is reported before anything is loaded."
     taken = tmp_path/'taken'
     taken.write_text('x', encoding='utf-8')
     for args in (('compress', *sources, '-o', taken), ('compress', *sources, '-o', taken/'deeper'),

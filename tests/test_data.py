@@ -71,7 +71,7 @@ def test_five_channels_of_twelve_bits_through_every_command(bands, tmp_path):
 
 
 def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
-    "What the user says is not measured; crops leave the colours of five channels alone, and say so once."
+    "A range that the user gives is not measured; crops leave five channels' colours alone, and warn once."
     said = run(tmp_path/'log', 'train', *TINY, 'model.in_chans=5', f'data.path={bands}',
                'data.pixel_range=[0,8000]', 'multicrop.strategy=global_only', 'multicrop.num_local_crops=1',
                'data.num_workers=1', '--run-dir', tmp_path/'run')
@@ -199,7 +199,7 @@ def test_the_size_limit_can_be_raised_from_the_command_line(tmp_path):
 
 @pytest.mark.parametrize('act, code', [(None, None), (full_disk, None)])
 def test_shards_are_resumed_after_any_kill_and_full_disk(tmp_path, act, code):
-    "At every call that writes: the same command ends with the same files as one that nobody disturbed."
+    "At every call that writes: the same command ends with the same files as an undisturbed one."
     images, rng = tmp_path/'images', np.random.default_rng(0)
     images.mkdir()
     for k in range(9):

@@ -1,4 +1,4 @@
-"Detection runs from the outside, and the names that the documentation promises, at full size."
+"Detection runs from the outside, and the names that the documentation uses, at full size."
 import json
 import math
 import os
@@ -89,7 +89,7 @@ def test_shipped_configurations(name):
 
 
 def test_seam(tmp_path):
-    "Word for word what the documentation shows."
+    "The examples of the documentation, unchanged."
     from PIL import Image
     from hjepa import DetectorConfig, FPNDetector, load_detection_model, load_image
     path = tmp_path/'street.png'
@@ -243,7 +243,7 @@ def test_damaged_detector_is_found(detector, tmp_path):
 
 
 def test_one_image_that_is_not_a_number(tmp_path):
-    "Its step leaves nothing behind: batch norm's buffers stay finite, the run goes on and is saved."
+    "Its step leaves nothing behind: batch norm's buffers stay finite, the run continues and is saved."
     from hjepa import load_detection_model, make_scenes
     from hjepa.detection.training import DetectionTrainer, load_detection_config
     from hjepa.core.resuming import CheckpointCallback

@@ -1,4 +1,4 @@
-"""Several processes on the CPU: they compute what one computes, share files and orders properly, and die
+"""Several processes on the CPU: they compute what one computes, share files and orders properly, and end
 together.
 
 This file is also the program that they run: `torchrun … tests/test_distributed.py tasks.json` does one task
@@ -37,7 +37,7 @@ def slice_masks(masks, keep: slice):
     b = masks.batch_size
     rows = lambda t: None if t is None else t.unflatten(0, (-1, b))[:, keep].flatten(0, 1)
     g = masks.globals
-    new = replace(masks)                      # a copy, whatever else it holds
+    new = replace(masks)                      # a copy, with any other contents
     new.globals = Masks(rows(g.context), rows(g.target), g.grid)
     new.local = rows(masks.local)
     new.local_seen = rows(masks.local_seen)
@@ -48,7 +48,7 @@ def slice_masks(masks, keep: slice):
 
 def make_trainer(task: dict):
     """A trainer with SGD (AdamW turns rounding errors of tiny gradients into steps of full size), and with
-    what the task asks for."""
+    what the task needs."""
     from hjepa.data.named import build_dataset
     from hjepa.core.callbacks import Callback
     from hjepa.core.resuming import CheckpointCallback
@@ -153,7 +153,7 @@ def count_sends(trainer) -> list:
 
 
 def stuck(task: dict):
-    "Rank 1 dies while the main thread of rank 0 hears nothing, as in a collective of NCCL."
+    "Rank 1 ends while the main thread of rank 0 is blocked, as in a collective of NCCL."
     from hjepa.core.distributed import ProcessGroup, make_accelerator
     team = ProcessGroup(make_accelerator('fp32'))
     try: team.same(dict(images=100 + team.rank))
@@ -280,7 +280,7 @@ def test_two_are_one_with_the_doubled_batch(one, two, what, how):
 
 @pytest.mark.parametrize('how', ['ddp', 'full'])
 def test_divided_runs_are_the_same_run(one, two, how):
-    "Masks and drop-path belong to a forward pass's place: 2 processes × 2 passes are 1 process × 4 passes."
+    "Masks and drop-path depend on a forward pass's place: 2 processes × 2 passes are 1 process × 4 passes."
     w1, _, _ = result(one/'keyed')
     w2, _, found = result(two/f'keyed_{how}')
     assert furthest(w2, w1) < 1e-4 and found['step'] == 8 and found['batch'] == [8, 2, 2]
@@ -362,7 +362,7 @@ def test_two_then_one(one, two, tmp_path, capfd, how):
 
 
 def test_one_then_two(one, two, tmp_path):
-    "Resumed on more processes, sharded or not; a sharded run goes on unsharded and the other way round."
+    "Resumed on more processes, sharded or not; a sharded run resumes unsharded and the other way round."
     tasks = []
     for name, source, more in [('one_ddp', one / 'half', []),
                                ('one_full', one / 'half', ['training.sharding=full']),
@@ -474,7 +474,7 @@ def processes(parent: int) -> list[int]:
 @pytest.mark.parametrize('rank, more', [(1, []), (0, []),
                                         (1, ['training.sharding=full', 'data.num_workers=1'])])
 def test_a_process_is_killed(garments, tmp_path, rank, more):
-    """The other one notices, says what happened and how to go on, and leaves a checkpoint that can be used;
+    """The other one notices, says what happened and how to resume, and leaves a checkpoint that can be used;
     the job ends in time and not as a success."""
     run = tmp_path/'run'
     process = start(*COMMAND, 'training.epochs=50', f'data.path={garments}', *more, '--run-dir', run)
@@ -509,7 +509,7 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
 @pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='needs /proc')
 @pytest.mark.parametrize('whom', ['all', 'one'])
 def test_asked_to_stop(garments, tmp_path, whom):
-    """A scheduler's SIGTERM to torchrun (which hands it to all, loaders' workers included), or one to a
+    """A scheduler's SIGTERM to torchrun (which sends it to all, loaders' workers included), or one to a
     single process: all stop after the same step, and everything is saved."""
     run = tmp_path/'run'
     process = start(*COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1',

@@ -49,7 +49,7 @@ def test_the_address_stands_in_settings_alone(root):
 
 
 def test_the_tour_is_short(root):
-    "At most 150 lines without figures and what is folded or hidden; the package lends it images alone."
+    "At most 150 lines without figures and what is folded or hidden; the package provides images alone."
     cells = json.loads((root/'nbs'/'00_tour.ipynb').read_text(encoding='utf-8'))['cells']
     code = [''.join(c['source']) for c in cells if c['cell_type'] == 'code']
     assert not any('default_exp' in text for text in code)
@@ -150,7 +150,7 @@ def test_cells_are_folded_and_hidden_on_the_site(rendered, tool):
 
 
 def test_a_fold_that_the_site_would_not_fold_is_found(rendered, tool):
-    "A summary with a colon and without quotes is not YAML: the whole cell would stand open."
+    "A summary with a colon and without quotes is not YAML: the whole cell would be open."
     bad = '#| code-fold: true\n#| code-summary: Test: one is one\nfolded = 1'
     html, flat, _ = rendered(bad)
     assert '<summary>Test' not in html and flat == ['index.html: 0 folded cells with a summary, expected 1']

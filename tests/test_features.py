@@ -1,4 +1,4 @@
-"Features on disk from the outside: killed, interrupted, gone on with, and used by the commands."
+"Features on disk from the outside: killed, interrupted, resumed, and used by the commands."
 import json
 import os
 import re
@@ -109,7 +109,7 @@ def test_killed_and_gone_on_with_is_the_same(model, garments, uninterrupted, tmp
 
 def test_ctrl_c(model, garments, uninterrupted, tmp_path):
     """The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command
-    goes on."""
+    resumes."""
     out = tmp_path/'features'
     process = start(model, garments, out, 2)
     wait_for_shards(out, 2, process)
@@ -125,7 +125,7 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
 def test_full_disk(model, garments, tmp_path, capsys):
-    "A shard that cannot be written is said in one line and leaves nothing half-written."
+    "A shard that cannot be written is reported in one line and leaves nothing half-written."
     import resource
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, old[1]))
@@ -216,7 +216,7 @@ def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
 
 
 def test_one_store_at_a_time(model, garments, uninterrupted, tmp_path, capsys):
-    "A second process is refused, with the number of the first, which goes on and loses nothing."
+    "A second process is refused, with the number of the first, which continues and loses nothing."
     out = tmp_path/'features'
     process = start(model, garments, out)
     wait_for_shards(out, 2, process)

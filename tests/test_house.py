@@ -1,4 +1,4 @@
-"""The house: each module takes only from what stands above it in reading order, lazy imports included."""
+"""The house: each module imports only from those above it in reading order, lazy imports included."""
 import ast
 from collections import defaultdict
 from pathlib import Path
@@ -37,7 +37,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: set[str]) -> set[str]:
-    "What a module takes from, wherever in it that is said."
+    "What a module imports from, anywhere in it."
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import): names = [a.name for a in node.names]
@@ -100,7 +100,7 @@ def is_empty(f: ast.FunctionDef) -> bool:
 
 @pytest.mark.parametrize('module', ['training', 'detection.training', 'compression.training'])
 def test_a_trainer_switches_nothing_off(module):
-    "What a kind of model does not need does nothing in the loop itself; a trainer says only what it needs."
+    "What a kind of model does not need does nothing in the loop; a trainer defines only what it needs."
     tree = ast.parse(modules()[module].read_text(encoding='utf-8'))
     classes = [c for c in tree.body if isinstance(c, ast.ClassDef)]
     trainers = [c for c in classes if any(getattr(b, 'id', '') == 'Loop' for b in c.bases)]

@@ -190,7 +190,7 @@ def test_import_is_light(root, tmp_path):
 
 
 def test_top_level_names(root, tmp_path):
-    """Every name that `hjepa` offers is there, is the module's own, and type checkers are told the same
+    """Every name that `hjepa` offers is there, is the module's own, and type checkers see the same
     names."""
     tree = ast.parse((root/'hjepa'/'__init__.py').read_text(encoding='utf-8'))
     typed = {

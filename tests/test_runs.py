@@ -126,7 +126,7 @@ def test_unreadable_images(garments, tmp_path):
 
 @pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
 def test_full_disk(garments, tmp_path):
-    "A checkpoint that cannot be written is said in one line and leaves nothing half-written."
+    "A checkpoint that cannot be written is reported in one line and leaves nothing half-written."
     import resource
     out = finish(
         start(*SMALL, f'data.path={garments}', '--run-dir', tmp_path/'run',

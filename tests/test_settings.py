@@ -579,7 +579,7 @@ def test_all_values(i, tmp, tmp_path):
 
 
 def test_the_schema_is_current():
-    "What commands know without importing PyTorch is what the modules say (else: python tools/schema.py)."
+    "What commands know without importing PyTorch is what the modules define (else: python tools/schema.py)."
     assert json.loads(json.dumps(schema())) == shipped_schema()
     assert not [
         k for kind in shipped_schema().values() for k, e in kind['settings'].items() if not e['meaning']
@@ -589,7 +589,7 @@ def test_the_schema_is_current():
 @pytest.mark.parametrize('kind, name', [('hjepa', 'pretraining'), ('detection', 'detection'),
                                         ('codec', 'codec')])
 def test_the_schema_refuses_the_same(kind, name):
-    "Held against the schema alone or against the dataclasses, a wrong value gives one message."
+    "Checked against the schema alone or against the dataclasses, a wrong value gives one message."
     def said(of: type, override: str) -> str:
         try: return repr(build_config(of, light.source, [override], light.folder))[:0]
         except ConfigError as e: return str(e)

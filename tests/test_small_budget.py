@@ -1,4 +1,4 @@
-"""Rivals learn and are what they claim to be; the runner of the study on small budgets goes on, skips what
+"""Rivals learn and are what they claim to be; the runner of the study on small budgets resumes, skips what
 is done, and collects."""
 import json
 import math
@@ -41,7 +41,7 @@ def images(): return build_dataset('fashion_mnist_mini').subset(range(960))
 
 
 class Watch(Callback):
-    "Keeps the losses; stops after some steps if asked to."
+    "Keeps the losses; stops after some steps on request."
     def __init__(self, stop=math.inf): self.losses, self.stop = [], stop
     def after_step(self, trainer):
         self.losses.append(trainer.outputs['loss'].item())
@@ -330,7 +330,7 @@ def test_ablations(study, monkeypatch):
 def test_photos_settings(monkeypatch, tmp_path, capsys):
     import photos_settings
     g, labels = torch.Generator().manual_seed(0), torch.arange(320) % 2
-    # two kinds that anything tells apart
+    # two kinds that any features tell apart
     bright = (torch.rand(320, 3, 64, 64, generator=g) * 100 + 120 * labels.view(-1, 1, 1, 1)).byte()
     known = dict(labels=labels.tolist(), classes=['dark', 'bright'])
     def kinds(folder, test): return ImageDataset('kinds', bright, **known)

@@ -1,4 +1,4 @@
-"The uses that the README and the documentation promise, word for word, at full size."
+"The uses that the README and the documentation show, unchanged, at full size."
 import pytest
 import torch
 import yaml

@@ -76,7 +76,7 @@ def join(text): return text if isinstance(text, str) else ''.join(text)
 
 
 def folds(cell):
-    "Whether a cell asks for its code to be folded."
+    "Whether a cell has its code folded."
     if cell['cell_type'] != 'code': return False
     return bool(re.match(r'(#\|.*\n)*#\| *code-fold: *true\b', join(cell['source'])))
 
@@ -108,7 +108,7 @@ def prepare(proc, folder):
 
 
 def unfolded(site, folded):
-    "Pages that do not fold as many cells as they should, in words."
+    "Pages that do not fold as many cells as they should, as text."
     found = []
     for name, wanted in sorted(folded.items()):
         text = (site/name).read_text(encoding='utf-8') if (site/name).exists() else ''

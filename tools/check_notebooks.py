@@ -177,7 +177,7 @@ def check_pages(files: list[Path]) -> int:
     "Print what is wrong with the form of these files, or counts for each of all files. Returns the total."
     total = Counter()
     scripts = [p for folder in ('tests', 'tools', 'benchmarks') for p in sorted((root/folder).glob('*.py'))
-               if p.name != 'test_uses.py']  # published examples, word for word
+               if p.name != 'test_uses.py']  # published examples, unchanged
     for path in files or [*notebooks(), *scripts]:
         found = list(form(path))
         kinds = Counter(line.partition(':')[0] for line in found)

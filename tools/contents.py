@@ -3,7 +3,7 @@
     python tools/contents.py            # write nbs/contents.ipynb and nbs/sidebar.yml
     python tools/contents.py --check    # exit 1 if they are out of date
 
-The notebooks of a room stand in the order of their numbers, the rooms in the order of `ROOMS`."""
+The notebooks of a room are in the order of their numbers, the rooms in the order of `ROOMS`."""
 import argparse
 import json
 import re

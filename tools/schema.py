@@ -26,7 +26,7 @@ def commands() -> dict:
     return import_module('hjepa.cli.main').command_schema()
 
 
-# top-level key → the function that makes what stands there
+# top-level key → the function that makes its value
 PARTS = dict(settings=settings, commands=commands)
 
 

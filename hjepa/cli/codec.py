@@ -43,7 +43,7 @@ def some_features(
 def describe_codec(
     trainer, # a CodecTrainer
 ):
-    "Say what will happen."
+    "Print what will happen."
     m, s, t = trainer.model, trainer.dataset, trainer.config.training
     n = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
     kept = ', kept in memory' if s.kept is not None else ''

@@ -80,7 +80,7 @@ def check_file(
     return f'{source}: a right configuration of kind {kind}'
 
 def all_configs() -> str:
-    "The shipped configurations by kind, each with what it says of itself in its first line."
+    "The shipped configurations by kind, each with its comment in the first line."
     from importlib.resources import files
     from hjepa.core.config import list_configs, shipped_schema
     lines = []

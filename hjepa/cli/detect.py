@@ -27,7 +27,7 @@ def describe_detection(
     trainer, # a DetectionTrainer
     test, # images that will be measured on; None on processes that do not measure
 ):
-    "Say what will happen, and what was wrong with the annotations."
+    "Print what will happen, and what was wrong with the annotations."
     m, cfg, data = trainer.model, trainer.config, trainer.dataset
     if test is not None: _report_left_out(data, test, trainer.run_dir/'problems.txt')
     count = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
@@ -120,7 +120,7 @@ def _build_trainer(cfg, resume: str | None):
     return DetectionTrainer(cfg, resume or 'runs', callbacks=callbacks)
 
 def _measure_on_the_way(trainer, test):
-    "Average precision during training, if the configuration says so."
+    "Average precision during training, if the configuration requires it."
     from hjepa.detection.training import MeanAPCallback
     if every := trainer.config.evaluation.every:
         more = MeanAPCallback(test, every)

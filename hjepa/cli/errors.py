@@ -60,7 +60,7 @@ def _warnings_as_lines(command: str):
         yield
 
 def _settle_streams():
-    "Flush both streams; one that nobody reads any more (`| head`) is not an error when Python exits."
+    "Flush both streams; a closed reader (`| head`) is not an error when Python exits."
     for stream in (sys.stdout, sys.stderr):
         try: stream.flush()
         except (OSError, ValueError, AttributeError):

@@ -56,7 +56,7 @@ def measure(
 ) -> dict: # for `format_table`, or with the key `health`
     """Probes where there are labels, the health of features where there are none.
 
-    Beside them stand random weights of the run's seed: its start, unless it was pretrained."""
+    Beside them are random weights of the run's seed: its start, unless it was pretrained."""
     from hjepa.core.files import say
     from hjepa.evaluation.probes import evaluate
     e = cfg.evaluation
@@ -65,7 +65,7 @@ def measure(
         try:
             train, test, note = probe_sets(cfg, dataset)
             with warnings.catch_warnings():
-                warnings.filterwarnings('ignore', '.*have a near-duplicate')    # said below the table
+                warnings.filterwarnings('ignore', '.*have a near-duplicate')    # printed below the table
                 return evaluate(model, train, test, random_seed=cfg.training.seed,
                                 num_workers=cfg.data.num_workers, progress=True, **how) | note
         except (ValueError, RuntimeError, OSError) as err:                      # the rest is worth a report

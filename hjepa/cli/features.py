@@ -33,8 +33,8 @@ def write_features(
     else: save_tensors(output, dict(features=features), dict(paths=json.dumps(paths), **meta))
 
 def check_output(
-    output: str | Path, # what -o says
-    readout: str | None, # what --readout says
+    output: str | Path, # value of -o
+    readout: str | None, # value of --readout
 ) -> Path:
     "The place of the file. Raises ValueError or OSError for one that cannot be, or a whitened read-out."
     from hjepa.core.files import check_target, expand
@@ -163,7 +163,7 @@ def _fill_store(run: str, images: str, output: str, readout: list[str] | None, h
 def stopped_store(
     folder: str | Path, # of the store
 ) -> int: # 130, the exit code of Ctrl-C
-    "Say what is there."
+    "Print what is there."
     from hjepa.core.files import say
     from hjepa.evaluation.store import FeatureStore
     try: words = f'{len(FeatureStore(folder, partial=True)):,} images are in {folder}; '

@@ -162,7 +162,7 @@ def say_unreadable(
 
 def fault(
     error: Exception, # of reading one file
-    path: str | Path, # its name, which is left out of the words
+    path: str | Path, # its name, which is left out of the text
 ) -> str: # a few words, the same for files with the same fault
     "What is wrong with a file, to count by."
     text = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)

@@ -45,7 +45,7 @@ def command_function(
     return getattr(import_module(f'hjepa.cli.{module}'), function)
 
 def command_schema() -> dict[str, dict]: # name → see `describe_command`
-    "What `schema.json` says of all commands."
+    "What `schema.json` holds of all commands."
     return {name: describe_command(command_function(name)) for name in COMMANDS}
 
 def read_schema() -> dict[str, dict]: # name → see `describe_command`

@@ -108,7 +108,7 @@ def _open_gallery(run: str, queries: list[str], images: str | None, readout: str
     for query in queries: _place(query)
     data = run_images(run, images, model.config.in_chans)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.* of the store are gone')   # said below in a line of its own
+        warnings.filterwarnings('ignore', '.* of the store are gone')   # printed below in a line of its own
         return Gallery(model, data, readout, store, progress=True, **how)
 
 def _say_missing(gallery):
@@ -129,7 +129,7 @@ def evenly(
 
 def neighbours_file(
     run: str | Path, # a run's folder, or a file
-    output: str | None, # what -o says
+    output: str | None, # value of -o
 ) -> Path:
     "Where the figure is written."
     from hjepa.core.files import expand

@@ -56,7 +56,7 @@ def shards(
 # %% ../../nbs/cli/11_shards.ipynb #86f63ed0
 @contextmanager
 def _warnings_last():
-    "What is left out is said on the error stream behind the progress bar, also where an error ends the work."
+    "What is left out is printed on the error stream behind the progress bar, also if an error ends the work."
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         try: yield

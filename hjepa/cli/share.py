@@ -19,8 +19,8 @@ FORMATS = dict(onnx='features.onnx', torch='features.pt2', timm='encoder.safeten
 
 def choose_output(
     run: str, # what the user gave
-    output: str | None, # what `-o` says
-    kind: str | None, # what `--format` says
+    output: str | None, # value of `-o`
+    kind: str | None, # value of `--format`
 ) -> tuple[str, Path]: # format, and where to write
     "Format, perhaps by the file's ending, and place. Raises ValueError where they do not go together."
     ends = {Path(n).suffix: k for k, n in FORMATS.items() if k != 'hub'}
@@ -112,10 +112,10 @@ def export(
 def check_options(
     kind: str, # one of `FORMATS`
     how: dict[str, Any], # levels, readouts, fpn, encoder
-    size: list[int] | None, # what --size says
-    license: str | None, # what --license says
-    push: str | None, # what --push says
-    private: bool, # what --private says
+    size: list[int] | None, # value of --size
+    license: str | None, # value of --license
+    push: str | None, # value of --push
+    private: bool, # value of --private
 ):
     "ValueError for options that mean nothing for a format."
     if kind in ('timm', 'hub') and (how['levels'] or how['readouts'] or not how['fpn'] or size):

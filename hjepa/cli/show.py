@@ -53,10 +53,10 @@ FIGURES = dict(
     course='the course of the run, with its verdict')
 
 def choose_figures(
-    names: list[str], # as asked for; none: all that go
+    names: list[str], # as requested; none: all that are possible
     possible: list[str], # what this run can have
 ) -> list[str]:
-    "Names of figures, or a ValueError that names the nearest one or says why it cannot be had."
+    "Names of figures, or a ValueError that names the nearest one or says why it cannot be drawn."
     for name in names:
         near = difflib.get_close_matches(name, FIGURES, 1)
         hint = f'; did you mean {near[0]}?' if near else ''

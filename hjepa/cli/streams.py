@@ -131,7 +131,7 @@ def read_lines(
 # %% ../../nbs/cli/14_streams.ipynb #cf24d7ab
 def is_stream_of(
     output: Path, # its folder
-    row: dict, # what is said of it
+    row: dict, # its values
     fingerprint: str, # of the codec
 ) -> bool:
     "Whether a stream is there, whole, of this codec, and not older than its source."

@@ -18,10 +18,10 @@ from .inputs import Overrides, check_kind, check_run
 
 # %% ../../nbs/cli/05_train.ipynb #ccf5e75d
 def check_start(
-    config: str | None, # what --config says
-    run_dir: str | None, # what --run-dir says
-    resume: str | None, # what --resume says
-    allow: list[str], # what --allow says
+    config: str | None, # value of --config
+    run_dir: str | None, # value of --run-dir
+    resume: str | None, # value of --resume
+    allow: list[str], # value of --allow
 ):
     "Raise ValueError for options that do not go together, FileNotFoundError for a run that is not there."
     if resume and (config or run_dir):
@@ -69,7 +69,7 @@ def run_loop(
         describe(trainer)
         complete = trainer.fit()
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()  # what follows is for one process, however long it takes
+    trainer.accelerator.end_training()  # what follows is for one process, without a time limit
     if not complete:
         trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. '
                     f'Resume with:\n  {command} --resume {trainer.run_dir}')
@@ -79,7 +79,7 @@ def run_loop(
 def describe(
     trainer, # a Trainer
 ):
-    "Say in three lines what will happen."
+    "Print in three lines what will happen."
     m, t = trainer.model, trainer.config.training
     n = lambda part: sum(p.numel() for p in part.parameters()) / 1e6
     (gh, gw), (h, w) = m.context_encoder.grid_size, m.img_size
@@ -151,7 +151,7 @@ def _build_trainer(cfg, resume: str | None):
 def print_configs(
     job: str = '', # see `hjepa.core.config.list_configs`
 ) -> int: # 0
-    "The shipped configurations, each with what it says of itself in its first line."
+    "The shipped configurations, each with its comment in the first line."
     from importlib.resources import files
     from hjepa.core.config import list_configs
     from hjepa.core.files import say

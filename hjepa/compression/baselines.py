@@ -254,7 +254,7 @@ def decode(self: ImageCodec,
     streams: list[bytes], # files
 ) -> list[Image.Image]:
     "Images for a detector: of the original size, or at the canvas's size."
-    # a copy: Pillow reads files when it must, not when asked
+    # a copy: Pillow reads files only when it must
     if self.scale == 1: return [Image.open(io.BytesIO(s)).copy() for s in streams]
     images = [Image.open(io.BytesIO(s[:-4])) for s in streams]
     if self.scale == 'canvas': return [im.copy() for im in images]

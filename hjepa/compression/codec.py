@@ -316,7 +316,7 @@ def forward(self: FPNCodec,
     features: Any, # see `as_maps`
     lambda_value: float | None = None, # λ; None: the configuration's
     generator: torch.Generator | None = None, # of the noise, on any device
-    pixels: float | None = None, # of all images, as the network saw them; None: what the features say
+    pixels: float | None = None, # of all images, as the network saw them; None: as the features say
 ) -> dict[str, Any]: # loss, mse, bpp, aux, level_mse, level_bpp, reconstruction, symbols
     """Rate and distortion. With noise in training, with rounding in evaluation.
 
@@ -417,7 +417,7 @@ def _principal(a: Analysis, b: Synthesis, cov: Tensor):
 # %% ../../nbs/compression/02_codec.ipynb #92fe4c83
 @patch
 def clear_tables(self: FPNCodec):
-    "Forget the integer tables: the weights are about to change."
+    "Remove the integer tables: the weights are about to change."
     self.fingerprint.zero_()
     for p in self.priors:
         p.weights.zero_()

@@ -107,7 +107,7 @@ PRECISION = 24 # a table's weights sum to 2 to this power
 ESCAPE_WEIGHT = 2 ** 10 # least weight of the escape
 
 def integer_table(
-    pmf: np.ndarray, # [n] probabilities of the symbols that the table shall cover
+    pmf: np.ndarray, # [n] probabilities of the symbols that the table should cover
 ) -> np.ndarray: # [n + 1] int64: the escape's weight, then the symbols', each ≥ 1, sum 2^PRECISION
     "Probabilities to integer weights. What `pmf` lacks to 1 is the escape's."
     total, n = 2 ** PRECISION, len(pmf)

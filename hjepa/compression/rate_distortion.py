@@ -82,7 +82,7 @@ def _now(features: FPNFeatures) -> float:
 def row(self: Tally,
     name: str, # of the codec
     reference: dict, # average precision of uncompressed features
-) -> dict[str, Any]: # one row of a table; None where there is nothing to say
+) -> dict[str, Any]: # one row of a table; None where there is no value
     "The figures of one codec. Rates in bits per pixel, times in milliseconds per image."
     c, bpp, precision = self.codec, self.bits / self.pixels, average_precision(self.metric)
     header, estimated = self._part('header'), self._part('estimated')
@@ -353,7 +353,7 @@ def pool_seeds(
 
 # %% ../../nbs/compression/06_rate_distortion.ipynb #b1e5a376
 def _pool(rows: list[dict]) -> dict:
-    "One row of medians. None where one of the rows has nothing to say."
+    "One row of medians. None where one of the rows has no value."
     fixed = ('name', 'family', 'kind', 'setting', 'lambda')
     out = {k: rows[0][k] for k in fixed if k in rows[0]} | dict(seeds=len(rows), range={})
     for k in rows[0]:
@@ -454,7 +454,7 @@ def format_bd_rate(
     other_name: str = 'the second', # of the other ones
 ) -> str:
     """How many bits more or fewer the learned codecs of one measurement need than those of another, at
-    equal precision and at equal error; or why that cannot be said."""
+    equal precision and at equal error; or why that is not known."""
     lines, words = [], dict(map_50='mAP@.5', map='mAP', mse='MSE')
     mine, theirs = ([r for r in x['rows'] if r['kind'] == 'learned'] for x in (results, other))
     for quality, what in words.items():

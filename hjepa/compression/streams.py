@@ -72,7 +72,7 @@ def table_bits(
 # %% ../../nbs/compression/04_streams.ipynb #6002f4e0
 @dataclass
 class FeatureStatistics:
-    "What both ends know of a detector's features."
+    "What sender and receiver know about a detector's features."
     levels: list[str] # names, fine → coarse
     means: list[Tensor] # [C] per level
     spreads: list[float] # per level, around the means

@@ -181,7 +181,7 @@ def codec_detection(
     cfg: CodecRun, # with data.detector
     detector: FPNDetector | None = None, # gives the classes, for a detector without a run folder
 ) -> DetectionConfig:
-    """The detector's run as this configuration wants it: its images, or others. Raises `ConfigError` if
+    """The detector's run as this configuration sets it: its images, or others. Raises `ConfigError` if
     there are none."""
     d = cfg.data
     run = Path(d.detector).expanduser()
@@ -348,7 +348,7 @@ def codec_signs(
     drift: float = 0., # real over estimated bits, less 1
     raw_bpp: float = math.inf, # bits per pixel of the features in float16
 ) -> dict[str, str]: # sign → sentence, of those that are there
-    "What is wrong with a codec's numbers, in words."
+    "What is wrong with a codec's numbers, as sentences."
     out = {}
     if grad_norm > 10 * usual_norm:
         out['gradient'] = (f'the gradient norm is {grad_norm:.3g}, usually {usual_norm:.3g}: if this goes '
@@ -373,7 +373,7 @@ def codec_signs(
 
 # %% ../../nbs/compression/07_training.ipynb #d4312594
 class CodecWatch(Callback):
-    "Warnings in words: gradient, rate, distortion, magnitudes, drift. `warnings` keeps what was said."
+    "Warnings as text: gradient, rate, distortion, magnitudes, drift. `warnings` keeps them."
     order = 60
     def __init__(self,
         patience: int = 20, # steps in a row that a sign must be there (3 for gradients)
@@ -406,7 +406,7 @@ class CodecWatch(Callback):
             self.count[k] = self.count.get(k, 0) + 1 if k in signs else 0
             if self.count[k] == patience.get(k, self.patience): self.warn(trainer, k, signs[k])
     def warn(self, trainer, sign: str, text: str):
-        "Say it, and write it down."
+        "Print and record a warning."
         line = dict(kind='warning', step=trainer.step, epoch=trainer.epoch, sign=sign, text=text)
         self.warnings.append(line)
         trainer.say(f'step {trainer.step}: {text}')
@@ -569,7 +569,7 @@ def codec_callbacks(
     cfg: CodecRun,
     features: list[FPNFeatures], # to analyse
 ) -> list[Callback]:
-    "What belongs to every codec's run beside history, checkpoints and progress."
+    "What every codec's run has beside history, checkpoints and progress."
     watch = CodecWatch()
     return [watch, AnalysisCallback(features, cfg.evaluation.every, watch), TablesCallback()]
 

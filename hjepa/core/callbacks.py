@@ -52,7 +52,7 @@ class Host:
 
     @property
     def model(self) -> nn.Module:
-        "The model. Where it is sharded, callbacks get a whole copy, gathered when they ask for it."
+        "The model. Where it is sharded, callbacks get a whole copy, gathered when they read it."
         if self._kept is not None: return self._kept
         return self._gathered() if self._hosting else self._model
     @model.setter
@@ -112,7 +112,7 @@ def _too_many_bad(self: Host) -> bool:
 # %% ../../nbs/core/09_callbacks.ipynb #6af49420
 @patch
 def _meet(self: Host, order: int = CONTINUE) -> int:  # the main process's order
-    "All processes meet: the main one says what comes next, any of them that it was asked to stop."
+    "All processes meet: the main one says what comes next, any of them that it is to stop."
     order, stop = self.team.highest(order, self.stopping is not None)
     if stop and not self.stopping: self.stopping = 'another process'
     self._agreed = self._agreed or stop > 0

@@ -60,7 +60,7 @@ def write_new(
     write_text(whole, text)
     try: os.link(whole, path)
     except FileExistsError: raise
-    except OSError:  # this file system knows no links
+    except OSError:  # this file system has no links
         if path.exists(): raise FileExistsError(f'{path} exists') from None
         os.replace(whole, path)
     finally: whole.unlink(missing_ok=True)
@@ -137,7 +137,7 @@ def _odd_keys(state: dict) -> list[str]:
 
 # %% ../../nbs/core/11_checkpoints.ipynb #5d8f47fc
 def sync_folder(
-    path: Path,  # whose entries shall survive a power cut
+    path: Path,  # whose entries should survive a power cut
 ):
     "Make a rename in a folder durable, where the system allows it."
     try: fd = os.open(path, os.O_RDONLY)
@@ -162,7 +162,7 @@ def checkpoints(
     return sorted(p for p in (Path(run_dir)/'checkpoints').glob('step_*') if complete(p))
 
 def newest_state(
-    run_dir: str | Path,  # a run's folder; the run may be going on
+    run_dir: str | Path,  # a run's folder; the run may be active
 ) -> dict[str, Any]:  # of its newest checkpoint, unchecked
     "How far a run has come. FileNotFoundError before the first checkpoint, ValueError for a damaged file."
     for _ in range(20):

@@ -45,7 +45,7 @@ def choose_precision(
 ) -> str: # 'fp32', 'bf16' or 'fp16'
     """Resolve 'auto': bf16 on processors and cards that compute in it, fp16 on older cards, else float32.
 
-    Warns where bf16 is asked for and only imitated."""
+    Warns if bf16 is requested and only emulated."""
     usual = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
     kind = torch.device(device or usual).type
     if wish == 'auto': return 'bf16' if computes_bf16(kind) else 'fp16' if kind == 'cuda' else 'fp32'
@@ -80,7 +80,7 @@ def training_precision(
 
 # %% ../../nbs/core/05_distributed.ipynb #8ba13345
 def launched_processes() -> int: # 1 without a launcher
-    """How many processes were launched. Raises `ConfigError` where several were asked for and one was
+    """How many processes were launched. Raises `ConfigError` if several were requested and one was
     started."""
     env = os.environ
     if 'WORLD_SIZE' in env: return int(env['WORLD_SIZE'])
@@ -118,7 +118,7 @@ _UNSET = ('', '0', '1', 'no', 'none', 'false', 'default', 'auto')  # what `accel
 
 @contextmanager
 def _own_settings():
-    "Within the block, accelerate's variables are not set. Warns of those that ask for something."
+    "Within the block, accelerate's variables are not set. Warns of those with an effect."
     names = [f'ACCELERATE_USE_{k}' for k in _SPLITTERS]
     on = [k for k in names if os.environ.get(k, '').lower() in ('1', 'true')]
     if on: raise ConfigError(f'{on[0]}: accelerate was told to split the model by itself; launch with '
@@ -197,7 +197,7 @@ def _new_channel():
 
 @patch
 def wait(self: ProcessGroup):
-    "Until all processes are here, however long it takes."
+    "Wait until all processes are here, without a time limit."
     if self.size > 1: dist.barrier(group=self.patient)
 
 @patch
@@ -276,7 +276,7 @@ SHARDING = ('none', 'full')
 def shard(
     model: nn.Module, # on its device, the same weights on every process; changed in place
     device: torch.device, # of this process
-    precision: str = 'no', # accelerate's word for what blocks compute in: no or bf16
+    precision: str = 'no', # accelerate's name for what blocks compute in: no or bf16
 ) -> nn.Module: # the same
     "Split every parameter over all processes (FSDP2), block by block. Raises `ConfigError` for fp16."
     from torch.distributed.device_mesh import init_device_mesh
@@ -347,7 +347,7 @@ def clip_gradients(
     parameters: list[nn.Parameter],
     limit: float, # largest norm; infinity: only measure it
 ) -> float: # the norm of the whole gradient before clipping
-    "Clip the gradient of all parameters together, wherever its pieces are."
+    "Clip the gradient of all parameters together, on all processes."
     return float(whole(accelerator.clip_grad_norm_(parameters, limit)))
 
 # %% ../../nbs/core/05_distributed.ipynb #85561c8f
@@ -370,7 +370,7 @@ def watch(self: ProcessGroup,
     every: float = 1., # seconds between signs of life
     grace: float = 20., # seconds that the main thread has to notice by itself
 ):
-    "Within the block, the end of another process ends this one, with a message, wherever it waits."
+    "Within the block, the end of another process ends this one, with a message, even while it waits."
     if self.size == 1:
         yield
         return

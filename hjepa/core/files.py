@@ -57,14 +57,14 @@ def temporary_name(
     return path.with_name('.' + os.fsdecode(name).rstrip('.') + end)
 
 def _umask() -> int:
-    "The permissions that new files shall not have."
+    "The permissions that new files should not have."
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 # %% ../../nbs/core/01_files.ipynb #fb28086f
 def write_atomic(
-    path: str | Path,  # where the file shall be; its folder is made if it is missing
+    path: str | Path,  # where the file should be; its folder is made if it is missing
     write: Callable[[Path], Any],  # called with the temporary path
 ):
     "Write a file completely or not at all: temporary folder, fsync, rename. `OSError` names the file."
@@ -142,7 +142,7 @@ def write_json(
 def finite_json(
     value: Any,  # plain JSON
 ) -> Any:  # the same with null for numbers that are not finite
-    "JSON that every reader understands: it knows neither NaN nor infinity."
+    "JSON that every reader understands: it has neither NaN nor infinity."
     if isinstance(value, dict): return {k: finite_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [finite_json(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -152,7 +152,7 @@ def check_regular(
     path: str | Path,  # a file that will be read
     most: int | None = None,  # its largest size in bytes; None: any
 ) -> int:  # its size in bytes
-    "`OSError` unless it is a regular file: opening a named pipe waits for ever, `/dev/zero` has no end."
+    "`OSError` unless it is a regular file: opening a named pipe waits forever, `/dev/zero` has no end."
     found = os.stat(path)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, 'is a folder, expected a file', str(path))
@@ -301,7 +301,7 @@ def say(
 
 # %% ../../nbs/core/01_files.ipynb #a4534940
 def tolerant_streams():
-    "Make standard output and error replace what they cannot encode, whatever prints (warnings, tqdm)."
+    "Make standard output and error replace what they cannot encode, for all output (warnings, tqdm)."
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError): stream.reconfigure(errors='backslashreplace')
 
@@ -310,7 +310,7 @@ class LockedError(OSError):
     "A folder that another process writes into."
 
 def _holder(fd: int) -> str:
-    "Who says in a lock file that it holds it; who has it since this moment says so in the next."
+    "The process that a lock file names; one that has just taken the lock may not be there yet."
     for _ in range(20):
         with suppress(OSError, ValueError, KeyError, TypeError):
             found = json.loads(os.pread(fd, 1000, 0))
@@ -367,7 +367,7 @@ def is_temporary(
     return re.fullmatch(r'\..*\.\d+\.tmp|\.tmp[A-Za-z0-9]{6}', name, re.S) is not None
 
 def clear_temporaries(
-    folder: str | Path,  # whose lock is held, or which nobody else writes into
+    folder: str | Path,  # whose lock is held, or which no other process writes into
 ) -> list[Path]:  # what was removed
     "Remove the files and folders of temporary names that killed processes left in a folder, not below it."
     found = [p for p in Path(folder).glob('.*') if is_temporary(p.name)]
@@ -428,7 +428,7 @@ def _alive(pid: int) -> bool:
 def expand(
     path: str | Path,
 ) -> Path:
-    "A path with `~` filled in; where there is no home folder, `ValueError` says so."
+    "A path with `~` filled in. Raises `ValueError` if there is no home folder."
     try: return Path(path).expanduser()
     except RuntimeError as e:
         raise ValueError(f'{path}: there is no home folder to put in place of ~; '
@@ -441,7 +441,7 @@ class LeftOut:
     def __len__(self) -> int: return sum(map(len, self.names.values()))
     def __bool__(self) -> bool: return bool(self.names)
     def add(self,
-        reason: str,  # in a few words: files of one reason are counted together
+        reason: str,  # short: files of one reason are counted together
         name: str,  # of the file
     ):
         "Note one file."

@@ -99,7 +99,7 @@ def _wrapped(x: Any) -> Any:
 def to_send(
     batch: Any,  # tensors on the CPU, in lists, tuples, dictionaries and objects with a method `wrapped`
 ) -> Any:  # in a worker the same with every tensor wrapped; elsewhere the batch itself
-    "What a worker hands over."
+    "What a worker returns."
     return batch if torch.utils.data.get_worker_info() is None else _wrapped(batch)
 
 def collate(
@@ -180,12 +180,12 @@ def _report(kind, error, trace):
     if not isinstance(error, (ConnectionError, EOFError)): sys.__excepthook__(kind, error, trace)
 
 def _cannot_send(error, batch):
-    "The thread that sends batches would print an error and continue, and the main process wait for ever."
+    "The thread that sends batches would print an error and continue, and the main process wait forever."
     say(f'a process that loads images cannot send a batch: {type(error).__name__}: {error}', sys.stderr)
     os._exit(1)
 
 def _end_with(parent: int):
-    "End this process with its parent: its batches may wait in a pipe that nobody empties any more."
+    "End this process with its parent: its batches may wait in a pipe that is no longer read."
     while os.getppid() == parent: time.sleep(1)
     os._exit(1)
 
@@ -265,7 +265,7 @@ def why(
     return printable(f'{name} ({reason})' if reason else str(name))
 
 def unreadable(
-    name: str | Path,  # what the image is called where it was asked for
+    name: str | Path,  # what the image is called where it was requested
     e: OSError,  # what came instead of it
 ) -> Unreadable:
     "The name, with the reason of an error."
@@ -275,8 +275,8 @@ def unreadable(
 class BadImages:
     "Counts and names the images that could not be read, and stops the run when their share is too large."
     def __init__(self,
-        max_bad_share: float = 0.1,  # stop above this share of all images asked for
-        min_seen: int = 100,  # … but not before this many were asked for
+        max_bad_share: float = 0.1,  # stop above this share of all requested images
+        min_seen: int = 100,  # … but not before this many were requested
     ):
         self.max_bad_share, self.min_seen, self.names = max_bad_share, min_seen, Counter()
     def __len__(self) -> int: return len(self.names)
@@ -291,7 +291,7 @@ class BadImages:
 # %% ../../nbs/core/06_loader.ipynb #9557f8ec
 @patch
 def check(self: BadImages,
-    n_total_seen: int,  # images asked for up to now, good and bad
+    n_total_seen: int,  # images requested up to now, good and bad
 ):
     "Raises `DataError` if more than the stated share was bad."
     if n_total_seen < self.min_seen or self.count <= self.max_bad_share * n_total_seen: return

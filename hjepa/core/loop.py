@@ -168,7 +168,7 @@ def step_logs(self: Loop) -> dict[str, Any]:  # plain JSON
 
 @patch
 def progress(self: Loop) -> str:
-    "What stands beside the progress bar."
+    "The text beside the progress bar."
     return f'loss {self.outputs["loss"].item():.4f}'
 
 @patch
@@ -180,7 +180,7 @@ def summary(self: Loop) -> str:
 # %% ../../nbs/core/13_loop.ipynb #11d25aad
 @patch
 def _prepare(self: Loop):
-    "Wrap or shard the model, make its optimiser, and hand them to accelerate."
+    "Wrap or shard the model, make its optimiser, and pass them to accelerate."
     if not self.sharded:
         self.optimizer = self.make_optimizer()
         self.parameters = self.clipped()
@@ -324,7 +324,7 @@ def _put_buffers_back(self: Loop):
 
 @patch
 def undo_step(self: Loop) -> bool:  # whether the state is that after the last whole step
-    "After an error in the middle of a step: forget what it had begun, if no weight has moved yet."
+    "After an error in the middle of a step: discard what it had begun, if no weight has moved yet."
     if self._moving: return False
     if self._open is not None:
         self.images_seen, self._open = self._open, None
@@ -420,7 +420,7 @@ def _epoch_means(self: Loop) -> dict[str, Any]:
 
 @patch
 def _batches(self: Loop) -> Iterator[dict]:
-    "The batches of the rest of the epoch; none after a stop was asked for while one did not come."
+    "The batches of the rest of the epoch; none after a stop was requested while one did not come."
     try: yield from self.loader
     except NoBatch:
         if not self.stopping or self.world_size > 1: raise
@@ -453,7 +453,7 @@ def _clear_sums(self: Loop):
 def stop_on_signal(
     trainer,  # its attribute `stopping` is set to the signal's name
 ):
-    """Within the block, SIGINT, SIGTERM and SIGHUP ask for an orderly stop.
+    """Within the block, SIGINT, SIGTERM and SIGHUP request an orderly stop.
 
     A second one, more than two seconds later, acts as usual."""
     if threading.current_thread() is not threading.main_thread():
@@ -504,7 +504,7 @@ def _leave_terminal():
 # %% ../../nbs/core/13_loop.ipynb #f238ccfb
 @patch
 def fit(self: Loop) -> bool:  # True if the run is complete, False if it was stopped
-    "Train until the last epoch, or until asked to stop. The global random state is left as it was."
+    "Train until the last epoch, or until stopped. The global random state is left as it was."
     begin, before = time.monotonic(), self.seconds  # clocks of the wall can be set back
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
@@ -566,7 +566,7 @@ def _last_step(self: Loop) -> int | None:
 
 @patch
 def _lost_worker(self: Loop, error: Exception) -> ChildProcessError:
-    "What to say when a process that loads images was killed; that may be noticed in the middle of a step."
+    "The message when a process that loads images was killed; that may be noticed in the middle of a step."
     last = self._last_step()
     go_on = 'Start again' if last is None else f'The newest checkpoint is of step {last}: go on'
     how = str(error).partition('\n')[0]

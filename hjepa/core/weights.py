@@ -53,7 +53,7 @@ def register_model_kind(
     MODEL_KINDS[kind] = loader
 
 def _loads_with(kind: str) -> str:
-    "What loads a kind of model, in words."
+    "What loads a kind of model, as text."
     import_entries('core.weights.MODEL_KINDS')
     return f'it loads with {MODEL_KINDS[kind]}' if kind in MODEL_KINDS else 'a newer hjepa may know it'
 
@@ -94,7 +94,7 @@ def model_from_file(
 ) -> nn.Module:
     """A model with the weights of a file.
 
-    ValueError, before any memory is taken, if its tensors are not those that the configuration asks for;
+    ValueError, before any memory is taken, if its tensors are not those that the configuration needs;
     and if they are not those that were written: by the digest beside them, and by a checkpoint's
     `state.json`."""
     try:
@@ -129,7 +129,7 @@ def model_from_file(
 _REPEATS = ('depth', 'depths', 'layers', 'head_convs', 'num_hierarchies', 'num_fpn_levels')
 
 def _numbers(values: Any, key: str = '') -> list[tuple[str, int]]:
-    "All whole numbers in nested values, each with the key that it stands under."
+    "All whole numbers in nested values, each with its key."
     if isinstance(values, dict): return [n for k, v in values.items() for n in _numbers(v, k)]
     if isinstance(values, (list, tuple)): return [n for v in values for n in _numbers(v, key)]
     return [(key, values)] if type(values) is int else []
@@ -187,7 +187,7 @@ def read_newest(
     read, # called with the .safetensors file
     **hub, # of the place, see `find_weights`
 ) -> Any: # what it gives
-    """Read a model's weights. If a run that goes on deletes that checkpoint meanwhile, the next newest is
+    """Read a model's weights. If the run is active and deletes that checkpoint meanwhile, the next newest is
     read."""
     for left in reversed(range(20)):
         file = find_weights(path, **hub)
@@ -269,7 +269,7 @@ def hub_answers(
             why = getattr(e, 'reason', e)  # an HTTP error is an answer; so is a certificate
             answer.put(isinstance(e, urllib.error.HTTPError) or isinstance(why, ssl.SSLError)
                        and not isinstance(why, TimeoutError))
-        except Exception: answer.put(True)                          # whatever it was, it came from there
+        except Exception: answer.put(True)                          # any error came from there
         else: answer.put(True)
     Thread(target=ask, daemon=True).start()  # a name server may take longer than any time limit
     try: return answer.get(timeout=seconds + .5)
@@ -277,7 +277,7 @@ def hub_answers(
 
 @contextmanager
 def hub_or_cache(
-    needed: bool = True, # False: the hub is not asked, nothing is changed
+    needed: bool = True, # False: the hub is not contacted, nothing is changed
 ) -> Iterator[bool]: # whether it answers
     "Within the block, the hub's client uses only what it has on this disk if the hub does not answer."
     from huggingface_hub import constants

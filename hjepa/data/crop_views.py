@@ -96,7 +96,7 @@ class MultiCropView(Dataset):
         self.source = _Source(dataset, transform, in_chans, pixel_range)
         self.transform, self.seed = transform, seed
         self.dataset = dataset = self.source.dataset
-        # said here, not by each worker
+        # printed here, not by each worker
         if self.source.in_chans: transform._has_colour(self.source.in_chans)
         self.in_chans, images = self.source.in_chans, getattr(dataset, 'images', None)
         # a pipeline of the user's stays in the workers
@@ -194,7 +194,7 @@ def _note(
     seen: BadImages,   # What was bad before
     bad: Sequence[str] # What is now
 ):
-    "Keep the names of images that could not be read, and say so once."
+    "Keep the names of images that could not be read, and warn once."
     if bad and not len(seen):
         warnings.warn(f'cannot be read: {why(bad[0])}; the next image that can takes its place. '
                       'This is said once; `.bad.names` has all of them', stacklevel=3)
@@ -262,11 +262,11 @@ class MultiCropSampler:
     def __iter__(
         self
     ) -> Iterator[list[tuple[int,
-                             int]]]:  # a generator: PyTorch's loader asks for two iterators and uses one
+                             int]]]:  # a generator: PyTorch's loader makes two iterators and uses one
         clock = self.transform._clock
         if clock[1] != self._seen: self._next, self._seen = int(clock[0]), int(clock[1])
         epoch, self._next = self._next, self._next + 1
-        # so that the transform says what is being shown
+        # so that the transform knows what is being shown
         clock[0] = epoch
         if self.shuffle: yield from EpochBatchSampler(**self.args, epoch=epoch)
         else:
@@ -283,7 +283,7 @@ class MultiCropLoader(PatientLoader):
     ):
         usual = worker_options(kwargs.get('num_workers', 0))
         super().__init__(view, batch_sampler=sampler, generator=torch.Generator(), **usual | kwargs)
-        # `loader.sampler.set_epoch` is what many training loops say
+        # `loader.sampler.set_epoch` is what many training loops call
         self.__dict__.update(sampler=sampler, bad=BadImages())
     def set_epoch(self,
         epoch: int # The next iteration's epoch
@@ -312,7 +312,7 @@ def build_multicrop_transform(
 def build_multicrop_dataset(
     # One of `hjepa.data.named.DATASETS`; `images` is a folder of one's own
     dataset_name: str,
-    data_path: str | None = None,                # Where its files are or shall go
+    data_path: str | None = None,                # Where its files are or should go
     split: str = 'train',                        # Usually `train`, and `test` or `val`
     in_chans: int | None = None,                 # Channels, or None: what the data set has
     download: bool = True,                       # Fetch what is missing, where that is possible

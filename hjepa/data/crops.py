@@ -372,7 +372,7 @@ def num_local_crops(self: MultiCropTransform) -> int:
 def set_epoch(self: MultiCropTransform,
     epoch: int # The epoch that begins now
 ):
-    "Tell the transform, in this process and in all workers that have it, which epoch it is."
+    "Set the epoch of the transform, in this process and in all workers that have it."
     if not hasattr(epoch, '__index__') or epoch < 0:
         raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
     self._clock += torch.tensor([int(epoch) - self.epoch, 1])
@@ -432,12 +432,12 @@ def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: boo
             out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
     return torch.stack(out, 1)
 
-_told = []   # what was said already, in this process
+_told = []   # warnings printed already, in this process
 
 @patch
 def _has_colour(self: MultiCropTransform, chans: int) -> bool:
-    """Whether colours can be changed: of grey and colour. Of other images they cannot, and that is said
-    once."""
+    """Whether colours can be changed: of grey and colour. Of other images they cannot, with one
+    warning."""
     if chans in (1, 3): return True
     if any(j and not t for j, t in zip(self.jitters, self.transforms, strict=True)) and not _told:
         _told.append(chans)
@@ -465,7 +465,7 @@ def make(self: MultiCropTransform,
     images: Sequence[Tensor], # uint8 `[C, h, w]` each, reduced by `factor` of its size
     sizes: Tensor,              # int64 `[B, 2]`: their full `(H, W)`
     place: Tensor,              # `[B, n, 5]` uniform numbers
-    # `[B, n, 4]` uniform numbers; None: colours are left to `recolor`, pipelines of the user's to nobody
+    # `[B, n, 4]` uniform numbers; None: colours are left to `recolor`, pipelines of the user's are not used
     color: Tensor | None,
     keyed: bool = False         # Pipelines of the user's run under a seed made from the numbers
 ) -> Crops:                     # Batched

@@ -134,7 +134,7 @@ def _pass_shallow(im: Image.Image):
     if bits_of(im) == 8: raise _Shallow('', '8 bits')
 
 class _Sampler(PixelRange):
-    "In the place of a pixel range: remembers some of the numbers that it should convert."
+    "Used as a pixel range: keeps some of the numbers that it should convert."
     def __init__(self, per_image: int = 1 << 14):
         super().__init__(0, 1)
         self.per_image, self.values, self.kinds, self.taken = per_image, [], Counter(), []
@@ -177,7 +177,7 @@ def _fit_range(
 # %% ../../nbs/data/03_datasets.ipynb #aed53d10
 @patch
 def _samples(self: ImageDataset, n: int) -> Iterator[Callable]:
-    "Functions that load n images which stand for all, evenly spaced."
+    "Functions that load n images as a sample of all, evenly spaced."
     every = range(len(self)) if len(self) <= n else (k * len(self) // n for k in range(n))
     return (partial(self.load, i) for i in every)
 
@@ -206,9 +206,9 @@ def measure_range(
 # %% ../../nbs/data/03_datasets.ipynb #c7a79193
 def settle_range(
     dataset: ImageDataset,                       # Any
-    # What the user or a model says; None: what the data set has, else measured
+    # From the user or a model; None: what the data set has, else measured
     pixel_range: Sequence[float] | None = None,
-    say: Callable[[str], Any] = say              # How the measured range is told
+    say: Callable[[str], Any] = say              # Called with the measured range as text
 ) -> ImageDataset: # The same, or with another pixel range a copy
     "Make sure that the pixel range of deep images is known, for all of them the same."
     if dataset.images is not None: return dataset
@@ -225,7 +225,7 @@ def settle_range(
     return dataset
 
 def _told(dataset: ImageDataset, r: PixelRange) -> str:
-    "A measured range, in words."
+    "A measured range, as text."
     n, (seen, lost, outside) = r.found
     odd = [f'{k:,} of {seen:,} pixels {what}' for k,
            what in ((outside, 'lie outside'), (lost, 'are no numbers')) if k]

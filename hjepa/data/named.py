@@ -99,10 +99,10 @@ def _fashion_mini(root, split, download) -> ImageDataset:
 # %% ../../nbs/data/04_named.ipynb #15023d32
 def choose_split(
     name: str,               # Data set, for the message
-    split: str,              # What was asked for
+    split: str,              # What was requested
     splits: Sequence[str]    # What there is
 ) -> str:                    # One of `splits`
-    "The split that is meant: `test` and `val` are the same word where only one of them exists."
+    "The split that is meant: `test` and `val` are the same where only one of them exists."
     same = {'val': 'test', 'valid': 'val', 'validation': 'val', 'test': 'val'}
     for s in (split, same.get(split), 'test' if split in ('valid', 'validation') else None):
         if s in splits: return s
@@ -111,7 +111,7 @@ def choose_split(
 # %% ../../nbs/data/04_named.ipynb #364b8d1d
 def build_dataset(
     dataset_name: str,                   # One of `DATASETS`
-    # Where its files are or shall go; None: `$HJEPA_DATA` or `~/.cache/hjepa`
+    # Where its files are or should go; None: `$HJEPA_DATA` or `~/.cache/hjepa`
     data_path: str | Path | None = None,
     split: str = 'train',                # Usually `train`, and `test` or `val`
     in_chans: int | None = None,         # 1 grey, 3 colour, or what files have; None: what the data set has
@@ -170,10 +170,10 @@ def fetch_data(
     root: Path,               # Folder in which it should be
     there: Callable,          # () -> bool: is it there?
     get: Callable,            # () -> None: fetch and unpack it
-    what: str,                # What should be in `root`, in words
+    what: str,                # What should be in `root`, for messages
     download: bool            # May it be fetched?
 ):
-    "Make sure that a data set is on disk, or say what to put where."
+    "Make sure that a data set is on disk, or print what to put where."
     if there(): return
     if not download:
         raise FileNotFoundError(f'{name} is not in {root}. Expected there: {what}. Put it there, or allow '
@@ -267,7 +267,7 @@ def list_images(
 def _tell(
     root: Path,           # Where they are
     left_out: LeftOut,    # Files that are not taken
-    more: str = '',       # Something else to be said
+    more: str = '',       # A further remark
     of: int | None = None # Files in all
 ):
     "One warning for everything that is left out."
@@ -361,7 +361,7 @@ def _by_class(root: Path, folders: list[str], number: dict[str, int]) -> tuple[l
 def _split_folders(
     name: str,                       # Data set, for messages
     root: Path,                      # Folder with `train`, `val`, …, or with the classes themselves
-    split: str,                      # The split asked for
+    split: str,                      # The requested split
     titles: dict[str, str] | None = None # Nicer names of the classes
 ) -> ImageDataset:
     splits = [s for s in ('train', 'val', 'test') if (root/s).is_dir()]

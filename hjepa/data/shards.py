@@ -96,7 +96,7 @@ def write_shards(
         return _finish(wds, ds, out, plan, done, progress)
 
 def _check_name(name: str):
-    "A word that file names can begin with."
+    "A prefix for file names."
     if not name or '/' in name or name.startswith('.') or len(os.fsencode(f'{name}-000000.tar')) > 255:
         raise ValueError(f'name={name[:40]!r}: shards cannot be called so; expected a short word without /')
 
@@ -111,7 +111,7 @@ def _whole(out: Path, plan: dict) -> dict | None:
         raise FileExistsError(f'{out} exists and is not an empty folder; choose another one')
 
 def _begin(out: Path, plan: dict) -> dict[int, dict]: # what is known of each complete shard, by number
-    "Write down a plan, or go on with the one that is there. `FileExistsError` if that is another one."
+    "Write down a plan, or resume the one that is there. `FileExistsError` if that is another one."
     clear_temporaries(out)
     file, found = out/_OPEN, {}
     lines = _json_lines(file)
@@ -250,7 +250,7 @@ def _braces(pattern: str) -> list[str]:
 def shard_name(
     url: str # An address
 ) -> str:    # `train-000003.tar`
-    "What an index calls a shard: the last word that ends like a tar file, without its folder."
+    "What an index calls a shard: the last part that ends like a tar file, without its folder."
     found = re.findall(r"[^\s/\\'\"?&=]+\.(?:tar|tgz|tar\.[a-z0-9]+)(?=$|[\s'\"?&])", url)
     if not found: raise ShardError(f'{url!r} names no .tar file')
     return found[-1]
@@ -272,7 +272,7 @@ def _members(
 ) -> Iterator[tuple[str, str, tarfile.TarInfo]]: # key, suffix, member
     "The files of a tar that are not hidden."
     for m in tar:
-        tar.members = []  # tarfile would remember them all
+        tar.members = []  # tarfile would keep them all
         folder, _, base = m.name.rpartition('/')
         if m.isdir() or base.startswith(('.', '__')): continue
         if not m.isfile() or m.issparse():
@@ -299,7 +299,7 @@ def read_shard(
     start: int = 0, # Images to pass over
     left_out: LeftOut | None = None # Notes files that are neither images nor class numbers
 ) -> Iterator[tuple[str, bytes | None, int]]: # Name in the shard, contents (None: passed over), class or −1
-    "The images of a shard in order. Raises whatever goes wrong on the way, after giving what is whole."
+    "The images of a shard in order. Raises any error on the way, after giving what is whole."
     key, name, data, label, n = None, None, None, -1, 0
     local = _scheme(url) is None
     with _closing(open_shard(url)) as f, tarfile.open(fileobj=f, mode='r:*' if local else 'r|*') as tar:
@@ -425,7 +425,7 @@ class ShardDataset(ImageDataset):
 # %% ../../nbs/data/06_shards.ipynb #e59a2434
 def _find(path: str,
           split: str) -> tuple[dict, list[str]]:  # an index, and the address of each of its shards
-    "Read the index that belongs to a path."
+    "Read the index of a path."
     place = expand_home(path) if _scheme(path) is None else Path(path)
     if _scheme(path) is None and place.is_dir():
         parts = [s for s in ('train', 'val', 'test') if (place/s/'index.json').is_file()]
@@ -489,7 +489,7 @@ def _fine(s: Any) -> bool:
     return all(type(l) is int and abs(l) < 2**31 for l in labels)
 
 def _chosen(index: dict, urls: list[str], name: str) -> dict:
-    "The lines of an index that belong to these addresses, in their order."
+    "The lines of an index for these addresses, in their order."
     lines = {s['name']: s for s in index['shards']}
     if unknown := [n for n in map(shard_name, urls) if n not in lines]:
         raise ShardError(f'{len(unknown)} of {len(urls)} shards are not in {name}: '
@@ -516,11 +516,11 @@ def _check_files(self: ShardDataset, index: dict):
 
 @patch
 def contents(self: ShardDataset, i: int) -> tuple[str, bytes | ImageError]:
-    "Name and bytes of image `i` of shards that are plain .tar files; of others those of a stand-in."
+    "Name and bytes of image `i` of shards that are plain .tar files; of others those of a substitute."
     if not self.local: return self._stand_in(i)
     s, k = self.where(i)
     url = self.urls[s]
-    # of one shard at a time: images are mostly asked for in order
+    # of one shard at a time: images are mostly read in order
     if s not in self._offsets: self._offsets = {s: _offsets(url)}
     if len(self._offsets[s]) > self.counts[s]:
         raise ShardError(f'{url} holds {len(self._offsets[s]):,} images, its index counts '
@@ -563,7 +563,7 @@ def _offsets(url: str) -> list[tuple[str, int, int]]: # name, first byte, bytes
 # %% ../../nbs/data/06_shards.ipynb #48f10214
 @patch
 def load(self: ShardDataset, i: int, before: Callable | None = None) -> Image.Image | Tensor:
-    "Image `i`, whole (of a stream: a stand-in); raises `ImageError` if it cannot be decoded or is missing."
+    "Image `i`, whole (of a stream: a substitute); raises `ImageError` if it cannot be decoded or is missing."
     return self._from_bytes(*self.contents(i), before)
 
 @patch

@@ -25,7 +25,7 @@ from .images import check_chans, ImageError, PixelRange
 # %% ../../nbs/data/05_views.ipynb #436a3b5a
 def ready_dataset(
     dataset: ImageDataset, # Of a view
-    in_chans: int,         # Channels that the view shall give
+    in_chans: int,         # Channels that the view should give
     pixel_range: Sequence[float] | None # Of deep images
 ) -> ImageDataset:         # The same, or a copy
     """Before a view is used: channels that can be had, a pixel range, labels.
@@ -94,7 +94,7 @@ def read_next(
         try: return dataset.load(j), j, bad
         except OSError as e:
             last = e
-            # each file is counted when it is asked for, not when it is passed over
+            # each file is counted when it is requested, not when it is passed over
             if k == 0: bad.append(unreadable(dataset.paths[j], e))
     raise ImageError(dataset.paths[i], f'nor can the {k} after it; the last one: {last}') from last
 

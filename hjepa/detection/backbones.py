@@ -94,7 +94,7 @@ def timm_pixel_stats(
     net: nn.Module, # made by timm
     in_chans: int, # channels of the images
 ) -> tuple[list[float], list[float]]: # mean and deviation of each channel, in [0, 1]
-    "How a timm network wants pixels normalised; for other than three channels the mean over them."
+    "How a timm network expects pixels to be normalised; for other than three channels the mean over them."
     mean, std = net.pretrained_cfg['mean'], net.pretrained_cfg['std']
     return tuple(list(v) if len(v) == in_chans else [sum(v) / len(v)] * in_chans for v in (mean, std))
 
@@ -135,7 +135,7 @@ def create_net(
 class StageBody(nn.Module):
     """The stages of a hierarchical timm network (ResNet, EfficientNet, ConvNeXt, Swin, MViT, …) as maps of
     doubling stride."""
-    pyramids = ('fpn', 'ssd', 'single', 'image') # that can stand on it; the first is the default
+    pyramids = ('fpn', 'ssd', 'single', 'image') # that fit it; the first is the default
     hjepa_config = None
     def __init__(self,
         name: str, # of a timm model
@@ -358,7 +358,7 @@ def select(self: ViTBody,
 
 @patch
 def _has(self: ViTBody, pyramid: str) -> str:
-    "The levels of a kind of pyramid in words."
+    "The levels of a kind of pyramid as text."
     return ', '.join(f'p{level_of(s)}' for s in self.available(pyramid))
 
 # %% ../../nbs/detection/02_backbones.ipynb #7bbc16ca
@@ -438,7 +438,7 @@ class ImageBody(nn.Module):
 
     def resized(self,
         images: Tensor, # [B, C, H, W]
-        stride: int, # that the stage's map shall have in pixels of `images`
+        stride: int, # that the stage's map should have in pixels of `images`
     ) -> Tensor: # [B, C, H · stage / stride, W · stage / stride]
         "The image at the size at which the stage gives a level (bilinear, antialiased)."
         if stride == self.stage: return images
@@ -589,7 +589,7 @@ def check_pyramid(
     pyramid: str, # its kind
     **options, # norm, upsample, bottom_up
 ):
-    "Raise ValueError for a pyramid that cannot stand on this body, or an option that means nothing for it."
+    "Raise ValueError for a pyramid that does not fit this body, or an option without effect on it."
     if pyramid not in PYRAMIDS:
         raise ValueError(f'pyramid={pyramid!r}: expected one of {", ".join(PYRAMIDS)}')
     if pyramid not in body.pyramids:

@@ -99,7 +99,7 @@ def _numbers(
     return out
 
 def brief(
-    value: Any # Anything that stands in a file
+    value: Any # Any value of a file
 ) -> str:
     "A value as it is written, shortened."
     try: text = repr(value)
@@ -109,7 +109,7 @@ def brief(
 # %% ../../nbs/detection/03_boxes.ipynb #76b43791
 @patch
 def _check(self: BoxDataset):
-    """Raises `ValueError` for lists that do not belong together, boxes that are none, and labels of no
+    """Raises `ValueError` for lists that do not match, boxes that are none, and labels of no
     class."""
     for what, v in [('boxes', self.boxes), ('labels', self.labels), ('ignore', self.ignore),
                     ('sizes', self.sizes)]:
@@ -339,8 +339,8 @@ def letterbox(
 # %% ../../nbs/detection/03_boxes.ipynb #7da16c25
 def scale_boxes(
     boxes: Tensor,            # `[k, 4]`: `(x0, y0, x1, y1)`
-    size: Sequence[float],    # `(h, w)` of the image that they belong to
-    new_size: Sequence[float] # `(h, w)` of the image that they will belong to
+    size: Sequence[float],    # `(h, w)` of their image
+    new_size: Sequence[float] # `(h, w)` of their new image
 ) -> Tensor:                  # `[k, 4]`
     "Boxes of an image as boxes of the same image at another size."
     (h, w), (h2, w2) = size, new_size
@@ -529,7 +529,7 @@ class BoxEvalView(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         "One sample (raises `ImageError` if it cannot be read)."
         b = self.__getitems__([i])
-        if b['bad']: self.dataset.load(i)                                 # says why
+        if b['bad']: self.dataset.load(i)                                 # raises with the reason
         return {k: v if k == 'bad' else v[0] for k, v in b.items()}
 
 # %% ../../nbs/detection/03_boxes.ipynb #a9b155c2

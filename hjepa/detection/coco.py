@@ -22,8 +22,8 @@ from ..data.named import IMAGE_SUFFIXES
 
 # %% ../../nbs/detection/05_coco.ipynb #f33f7217
 def _named(
-    name: str,       # As an annotation spells it
-    folder: Path,    # Where the images are; a file from somebody else names none outside
+    name: str,       # As an annotation writes it
+    folder: Path,    # Where the images are; a file from another source names none outside
     files: FileFinder  # Looks them up
 ) -> Path:           # Where the image is, or would be
     """The file that an annotation names: its whole path below the folder, else as much of its end as is
@@ -39,7 +39,7 @@ def _named(
 # %% ../../nbs/detection/05_coco.ipynb #40681bea
 def _read_json(
     path: str | Path # The file
-) -> tuple[str, dict]: # Its text, and what it says
+) -> tuple[str, dict]: # Its text, and the parsed object
     "Raises `DataError` with file and line if it is no JSON, or lacks COCO's three lists."
     try: text = read_text(path, most=1 << 33)
     except ValueError as e: raise DataError(str(e)) from e
@@ -82,7 +82,7 @@ def _json_lines(
 # %% ../../nbs/detection/05_coco.ipynb #ad52f3c5
 def _coco_classes(
     path: str | Path,                   # The file, for messages
-    categories: list[dict],             # What it says
+    categories: list[dict],             # Its categories
     classes: Sequence[str] | None,      # Which to keep, in this order; None: all
     all_present: bool                   # Is one that the file lacks an error?
 ) -> tuple[list[str], dict[Any, int | None]]: # Class names, and category id to class number (None: not kept)
@@ -211,7 +211,7 @@ _SAME = dict(train=('train', ), val=('val', 'valid', 'validation', 'test'),
 
 def _spoken(
     name: str    # A file's name or path
-) -> str | None: # The last word in it that means a split
+) -> str | None: # The last part of it that is a split
     words = re.findall(r'(?<![a-z])(train|val|valid|validation|test)(?![a-z])', name.lower())
     return words[-1] if words else None
 

@@ -47,7 +47,7 @@ from ..hierarchy import check_timm_kwargs, RANGE, SIZE
 
 # %% ../../nbs/detection/09_detector.ipynb #5bd0ce92
 class LevelAnchors(AnchorGenerator):
-    "torchvision's anchors for levels of known stride and offset, in float32 whatever the features are."
+    "torchvision's anchors for levels of known stride and offset, in float32 for features of any type."
     def __init__(self,
         sizes: list[tuple[float, ...]], # of the anchors, per level, in pixels
         ratios: tuple[float, ...], # height over width
@@ -572,7 +572,7 @@ MOST_SCALE = 4. # nothing was trained at other sizes, and memory grows with the 
 def set_score_threshold(self: FPNDetector,
     threshold: float, # from 0 to below 1
 ) -> FPNDetector: # the same
-    "Return boxes from this score on. A detector for use wants 0.3 or so, one that is measured 0.05 or less."
+    "Return boxes from this score on. For use 0.3 or so is right, for evaluation 0.05 or less."
     if not 0 <= threshold < 1: raise ValueError(f'threshold={threshold}: expected from 0 to below 1')
     if self.config.head == 'faster_rcnn': self.net.roi_heads.score_thresh = threshold
     else: self.net.score_thresh = threshold
@@ -629,7 +629,7 @@ def _naming_file(file: Path):
     "Within the block, a `ConfigError` is the file's: its header may be what is damaged."
     try: yield
     except ConfigError as e:
-        load_tensors(file)                                    # says so if it is
+        load_tensors(file)                                    # raises if it is
         raise ConfigError(f'{file}: {e}') from e
 
 # %% ../../nbs/detection/09_detector.ipynb #74ec5163

@@ -263,7 +263,7 @@ def assemble_boxes(
     return BoxDataset(name, None, paths, *columns, classes, None, problems, account.left_out, sizes)
 
 def _refuse_shared(entries: list[ListedImage]):
-    "Several annotations of one file: nobody knows whose boxes are right."
+    "Several annotations of one file: which boxes are right is unknown."
     owners = Counter(e.path for e in entries)
     for e in entries:
         if (n := owners[e.path]) > 1:
@@ -284,7 +284,7 @@ def _usable(e: ListedImage, size: tuple[int, int], turn: int, account: Account) 
 
 # %% ../../nbs/detection/04_formats.ipynb #539899bc
 class FileFinder:
-    "Looks files up by name, whatever the case of their letters; lists each folder once."
+    "Looks files up by name, ignoring case; lists each folder once."
     def __init__(self): self.lists = {}
     def names(self, folder: Path) -> tuple[set[str], dict[str, list[str]]]:
         "What is in a folder: names, and names by their spelling without case. Nothing if it is no folder."
@@ -316,7 +316,7 @@ def choose_classes(
     known: Sequence[str],    # Those it has
     all_present: bool = True # Is one that it lacks an error?
 ) -> list[str]:              # The classes
-    "Check names of classes. Raises `ValueError` for one that is not there, is no text, or stands twice."
+    "Check names of classes. Raises `ValueError` for one that is not there, is no text, or is there twice."
     if isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
         raise ValueError(f'classes={classes!r}: expected a list of names')
     if twice := [c for c, n in Counter(classes).items() if n > 1]:
@@ -333,11 +333,11 @@ def choose_classes(
 _SPLIT = 24   # stream: what a random number is for
 
 def hold_out(
-    names: Sequence[str], # What tells the images apart
+    names: Sequence[str], # By which images differ
     split: str | None,    # `train`, `val` or `test` (the same as `val`); None: all
     share: float = 0.2    # How much is held out
 ) -> list[int]:           # Which of them
-    "A split by a hash of the names: an image stays on its side, whatever is added or removed."
+    "A split by a hash of the names: an image stays on its side when others are added or removed."
     if split is None: return list(range(len(names)))
     u = keyed_uniform(0, 0, [zlib.crc32(str(n).encode()) for n in names], 1, stream=_SPLIT)[:, 0]
     held = choose_split('a folder without lists', split, ('train', 'val')) == 'val'

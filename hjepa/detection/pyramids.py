@@ -231,7 +231,7 @@ def forward(self: FPN,
 
 # %% ../../nbs/detection/01_pyramids.ipynb #73957bda
 _TORCHVISION = {
-    # theirs: ours, # stands for a level's number
+    # theirs: ours, # is replaced by a level's number
     'inner_blocks.#': 'blocks.#.lateral', 'layer_blocks.#': 'blocks.#.smooth',
     'extra_blocks.p6': 'extra.convs.0', 'extra_blocks.p7': 'extra.convs.1'}
 

@@ -81,7 +81,7 @@ def compute(self: MeanAP) -> dict[str, Any]: # by the names in `PRECISIONS`; `pe
     return means | dict(per_class=per_class, curves=curves)
 
 def _mean_of(precision: Tensor) -> float:
-    "The mean of what was measured; -1 says that there was no object."
+    "The mean of what was measured; -1 means that there was no object."
     return float(precision[precision > -1].mean())            # NaN if there is nothing
 
 # %% ../../nbs/detection/10_results.ipynb #c20dbe8e
@@ -113,7 +113,7 @@ def evaluate_detector(
     dataset: BoxDataset, # images with boxes
     batch_size: int = 16, # images at once
     small_below: float = 32., # see `MeanAP`
-    scales: tuple[float, ...] = (1.,), # see `detect`; more than one decodes each image anew
+    scales: tuple[float, ...] = (1.,), # see `detect`; more than one decodes each image again
     num_workers: int = 0, # processes that load images
     precision: str = 'fp32', # of the network: fp32, or bf16
     progress: bool = False, # show a bar

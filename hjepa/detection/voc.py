@@ -34,7 +34,7 @@ def _read_xml(
     try: parser.Parse(Path(path).read_bytes(), True)
     except expat.ExpatError as e:
         raise _BadXML(f'this is not XML: {expat.ErrorString(e.code)}', 'not XML', e.lineno) from e
-    # what Python says of an encoding that expat leaves to it
+    # Python's error for an encoding that expat leaves to it
     except (ValueError, LookupError) as e:
         raise _BadXML(f'its encoding cannot be read ({e}); save it as UTF-8', 'in an unknown encoding',
                       1) from e
@@ -184,7 +184,7 @@ def _voc_rows(
     account: Account      # Takes what is left out
 ):
     for place, name, box, difficult in objects:
-        # Pascal's others were not asked for
+        # Pascal's others were not requested
         if chosen and name in VOC_CLASSES and name not in names:
             account.skip('boxes', 'of classes not asked for')
         elif isinstance(box, LeftOut) or (name not in names and not chosen):

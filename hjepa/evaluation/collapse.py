@@ -114,7 +114,7 @@ def dead_features(
     return (feature_deviation(x) <= below * size).float().mean().item()
 
 # %% ../../nbs/evaluation/05_collapse.ipynb #2d939b3e
-LITTLE = 0.2                                # so small a share is worth a word
+LITTLE = 0.2                                # so small a share is worth a remark
 
 def content_share(
     levels: Sequence[Tensor], # L tensors [n, cells, d]

@@ -170,7 +170,7 @@ def forward_flops(
     e, p, c = shape.encoder, shape.predictor, shape.config
     seen = tokens.patches if c.mask_mode == 'zero' else tokens.context
     embed = lambda patches: 2 * patches * shape.patch_values * e.width
-    # then tokens of whole images, and no block after the last one asked for
+    # then tokens of whole images, and no block after the last one requested
     deep = c.target_blocks not in (None, 1)
     teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
     asked_of_teacher = tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)

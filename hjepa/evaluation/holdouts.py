@@ -120,7 +120,7 @@ def _numbered(keys: Sequence) -> Tensor: # [n] int64, the same number for the sa
     return torch.tensor([seen.setdefault(k, len(seen)) for k in keys], dtype=torch.int64)
 
 # %% ../../nbs/evaluation/02_holdouts.ipynb #f9699a39
-LEAST_STEMS = 5                             # of every class, for stems to be taken without being asked for
+LEAST_STEMS = 5                             # of every class, for stems to be used by default
 
 def choose_groups(
     dataset: ImageDataset, # with labels
@@ -210,7 +210,7 @@ def duplicate_words(
     share: float, # of `near_duplicates`
     what: str, # images: 'held-back', 'test'
 ) -> str: # '' for a share that is no cause for concern
-    "A warning in words."
+    "A warning as text."
     if share < MANY_ALIKE: return ''
     return (f'{share:.0%} of the {what} images have a near-duplicate among the training images: '
             'such accuracies measure memory. ' + _ADVICE.get(what, _ADVICE['held-back']))

@@ -335,7 +335,7 @@ def _pixel_size(
 
 # %% ../../nbs/evaluation/03_probes.ipynb #c120573e
 def _some_k(
-    k: int | Sequence[int], # as asked for
+    k: int | Sequence[int], # as requested
     n: int, # images to choose from
 ) -> list[int]: # those possible
     ks = [k] if isinstance(k, int) else sorted(set(k))
@@ -434,7 +434,7 @@ def pixel_source(
 
 def model_source(
     model: HJEPA | TimmFeatures,
-    row: str, # words for the progress bar
+    row: str, # text for the progress bar
     names: Sequence[str] | None,
     opts: dict, # of `compare`
 ):
@@ -506,7 +506,7 @@ def hold_out_facts(
     by: str, # what groups were made by
     groups: Tensor | None, # [n], of the training images
 ) -> dict[str, Any]: # majority, groups, duplicates, warnings
-    "What must stand beside an accuracy: the largest class's share, groups, near-duplicates."
+    "What must be reported with an accuracy: the largest class's share, groups, near-duplicates."
     fit, val = (train.thumbs[p] for p in parts)
     found = {'held-back': near_duplicates(fit, val), 'test': near_duplicates(train.thumbs, test.thumbs)}
     said = [w for what, share in found.items() if (w := duplicate_words(share, what))]

@@ -61,7 +61,7 @@ def search_readout(
 ) -> str: # 'level0|white', 'level1|white', …; 'mean|white' where no level is narrow enough
     """What images are compared by when no labels can choose: the finest level that is not too wide.
 
-    Whitened ('|white') from 1,000 images on: fewer do not say how."""
+    Whitened ('|white') from 1,000 images on: fewer are not enough."""
     blank = torch.zeros(1, model.config.in_chans, *model.img_size, device=next(model.parameters()).device)
     with evaluating(model): levels = model.encode(blank, 1, fpn).levels
     narrow = (f'level{l}' for l, x in enumerate(levels) if x[0].numel() <= max_dim)
@@ -152,7 +152,7 @@ def _pieces(self: Gallery, white: bool = True, rows: int = 16_384) -> Iterator[t
 class Neighbours:
     "The answer of a search: for every query the nearest images, nearest first."
     gallery: Gallery
-    queries: list[Any] # as they were asked: indices of the gallery's data set, or images
+    queries: list[Any] # as they were given: indices of the gallery's data set, or images
     cosines: Tensor # [q, k]
     index: Tensor # [q, k] int64, images of the gallery's data set
     def paths(self) -> list[list[str]]: # file names, for a gallery of files

@@ -40,7 +40,7 @@ from ..hierarchy import HJEPA
 def weights_fingerprint(
     model: HJEPA | TimmFeatures,
 ) -> str: # 8 hexadecimal digits
-    "A checksum of a network's weights and of how it wants its pixels."
+    "A checksum of a network's weights and of how it normalises pixels."
     crc = zlib.crc32(repr((model.img_size, model.pixel_stats, model.config.in_chans)).encode())
     for name, v in sorted(model.state_dict().items()):
         crc = zlib.crc32(name.encode(), crc)
@@ -163,7 +163,7 @@ def _begin(folder: Path, plan: dict[str, Any], dataset: ImageDataset, shard: int
     if (folder/'store.json').is_file():
         old = _read_plan(folder)
         if any(folder.glob('shard_*.safetensors')): return _go_on(folder, old, plan, dataset, shard, lost)
-        # a plan without features binds nobody
+        # a plan without features may be replaced
         plan |= {k: plan[k] or old[k] for k in ('dtype', 'precision')}
     plan |= dict(dtype=plan['dtype'] or 'float16', precision=plan['precision'] or 'auto')
     _room(folder, plan, len(dataset))
@@ -227,7 +227,7 @@ def _in_order(dataset: ImageDataset, paths: list[str] | None, other: str) -> Ima
 @contextmanager
 def _ctrl_c_between(
 ) -> Iterator[Callable[[], None]]:  # a function that raises KeyboardInterrupt if Ctrl-C has been pressed
-    "Within the block the first Ctrl-C waits until it is asked for; the second acts as usual."
+    "Within the block the first Ctrl-C waits until the function is called; the second acts as usual."
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -307,7 +307,7 @@ def _extract_missing(folder: Path, plan: dict[str, Any], model, dataset: ImageDa
             check_ctrl_c()
 
 def _give_up_empty(store: Any):
-    "DataError; the plan and the shards go, so that the next call begins anew."
+    "DataError; the plan and the shards go, so that the next call starts from the beginning."
     for s in store.shards: _shard_file(store.folder, s).unlink()
     for name in ('store.json', 'images.jsonl'): (store.folder/name).unlink(missing_ok=True)
     first = f'; the first one: {why(store.bad[0])}' if store.bad else ''
@@ -406,7 +406,7 @@ def _open(self: FeatureStore, s: int):
 
 @patch
 def _check_shard(self: FeatureStore, s: int, f, index: Tensor, label: Tensor) -> list[str]: # unread images
-    "ValueError unless a shard holds what the plan says. A shard from somebody else may claim anything."
+    "ValueError unless a shard holds what the plan says. A shard of unknown origin may hold anything."
     shapes, n = {k: f.get_slice(k).get_shape() for k in f.keys()}, index.numel()
     fits = (shapes == dict(index=[n], label=[n]) | {k: [n, w] for k, w in self.widths.items()}
             and index.dtype == label.dtype == torch.int64 and not ((index < 0) | (index >= self.n)).any())

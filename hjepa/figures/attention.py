@@ -135,7 +135,7 @@ def _draw_attention(shown: Tensor, maps, own, heads: list[int], query, grid, nor
     "Frames of images and maps, with titles."
     size = tuple(shown.shape[-2:])
     fig, axes = image_grid(2 * len(shown), 2 + len(heads), size[0] / size[1], 1.3)
-    small = 9 if size[0] / size[1] > .12 * len(axes[0]) else 6.5     # of the words beside a frame
+    small = 9 if size[0] / size[1] > .12 * len(axes[0]) else 6.5     # of the text beside a frame
     for i, row in enumerate(axes):
         of_image = maps[i % 2][i // 2]
         row[0].imshow(to_pixels(shown[i // 2:i // 2 + 1])[0])
@@ -158,7 +158,7 @@ def _last_and_rollout(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     return last, rollout
 
 def _some_heads(total: int, heads: Sequence[int] | None) -> list[int]:
-    "The heads asked for, or up to five of them."
+    "The requested heads, or up to five of them."
     if heads is None: return sorted({round(h) for h in np.linspace(0, total - 1, min(5, total))})
     wrong = [h for h in heads if not 0 <= h < total]
     if wrong: raise ValueError(f'head {wrong[0]}: this encoder has heads 0 to {total - 1}')

@@ -100,7 +100,7 @@ def thumbnail_squares(
     "One image per square of the page."
     low, span = points.min(0), np.ptp(points, axis=0)
     side = max(span.max(), 1e-9) / squares * (1 + 1e-9)
-    # squares stand in the middle
+    # squares are in the middle
     low = low - (np.ceil(span / side + 1e-12) * side - span) / 2
     at = np.floor((points - low) / side).astype(int)
     centre = low + (at + .5) * side
@@ -155,7 +155,7 @@ def _class_legend(fig: Figure, styles: dict, points: bool):
 # %% ../../nbs/figures/03_embedding.ipynb #e21518bf
 def _class_styles(labels: np.ndarray | None, classes: Sequence[str] | None,
                   most: int = 14) -> dict[int, tuple[str, str, str]]:
-    "Class → name, colour, marker, for the most frequent classes; key −1 is everybody else."
+    "Class → name, colour, marker, for the most frequent classes; key −1 is all others."
     if labels is None: return {}
     found, counts = np.unique(labels[labels >= 0], return_counts=True)
     found = sorted(found[np.argsort(-counts, kind='stable')][:most].tolist())

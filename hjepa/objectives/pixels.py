@@ -33,7 +33,7 @@ class PixelHead(nn.Linear):
 
     def targets(self,
         images: Tensor, # [B, C, H, W]
-        index: Tensor, # [k·B, T] patches that are asked for, −1 where padded; row i is about image i mod B
+        index: Tensor, # [k·B, T] patches to predict, −1 where padded; row i is about image i mod B
     ) -> tuple[Tensor, Tensor]: # their pixels [k·B, T, C·ph·pw] float32, and weights [k·B, T]: 0 where padded
         "What the answers about listed patches are compared with."
         return gather_tokens(patch_pixels(images, self.patch_size), index), (index >= 0).float()

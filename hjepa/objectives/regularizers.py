@@ -19,7 +19,7 @@ from ..encoder import as_weights
 REGULARIZERS: dict[str, Callable[[Tensor], Tensor]] = {} # name → loss of a cloud [..., n, d]
 
 def register_regularizer(
-    name: str, # what `model.regularizer.kind` says
+    name: str, # the value of `model.regularizer.kind`
 ) -> Callable: # a decorator of a function of a cloud [..., n, d], which gives a scalar
     "Enter a loss that keeps embeddings apart into `REGULARIZERS`: all that is needed for a new one."
     def enter(f):
@@ -56,7 +56,7 @@ SLICES = 256                    # directions that a cloud is looked at from
 def random_directions(
     dim: int, # d
     slices: int, # S
-    like: Tensor, # whose device it shall be on
+    like: Tensor, # whose device it should be on
 ) -> Tensor: # [d, S] float32, columns of length 1
     "Directions from PyTorch's global generator, which a training run seeds at each step."
     return F.normalize(torch.randn(dim, slices, device=like.device), dim=0)
@@ -66,7 +66,7 @@ def epps_pulley(
     knots: int = 17, # places on [−5, 5]
 ) -> Tensor: # [..., S] ≥ 0
     """Statistic of Epps and Pulley (1983) against a standard normal distribution. Of normal samples it is
-    √(2π)(1 − 1/√3) = 1.06 on average, however many there are."""
+    √(2π)(1 − 1/√3) = 1.06 on average, for any number of them."""
     t = torch.linspace(0, 5, (knots + 1) // 2, device=x.device)
     normal = (-t.square() / 2).exp()
     tx = x[..., None] * t                                                               # [..., n, S, knots]

@@ -72,7 +72,7 @@ def _draw_loss(ax, losses, total, pixels, window: int):
         ax.plot(pixels[0], smooth(pixels[1], window), label='pixels', **look)
 
 def _draw_skill(ax, steps: np.ndarray, values: np.ndarray):
-    "Skill, with the line that a constant stands on; what is worse than −1 is bad enough to be left out."
+    "Skill, with the line of a constant; what is worse than −1 is bad enough to be left out."
     draw_levels(ax, steps, values, 1)
     ax.axhline(0, color='.3', linewidth=1)
     if np.nanmin(values, initial=0) < -1: ax.set_ylim(-1.05, max(.05, 1.1 * np.nanmax(values, initial=0)))
@@ -90,8 +90,8 @@ def plot_verdict(
     history: list[dict], # records of a run, as `read_history` gives them
     verdict: Verdict | None = None, # see `hjepa.report.verdict.run_verdict`; None: that of these records
     window: int | None = None, # see `plot_history`
-    words: bool = True, # below the panels
-) -> Figure: # the panels of `plot_course`, with numbered marks and the words below
+    words: bool = True, # the text below the panels
+) -> Figure: # the panels of `plot_course`, with numbered marks and the text below
     """The course of a run, with the verdict marked where it applies.
 
     Raises ValueError if there is nothing to draw."""
@@ -118,7 +118,7 @@ def _mark_findings(panels: Sequence[Any], findings: Sequence[Finding]):
     "A numbered line in every panel where a finding began."
     near = .05 * (panels[0].get_xlim()[1] - panels[0].get_xlim()[0])
     for i, f in enumerate(findings, 1):
-        # marks of about the same step stand below each other
+        # marks of about the same step are below each other
         row = sum(abs(g.since - f.since) < near for g in findings[:i - 1])
         colour = LEVEL_COLOURS[f.levels[0] % 4] if len(f.levels) == 1 else '.2'
         look = dict(xycoords=('data', 'axes fraction'), textcoords='offset points', ha='center',
@@ -255,7 +255,7 @@ FIGURE_FOLDERS = ('pictures', 'figures')    # of a run; the first is that of old
 
 @dataclass
 class RunFolder:
-    "What a run folder says, as far as it is there."
+    "What a run folder holds, as far as it is there."
     path: Path
     config: RunConfig
     history: list[dict]
@@ -303,7 +303,7 @@ def run_tiles(
 def duration(
     seconds: float,
 ) -> str:
-    "Seconds as people say them."
+    "Seconds as readable text."
     if seconds < 100: return f'{seconds:.0f} s'
     return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
 

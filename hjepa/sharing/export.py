@@ -234,7 +234,7 @@ def check_export(
                      'earlier version; export it again')
 
 def _end_digest(file: Path, mark: bytes) -> str | None:
-    "The digest after a mark at the end of a file, compared with what stands before; None if there is none."
+    "The digest after a mark at the end of a file, compared with what is before; None if there is none."
     size = check_regular(file) - len(mark) - 64
     if size < 0: return None
     with open(file, 'rb') as f:
@@ -261,7 +261,7 @@ def free_place(
     return check_target(file)
 
 def write_checked(
-    file: Path, # where the file shall be
+    file: Path, # where the file should be
     write: Callable[[Path], None], # writes it under a temporary name
     load: Callable[[Path], Callable[[Tensor], Sequence[Any]]], # reads it, and gives what runs it
     reference: Callable[[Tensor], list[Tensor]], # the same by the model
@@ -319,13 +319,13 @@ def export_program(
     gh, gw = (n - 1, n - 3) if size is None else enc.grid_of(size)
     images = torch.zeros(2, enc.in_chans, ph * gh, pw * gw, dtype=torch.uint8,
                          device=graph.pixel_mean.device)
-    shapes = {0: dim('batch', max=2 ** 31)}             # torch 2.6 asks for an end
+    shapes = {0: dim('batch', max=2 ** 31)}             # torch 2.6 requires an end
     if size is None: shapes |= {2: ph * dim('gh', max=4096), 3: pw * dim('gw', max=4096)}
     with torch.no_grad():
         return torch.export.export(graph.eval(), (images,), dynamic_shapes=(shapes,), strict=False)
 
 def guards_off() -> dict[str, bool]: # arguments of `ExportedProgram.module`
-    """What turns guards on sizes off in the installed torch; versions before guards know no word for it,
+    """What turns guards on sizes off in the installed torch; versions before guards have no such option,
     and need none."""
     return {'check_guards': False} if 'check_guards' in signature(
         torch.export.ExportedProgram.module).parameters else {}
@@ -342,7 +342,7 @@ def export_facts(
     graph: FeatureGraph, # of it
     size: tuple[int, int] | None, # (H, W) in pixels if the file is for one size only
 ) -> dict[str, Any]: # for JSON
-    "What a user of an exported file wants to know: input, outputs, sizes and the model's configuration."
+    "What a user of an exported file needs to know: input, outputs, sizes and the model's configuration."
     from hjepa import __version__
     shapes = [f'level {l}: [batch, cells, width], cells in raster order'
               for l in graph.levels] + [f'read-out {r}: [batch, width]' for r in graph.readouts]
@@ -360,7 +360,7 @@ def export_torch(
     **kwargs, # of `FeatureGraph`: levels, readouts, fpn, encoder
 ) -> dict[tuple[int, int], float]: # (H, W) → largest difference from the model, over the largest feature
     """Write features as a program of `torch.export`; `torch.export.load(file).module(check_guards=False)`
-    runs it (without that word where torch does not know it, see `guards_off`)."""
+    runs it (without that argument where torch does not have it, see `guards_off`)."""
     file, graph = free_place(file, '.pt2', overwrite), FeatureGraph(model, **kwargs)
     program, facts = export_program(graph, size), export_facts(model, graph, size)
     def write(p):
@@ -422,7 +422,7 @@ def _to_onnx(graph: FeatureGraph, size: tuple[int, int] | None) -> Any: # an onn
     for value in (*proto.graph.input, *proto.graph.output):
         for dim, name in zip(value.type.tensor_type.shape.dim, free[value.name], strict=False):
             if dim.dim_param: dim.dim_param = name
-    # shapes in between speak of the old names
+    # shapes in between contain the old names
     del proto.graph.value_info[:]
     return proto
 
@@ -430,7 +430,7 @@ def _to_onnx(graph: FeatureGraph, size: tuple[int, int] | None) -> Any: # an onn
 def timm_arguments(
     model: HJEPA, # its encoder is meant
 ) -> tuple[str, dict[str, Any]]: # name of the architecture, and further arguments
-    "What `timm.create_model` has to be told to build the encoder."
+    "The arguments with which `timm.create_model` builds the encoder."
     from timm.models.eva import Eva
     enc, c = model.context_encoder, model.config
     size = model.img_size[0] if model.img_size[0] == model.img_size[1] else model.img_size

@@ -17,7 +17,7 @@ from ..core.weights import find_weights, hub_answers, hub_or_cache, register_pla
 _HUB_NAME = re.compile(r'(?:hf://)?([\w-][\w.-]*/[\w-][\w.-]*)(?:@((?!.*\.\.)\w[\w./-]*))?')
 
 def hub_name(
-    path: str | Path, # what somebody gave as the place of a model
+    path: str | Path, # given as the place of a model
 ) -> tuple[str, str | None] | None: # (owner/name, revision or None); None: it must be a path
     "The name on the Hugging Face hub that is meant. Raises ValueError if it begins with hf:// and is none."
     found = _HUB_NAME.fullmatch(str(path))
@@ -78,7 +78,7 @@ def weights_file(
 
 # %% ../../nbs/sharing/01_hub.ipynb #194be3df
 def need_hub(
-    repo_id: str, # what shall go there
+    repo_id: str, # what should go there
 ):
     "Raise a ConnectionError, within seconds, if the hub does not answer."
     if hub_answers(): return

@@ -232,20 +232,20 @@ def _write_all(folder: Path, files: dict[str, Any], there: list[str]):
 
 # %% ../../nbs/sharing/04_publish.ipynb #12c5c915
 class _Upload(ModelHubMixin):
-    "A run (or a folder that `save_for_hub` wrote) as the mixin's `push_to_hub` wants it."
+    "A run (or a folder that `save_for_hub` wrote) as the mixin's `push_to_hub` expects it."
     def __init__(self, run: str | Path, license: str | None):
         # a run may have a README.md of its own
         self.run = run
         self.license = license
         self.ready = all((Path(run).expanduser()/n).is_file() for n in HUB_FILES)
-        # what cannot be saved shall fail before there is a repository
+        # what cannot be saved should fail before there is a repository
         weights_file(run)
         if self.ready and license:
             raise ValueError(f'{run}/README.md is written already; set its licence there, or push the run '
                              'itself')
     def save_pretrained(self,
         save_directory: str | Path, # …/owner/name
-        **kwargs, # of the mixin: config, model_card_kwargs; what they would say is in the run
+        **kwargs, # of the mixin: config, model_card_kwargs; their content is in the run
     ):
         "Files for the hub; those of a folder that is ready are taken as they are."
         folder = Path(save_directory)

@@ -36,7 +36,7 @@ def _load(file: Path, stamp: tuple[int, int], device: str) -> HJEPA:
 def cached_model(
     run: str | Path, # see `weights_file`
     device: str | None = None, # None: the accelerator if there is one
-) -> HJEPA: # in evaluation mode; shared by all who ask for the same file
+) -> HJEPA: # in evaluation mode; shared by all users of the same file
     "Load a model, or take the one that is already in memory."
     file = weights_file(run).resolve()
     if device is None:
@@ -100,13 +100,13 @@ def as_dataset(
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #66da03e8
 def plan_readout(
-    level: int | Sequence[int] | None, # 0 = finest, −1 = coarsest; None: the read-out's name says it
+    level: int | Sequence[int] | None, # 0 = finest, −1 = coarsest; None: from the read-out's name
     # 'cells' or 'mean' of `level`, or a read-out of `hjepa.evaluation.encodings.readout`; '|white' at the
     # end
     name: str,
     num_levels: int, # of the model
 ) -> tuple[str, bool]: # the read-out's name without '|white', and whether it is whitened
-    """What `level=` and `readout=` ask for. Raises ValueError for what does not exist or does not go
+    """What `level=` and `readout=` select. Raises ValueError for what does not exist or does not go
     together."""
     plain, white = name.partition('|')[0], name.endswith('|white')
     if plain == 'cells' or (plain == 'mean' and level is not None):
@@ -183,7 +183,7 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
 # %% ../../nbs/sharing/03_sklearn.ipynb #9d8fc2f5
 @patch
 def _plan(self: HJEPAFeatures) -> tuple[str, bool]: # see `plan_readout`
-    "The read-out asked for; checks the parameters and the run's header, and loads no weights."
+    "The requested read-out; checks the parameters and the run's header, and loads no weights."
     if self.run is None:
         raise ValueError("run=None: give the folder of a run, for example "
                          "HJEPAFeatures('runs/photos-20300101-120000')")
