@@ -241,7 +241,7 @@ class _Views:
         return table if index is None else gather_tokens(table, index.to(table.device, non_blocking=True))
 
     def place(self, tokens: Tensor, start: int, stop: int, index: Tensor | None = None) -> Tensor:
-        """Encodings [(stop−start)·B, P + K, D] narrowed for the predictor, with positions added to patches:
+        """Encodings [(stop−start)·B, P + K, D] at the predictor's width, with positions added to patches:
         [·, P + K, W]."""
         p, x = self.enc.num_prefix_tokens, self.predictor.embed(tokens)
         return torch.cat([x[:, :p], x[:, p:] + self.positions(start, stop, index)], 1)
