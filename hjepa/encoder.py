@@ -322,7 +322,7 @@ def load_vit(
         own = vit.state_dict()
         names = SimpleNamespace(missing_keys=[k for k in own if k not in state],
                                 unexpected_keys=[k for k in state if k not in own])
-        # timm stumbles
+        # timm fails
         if not isinstance(e, RuntimeError) or 'state_dict' not in str(e): check_loaded(vit, names, where)
         why = ' '.join(str(e).split())
         raise ValueError(f'{where} does not hold the weights of this model: {why}') from e

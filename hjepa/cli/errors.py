@@ -20,7 +20,7 @@ def interruptible():
     """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt with their names; if ignored, they stay
     so."""
     def stop(number, frame): raise KeyboardInterrupt(signal.Signals(number).name)
-    # see `stop_on_signal`, which has its own ways
+    # see `stop_on_signal`, which has its own handlers
     stop.interrupts = True
     wanted = [getattr(signal, n) for n in ('SIGTERM', 'SIGHUP') if hasattr(signal, n)]
     mine = threading.current_thread() is threading.main_thread()

@@ -24,7 +24,7 @@ Overrides = list[Annotated[str, 'key=value']]
 def check_run(
     run: str | Path, # a run's folder, a file of weights, or a name on the hub
 ):
-    "Raise FileNotFoundError, naming what is called most alike, if there is no such place on this disk."
+    "Raise FileNotFoundError, naming the nearest name, if there is no such place on this disk."
     from hjepa.core.files import expand
     path, text = expand(run), str(run)
     hub = text.startswith('hf://') or text.count('/') == 1 and not path.parent.exists()

@@ -257,7 +257,7 @@ def stream_row(
     features, # of one image in it
     detector, # an FPNDetector
 ) -> dict: # as `hjepa.cli.detect.detection_row`
-    "One image's boxes as plain JSON. Raises `StreamError` if the stream does not know the size of the image."
+    "One image's boxes as plain JSON. Raises `StreamError` if the stream does not hold the size of the image."
     from hjepa.cli.detect import detection_row
     from hjepa.compression.coding import StreamError
     if not isinstance(features, dict):

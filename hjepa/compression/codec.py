@@ -271,7 +271,7 @@ class PyramidShape:
         "Sizes of the latents; an empty level stays empty."
         return [(-(-h // s), -(-w // s)) if h and w else (0, 0) for h, w in self.sizes]
     def pixels(self,
-        stride: float, # pixels per cell of the finest level, for features that do not know
+        stride: float, # pixels per cell of the finest level, for features that do not hold it
     ) -> float: # for whole strides a whole number
         "Pixels of all images, as the network saw them."
         (h, w), area = self.sizes[0], stride ** 2

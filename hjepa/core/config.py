@@ -412,7 +412,7 @@ _RELATIONS: dict[type, list[Callable]] = {}
 def relation(
     *sections: type, # dataclasses; what is derived from them is bound too
 ) -> Callable: # a decorator of a function section → [(whether it holds, key, what is expected), …]
-    "Register what several settings of a section must be together. Keys are dotted, from the section."
+    "Register what several settings of a section must fulfil together. Keys are dotted, from the section."
     def enter(f):
         for s in sections: _RELATIONS.setdefault(s, []).append(f)
         return f
@@ -664,7 +664,7 @@ def shipped_schema() -> dict: # see `schema`
 def find_kind(
     name: str, # of a kind
 ) -> Kind:
-    "A kind by name, its module imported if need be. Raises `ConfigError`."
+    "A kind by name, its module imported if necessary. Raises `ConfigError`."
     if name not in KINDS:
         known = shipped_schema()
         if name not in known:
@@ -775,7 +775,7 @@ def check_quickly(
     overrides: list[str] = (), # ['training.lr=3e-4', …]
     kind: str | None = None, # a name; None: as the file's keys suggest
 ) -> tuple[str, Any]: # the kind's name, and the configuration
-    """Keys and values held against the shipped schema, without importing the modules that own them.
+    """Keys and values checked against the shipped schema, without importing the modules that own them.
 
     Raises `ConfigError`. Relations between settings are checked by `load_kind` alone."""
     if kind is None and source is not None: kind = _kind_of_source(source)

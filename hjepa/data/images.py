@@ -84,7 +84,7 @@ def _block(self: PixelRange, values: np.ndarray, counts: np.ndarray) -> np.ndarr
 
 @patch
 def _note(self: PixelRange, counts: np.ndarray):
-    "Count an image, or refuse it if its numbers cannot be meant so."
+    "Count an image, or refuse it if its numbers do not fit the range."
     if self.strict and counts[1:].sum() > counts[0] / 1000:
         raise ValueError(f'{counts[1:].sum() / counts[0]:.0%} of its pixels are outside of {self}: '
                          'set data.pixel_range (pixel_range=) to the numbers that shall become black and '
@@ -343,7 +343,7 @@ def _decode(
         if before is not None: before(im)
         if in_chans in (1, 3) and _plain(im):
             im.load()
-            # a broken note does not spoil good pixels
+            # a broken note does not affect good pixels
             with contextlib.suppress(Exception): im = ImageOps.exif_transpose(im)
             return flatten_mode(im, in_chans, pixel_range)
         if isinstance(file, io.BytesIO): file.seek(0)

@@ -154,7 +154,7 @@ def check_complete(
     place: Path,                # Where
     classes: Sequence[str] = () # Class folders that must be there
 ) -> 'ImageDataset':            # The same
-    "A known data set is whole, or an error: a copy or a download that broke off must not pass for it."
+    "A known data set is whole, or an error: a copy or a download that broke off must not be taken for it."
     n = DATASETS[ds.name].sizes.get(split, 0)
     many = np.bincount(ds.labels, minlength=len(classes)) if classes else None
     empty = [c for k, c in enumerate(classes) if not many[k]]

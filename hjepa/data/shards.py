@@ -697,7 +697,7 @@ class _Lane:
             if self.rank[place - self.lo] >= self.at: self.held[place] = record
         return self.held[want]
     def take(self, n: int) -> list[tuple]: # records
-        "The next n, which are forgotten then."
+        "The next n, which are removed then."
         out = [self.get(q) for q in range(self.at, self.at + n)]
         for q in range(self.at, self.at + n): del self.held[int(self.order[q])]
         self.at += n
@@ -810,7 +810,7 @@ def _lane(self: ShardView, epoch: int, lane: int, start: int) -> _Lane:
 
 @patch
 def __getitems__(self: ShardView, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    "The batch of this `(epoch, batch)` key, as the view that was put in makes it."
+    "The batch of this `(epoch, batch)` key, as the view makes it."
     if len(keys) != 1 or len(keys[0]) != 2:
         raise TypeError('a ShardView is keyed by one (epoch, batch) pair at a time, as ShardSampler '
                         'makes them')

@@ -238,7 +238,7 @@ def normalize(
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None   # Likewise
 ) -> Tensor:                                     # float32, same shape
-    "Bytes to what the model eats: `(x/255 - mean)/std`."
+    "Bytes to the model's input: `(x/255 - mean)/std`."
     if images.dtype != torch.uint8:
         raise TypeError(f'images are {images.dtype}; expected uint8 (they are normalised once, here)')
     m, s = _stats(images.shape[-3], mean, std, images)

@@ -317,8 +317,8 @@ def _pad(
     image: Tensor,           # uint8 `[..., h, w]`
     canvas: tuple[int, int], # Height and width of the result
     fill: int,               # Grey of the rest
-    x: int = 0,              # Where the left edge comes to lie
-    y: int = 0               # Where the upper edge comes to lie
+    x: int = 0,              # Where the left edge will be
+    y: int = 0               # Where the upper edge will be
 ) -> Tensor:                 # uint8 `[..., *canvas]`
     (h, w), (H, W) = image.shape[-2:], canvas
     return image if (h, w) == (H, W) else F.pad(image, (x, W - w - x, y, H - h - y), value=fill)

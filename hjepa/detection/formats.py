@@ -200,7 +200,7 @@ class Account:
         self.seen[kind] += 1
         self.drop(kind, place, what, reason)
     def skip(self, kind: str, reason: str):
-        "Something is left out, and rightly so."
+        "Something is left out as it should be."
         self.left_out[kind][reason] += 1
 
 # %% ../../nbs/detection/04_formats.ipynb #5e878ab2

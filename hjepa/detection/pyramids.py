@@ -112,7 +112,7 @@ class FPNBlock(nn.Module):
         return self.smooth(merged)
 
 # %% ../../nbs/detection/01_pyramids.ipynb #c2644a5d
-EXTRA_LEVELS = dict(none=0, maxpool=1, conv=1, p6p7=2)   # kind → how many levels unless told otherwise
+EXTRA_LEVELS = dict(none=0, maxpool=1, conv=1, p6p7=2)   # kind → how many levels by default
 
 class ExtraLevels(nn.Module):
     """Coarser levels of a pyramid, each made from the one before: by subsampling, or by 3×3 convolutions of
