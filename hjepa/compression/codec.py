@@ -517,7 +517,7 @@ NUMBERS_PER_BYTE = 2 ** 16 # a stream has at least a byte for so many
 def count_numbers(self: FPNCodec,
     shape: PyramidShape, # of the features
 ) -> int: # per stream, not per image
-    """Numbers that decoding returns: features and latents, whichever are more.
+    """Numbers that decoding returns: features or latents, the larger number.
 
     Part of the format: a stream is filled up to one byte for every `NUMBERS_PER_BYTE` of them. Raises
     ValueError for more than `MAX_NUMBERS`."""
