@@ -17,8 +17,8 @@ class Budget(Callback):
     """Ends a run when its processor time is spent, and lets schedules follow the clock. What is spent
     survives interruptions.
 
-    With one thread, processor time is the time on the clock of an idle core, whatever else the machine
-    does."""
+    With one thread, processor time is the time on the clock of an idle core, for any other load of the
+    machine."""
     order = 60
     def __init__(self, seconds, warmup=.1): self.seconds, self.warmup = seconds, warmup
     def before_fit(self, trainer):

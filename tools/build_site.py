@@ -32,7 +32,7 @@ def process():
     nbdev.doclinks._build_modidx()
     # a path relative to here: nbdev silently skips files below a folder whose name begins with a dot
     source = cfg.nbs_path.relative_to(root)
-    # "cells containing imports and other code": told below where it matters
+    # "cells containing imports and other code": see below where it matters
     os.environ['PYTHONWARNINGS'] = 'ignore::UserWarning'
     proc = root/'_proc'
     try: proc_nbs(source, force=True, n_workers=2)

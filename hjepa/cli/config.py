@@ -59,7 +59,7 @@ def _is_source(name: str, kind: str | None) -> bool:
     return Path(name).is_file() or any(name in list_configs(f) for f in folders)
 
 def _unknown(name: str, kinds) -> Exception:
-    "The error for a name that is nothing."
+    "The error for an unknown name."
     from hjepa.core.config import ConfigError, list_configs, shipped_schema
     known = []
     for k in kinds:

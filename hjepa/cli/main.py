@@ -85,7 +85,7 @@ def check_early(
     name: str, # of the command
     given: dict[str, Any], # its arguments
 ):
-    "Raise `ConfigError` for a configuration, key or value that cannot be. Nothing heavy is imported."
+    "Raise `ConfigError` for an impossible configuration, key or value. Nothing heavy is imported."
     overrides, source = given.get('overrides', ()), given.get('config')
     if not overrides and source is None or name == 'config': return
     from hjepa.core.config import check_quickly

@@ -39,7 +39,7 @@ def format_neighbours(
     rows: list[dict], # of `neighbour_rows`
     readout: str, # what was compared
 ) -> str:
-    "The same as a table for people."
+    "The same as a readable table."
     def name(r: dict) -> str:
         text = r['path'] if 'path' in r else f'image {r["index"]}'
         return (text + (f'  ({r["label"]})' if 'label' in r else '')).replace('\n', '\\n')
@@ -140,7 +140,7 @@ def neighbours_file(
 
 def draw_neighbours(
     found, # Neighbours
-    file: Path, # of a format that matplotlib knows
+    file: Path, # of a format that matplotlib supports
 ):
     "Write the figure, completely or not at all."
     from hjepa.core.files import write_atomic

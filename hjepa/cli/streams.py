@@ -97,7 +97,7 @@ def begin_streams(
     output: Path, # folder of streams, whose lock is held
     codec, # an FPNCodec
     detector, # an FPNDetector; None: sources are feature maps
-    overwrite: bool, # begin anew
+    overwrite: bool, # start again
 ) -> dict[str, dict]: # source → row of a stream that an earlier call has finished
     "What is done already. FileExistsError for finished streams, or for those of another codec."
     from hjepa.core.files import clear_temporaries, write_text
@@ -164,7 +164,7 @@ def compress(
     # folder or file of the detector; None: the one that the codec was trained for
     detector: Annotated[str | None, 'RUN'] = None,
     output: Annotated[str, 'DIR'] = 'streams', # where streams are written, a folder without others
-    overwrite: bool = False, # begin anew, and replace streams that are there
+    overwrite: bool = False, # start again, and replace streams that are there
     **kwargs,
 ) -> int: # 0
     """Features of images to streams (.hjc), one file per image; streams.json says which is whose. What cannot
@@ -197,7 +197,7 @@ def compress_files(
     output: Path, # folder for streams, whose lock is held
     found, # Listing of sources; those that turn out to be unreadable are noted in it
     detector, # an FPNDetector; None: sources are feature maps
-    overwrite: bool = False, # begin anew
+    overwrite: bool = False, # start again
 ) -> list[dict]: # per stream its name, source, bytes and pixels
     "Compress every source that an earlier call has not; each stream is written completely or not at all."
     from hjepa.core.files import append_text, write_atomic
@@ -257,7 +257,7 @@ def stream_row(
     features, # of one image in it
     detector, # an FPNDetector
 ) -> dict: # as `hjepa.cli.detect.detection_row`
-    "One image's boxes as plain JSON. Raises `StreamError` if the stream does not know the size of the image."
+    "One image's boxes as plain JSON. Raises `StreamError` if the stream does not hold the size of the image."
     from hjepa.cli.detect import detection_row
     from hjepa.compression.coding import StreamError
     if not isinstance(features, dict):

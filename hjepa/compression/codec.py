@@ -271,7 +271,7 @@ class PyramidShape:
         "Sizes of the latents; an empty level stays empty."
         return [(-(-h // s), -(-w // s)) if h and w else (0, 0) for h, w in self.sizes]
     def pixels(self,
-        stride: float, # pixels per cell of the finest level, for features that do not know
+        stride: float, # pixels per cell of the finest level, for features that do not hold it
     ) -> float: # for whole strides a whole number
         "Pixels of all images, as the network saw them."
         (h, w), area = self.sizes[0], stride ** 2
@@ -517,7 +517,7 @@ NUMBERS_PER_BYTE = 2 ** 16 # a stream has at least a byte for so many
 def count_numbers(self: FPNCodec,
     shape: PyramidShape, # of the features
 ) -> int: # per stream, not per image
-    """Numbers that decoding returns: features and latents, whichever are more.
+    """Numbers that decoding returns: features or latents, the larger number.
 
     Part of the format: a stream is filled up to one byte for every `NUMBERS_PER_BYTE` of them. Raises
     ValueError for more than `MAX_NUMBERS`."""

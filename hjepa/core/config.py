@@ -66,7 +66,7 @@ class Rule:
 def setting(
     default: Any = MISSING, # lists and dictionaries are copied for each instance
     *,
-    choices: Collection[str] = (), # see `Rule`; a dictionary stands for its keys
+    choices: Collection[str] = (), # see `Rule`; of a dictionary its keys
     length: int | tuple[int, float] = (0, math.inf), # see `Rule`; a number: exactly so many
     **rule, # the rest of a `Rule`
 ) -> Any: # a dataclass field

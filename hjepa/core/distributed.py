@@ -352,7 +352,7 @@ def clip_gradients(
 
 # %% ../../nbs/core/05_distributed.ipynb #85561c8f
 class LostProcess(ConnectionError):
-    "Another process of this run has ended; this one cannot go on."
+    "Another process of this run has ended; this one cannot continue."
 
 def is_lost(
     error: BaseException,

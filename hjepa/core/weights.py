@@ -137,7 +137,7 @@ def _numbers(values: Any, key: str = '') -> list[tuple[str, int]]:
 def check_sha256(
     file: Path, # in a checkpoint, or anywhere
 ):
-    "ValueError if a `state.json` beside a file knows another SHA-256 of it."
+    "ValueError if a `state.json` beside a file holds another SHA-256 of it."
     if not (file.parent/'state.json').is_file(): return
     sums = read_json(file.parent/'state.json').get('sha256')
     if isinstance(sums, dict) and sums.get(file.name, digest := file_sha256(file)) != digest:
@@ -158,7 +158,7 @@ def register_place(
 def fetch_weights(
     name: str | Path, # what is no file or folder
     **options, # of the place
-) -> Path | None: # the .safetensors file; None: no place knows such names
+) -> Path | None: # the .safetensors file; None: no place has such names
     "Fetch weights by their name. Raises what the place raises, ValueError for a misspelt name for example."
     import_entries('core.weights.PLACES')
     found = (fetch(name, **options) for fetch in PLACES)
@@ -237,7 +237,7 @@ def register_format(
 
 def foreign_model(
     file: Path, # a .safetensors file without configuration
-) -> nn.Module | None: # None if no format knows it
+) -> nn.Module | None: # None if no format fits it
     "A model of another project's file."
     import_entries('core.weights.FORMATS')
     found = (f.model_of(file) for f in FORMATS.values())

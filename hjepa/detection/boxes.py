@@ -261,7 +261,7 @@ def show_boxes(
 def _key(g: Any) -> Any: return g if isinstance(g, str) else int(g)
 
 def _colours(
-    groups: Sequence[int | str], # What the boxes are told apart by
+    groups: Sequence[int | str], # By what the boxes differ
     # Colours in order of what is there (levels), or by number (classes: the same in every image)
     sort: bool
 ) -> dict[Any, str]:             # Group to colour

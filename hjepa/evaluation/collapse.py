@@ -148,7 +148,7 @@ def health_words(
     value: float | None, # of a measure at a level
     blank: float | None = None, # of random weights, if they were measured
 ) -> str:
-    "A measure for people: three digits, those of random weights in brackets, – where there is no number."
+    "A measure as text: three digits, those of random weights in brackets, – where there is no number."
     say = lambda v: '–' if v is None or v != v else f'{v:.3g}'
     return say(value) + ('' if blank is None else f' ({say(blank)})')
 

@@ -610,7 +610,7 @@ def _fit_device(single: list[tuple]) -> Machine:
     return Machine(*per, overhead=x[2].item())
 
 def _fit_link(machine: Machine, synced: list[tuple]) -> Machine:
-    "Bandwidth and overlap by search: two numbers, and a kink that least squares does not like."
+    "Bandwidth and overlap by search: two numbers, and a kink that least squares cannot fit."
     def error(m):
         return sum((math.log(m.step_seconds(w, r['processes']) / r['seconds'])) ** 2 for w, r in synced)
     links = [10 ** (6 + i / 40) for i in range(281)]                                    # 1 MB/s to 10 TB/s

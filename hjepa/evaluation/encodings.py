@@ -47,7 +47,7 @@ class Features:
     labels: Tensor | None # [n] int64; None if the data set has none
     index: Tensor # [n] int64, which image of the data set a row is
     bad: list[str] # files that could not be read
-    thumbs: Tensor | None = None # [n, 256] float16, see `thumbnails`, if they were asked for
+    thumbs: Tensor | None = None # [n, 256] float16, see `thumbnails`, if requested
     def __len__(self) -> int: return len(self.index)
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #235e554c
@@ -336,7 +336,7 @@ def extract_features(self: TimmFeatures,
 def preprocess(self: TimmFeatures,
     images: list, # paths, PIL images or arrays
 ) -> Tensor: # [B, C, H, W] float32
-    "Resize, crop and normalise images as the weights want them."
+    "Resize, crop and normalise images as the weights require."
     from hjepa.data.views import preprocess
     return normalize(preprocess(images, self.img_size, self.config.in_chans), *self.pixel_stats)
 
@@ -614,7 +614,7 @@ class Readouts:
     labels: Tensor | None # [n] int64; None if the data set has none
     index: Tensor # [n] int64, which image of the data set a row is
     bad: list[str] # files that could not be read
-    thumbs: Tensor | None = None # [n, 256] float16, see `thumbnails`, if they were asked for
+    thumbs: Tensor | None = None # [n, 256] float16, see `thumbnails`, if requested
     def __len__(self) -> int: return len(self.index)
 
 def collect_readouts(

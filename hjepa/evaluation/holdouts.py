@@ -94,7 +94,7 @@ def stratified_folds(
         labels = _class_of_groups(labels, groups)
     if folds < 2 or folds > len(labels):
         raise ValueError(f'folds={folds}: expected from 2 to {len(labels)}, the number of {what}')
-    order = in_class_order(labels, seed)[0]                                      # dealt out like cards
+    order = in_class_order(labels, seed)[0]                                      # dealt out in turn
     parts = [order[f::folds].sort().values for f in range(folds)]
     return parts if groups is None else [torch.isin(groups, p).nonzero().flatten() for p in parts]
 
@@ -144,7 +144,7 @@ def choose_groups(
 def check_groups(
     groups: str | Path | None, # see the table
 ):
-    "Raise ValueError or FileNotFoundError for what cannot be meant, before any work is done."
+    "Raise ValueError or FileNotFoundError for an unusable value, before any work is done."
     if groups is None or groups in ('stem', 'folder', 'position'): return
     if not isinstance(groups, (str, Path)) or not str(groups):
         raise ValueError(f"groups={groups!r}: expected 'stem', 'folder', 'position' or a file of "

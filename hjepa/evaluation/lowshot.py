@@ -41,7 +41,7 @@ def shots_per_class(
     shot: int | str, # images per class, or a share of each class like '1%'
     classes: Sequence[str] | None = None, # their names, for messages
 ) -> Tensor: # [classes] int64
-    "How many images of each class are drawn. Raises ValueError for what cannot be."
+    "How many images of each class are drawn. Raises ValueError for an impossible number."
     if isinstance(shot, str):
         try: share = float(shot.removesuffix('%')) / 100
         except ValueError: share = -1
@@ -365,7 +365,7 @@ def start_from_probe(self: Classifier,
     scale = 1.
     _outputs(probe, x[:1])  # fits on all images
     if len(held):
-        # a fit is too sure of its own images
+        # a fit is overconfident on its own images
         logits = _outputs(_with_alpha(x[fit], y[fit], probe.alpha), x[held])
         t = torch.searchsorted(probe.classes, y[held])
         scale = min((1., 2., 4., 8., 16., 32.), key=lambda s: F.cross_entropy(s * logits, t).item())
@@ -395,7 +395,7 @@ def finetune_groups(
     groups = param_groups_layer_decay(model.body, weight_decay, layer_decay=layer_decay)
     inside = {id(p) for g in groups for p in g['params']}
     inside.add(id(model.head.weight))
-    # Adam moves every weight alike: a wide head would run ahead
+    # Adam moves every weight alike: a wide head would learn faster
     wide = min(1., 192 / model.head.in_features)
     groups = [*groups, dict(params=[model.head.weight], weight_decay=weight_decay, lr_scale=wide)]
     # FPN, the head's offset
@@ -530,7 +530,7 @@ def fine_tune(
     """Train encoder and head on labelled images; give back the best epoch, or the probe if none is better
     on held-back images. The random state is left alone.
 
-    Images labelled −1 are passed over. Raises ValueError for data without labels, and for a single image of
+    Images labelled −1 are skipped. Raises ValueError for data without labels, and for a single image of
     every class: none can be held back."""
     if parse_readout(readout)[1]:
         raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')

@@ -149,7 +149,7 @@ def _check_folder(folder: Path):
 
 @contextmanager
 def _alone(folder: Path):
-    "Hold the store's lock. A store on a read-only disk, into which nobody writes, needs none."
+    "Hold the store's lock. A store on a read-only disk, which no process can write to, needs none."
     if (folder/'store.json').is_file() and not os.access(folder, os.W_OK): yield
     else:
         with lock_folder(folder, 'feature store'):

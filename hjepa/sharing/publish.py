@@ -29,7 +29,7 @@ from ..training import load_run
 def run_record(
     run: str | Path, # see `weights_file`
 ) -> dict[str, Any]: # 'model' (configuration); of a run 'config', 'results', 'state', 'verdict', too
-    "What a run's folder knows about its model. Raises ValueError for files that are damaged."
+    "What a run's folder holds about its model. Raises ValueError for files that are damaged."
     file, folder = weights_file(run), Path(run).expanduser()
     if (folder/'config.yaml').is_file(): file, config = read_newest(folder, lambda f: (f, saved_config(f)))
     else: config = saved_config(file)
@@ -107,7 +107,7 @@ def describe_results(
                       [(k, *map(health_words, v,
                                 blank.get(k) or [None] * len(v))) for k, v in health.items()])
     say = lambda s, more='': f'{s["accuracy"]:.1%} ({s["readout"].replace("|white", ", whitened")}{more})'
-    # a table of an older version may not know it
+    # a table of an older version may not have it
     k = results.get('k')
     # then it was chosen for each row
     many = isinstance(k, (list, tuple))
