@@ -27,9 +27,9 @@ from safetensors.torch import load_file
 
 import hjepa.cli.evaluate
 import hjepa.cli.train
-import hjepa.evaluation.collapse
+import hjepa.report.verdict
 import hjepa.evaluation.encodings  # noqa: F401  (before processes are forked)
-import hjepa.hierarchy
+import hjepa.core.weights
 import hjepa.core.checkpoints
 import hjepa.core.resuming
 from hjepa.core.callbacks import Callback
@@ -652,13 +652,13 @@ def test_read_while_it_writes(images, tmp_path):
         hjepa.core.checkpoints.newest_state(run)
         loads += 1
     assert loads > 3
-    run2, real, gone = copy_of(run, tmp_path/'run2'), hjepa.hierarchy.check_sha256, []
+    run2, real, gone = copy_of(run, tmp_path/'run2'), hjepa.core.weights.check_sha256, []
     def vanish(file):
         if not gone: gone.append(file.parent.rename(left))      # between its header and its weights
         real(file)
-    hjepa.hierarchy.check_sha256 = vanish
+    hjepa.core.weights.check_sha256 = vanish
     try: assert HJEPA.from_pretrained(run2).num_levels == 2 and gone
-    finally: hjepa.hierarchy.check_sha256 = real
+    finally: hjepa.core.weights.check_sha256 = real
 
 
 def test_no_space_names_the_file(images, tmp_path):
@@ -1085,7 +1085,7 @@ def test_random_damage(whole, tmp_path):
     cases = [(plain / 'model.safetensors', header, lambda: HJEPA.from_pretrained(plain), 40),
              (run / 'config.yaml', 10**9, lambda: load_run(run), 30),
              (run / 'history.jsonl', 10**9, lambda:
-              (read_history(run), hjepa.evaluation.collapse.past_records(run)), 30),
+              (read_history(run), hjepa.report.verdict.past_records(run)), 30),
              (store / 'store.json', 10**9, lambda: read_all(store), 60),
              (store / 'shard_00001.safetensors', 10**9, lambda: read_all(store), 60),
              (run / f'checkpoints/step_{STEPS:08d}/state.json', 10**9,

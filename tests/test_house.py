@@ -115,3 +115,14 @@ def test_the_loop_knows_no_kind_of_model():
         if not name.startswith('core.'): continue
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.Compare): assert 'self.kind' not in ast.unparse(node), name
+
+
+def test_nothing_is_defined_twice():
+    "A second function of one name replaces the first without a word; fastcore's `@patch` gives methods."
+    for name, path in modules().items():
+        seen = set()
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+            if any('patch' in ast.unparse(d) for d in node.decorator_list): continue
+            assert node.name not in seen, f'{name}.{node.name}'
+            seen.add(node.name)

@@ -629,7 +629,7 @@ def test_few_runs(): assert len(RUNS) <= 60
 def test_compiled(tmp, tmp_path, monkeypatch):
     "The blocks are traced and learn as they do without. (To let a C++ compiler have them takes minutes.)"
     traced = functools.partial(compile_blocks, backend='eager')
-    monkeypatch.setattr('hjepa.hierarchy.compile_blocks', traced)
+    monkeypatch.setattr('hjepa.training.compile_blocks', traced)
     job, overrides = JOBS['pretraining'], spelled(JOBS['pretraining'].base, tmp)
     ours, theirs = (train(job, [*overrides, f'training.compile={c}'], tmp_path/c)[1]
                     for c in ('true', 'false'))

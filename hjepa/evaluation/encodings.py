@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['READOUTS', 'Features', 'collect_features', 'thumbnails', 'progress_bar', 'autocast_for', 'extract_dataset',
            'Encodings', 'TimmFeatures', 'random_like', 'pixel_features', 'ReadOut', 'register_readout', 'parse_readout',
-           'readout_words', 'check_readouts', 'blocks_needed', 'highest_level', 'readout', 'readouts',
-           'blank_encodings', 'readout_widths', 'readout_columns', 'readout_names', 'Readouts', 'collect_readouts',
-           'check_features', 'labelled', 'white_dim', 'whiten']
+           'readout_words', 'check_evaluation', 'blocks_needed', 'highest_level', 'check_readouts', 'readout',
+           'readouts', 'blank_encodings', 'readout_widths', 'readout_columns', 'readout_names', 'Readouts',
+           'collect_readouts', 'check_features', 'labelled', 'white_dim', 'whiten']
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #f05e090d
 import inspect
@@ -479,19 +479,17 @@ def readout_words() -> str:
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #db0061fa
 @section_check('evaluation')
-def check_readouts(
+def check_evaluation(
     evaluation, # section of a run's configuration, with `readouts`
     config, # the whole; gives the number of levels
 ):
     "Raise `ConfigError` for a read-out whose name is unknown, or a level that the model does not have."
     levels = config.model.num_hierarchies
     for name in evaluation.readouts or ():
-        try: parts, _ = parse_readout(name)
+        try: coarsest = highest_level([name])
         except ValueError as e: raise ConfigError(f'evaluation.readouts: {e}') from e
-        for part, _ in parts:
-            there = not part.startswith('level') or int(part[5:]) < levels
-            require([(there, 'evaluation.readouts', name, f'levels from 0 to {levels - 1} '
-                                                          '(model.num_hierarchies)')])
+        require([(coarsest < levels, 'evaluation.readouts', name,
+                  f'levels from 0 to {levels - 1} (model.num_hierarchies)')])
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #d4946ba7
 def blocks_needed(
