@@ -38,11 +38,13 @@ setup(
                  'Typing :: Typed'] +
                 [f'Programming Language :: Python :: 3.{minor}' for minor in range(first_minor, 14)],
     packages=find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
-    package_data={cfg['lib_name']: ['py.typed', 'schema.json', 'configs/*.yaml', 'configs/*/*.yaml', 'assets/*']},
+    package_data={cfg['lib_name']: ['py.typed', 'schema.json', 'configs/*.yaml', 'configs/*/*.yaml',
+                                    'assets/*']},
     include_package_data=False,  # the line above says it all, for the wheel and for the sdist
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
+    entry_points={'console_scripts': cfg['console_scripts'].split(),
+                  'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]},
     zip_safe=False,
 )

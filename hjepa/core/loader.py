@@ -126,6 +126,11 @@ class PatientLoader(DataLoader):
     patience = 600.  # seconds that a batch may take
     give_up = staticmethod(lambda: False)  # whether to wait no longer, once `grace` seconds are over
     grace = 0.
+    def __init__(self,
+        dataset: Dataset, # what is loaded
+        *args, # as of `DataLoader`
+        **kwargs,
+    ): super().__init__(dataset, *args, **kwargs)
     def __iter__(self):
         batches = super().__iter__()
         while True:
