@@ -162,8 +162,6 @@ class AttentionFusion(nn.Module):
 # %% ../nbs/03_fpn.ipynb #5fd6a157
 UPSAMPLE_METHODS = ('nearest', 'bilinear', 'learned')
 
-def _project(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.Linear(i, o), nn.LayerNorm(o))
-
 class TokenFPN(nn.Module):
     "Feature pyramid on tokens (Lin et al. 2017), with an optional bottom-up path (PANet, Liu et al. 2018)."
     def __init__(self,
@@ -189,6 +187,8 @@ class TokenFPN(nn.Module):
             if isinstance(m, nn.Linear):
                 nn.init.xavier_uniform_(m.weight)
                 if m.bias is not None: nn.init.zeros_(m.bias)
+
+def _project(i: int, o: int) -> nn.Sequential: return nn.Sequential(nn.Linear(i, o), nn.LayerNorm(o))
 
 # %% ../nbs/03_fpn.ipynb #a541a194
 #| code-fold: true

@@ -523,7 +523,7 @@ def target_tokens(self: HJEPA,
 
 # %% ../nbs/04_hierarchy.ipynb #8c3fcc73
 #| code-fold: true
-#| code-summary: "What `target_blocks` may be"
+#| code-summary: "What target_blocks may be"
 def check_target_blocks(
     blocks: Any, # `model.target_blocks`
     depth: int, # blocks of the encoder
@@ -564,7 +564,7 @@ def _head(self: HJEPA, l: int, x: Tensor, cells: Tensor) -> Tensor:
 
 # %% ../nbs/04_hierarchy.ipynb #affb085d
 #| code-fold: true
-#| code-summary: "`level_targets` of listed cells"
+#| code-summary: "level_targets of listed cells"
 @patch
 def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: list[Tensor],
              grid: tuple[int, int]) -> list[Tensor]:

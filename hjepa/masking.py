@@ -253,7 +253,7 @@ def align_level(
 class HierarchicalMaskGenerator:
     """Masks of whole coarse cells, nested over the levels.
 
-    At every level up to `align_level` a cell is all target or has no target patch.
+    At every level up to align_level a cell is all target or has no target patch.
     Calling it returns `Masks`; counts may differ between images (index form padded with -1).
     Raises `ValueError` naming the setting if the grid has fewer than 4 patches or a setting is impossible
     on it.

@@ -210,7 +210,7 @@ def place_embedding(
 
 # %% ../nbs/02_predictor.ipynb #eafcd608
 #| code-fold: true
-#| code-summary: "`place_embedding` of all tokens of crops, sines taken once per row and column"
+#| code-summary: "place_embedding of all tokens of crops, sines taken once per row and column"
 def crop_positions(
     boxes: Tensor, # [n, 4] in source pixels
     flips: Tensor, # [n] bool

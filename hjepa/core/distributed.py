@@ -363,6 +363,7 @@ def is_lost(
     words = ('closed by peer', 'reset by peer', 'broken pipe', 'gloo', 'nccl', 'timed out waiting')
     return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
 
+# %% ../../nbs/core/05_distributed.ipynb #6a0f2b86
 @patch
 @contextmanager
 def watch(self: ProcessGroup,

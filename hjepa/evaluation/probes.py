@@ -307,7 +307,7 @@ def labelled_sets(
     max_test: int | None,
     seed: int,
 ) -> tuple[ImageDataset, ImageDataset, int]: # what is used of both, and how many images have no label
-    "`_limit` of both, and ValueError where there is one class only."
+    "At most so many images of both sets. Raises ValueError where there is one class only."
     lost = sum(int((ds.labels < 0).sum()) for ds in (train_set, test_set) if ds.labels is not None)
     train_set, test_set = _limit(train_set, max_train, seed), _limit(test_set, max_test, seed)
     if (train_set.labels == train_set.labels[0]).all():
