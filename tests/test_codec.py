@@ -39,7 +39,7 @@ def start(*args, **kwargs) -> subprocess.Popen:
                             **kwargs)
 
 
-def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
+def test_killed_sweep_resumes_and_is_the_same(detector, tmp_path):
     whole, run = tmp_path/'whole', tmp_path/'run'
     finish(start(*SMALL, f'data.detector={detector}', '--run-dir', whole))
     process = start(*SMALL, f'data.detector={detector}', '--run-dir', run, start_new_session=True)

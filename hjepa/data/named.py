@@ -333,7 +333,7 @@ def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: b
                          'classes use the data set `images`')
     classes = folders if classes is None else list(classes)
     if new := sorted(set(folders) - set(classes)):
-        raise ValueError(f'{root} has a folder {new[0]!r}, which is no class of the training split '
+        raise ValueError(f'{root} has a folder {new[0]!r}, which is not a class of the training split '
                          f'({", ".join(classes[:5])} …)')
     pairs, left_out, empty = _by_class(root, folders, {c: k for k, c in enumerate(classes)})
     if not pairs:

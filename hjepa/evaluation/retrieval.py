@@ -73,7 +73,7 @@ class Gallery:
     where an interruption left them."""
     def __init__(self,
         model: HJEPA | TimmFeatures,
-        images: ImageDataset | str | Path, # a data set, or a folder of images (searched through)
+        images: ImageDataset | str | Path, # a data set, or a folder of images (with its subfolders)
         readout: str | None = None, # what is compared, '|white' to whiten; None: `search_readout`
         store: str | Path | None = None, # folder for features on disk; None: in memory
         encoder: str = 'target', # 'target' or 'context'
