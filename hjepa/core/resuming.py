@@ -189,7 +189,7 @@ class CheckpointCallback(Callback):
         trainer,  # the loop
         without: str,  # what there is not, if it fails
     ):
-        "Save what there is; an error of its own is only printed."
+        "Save the state; an error in doing so is only printed."
         try: trainer.save_checkpoint()
         except (OSError, FloatingPointError) as e: trainer.say(f'{without}: {e}')
 

@@ -168,7 +168,7 @@ def search(self: Gallery,
 ) -> Neighbours:
     "The images most like the queries. Raises ValueError for a k that the gallery is too small for."
     queries = list(queries) if isinstance(queries, (list, tuple, range)) else [queries]
-    if not queries: raise ValueError('no images were asked for')
+    if not queries: raise ValueError('no queries were given')
     own = [self._place(q) for q in queries]
     most = len(self) - any(o is not None for o in own)
     if not 1 <= k <= most:
