@@ -21,7 +21,7 @@ evaluation.store evaluation.retrieval evaluation.cost
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats
-detection.coco detection.voc detection.kitti detection.scenes detection.detector
+detection.coco detection.voc detection.kitti detection.scenes detection.heads detection.detector
 detection.results detection.training
 compression.coding compression.latents compression.codec compression.features compression.streams
 compression.baselines compression.rate_distortion compression.training

@@ -216,11 +216,11 @@ DETECTION = {
         '[1, 0]', pack='heads',
         ends=('null', '[0, 1]')), 'model.img_size': Row('96', ends=('64', '[64, 96]')),
     'model.in_chans': Row('3', ends=('1', '3')), 'model.classes': Row(
-        why='filled in; other names than the data have are refused: nbs/detection/12_training.ipynb',
+        why='filled in; other names than the data have are refused: nbs/detection/13_training.ipynb',
         ends=('null', )), 'model.score_threshold': Row('0.9', sees='results'), 'model.nms_threshold': Row(
             '0.05', sees='results',
             given='model.max_detections=1000'), 'model.max_detections': Row('3', sees='results'),
-    'model.hjepa_config': Row(why='filled in: nbs/detection/10_detector.ipynb'), 'model.pixel_range': Row(
+    'model.hjepa_config': Row(why='filled in: nbs/detection/11_detector.ipynb'), 'model.pixel_range': Row(
         why='filled in from the data: tests/test_data.py',
         ends=('null', '[0, 1000]')), 'data.dataset': Row('coco & data.path={tmp}/coco'), 'data.path': Row(
             '{tmp}/coco2', pack='coco', ends=('{tmp}/coco', )), 'data.annotations': Row(
@@ -240,7 +240,7 @@ DETECTION = {
                                                              other='1'),
     'data.download': Row(why='nothing to fetch here: nbs/detection/05_formats.ipynb'
                          ), 'training.layer_decay': Row('0.1'), 'evaluation.every': Row('1', sees='files'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/10_detector.ipynb'
+    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/11_detector.ipynb'
                                  ), 'evaluation.small_below': Row('3', sees='results'),
 }
 CODEC = {

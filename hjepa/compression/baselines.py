@@ -50,6 +50,7 @@ def squeeze(
                                                  write_checksum=0, write_dict_id=0)
     return z.ZstdCompressor(compression_params=how).compress(data)
 
+# %% ../../nbs/compression/06_baselines.ipynb #9656f8da
 def unsqueeze(
     data: bytes, # of `squeeze`
     coder: str, # the same
@@ -82,35 +83,36 @@ class UniformCodec:
             raise ValueError(f'step={step}: expected a number above 0, in units of a level\'s spread')
         if coder not in ('zlib', 'zstd'): raise ValueError(f'coder={coder!r}: expected zlib or zstd')
         if coder == 'zstd': _zstd()
-        self.setting = float(step)
-        self.statistics = statistics
-        self.coder = coder
+        self.setting, self.statistics, self.coder = float(step), statistics, coder
         self.levels = statistics.levels
         self.family = f'uniform + {coder}'
 
-    def quantise(self,
-        features: FPNFeatures, # of a batch
-    ) -> list[np.ndarray]:
-        """int32 [B, C, h, w] per level. Raises ValueError for features that are not finite or far too large
-        for the step."""
-        out = []
-        for k, mean, spread in zip(self.levels, self.statistics.means, self.statistics.spreads,
-                                   strict=True):
-            q = ((features[k] - mean.to(features[k])[:, None, None]) / (self.setting * spread)).round()
-            if q.numel() and not q.abs().max() < 2 ** 31:
-                raise ValueError(f'{k} reaches {q.abs().max():.3g} steps of {self.setting:g} spreads: '
-                                 'features must be finite, and the step not so small')
-            out.append(q.cpu().numpy().astype(np.int32))
-        return out
+# %% ../../nbs/compression/06_baselines.ipynb #ac70d324
+@patch
+def quantise(self: UniformCodec,
+    features: FPNFeatures, # of a batch
+) -> list[np.ndarray]:
+    """int32 [B, C, h, w] per level. Raises ValueError for features that are not finite or far too large
+    for the step."""
+    out = []
+    for k, mean, spread in zip(self.levels, self.statistics.means, self.statistics.spreads,
+                               strict=True):
+        q = ((features[k] - mean.to(features[k])[:, None, None]) / (self.setting * spread)).round()
+        if q.numel() and not q.abs().max() < 2 ** 31:
+            raise ValueError(f'{k} reaches {q.abs().max():.3g} steps of {self.setting:g} spreads: '
+                             'features must be finite, and the step not so small')
+        out.append(q.cpu().numpy().astype(np.int32))
+    return out
 
-    def encode(self,
-        features: FPNFeatures, # of a batch
-        images: list | None = None, # not used
-    ) -> list[bytes]:
-        "One stream per image."
-        levels = self.quantise(features)
-        return [self._write([q[i] for q in levels], features.canvas, size)
-                for i, size in enumerate(features.image_sizes)]
+@patch
+def encode(self: UniformCodec,
+    features: FPNFeatures, # of a batch
+    images: list | None = None, # not used
+) -> list[bytes]:
+    "One stream per image."
+    levels = self.quantise(features)
+    return [self._write([q[i] for q in levels], features.canvas, size)
+            for i, size in enumerate(features.image_sizes)]
 
 # %% ../../nbs/compression/06_baselines.ipynb #78dbd4c2
 @patch
@@ -224,29 +226,33 @@ class ImageCodec:
         self.format, self.setting, self.scale = format, quality, scale
         self.family = {1: name, 'canvas': f'{name} at canvas size'}.get(scale) or f'{name} × {scale:g}'
 
-    def encode(self,
-        features: Any, # their `canvas` matters for scale='canvas', nothing else
-        images: list[Image.Image], # mode L or RGB
-    ) -> list[bytes]:
-        "One file per image; where it is made smaller, with its size behind it."
-        return [self._write(p, getattr(features, 'canvas', None)) for p in images]
+# %% ../../nbs/compression/06_baselines.ipynb #655c9c55
+@patch
+def encode(self: ImageCodec,
+    features: Any, # their `canvas` matters for scale='canvas', nothing else
+    images: list[Image.Image], # mode L or RGB
+) -> list[bytes]:
+    "One file per image; where it is made smaller, with its size behind it."
+    return [self._write(p, getattr(features, 'canvas', None)) for p in images]
 
-    def _write(self, image: Image.Image, canvas: tuple[int, int] | None) -> bytes:
-        file = io.BytesIO()
-        self._shrink(image, canvas).save(file, format=self.format, quality=self.setting, **self.how)
-        return file.getvalue() + (b'' if self.scale == 1 else struct.pack('<HH', *image.size))
+@patch
+def _write(self: ImageCodec, image: Image.Image, canvas: tuple[int, int] | None) -> bytes:
+    file = io.BytesIO()
+    self._shrink(image, canvas).save(file, format=self.format, quality=self.setting, **self.how)
+    return file.getvalue() + (b'' if self.scale == 1 else struct.pack('<HH', *image.size))
 
-    def _shrink(self, image: Image.Image, canvas: tuple[int, int] | None) -> Image.Image:
-        """What is sent. At the canvas's size: the pixels that the network would see, unless the image is
-        smaller."""
-        if self.scale == 1: return image
-        if self.scale != 'canvas':
-            small = tuple(max(1, round(n * self.scale)) for n in image.size)
-            return image.resize(small, Image.Resampling.LANCZOS)
-        size = image.size[::-1]
-        if not is_shrunk(size, canvas): return image
-        pixels, (h, w) = letterbox(image, canvas)
-        return to_pil(pixels[:, :h, :w], len(pixels))
+@patch
+def _shrink(self: ImageCodec, image: Image.Image, canvas: tuple[int, int] | None) -> Image.Image:
+    """What is sent. At the canvas's size: the pixels that the network would see, unless the image is
+    smaller."""
+    if self.scale == 1: return image
+    if self.scale != 'canvas':
+        small = tuple(max(1, round(n * self.scale)) for n in image.size)
+        return image.resize(small, Image.Resampling.LANCZOS)
+    size = image.size[::-1]
+    if not is_shrunk(size, canvas): return image
+    pixels, (h, w) = letterbox(image, canvas)
+    return to_pil(pixels[:, :h, :w], len(pixels))
 
 # %% ../../nbs/compression/06_baselines.ipynb #7d641ef9
 @patch

@@ -37,6 +37,7 @@ def canvas_features(
     features = detector.get_fpn_features(images)
     return FPNFeatures(features, sizes, features.canvas) if sizes else features
 
+# %% ../../nbs/compression/04_features.ipynb #d4331737
 def detector_features(
     detector: FPNDetector, # in evaluation mode
     dataset: BoxDataset, # images in order; boxes are not used
@@ -205,20 +206,23 @@ class FileFeatures:
         self.levels = list(first)
         self.channels = [len(v) for v in first.values()]
     def __len__(self) -> int: return len(self.files)
-    def load(self,
-        index: list[int], # which files
-    ) -> dict[str, Tensor]: # level → [B, C, h, w]
-        "Maps of some files. Raises ValueError if they do not fit together."
-        many = [read_maps(self.files[i]) for i in index]
-        for i, maps in zip(index, many, strict=True):
-            found = list(maps), [len(v) for v in maps.values()]
-            if found != (self.levels, self.channels):
-                raise ValueError(f'{self.files[i]}: levels {found[0]} of {found[1]} channels, expected '
-                                 f'{self.levels} of {self.channels} as in {self.files[0].name}')
-            if any(maps[k].shape != many[0][k].shape for k in maps):
-                raise ValueError(f'{self.files[i]}: maps of other sizes than {self.files[index[0]].name}; '
-                                 'use training.batch_size=1 with training.grad_accumulation')
-        return {k: torch.stack([m[k] for m in many]) for k in self.levels}
+
+# %% ../../nbs/compression/04_features.ipynb #35e2b06d
+@patch
+def load(self: FileFeatures,
+    index: list[int], # which files
+) -> dict[str, Tensor]: # level → [B, C, h, w]
+    "Maps of some files. Raises ValueError if they do not fit together."
+    many = [read_maps(self.files[i]) for i in index]
+    for i, maps in zip(index, many, strict=True):
+        found = list(maps), [len(v) for v in maps.values()]
+        if found != (self.levels, self.channels):
+            raise ValueError(f'{self.files[i]}: levels {found[0]} of {found[1]} channels, expected '
+                             f'{self.levels} of {self.channels} as in {self.files[0].name}')
+        if any(maps[k].shape != many[0][k].shape for k in maps):
+            raise ValueError(f'{self.files[i]}: maps of other sizes than {self.files[index[0]].name}; '
+                             'use training.batch_size=1 with training.grad_accumulation')
+    return {k: torch.stack([m[k] for m in many]) for k in self.levels}
 
 # %% ../../nbs/compression/04_features.ipynb #ba831c5e
 class _Files(Dataset):
@@ -246,6 +250,7 @@ def features(self: FileFeatures,
     canvas = round(h * self.stride), round(w * self.stride)
     return FPNFeatures(batch['maps'], [canvas] * len(batch['index']), canvas).to(device, non_blocking=True)
 
+# %% ../../nbs/compression/04_features.ipynb #4cc29145
 @patch
 def sample(self: FileFeatures,
     n: int, # files, spread over all of them

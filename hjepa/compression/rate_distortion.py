@@ -41,41 +41,58 @@ class Tally:
         self.bits = self.pixels = self.images = 0
         self.errors, self.account, self.encode_ms, self.decode_ms = 0., [], [], []
 
-    def update(self,
-        features: FPNFeatures, # of a batch
-        detector: FPNDetector | None = None, # detects in what arrives
-        images: list[Image.Image] | None = None, # the same, for codecs of images
-        truth: list[dict] = (), # per image, see `MeanAP`
-    ):
-        "Encode, decode, detect and count one batch."
-        start = _now(features)
-        streams = self.codec.encode(features, images)
-        middle = _now(features)
-        decoded = self.codec.decode(streams)
-        end = _now(features)
-        if not isinstance(decoded, dict): decoded = self._seen(detector, decoded, features, streams)
-        decoded = decoded.to(next(iter(features.values())).device)
-        if self.metric: self.metric.update(detector.detect_from_features(decoded), truth)
-        self.errors = self.errors + self.statistics.squared_errors(features, decoded)
-        self.bits += 8 * sum(map(len, streams))
-        self.images += len(streams)
-        self.pixels += len(streams) * math.prod(features.canvas)
-        self.account.append(self.codec.account(streams))
-        self.encode_ms.append(1e3 * (middle - start) / len(streams))
-        self.decode_ms.append(1e3 * (end - middle) / len(streams))
-
-    def _seen(self, detector: FPNDetector, images: list, features: FPNFeatures,
-              streams: list) -> FPNFeatures:
-        "What the detector makes of images that arrived; boxes will be in the pixels of the original ones."
-        maps = detector.get_fpn_features(images, features.canvas)
-        sizes = getattr(self.codec, 'image_sizes', None)
-        return FPNFeatures(maps, sizes(streams), maps.canvas) if sizes else maps
+# %% ../../nbs/compression/07_rate_distortion.ipynb #f4816602
+@patch
+def _coded(self: Tally, features: FPNFeatures, images: list[Image.Image] | None) -> tuple[list[bytes], Any]:
+    "The streams of a batch, and what comes out of them; both are timed."
+    start = _now(features)
+    streams = self.codec.encode(features, images)
+    middle = _now(features)
+    decoded = self.codec.decode(streams)
+    self.encode_ms.append(1e3 * (middle - start) / len(streams))
+    self.decode_ms.append(1e3 * (_now(features) - middle) / len(streams))
+    return streams, decoded
 
 def _now(features: FPNFeatures) -> float:
     "The time in seconds, when the device has finished its work."
     device = next(iter(features.values())).device
     if device.type != 'cpu': torch.accelerator.synchronize(device)
     return time.perf_counter()
+
+# %% ../../nbs/compression/07_rate_distortion.ipynb #160157e5
+@patch
+def _seen(self: Tally, detector: FPNDetector, images: list, features: FPNFeatures,
+          streams: list) -> FPNFeatures:
+    "What the detector makes of images that arrived; boxes will be in the pixels of the original ones."
+    maps = detector.get_fpn_features(images, features.canvas)
+    sizes = getattr(self.codec, 'image_sizes', None)
+    return FPNFeatures(maps, sizes(streams), maps.canvas) if sizes else maps
+
+@patch
+def update(self: Tally,
+    features: FPNFeatures, # of a batch
+    detector: FPNDetector | None = None, # detects in what arrives
+    images: list[Image.Image] | None = None, # the same, for codecs of images
+    truth: list[dict] = (), # per image, see `MeanAP`
+):
+    "Encode, decode, detect and count one batch."
+    streams, decoded = self._coded(features, images)
+    if not isinstance(decoded, dict): decoded = self._seen(detector, decoded, features, streams)
+    decoded = decoded.to(next(iter(features.values())).device)
+    if self.metric: self.metric.update(detector.detect_from_features(decoded), truth)
+    self.errors = self.errors + self.statistics.squared_errors(features, decoded)
+    self.bits += 8 * sum(map(len, streams))
+    self.images += len(streams)
+    self.pixels += len(streams) * math.prod(features.canvas)
+    self.account.append(self.codec.account(streams))
+
+# %% ../../nbs/compression/07_rate_distortion.ipynb #df779d36
+def average_precision(
+    metric: MeanAP | None, # with some detections
+) -> dict[str, float | None]: # by the names in `PRECISIONS`
+    "Its figures, None where there was nothing to measure."
+    found = metric.compute() if metric else {}
+    return {k: None if math.isnan(found.get(k, math.nan)) else found[k] for k in PRECISIONS}
 
 # %% ../../nbs/compression/07_rate_distortion.ipynb #894bcdc9
 @patch
@@ -103,13 +120,6 @@ def _part(self: Tally, key: str) -> float | None:
     "Bits per pixel of a part of the streams; None if it is not known."
     bits = [a[key] for a in self.account]
     return None if any(b is None for b in bits) else sum(bits) / self.pixels
-
-def average_precision(
-    metric: MeanAP | None, # with some detections
-) -> dict[str, float | None]: # by the names in `PRECISIONS`
-    "Its figures, None where there was nothing to measure."
-    found = metric.compute() if metric else {}
-    return {k: None if math.isnan(found.get(k, math.nan)) else found[k] for k in PRECISIONS}
 
 # %% ../../nbs/compression/07_rate_distortion.ipynb #351346b8
 class _Sums:
@@ -143,6 +153,35 @@ class _Sums:
                     images=self.images, canvas=list(*self.canvases) if len(self.canvases) == 1 else None,
                     small_below=None, bad=[])
 
+# %% ../../nbs/compression/07_rate_distortion.ipynb #05193afa
+def _checked(codecs: dict, levels: list[str] | None) -> dict[str, Any]:
+    "Every codec with encode, decode and account. Raises ValueError for none, or one for other levels."
+    if not codecs: raise ValueError('no codecs to measure; give a dictionary of name → codec')
+    streams = {name: as_streams(c, name) for name, c in codecs.items()}
+    for name, s in streams.items():
+        if None not in (s.levels, levels) and list(s.levels) != list(levels):
+            raise ValueError(f'codec {name!r} is for levels {", ".join(s.levels)}, the features are '
+                             f'{", ".join(levels)}')
+    return streams
+
+def _to_measure(dataset: BoxDataset, detector: FPNDetector, max_images: int | None) -> BoxDataset:
+    "The images to measure on, settled. Raises ValueError for none, or classes that are not the detector's."
+    if max_images is not None and max_images < 1:
+        raise ValueError(f'max_images={max_images}: expected None for all, or a number from 1')
+    if list(dataset.classes) != detector.classes:
+        raise ValueError(f'the data numbers the classes {dataset.classes}, the detector '
+                         f'{detector.classes}; read the data with classes=detector.classes')
+    if max_images is not None and max_images < len(dataset): dataset = dataset.subset(range(max_images))
+    return settle_images(dataset, detector.config.in_chans, detector.config.pixel_range)
+
+# %% ../../nbs/compression/07_rate_distortion.ipynb #0cd64e19
+def _sends_images(streams: dict, chans: int) -> bool:
+    "Whether any codec is of images. Raises ValueError for channels that images cannot have."
+    sends = any(s.kind == 'image' for s in streams.values())
+    if sends and chans not in (1, 3):
+        raise ValueError(f'codecs of images take 1 or 3 channels, these have {chans}: leave them out')
+    return sends
+
 # %% ../../nbs/compression/07_rate_distortion.ipynb #d28517c9
 def measure_codecs(
     codecs: dict[str, Any], # name → what `as_streams` takes
@@ -164,9 +203,8 @@ def measure_codecs(
     `image_bpp` those of the images' bytes."""
     streams, c = _checked(codecs, detector.backbone.levels), detector.config
     dataset = _to_measure(dataset, detector, max_images)
-    chans, sends = min(dataset.in_chans, c.in_chans), any(s.kind == 'image' for s in streams.values())
-    if sends and chans not in (1, 3):
-        raise ValueError(f'codecs of images take 1 or 3 channels, these have {chans}: leave them out')
+    chans = min(dataset.in_chans, c.in_chans)
+    sends = _sends_images(streams, chans)
     metric = lambda: MeanAP(detector.classes, small_below, max(100, c.max_detections))
     full, sizes, bad, sums = metric(), [], [], _Sums(streams, statistics, metric)
     for features, batch in detector_features(detector, dataset, batch_size, num_workers, progress, size):
@@ -183,27 +221,6 @@ def measure_codecs(
         raise ValueError(f'not one of the {len(dataset)} images of {dataset.name!r} could be read')
     pixels = sum(map(math.prod, sizes))
     return sums.results(full, 8 * chans * pixels) | dict(small_below=small_below, bad=bad)
-
-# %% ../../nbs/compression/07_rate_distortion.ipynb #05193afa
-def _checked(codecs: dict, levels: list[str] | None) -> dict[str, Any]:
-    "Every codec with encode, decode and account. Raises ValueError for none, or one for other levels."
-    if not codecs: raise ValueError('no codecs to measure; give a dictionary of name → codec')
-    streams = {name: as_streams(c, name) for name, c in codecs.items()}
-    for name, s in streams.items():
-        if None not in (s.levels, levels) and list(s.levels) != list(levels):
-            raise ValueError(f'codec {name!r} is for levels {", ".join(s.levels)}, the features are '
-                             f'{", ".join(levels)}')
-    return streams
-
-def _to_measure(dataset: BoxDataset, detector: FPNDetector, max_images: int | None) -> BoxDataset:
-    "The images to measure on, settled. Raises ValueError for none, or classes that are not the detector's."
-    if max_images is not None and max_images < 1:
-        raise ValueError(f'max_images={max_images}: expected None for all, or a number from 1')
-    if list(dataset.classes) != detector.classes:
-        raise ValueError(f'the data numbers the classes {dataset.classes}, the detector '
-                         f'{detector.classes}; read the data with classes=detector.classes')
-    if max_images is not None and max_images < len(dataset): dataset = dataset.subset(range(max_images))
-    return settle_images(dataset, detector.config.in_chans, detector.config.pixel_range)
 
 # %% ../../nbs/compression/07_rate_distortion.ipynb #62e3033a
 def measure_features(
@@ -371,12 +388,14 @@ def _cell(row: dict, key: str, digits: int, factor: float = 1.) -> str:
     low, high = row.get('range', {}).get(key, (None, None))
     spread = '' if low is None else f' ({factor * low:.{digits}f}–{factor * high:.{digits}f})'
     return f'{factor * row[key]:.{digits}f}{spread}'
+
 # key of a row → title, digits, factor
 COLUMNS = dict(bpp=('bits/px', 3, 1.), bpp_estimated=('estimated', 3, 1.),
                bpp_without_header=('no header', 3, 1.), mse=('MSE', 3, 1.), map=('mAP', 3, 1.),
                map_50=('mAP@.5', 3, 1.), map_small=('small', 3, 1.), kept=('kept %', 1, 100.),
                encode_ms=('enc ms', 1, 1.), decode_ms=('dec ms', 1, 1.))
 
+# %% ../../nbs/compression/07_rate_distortion.ipynb #69410e43
 def format_rows(
     rows: list[dict], # of `measure_codecs` or `pool_seeds`
     columns: Iterable[str] | None = None, # keys of `COLUMNS`; None: all in which there is something
@@ -393,23 +412,7 @@ def format_rows(
     fit = lambda cells: [c.rjust(w) for c, w in zip(cells, others, strict=True)]
     return '\n'.join('  '.join([line[0].ljust(first), *fit(line[1:])]).rstrip() for line in table)
 
-# %% ../../nbs/compression/07_rate_distortion.ipynb #9ece394c
-def format_rate_distortion(
-    results: dict, # of `measure_codecs` or `pool_seeds`
-    share: float = .97, # of the uncompressed mAP@.5, for the lines that say what keeps it
-    columns: Iterable[str] | None = None, # see `format_rows`
-) -> str:
-    """The whole measurement in text: the reference, a table, what keeps a share of the precision, and
-    BD-rates."""
-    curves, headers = families(results), []
-    for n, rows in curves.items():
-        known = [r['header_bytes'] for r in rows if r['header_bytes'] is not None]
-        if known: headers.append(f'{n} {np.median(known):.0f}')
-    lines = [*_format_reference(results), '', format_rows(results['rows'], columns), '',
-             f'header bytes per image: {", ".join(headers) or "–"}']
-    if results['reference']['map_50']: lines += ['', *_format_kept(results, share)]
-    return '\n'.join(lines + (_format_families(results) if len(curves) > 1 else []))
-
+# %% ../../nbs/compression/07_rate_distortion.ipynb #26176614
 def _format_reference(results: dict) -> list[str]:
     "What was measured on, and what nothing compressed gives."
     ref, canvas = results['reference'], results['canvas']
@@ -445,6 +448,23 @@ def _format_families(results: dict) -> list[str]:
         lines.append(f'  {n:16s} at equal mAP@.5 {percent(gains["map_50"][n]):>8s}   at equal MSE '
                      f'{percent(error):>8s}')
     return lines
+
+# %% ../../nbs/compression/07_rate_distortion.ipynb #9ece394c
+def format_rate_distortion(
+    results: dict, # of `measure_codecs` or `pool_seeds`
+    share: float = .97, # of the uncompressed mAP@.5, for the lines that say what keeps it
+    columns: Iterable[str] | None = None, # see `format_rows`
+) -> str:
+    """The whole measurement in text: the reference, a table, what keeps a share of the precision, and
+    BD-rates."""
+    curves, headers = families(results), []
+    for n, rows in curves.items():
+        known = [r['header_bytes'] for r in rows if r['header_bytes'] is not None]
+        if known: headers.append(f'{n} {np.median(known):.0f}')
+    lines = [*_format_reference(results), '', format_rows(results['rows'], columns), '',
+             f'header bytes per image: {", ".join(headers) or "–"}']
+    if results['reference']['map_50']: lines += ['', *_format_kept(results, share)]
+    return '\n'.join(lines + (_format_families(results) if len(curves) > 1 else []))
 
 # %% ../../nbs/compression/07_rate_distortion.ipynb #aa8595c0
 def format_bd_rate(

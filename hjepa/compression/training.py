@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors import safe_open, SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -303,40 +304,68 @@ class CodecTrainer(Loop):
         t = self.config.training
         return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas),
                                  fused=self.device.type in ('cuda', 'cpu'))
-    def clipped(self) -> list: # no quantiles
-        return [p for g in self.optimizer.param_groups[:2] for p in g['params']]
-    def make_view(self) -> Dataset: return self.dataset.view(self.config.training.seed)
     def schedule(self, step: int) -> dict[str, float]:
         return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
-    def inputs(self, batch: dict, generator) -> tuple:
-        self.features = self.dataset.features(batch, self.device)
-        pixels = math.prod(self.features.canvas) * len(batch['index'])
-        return list(self.features.values()), None, generator, pixels
-    def total_loss(self) -> Tensor: return self.outputs['loss'] + self.outputs['aux']
-    def averages(self) -> dict[str, Tensor]:
-        return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
-    def step_logs(self) -> dict[str, Any]:
-        o, lam = self.outputs, self.config.model.lambda_value
-        line = {k: o[k].item() for k in ('loss', 'mse', 'bpp', 'aux')}
-        return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm,
-                    **line, rd_ratio=lam * line['bpp'] / max(line['mse'], 1e-12),
-                    level_mse=o['level_mse'].tolist(), level_bpp=o['level_bpp'].tolist())
-    def progress(self) -> str:
-        o = self.outputs
-        mse, bpp, lam = o['mse'].item(), o['bpp'].item(), self.config.model.lambda_value
-        levels = ' '.join(f'{k} {m:.2f}/{b:.3f}'
-                          for k, m, b in zip(self.model.levels, o['level_mse'].tolist(),
-                                             o['level_bpp'].tolist(), strict=True))
-        return (f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  '
-                f'λR/D {lam * bpp / max(mse, 1e-12):.2f}  '
-                f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}')
-    def summary(self) -> str:
-        l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
-        ratio = self.config.model.lambda_value * l['bpp'] / max(l['mse'], 1e-12)
-        return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  '
-                f'MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  '
-                f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
-                f'per level: MSE {per("level_mse")}  bits {per("level_bpp")}')
+
+# %% ../../nbs/compression/08_training.ipynb #8fb261bd
+@patch
+def make_view(self: CodecTrainer) -> Dataset:
+    "Images, or only indices of features that are kept."
+    return self.dataset.view(self.config.training.seed)
+
+@patch
+def inputs(self: CodecTrainer, batch: dict, generator) -> tuple:
+    "The maps of all levels, and of how many pixels they are."
+    self.features = self.dataset.features(batch, self.device)
+    pixels = math.prod(self.features.canvas) * len(batch['index'])
+    return list(self.features.values()), None, generator, pixels
+
+@patch
+def total_loss(self: CodecTrainer) -> Tensor:
+    "The loss, and that of the quantiles."
+    return self.outputs['loss'] + self.outputs['aux']
+
+@patch
+def clipped(self: CodecTrainer) -> list[Tensor]:
+    "All parameters but the quantiles."
+    return [p for g in self.optimizer.param_groups[:2] for p in g['params']]
+
+# %% ../../nbs/compression/08_training.ipynb #a8b4779c
+@patch
+def averages(self: CodecTrainer) -> dict[str, Tensor]:
+    "Of every step, averaged over an epoch."
+    return {k: self.outputs[k].detach() for k in ('loss', 'mse', 'bpp', 'level_mse', 'level_bpp')}
+
+@patch
+def step_logs(self: CodecTrainer) -> dict[str, Any]:
+    "A line of the history."
+    o, lam = self.outputs, self.config.model.lambda_value
+    line = {k: o[k].item() for k in ('loss', 'mse', 'bpp', 'aux')}
+    return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm,
+                **line, rd_ratio=lam * line['bpp'] / max(line['mse'], 1e-12),
+                level_mse=o['level_mse'].tolist(), level_bpp=o['level_bpp'].tolist())
+
+# %% ../../nbs/compression/08_training.ipynb #c4ab52c4
+@patch
+def progress(self: CodecTrainer) -> str:
+    "Beside the bar."
+    o = self.outputs
+    mse, bpp, lam = o['mse'].item(), o['bpp'].item(), self.config.model.lambda_value
+    levels = ' '.join(f'{k} {m:.2f}/{b:.3f}'
+                      for k, m, b in zip(self.model.levels, o['level_mse'].tolist(),
+                                         o['level_bpp'].tolist(), strict=True))
+    return (f'λ {lam:g}  loss {o["loss"].item():.3f}  MSE {mse:.3f}  bits/px {bpp:.3f}  '
+            f'λR/D {lam * bpp / max(mse, 1e-12):.2f}  |g| {self.grad_norm:.2g}  lr {self.lr:.1e}  {levels}')
+
+@patch
+def summary(self: CodecTrainer) -> str:
+    "After an epoch."
+    l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
+    ratio = self.config.model.lambda_value * l['bpp'] / max(l['mse'], 1e-12)
+    return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  '
+            f'MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  '
+            f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
+            f'per level: MSE {per("level_mse")}  bits {per("level_bpp")}')
 
 # %% ../../nbs/compression/08_training.ipynb #3d371729
 def codec_signs(
@@ -380,11 +409,8 @@ class CodecWatch(Callback):
         patience: int = 20, # steps in a row that a sign must be there (3 for gradients)
         settle: int = 50, # first steps in which only magnitudes count
     ):
-        self.patience = patience
-        self.settle = settle
-        self.warnings = []
-        self.count = {}
-        self.norms = deque(maxlen=200)
+        self.patience, self.settle = patience, settle
+        self.warnings, self.count, self.norms = [], {}, deque(maxlen=200)
     def after_step(self, trainer):
         o, usual = trainer.outputs, float(np.median(self.norms)) if self.norms else math.inf
         raw = 16 * sum(v[0].numel() for v in trainer.features.values()) / math.prod(trainer.features.canvas)
@@ -395,24 +421,54 @@ class CodecWatch(Callback):
                             trainer.grad_norm, usual, magnitude, raw_bpp=raw)
         if math.isfinite(trainer.grad_norm): self.norms.append(trainer.grad_norm)
         self.look(trainer, signs, dict(gradient=3, magnitude=1), look_at)
-    def magnitude(self,
-        trainer, # with the batch's `features`
-    ) -> float:
-        "Largest distance of this batch's features from their channels' means, in spreads of their levels."
-        m, maps = trainer.model, enumerate(trainer.features.values())
-        return max(m.normalise(l, v).abs().max().item() for l, v in maps if v.numel())
-    def look(self, trainer, signs: dict[str, str], patience: dict[str, int], looked_for: list[str]):
-        "Count how long each sign has been there."
-        for k in looked_for:
-            self.count[k] = self.count.get(k, 0) + 1 if k in signs else 0
-            if self.count[k] == patience.get(k, self.patience): self.warn(trainer, k, signs[k])
-    def warn(self, trainer, sign: str, text: str):
-        "Print and record a warning."
-        line = dict(kind='warning', step=trainer.step, epoch=trainer.epoch, sign=sign, text=text)
-        self.warnings.append(line)
-        trainer.say(f'step {trainer.step}: {text}')
-        for c in trainer.callbacks:
-            if isinstance(c, HistoryCallback): c.write(trainer, line)
+
+# %% ../../nbs/compression/08_training.ipynb #4484090d
+@patch
+def magnitude(self: CodecWatch,
+    trainer, # with the batch's `features`
+) -> float:
+    "Largest distance of this batch's features from their channels' means, in spreads of their levels."
+    m, maps = trainer.model, enumerate(trainer.features.values())
+    return max(m.normalise(l, v).abs().max().item() for l, v in maps if v.numel())
+
+@patch
+def look(self: CodecWatch, trainer, signs: dict[str, str], patience: dict[str, int], looked_for: list[str]):
+    "Count how long each sign has been there."
+    for k in looked_for:
+        self.count[k] = self.count.get(k, 0) + 1 if k in signs else 0
+        if self.count[k] == patience.get(k, self.patience): self.warn(trainer, k, signs[k])
+
+@patch
+def warn(self: CodecWatch, trainer, sign: str, text: str):
+    "Print and record a warning."
+    line = dict(kind='warning', step=trainer.step, epoch=trainer.epoch, sign=sign, text=text)
+    self.warnings.append(line)
+    trainer.say(f'step {trainer.step}: {text}')
+    for c in trainer.callbacks:
+        if isinstance(c, HistoryCallback): c.write(trainer, line)
+
+# %% ../../nbs/compression/08_training.ipynb #2fbf909a
+_SUMS = 'n', 'sum', 'squares', 'error', 'bits', 'latents', 'zeros'
+
+def _add_level(s: dict, x: Tensor, q: Tensor, mse: float, bits: float):
+    "Add one level's features x and latents q of a batch to its sums."
+    s['n'] += x.numel()
+    s['sum'] += x.double().sum().item()
+    s['squares'] += x.double().square().sum().item()
+    s['min'], s['max'] = min(s['min'], x.min().item()), max(s['max'], x.max().item())
+    s['error'] += mse * x.numel()
+    s['bits'] += bits
+    s['latents'] += q.numel()
+    s['zeros'] += int((q == 0).sum())
+
+# %% ../../nbs/compression/08_training.ipynb #934c6558
+def _level_row(name: str, s: dict, pixels: float, bits: float) -> dict:
+    n, k = max(s['n'], 1), max(s['latents'], 1)
+    mean = s['sum'] / n
+    std = max(s['squares'] / n - mean**2, 0.)**.5
+    return dict(level=name, mean=mean, std=std, min=s['min'], max=s['max'], mse=s['error'] / n,
+                bpp=s['bits'] / max(pixels, 1), rate_share=s['bits'] / max(bits, 1e-12),
+                zeros=s['zeros'] / k, bits_per_latent=s['bits'] / k)
 
 # %% ../../nbs/compression/08_training.ipynb #6e98aadf
 @torch.no_grad()
@@ -429,31 +485,15 @@ def analyse_features(
         n = shape.pixels(codec.config.stride)
         pixels += n
         for l, (x, q) in enumerate(zip(maps, latents, strict=True)):
-            s = sums.setdefault(l, dict(n=0, sum=0., squares=0., min=math.inf, max=-math.inf, error=0.,
-                                        bits=0., latents=0, zeros=0))
-            if not x.numel(): continue
-            x = x.cpu()
-            s['n'] += x.numel()
-            s['sum'] += x.double().sum().item()
-            s['squares'] += x.double().square().sum().item()
-            s['min'], s['max'] = min(s['min'], x.min().item()), max(s['max'], x.max().item())
-            s['error'] += out['level_mse'][l].item() * x.numel()
-            s['bits'] += out['level_bpp'][l].item() * n
-            s['latents'] += q.numel()
-            s['zeros'] += int((q == 0).sum())
+            s = sums.setdefault(l, dict.fromkeys(_SUMS, 0.) | dict(min=math.inf, max=-math.inf))
+            mse, bits = out['level_mse'][l].item(), out['level_bpp'][l].item() * n
+            if x.numel(): _add_level(s, x.cpu(), q, mse, bits)
     codec.training = was
     for m in codec.children(): m.train(was)
     return [_level_row(name, s, pixels, sum(t['bits'] for t in sums.values()))
             for name, s in zip(codec.levels, sums.values(), strict=True)]
 
-def _level_row(name: str, s: dict, pixels: float, bits: float) -> dict:
-    n, k = max(s['n'], 1), max(s['latents'], 1)
-    mean = s['sum'] / n
-    std = max(s['squares'] / n - mean**2, 0.)**.5
-    return dict(level=name, mean=mean, std=std, min=s['min'], max=s['max'], mse=s['error'] / n,
-                bpp=s['bits'] / max(pixels, 1), rate_share=s['bits'] / max(bits, 1e-12),
-                zeros=s['zeros'] / k, bits_per_latent=s['bits'] / k)
-
+# %% ../../nbs/compression/08_training.ipynb #ab491107
 def format_analysis(
     rows: list[dict], # of `analyse_features`
 ) -> str:
@@ -566,6 +606,7 @@ def write_tables(
     trainer.model.save_pretrained(checkpoint)
     write_state(checkpoint, trainer.state())                      # the last file: now it is finished
 
+# %% ../../nbs/compression/08_training.ipynb #d8ff6691
 def codec_callbacks(
     cfg: CodecRun,
     features: list[FPNFeatures], # to analyse
@@ -606,6 +647,7 @@ def is_complete(
     closed = not sums or weights.name in sums
     return state['epoch'] >= epochs and tables and closed
 
+# %% ../../nbs/compression/08_training.ipynb #c3adae62
 def codec_runs(
     run_dir: str | Path, # of a sweep, or of one codec
 ) -> dict[float, Path]: # λ → folder, smallest λ first

@@ -100,7 +100,7 @@ def _coco_classes(
     classes = known if classes is None else choose_classes(path, classes, known, all_present)
     return classes, {i: classes.index(n) if n in classes else None for i, n in names.items()}
 
-# %% ../../nbs/detection/06_coco.ipynb #a05297f0
+# %% ../../nbs/detection/06_coco.ipynb #73a5fc2e
 def _coco_size(
     im: dict # An item of the list `images`
 ) -> tuple[int, int] | None: # `(h, w)` that it states
@@ -108,6 +108,20 @@ def _coco_size(
     if min(size) < 0: raise LeftOut(f'its size is {size[1]}×{size[0]}', 'of a negative size')
     return tuple(size) if all(size) else None
 
+def _coco_image(
+    im: Any,       # An item of the list `images`
+    entries: dict  # Those before it, by id
+) -> tuple[Any, str, tuple[int, int] | None]: # Its id, file name, and size
+    "Raises `ValueError` with the reason if it cannot be used."
+    named = isinstance(im, dict) and isinstance(im.get('file_name'), str) and im['file_name'].strip()
+    if not named or 'id' not in im:
+        raise LeftOut('an image needs an id and a file_name', 'without id or file_name')
+    key = read_id(im['id'], 'id')
+    if key in entries:
+        raise LeftOut(f'there is an image with the id {brief(key)} already', 'with the id of another one')
+    return key, im['file_name'], _coco_size(im)
+
+# %% ../../nbs/detection/06_coco.ipynb #a05297f0
 def _coco_images(
     table: dict,          # The file
     folder: Path,         # Where the images are
@@ -130,19 +144,6 @@ def _coco_images(
             known.size = known.size or size
         entries[key] = known
     return entries
-
-def _coco_image(
-    im: Any,       # An item of the list `images`
-    entries: dict  # Those before it, by id
-) -> tuple[Any, str, tuple[int, int] | None]: # Its id, file name, and size
-    "Raises `ValueError` with the reason if it cannot be used."
-    named = isinstance(im, dict) and isinstance(im.get('file_name'), str) and im['file_name'].strip()
-    if not named or 'id' not in im:
-        raise LeftOut('an image needs an id and a file_name', 'without id or file_name')
-    key = read_id(im['id'], 'id')
-    if key in entries:
-        raise LeftOut(f'there is an image with the id {brief(key)} already', 'with the id of another one')
-    return key, im['file_name'], _coco_size(im)
 
 # %% ../../nbs/detection/06_coco.ipynb #5f1a3205
 def _coco_row(
@@ -169,6 +170,7 @@ def _coco_row(
     entries[image].rows.append((place, called, number[category], (x, y, x + w, y + h), ignore))
     return True
 
+# %% ../../nbs/detection/06_coco.ipynb #f25881a3
 def _coco_rows(table: dict, entries: dict[Any, ListedImage], number: dict[Any, int | None],
                account: Account):
     "Every annotation to its image, and what cannot be used to the account."

@@ -137,19 +137,6 @@ class ListedImage:
     # Why it cannot be used even if its file is good: in full, and in a few words
     wrong: tuple[str, str] | None = None
 
-def _inspect(entry: ListedImage) -> tuple[tuple[int, int], int]:
-    "Size `(h, w)` in which its boxes are given, and their turn. Raises `LeftOut` if it cannot be used."
-    try:
-        check_regular(entry.path)
-        size, orientation = _file_size(entry.path)
-        if entry.wrong: raise LeftOut(*entry.wrong)
-        turn = _turn(size, orientation if orientation in range(1, 9) else 1, entry.size)
-        return entry.size or size, turn
-    except (FileNotFoundError, NotADirectoryError): raise LeftOut('is not there', 'not there') from None
-    except LeftOut: raise
-    except Exception as e:
-        raise LeftOut(f'cannot be read ({type(e).__name__}: {e})', 'unreadable') from None
-
 # %% ../../nbs/detection/05_formats.ipynb #1fd3af88
 def _file_size(path: Path) -> tuple[tuple[int, int], int]: # `(h, w)` as stored, and the orientation of EXIF
     "Read from the file's header."
@@ -169,6 +156,20 @@ def _plane(shape: tuple[int, ...]) -> tuple[int, int]:
     check_image_shape(shape)
     if len(shape) == 2: return tuple(shape)
     return tuple(shape[1:] if shape[0] < shape[-1] else shape[:2])
+
+# %% ../../nbs/detection/05_formats.ipynb #39a16af0
+def _inspect(entry: ListedImage) -> tuple[tuple[int, int], int]:
+    "Size `(h, w)` in which its boxes are given, and their turn. Raises `LeftOut` if it cannot be used."
+    try:
+        check_regular(entry.path)
+        size, orientation = _file_size(entry.path)
+        if entry.wrong: raise LeftOut(*entry.wrong)
+        turn = _turn(size, orientation if orientation in range(1, 9) else 1, entry.size)
+        return entry.size or size, turn
+    except (FileNotFoundError, NotADirectoryError): raise LeftOut('is not there', 'not there') from None
+    except LeftOut: raise
+    except Exception as e:
+        raise LeftOut(f'cannot be read ({type(e).__name__}: {e})', 'unreadable') from None
 
 def _look(entry: ListedImage) -> tuple[tuple[int, int], int] | LeftOut:
     "What `_inspect` returns or raises."
@@ -203,6 +204,18 @@ class Account:
         "Something is left out as it should be."
         self.left_out[kind][reason] += 1
 
+# %% ../../nbs/detection/05_formats.ipynb #6a529fd7
+def format_left_out(
+    left_out: dict[str, dict[str, int]] # 'boxes' and 'images' → reason → how many
+) -> str:                               # One line, '' if there is nothing
+    "What a reader left out, by reason."
+    lines = []
+    for kind, counts in left_out.items():
+        most_first = sorted(counts.items(), key=lambda c: (-c[1], c[0]))
+        reasons = ', '.join(f'{n:,} {reason}' for reason, n in most_first)
+        if counts: lines.append(f'{sum(counts.values()):,} {kind} left out: {reasons}')
+    return '; '.join(lines)
+
 # %% ../../nbs/detection/05_formats.ipynb #5e878ab2
 def _settle(
     account: Account,    # Of a reader that is done
@@ -223,24 +236,35 @@ def _settle(
                             'The first ones:\n' + '\n'.join(report[:5]))
     return report
 
-def format_left_out(
-    left_out: dict[str, dict[str, int]] # 'boxes' and 'images' → reason → how many
-) -> str:                               # One line, '' if there is nothing
-    "What a reader left out, by reason."
-    lines = []
-    for kind, counts in left_out.items():
-        most_first = sorted(counts.items(), key=lambda c: (-c[1], c[0]))
-        reasons = ', '.join(f'{n:,} {reason}' for reason, n in most_first)
-        if counts: lines.append(f'{sum(counts.values()):,} {kind} left out: {reasons}')
-    return '; '.join(lines)
+# %% ../../nbs/detection/05_formats.ipynb #ac0e10ea
+def _refuse_shared(entries: list[ListedImage]):
+    "Several annotations of one file: which boxes are right is unknown."
+    owners = Counter(e.path for e in entries)
+    for e in entries:
+        if (n := owners[e.path]) > 1:
+            e.wrong = e.wrong or (f'is the file of {n} different annotations',
+                                  'the file of several annotations')
+
+# %% ../../nbs/detection/05_formats.ipynb #15ebfda2
+def _usable(e: ListedImage, size: tuple[int, int], turn: int, account: Account) -> tuple[list, list, list]:
+    "Boxes, labels and ignore marks of one image, of its boxes that are in it."
+    rows = []
+    for place, called, label, box, ignore in e.rows:
+        try: box, what = clip_box(box, size)
+        except LeftOut as err:
+            account.drop('boxes', place, f'{called}{err}; it is left out', err.reason)
+            continue
+        if what: account.note(place, called + what)
+        rows.append((turn_box(box, size, turn), label, ignore))
+    return tuple(map(list, zip(*rows, strict=True))) if rows else ([], [], [])
 
 # %% ../../nbs/detection/05_formats.ipynb #0667f47f
 def assemble_boxes(
-    name: str,               # Of the data set
-    entries: list[ListedImage],   # The images
-    account: Account,       # What is known to be wrong already
-    classes: Sequence[str],  # Class names
-    max_bad_share: float,    # See `_settle`
+    name: str,                  # Of the data set
+    entries: list[ListedImage], # The images
+    account: Account,           # What is known to be wrong already
+    classes: Sequence[str],     # Class names
+    max_bad_share: float,       # See `_settle`
     locate: Callable = lambda places: {p: p for p in places} # See `_settle`
 ) -> BoxDataset:
     "Check images and boxes, and make a data set of what is usable."
@@ -261,26 +285,6 @@ def assemble_boxes(
     problems = _settle(account, name, max_bad_share, locate)
     if not paths: raise ValueError(f'{name}: there is no image')
     return BoxDataset(name, None, paths, *columns, classes, None, problems, account.left_out, sizes)
-
-def _refuse_shared(entries: list[ListedImage]):
-    "Several annotations of one file: which boxes are right is unknown."
-    owners = Counter(e.path for e in entries)
-    for e in entries:
-        if (n := owners[e.path]) > 1:
-            e.wrong = e.wrong or (f'is the file of {n} different annotations',
-                                  'the file of several annotations')
-
-def _usable(e: ListedImage, size: tuple[int, int], turn: int, account: Account) -> tuple[list, list, list]:
-    "Boxes, labels and ignore marks of one image, of its boxes that are in it."
-    rows = []
-    for place, called, label, box, ignore in e.rows:
-        try: box, what = clip_box(box, size)
-        except LeftOut as err:
-            account.drop('boxes', place, f'{called}{err}; it is left out', err.reason)
-            continue
-        if what: account.note(place, called + what)
-        rows.append((turn_box(box, size, turn), label, ignore))
-    return tuple(map(list, zip(*rows, strict=True))) if rows else ([], [], [])
 
 # %% ../../nbs/detection/05_formats.ipynb #539899bc
 class FileFinder:

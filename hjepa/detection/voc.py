@@ -19,6 +19,13 @@ from .formats import (Account, assemble_boxes, choose_classes, data_folder, File
                                      hold_out, LeftOut, ListedImage, read_flag, read_number, read_whole,
                                      register_boxes)
 
+# %% ../../nbs/detection/07_voc.ipynb #cf073f8f
+class _BadXML(LeftOut):
+    "A file that is no annotation."
+    def __init__(self, text: str, reason: str, line: int):
+        super().__init__(text, reason)
+        self.line = line
+
 # %% ../../nbs/detection/07_voc.ipynb #b5c1939b
 def _read_xml(
     path: str | Path          # The file
@@ -40,16 +47,10 @@ def _read_xml(
                       1) from e
     return tree.close()
 
-class _BadXML(LeftOut):
-    "A file that is no annotation."
-    def __init__(self, text: str, reason: str, line: int):
-        super().__init__(text, reason)
-        self.line = line
-
 def _text(node: ElementTree.Element | None, path: str) -> str:
     return '' if node is None else (node.findtext(path) or '').strip()
 
-# %% ../../nbs/detection/07_voc.ipynb #76364802
+# %% ../../nbs/detection/07_voc.ipynb #a016477e
 VOC_CLASSES = ('aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse '
                'motorbike person pottedplant sheep sofa train tvmonitor').split()
 
@@ -64,6 +65,7 @@ def _voc_root(file: Path) -> ElementTree.Element:
                       box.attrib['line'])
     return root
 
+# %% ../../nbs/detection/07_voc.ipynb #76364802
 def _voc_image(
     root: ElementTree.Element, # An annotation
     file: Path,                # Its file
@@ -128,6 +130,7 @@ def _voc_files(
                          f'{folder/"Annotations"}')
     return [(files[i], (str(files[i]), 1)) for i in hold_out([f.stem for f in files], split)]
 
+# %% ../../nbs/detection/07_voc.ipynb #9c2a00b0
 def _voc_read(
     files: list[tuple[Path, tuple]], # Annotation files, and where they are listed
     folders: list[Path],             # Where images may be
@@ -154,28 +157,7 @@ def _voc_classes(folder: Path) -> list[str]:
             found |= {_text(o, 'name') for o in _voc_root(file).findall('object')} - {''}
     return VOC_CLASSES if found <= set(VOC_CLASSES) else sorted(found)
 
-# %% ../../nbs/detection/07_voc.ipynb #a4034371
-def read_voc(
-    folder: str | Path,                   # With `Annotations` and `JPEGImages`, or XML files beside images
-    split: str | None = None,             # A list in `ImageSets/Main`, or by `hold_out`; None: everything
-    classes: Sequence[str] | None = None, # Those to keep, in order; None: Pascal's, or the folder's own
-    max_bad_share: float = 0.1,           # Share of boxes or images that may be left out as wrong
-    # Must the folder have all those classes? A test part may lack some
-    all_present: bool = True
-) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
-    """Read Pascal VOC's format. Objects of other classes are left out, and reported unless they are
-    Pascal's.
-
-    Raises `DataError` if too much is wrong, `ValueError` for a split or a class that is not there."""
-    folder, account = Path(folder), Account()
-    likely = folder/'JPEGImages', folder/'images', folder, folder/'Annotations'
-    folders = [f for f in likely if f.is_dir()] or [folder]
-    known = _voc_classes(folder)
-    names = list(known) if classes is None else choose_classes(folder, classes, known, all_present)
-    read = _voc_read(_voc_files(folder, split), folders, account)
-    for entry, objects in read: _voc_rows(entry, objects, names, classes is not None, account)
-    return assemble_boxes('voc', [entry for entry, _ in read], account, names, max_bad_share)
-
+# %% ../../nbs/detection/07_voc.ipynb #47bffa7e
 def _voc_rows(
     entry: ListedImage,   # Gets boxes
     objects: list[tuple], # See `_voc_object`
@@ -198,6 +180,28 @@ def _voc_rows(
 
 def _unknown(name: str, known: list[str]) -> str:
     return f'{name!r} is an unknown class (known: {", ".join(known)})'
+
+# %% ../../nbs/detection/07_voc.ipynb #a4034371
+def read_voc(
+    folder: str | Path,                   # With `Annotations` and `JPEGImages`, or XML files beside images
+    split: str | None = None,             # A list in `ImageSets/Main`, or by `hold_out`; None: everything
+    classes: Sequence[str] | None = None, # Those to keep, in order; None: Pascal's, or the folder's own
+    max_bad_share: float = 0.1,           # Share of boxes or images that may be left out as wrong
+    # Must the folder have all those classes? A test part may lack some
+    all_present: bool = True
+) -> BoxDataset:                          # Its `problems` name what was found, as `file:line: what`
+    """Read Pascal VOC's format. Objects of other classes are left out, and reported unless they are
+    Pascal's.
+
+    Raises `DataError` if too much is wrong, `ValueError` for a split or a class that is not there."""
+    folder, account = Path(folder), Account()
+    likely = folder/'JPEGImages', folder/'images', folder, folder/'Annotations'
+    folders = [f for f in likely if f.is_dir()] or [folder]
+    known = _voc_classes(folder)
+    names = list(known) if classes is None else choose_classes(folder, classes, known, all_present)
+    read = _voc_read(_voc_files(folder, split), folders, account)
+    for entry, objects in read: _voc_rows(entry, objects, names, classes is not None, account)
+    return assemble_boxes('voc', [entry for entry, _ in read], account, names, max_bad_share)
 
 # %% ../../nbs/detection/07_voc.ipynb #aba3d005
 def _voc_folder(root: Path) -> Path | None: # The folder with the annotations
