@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.cutting import to_hw
-from .bodies import ImageBody, level_of, make_body, SharedPyramid
+from .bodies import ImageBody, level_of, make_body
+from .pyramids import SharedPyramid
 from .pyramids import (DepthPyramid, EXTRA_LEVELS, FPN, Pyramid, SimplePyramid,
                                       TokenPyramid)
 

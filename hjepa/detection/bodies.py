@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ENCODERS', 'level_of', 'stem_offset', 'timm_pixel_stats', 'create_net', 'timm_family', 'StageBody', 'HybridBody',
-           'ViTBody', 'hjepa_body', 'ImageBody', 'SharedPyramid', 'make_body']
+           'ViTBody', 'hjepa_body', 'ImageBody', 'make_body']
 
 # %% ../../nbs/detection/02_bodies.ipynb #a3776a90
 import difflib
@@ -25,7 +25,6 @@ from torch.utils.checkpoint import checkpoint
 from ..core.files import load_tensors
 from ..core.weights import find_weights, hub_or_cache, saved_config, weights_path
 from ..data.cutting import to_hw
-from .pyramids import FPNBlock, init_convs, Pyramid
 from ..encoder import check_loaded, ContextEncoder, loading_reports
 from ..fpn import TokenFPN
 from ..hierarchy import create_hjepa_from_config, HJEPA, level_grid, pool_levels
@@ -410,27 +409,6 @@ def resized(self: ImageBody,
 def depths(self: ImageBody) -> dict[str, int]: # parameter name → depth
     "As the body's."
     return {f'body.{name}': depth for name, depth in self.body.depths().items()}
-
-# %% ../../nbs/detection/02_bodies.ipynb #51dea3b3
-class SharedPyramid(Pyramid):
-    "Lateral and 3×3 convolution with the same weights at every level: all levels come from the same stage."
-    def __init__(self,
-        in_channels: int, # of every map
-        out_channels: int = 256, # of every output
-        number: int = 5, # levels
-        norm: str = 'none', # after each convolution, see `conv_norm`
-        first_level: int = 2, # number of the finest level
-        init: str = 'kaiming', # of the convolutions
-    ):
-        super().__init__(number, out_channels, first_level=first_level)
-        self.block = FPNBlock(in_channels, out_channels, norm)
-        init_convs(self, init)
-
-    def forward(self,
-        maps: list[Tensor], # [B, in_channels, H_l, W_l] each, finest first
-    ) -> dict[str, Tensor]: # level name → [B, out_channels, H_l, W_l]
-        "The same two convolutions on every map."
-        return self.named([self.block.output(self.block(m)) for m in maps])
 
 # %% ../../nbs/detection/02_bodies.ipynb #f6bb9813
 def make_body(
