@@ -27,9 +27,9 @@ from safetensors import safe_open, SafetensorError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .latents import CodecConfig
 from .codec import FPNCodec, load_compression_model, MAX_NUMBERS
 from .features import FileFeatures, ImageFeatures
+from .latents import CodecConfig
 from ..core.callbacks import Callback
 from ..core.checkpoints import checkpoints, new_run, read_state, reload_config, write_state
 from ..core.config import check_settings, ConfigError, register_kind, relation, setting, warn_idle

@@ -18,9 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..data.cutting import to_hw
 from .bodies import ImageBody, level_of, make_body
-from .pyramids import SharedPyramid
-from .pyramids import (DepthPyramid, EXTRA_LEVELS, FPN, Pyramid, SimplePyramid,
-                                      TokenPyramid)
+from .pyramids import (DepthPyramid, EXTRA_LEVELS, FPN, Pyramid, SharedPyramid,
+                                      SimplePyramid, TokenPyramid)
 
 # %% ../../nbs/detection/03_backbones.ipynb #110d3eb4
 def parse_levels(
