@@ -314,10 +314,8 @@ def measure(self: HealthCallback,
     for x in self.images.split(self.batch_size):
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
-    return {
-        k: finite_json(v)
-        for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
-    }
+    health = feature_health([torch.cat(p) for p in zip(*parts, strict=True)])
+    return {k: finite_json(v) for k, v in health.items()}
 
 # %% ../../nbs/report/01_verdict.ipynb #2875f5da
 @patch
