@@ -540,7 +540,7 @@ def forward(self: ContextEncoder,
     context: Tensor | None = None,
 ) -> Tensor: # [k·B, P + K, D] tokens after the final norm: CLS and registers, then the visible patches
     "Encode the visible patches. Outputs in padded slots are zero."
-    grid = self._check_images(images)
+    grid = self.check_images(images)
     if few := self._slices(images, grid, mask, context):
         return torch.cat([self.forward(part) for part in images.split(few)])
     context = self._visible(images, grid, mask, context)
@@ -570,7 +570,7 @@ def _slices(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask: T
 
 # %% ../nbs/01_encoder.ipynb #0aba23d0
 #| code-fold: true
-#| code-summary: "What is visible, and checks of masks and images"
+#| code-summary: "What is visible"
 @patch
 def _visible(self: ContextEncoder, images: Tensor, grid: tuple[int, int], mask,
              context) -> Tensor | None: # [k·B, K]
@@ -596,8 +596,13 @@ def _zero_hidden(self: ContextEncoder, x: Tensor, visible: Tensor) -> Tensor:
     "Zero the patch tokens of x [B, P + N, D] where `visible` [B, N] is False; prefix tokens stay."
     return x.masked_fill(~F.pad(visible, (self.num_prefix_tokens, 0), value=True)[..., None], 0)
 
+# %% ../nbs/01_encoder.ipynb #5dda6b91
+#| code-fold: true
+#| code-summary: "A check of images"
 @patch
-def _check_images(self: ContextEncoder, images: Tensor) -> tuple[int, int]:
+def check_images(self: ContextEncoder,
+    images: Tensor, # [B, C, H, W]
+) -> tuple[int, int]: # (gh, gw), the patch grid
     "The patch grid of a batch of images, or a ValueError that says what was expected."
     if images.ndim != 4 or images.shape[1] != self.in_chans:
         raise ValueError(f'images have shape {tuple(images.shape)}, expected [B, {self.in_chans}, H, W]')
@@ -652,7 +657,7 @@ def encode_at(self: ContextEncoder,
     index: Tensor, # [B, R] patches to read, −1 where padded
 ) -> Tensor: # [B, R, D] their tokens after the final norm; zeros in padded slots
     "Encode whole images, for some patches of each: `gather_tokens` of what `forward` gives."
-    grid, p = self._check_images(images), self.num_prefix_tokens
+    grid, p = self.check_images(images), self.num_prefix_tokens
     if few := self._slices(images, grid, None, None):
         parts = zip(images.split(few), index.split(few), strict=True)
         return torch.cat([self.encode_at(*each) for each in parts])
@@ -669,7 +674,7 @@ def intermediate(self: ContextEncoder,
     blocks: list[int], # after how many blocks, each from 1 to the number of blocks
 ) -> list[Tensor]: # one [B, N, D] per entry, in raster order; after the very last block with the final norm
     "Patch tokens of whole images after some of the blocks; blocks beyond the last of them are not computed."
-    grid, depth = self._check_images(images), len(self.vit.blocks)
+    grid, depth = self.check_images(images), len(self.vit.blocks)
     if not blocks or not all(1 <= b <= depth for b in blocks):
         raise ValueError(f'blocks={blocks}: expected numbers from 1 to {depth}, this encoder\'s blocks')
     found = {}

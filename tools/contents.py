@@ -18,6 +18,8 @@ ROOMS = {   # folder: (title, what is in it)
     'core': ('Core', 'What knows no model: files, configuration, random numbers, the training loop.'),
     'data': ('Data', 'From files and folders to batches.'),
     'objectives': ('Objectives', 'Losses beside the prediction of features; whose features are predicted.'),
+    'settings': ('Settings', 'Every key of a model and of a run.'),
+    'masks': ('Masks', 'Beside the strategies: checks of their settings, masks for several crops.'),
     'figures': ('Figures', 'What a model sees, and what it believes is hidden.'),
     'evaluation': ('Evaluation', 'What frozen features are worth, and whether a run has collapsed.'),
     'sharing': ('Sharing', 'Models in other hands and other programs.'),

@@ -51,8 +51,9 @@ class Loop(Resumable):
         t = config.training
         self.accelerator = make_accelerator(t.precision, t.timeout_minutes)
         self.device, self.rank = self.accelerator.device, self.accelerator.process_index
-        self.world_size, self.team = self.accelerator.num_processes, ProcessGroup(self.accelerator)
-        with self.team.main_first():  # one process downloads, the others find it
+        self.world_size = self.accelerator.num_processes
+        self.process_group = ProcessGroup(self.accelerator)
+        with self.process_group.main_first():  # one process downloads, the others find it
             self.dataset = dataset if dataset is not None else self.make_dataset()
         self.listing = listing_sha256(self.dataset)
         self._check_alike()
@@ -83,7 +84,7 @@ def _check_alike(self: Loop):
     free = ('data.path', 'data.num_workers', 'data.download')
     facts = {k: v for k, v in flatten(asdict(self.config)).items() if k not in free}
     facts |= {'images': len(self.dataset), 'the digest of their names and sizes': self.listing[:16]}
-    self.team.same(facts)
+    self.process_group.same(facts)
 
 # %% ../../nbs/core/13_loop.ipynb #4ae26912
 @patch
@@ -269,7 +270,7 @@ def _note_measures(self: Loop, part: int):
 def _share_measures(self: Loop, parts: int):
     "Replace measures in `outputs` by their means over the step's forward passes and over processes."
     if self.accumulation * self.world_size == 1: return
-    self.outputs = self.outputs | self.team.mean({k: v / parts for k, v in self._noted.items()})
+    self.outputs = self.outputs | self.process_group.mean({k: v / parts for k, v in self._noted.items()})
 
 # %% ../../nbs/core/13_loop.ipynb #b09edbd9
 @patch
@@ -430,7 +431,7 @@ def _batches(self: Loop) -> Iterator[dict]:
 def _count_bad(self: Loop) -> int:
     "How many images could not be read by any process up to now."
     first = not self._known_bad
-    self._known_bad |= {name for names in self.team.gather(sorted(self.bad.names)) for name in names}
+    self._known_bad |= {name for names in self.process_group.gather(sorted(self.bad.names)) for name in names}
     if first and self.bad.names:
         self.say(f'images that cannot be read: {self.bad.count} in this epoch. {self.bad.words()}')
     pixels = getattr(self.dataset, 'pixel_range', None)
@@ -509,7 +510,7 @@ def fit(self: Loop) -> bool:  # True if the run is complete, False if it was sto
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
     with ExitStack() as stack:
-        watch = self.team.watch(f'go on with --resume {self.run_dir}')
+        watch = self.process_group.watch(f'go on with --resume {self.run_dir}')
         for block in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()):
             stack.enter_context(block)
         try:
@@ -536,7 +537,7 @@ def alone(self: Loop):
         yield
         return
     with ExitStack() as stack:
-        self.team.on_main(lambda: stack.enter_context(lock_folder(self.run_dir, 'run')))
+        self.process_group.on_main(lambda: stack.enter_context(lock_folder(self.run_dir, 'run')))
         self._alone = True
         try: yield
         finally: self._alone = False
@@ -557,7 +558,7 @@ def _rescue(self: Loop):
         last = self._last_step()
         how = 'there is no checkpoint yet: start again'
         if last is not None: how = f'go on with --resume {self.run_dir} (from step {last})'
-        raise LostProcess(lost_message(self.team, how)) from e
+        raise LostProcess(lost_message(self.process_group, how)) from e
 
 @patch
 def _last_step(self: Loop) -> int | None:

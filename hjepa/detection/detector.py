@@ -43,7 +43,7 @@ from ..data.cutting import to_hw
 from ..data.views import normalize
 from .backbones import Backbone, backbone_cost, build_backbone, ENCODERS, PYRAMIDS, ResNetFPN
 from .boxes import fit_size, good_boxes, letterbox
-from ..hierarchy import check_timm_kwargs, RANGE, SIZE
+from ..settings.model import check_timm_kwargs, RANGE, SIZE
 
 # %% ../../nbs/detection/09_detector.ipynb #5bd0ce92
 class LevelAnchors(AnchorGenerator):
