@@ -18,8 +18,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import (as_weights, attention_mask, check_index, gather_tokens, last_block, Masks,
-                           run_block)
+from .encoder import as_weights, attention_mask, check_index, gather_tokens, Masks
+from .vit.blocks import last_block, run_block
 
 # %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(

@@ -12,6 +12,7 @@ core.files core.config core.random core.linalg core.distributed core.loader core
 core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling core.schema
 data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
 figures.base figures.curves figures.embedding
+vit.by_name vit.blocks
 encoder predictor fpn
 objectives.regularizers objectives.pixels settings.model
 hierarchy multicrop masks.checks masking masks.crops settings.run training visualization

@@ -17,6 +17,7 @@ ROOMS = {   # folder: (title, what is in it)
     'tutorials': ('Tutorials', 'Worked stories, with their numbers. They export nothing.'),
     'core': ('Core', 'What knows no model: files, configuration, random numbers, the training loop.'),
     'data': ('Data', 'From files and folders to batches.'),
+    'vit': ('Vision Transformers', 'What is taken from timm, and how its blocks are run.'),
     'objectives': ('Objectives', 'Losses beside the prediction of features; whose features are predicted.'),
     'settings': ('Settings', 'Every key of a model and of a run.'),
     'masks': ('Masks', 'Beside the strategies: checks of their settings, masks for several crops.'),

@@ -30,7 +30,8 @@ from ..core.files import load_tensors
 from ..core.weights import find_weights, hub_or_cache, saved_config, weights_path
 from .pyramids import (DepthPyramid, EXTRA_LEVELS, FPN, FPNBlock, init_convs, Pyramid,
                                       SimplePyramid, TokenPyramid)
-from ..encoder import check_loaded, ContextEncoder, loading_reports
+from ..vit.by_name import check_loaded, loading_reports
+from ..encoder import ContextEncoder
 from ..fpn import TokenFPN
 from ..hierarchy import create_hjepa_from_config, HJEPA, level_grid, pool_levels
 

@@ -36,7 +36,7 @@ from ..core.weights import hub_or_cache
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
 from ..data.views import EvalView, model_view, normalize, preprocess
-from ..encoder import check_loaded, loading_reports
+from ..vit.by_name import check_loaded, loading_reports
 from ..hierarchy import HJEPA, pool_levels
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c

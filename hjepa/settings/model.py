@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.config import check_settings, ConfigError, relation, setting
-from ..encoder import ContextEncoder, idle_arguments
+from ..encoder import ContextEncoder
+from ..vit.by_name import idle_arguments
 from ..fpn import FUSIONS, UPSAMPLE_METHODS
 from ..objectives.regularizers import REGULARIZERS
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..core.files import load_tensors
 from ..core.weights import register_format
-from ..encoder import load_vit, weights_part
+from ..vit.by_name import load_vit, weights_part
 from ..hierarchy import HJEPA
 from ..settings.model import ModelConfig, PredictorConfig
 from ..predictor import grid_positions, Predictor
