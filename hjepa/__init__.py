@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from .evaluation.store import extract_to_disk, FeatureStore
     from .figures.attention import show_attention
     from .figures.base import show_images
+    from .figures.crops import show_multicrop
     from .figures.curves import plot_history
     from .figures.guesses import show_guesses
     from .fpn import register_fusion, TokenFPN
@@ -92,8 +93,7 @@ if TYPE_CHECKING:
     from .sharing.publish import push_to_hub, save_for_hub
     from .sharing.sklearn import HJEPAFeatures
     from .training import load_run, Trainer
-    from .visualization import (show_feature_maps, show_masks, show_multicrop, show_prediction_error,
-                                show_similarity)
+    from .visualization import show_feature_maps, show_masks, show_prediction_error, show_similarity
 
 # Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
 _names = {
@@ -125,6 +125,7 @@ _names = {
     'evaluation.store': 'extract_to_disk FeatureStore',
     'figures.attention': 'show_attention',
     'figures.base': 'show_images',
+    'figures.crops': 'show_multicrop',
     'figures.curves': 'plot_history',
     'figures.guesses': 'show_guesses',
     'fpn': 'register_fusion TokenFPN',
@@ -143,7 +144,7 @@ _names = {
     'sharing.publish': 'push_to_hub save_for_hub',
     'sharing.sklearn': 'HJEPAFeatures',
     'training': 'load_run Trainer',
-    'visualization': 'show_feature_maps show_masks show_multicrop show_prediction_error show_similarity'}
+    'visualization': 'show_feature_maps show_masks show_prediction_error show_similarity'}
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 

@@ -230,6 +230,31 @@ def forward(self: HJEPA,
 ) -> dict[str, Any]: # see the table below
     "Predict the hidden part of images at every level and compare with the target encoder."
     if not isinstance(images, Tensor): return input_handler(images)(self, images, mask, return_all_levels)
+    masks = self._masks_of(images, mask)
+    context, target = masks.context_index, masks.target_index                       # [B, K], [B, M]
+    visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
+    targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
+    tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
+    predicted = self.predictor(tokens, masks.grid, context=context, target=target)  # [B, M, D]
+    out = self.losses(images, masks, self.patch_tokens(tokens), predicted, targets, visible)
+    if self.crop_head is not None:
+        out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
+    return out if return_all_levels else finest_only(out)
+
+# %% ../nbs/04_hierarchy.ipynb #1be84b8d
+#| code-fold: true
+#| code-summary: "What a batch must be"
+@patch
+def check_learning(self: HJEPA,
+    n: int, # images in the batch
+):
+    "Raise a ValueError where nothing can be learned: from no image, or by a model whose weights were cast."
+    if n == 0: raise ValueError('the batch is empty: a loss is a mean over images')
+    if self.training and torch.is_grad_enabled(): check_float32(self, 'the weights of the model')
+
+@patch
+def _masks_of(self: HJEPA, images: Tensor, mask: Tensor | Masks) -> Masks:
+    "Masks that belong to these images, or an error that says what does not fit."
     if not isinstance(mask, (Tensor, Masks)):
         raise TypeError(f'mask is a {type(mask).__name__}; for a tensor of images expected [B, N] or Masks')
     grid = self.context_encoder.check_images(images)
@@ -239,27 +264,11 @@ def forward(self: HJEPA,
         raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of '
                          f'{masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of '
                          f'{grid[0]}×{grid[1]}')
-    visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
-    targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
-    context, target = masks.context_index, masks.target_index
-    tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
-    predicted = self.predictor(tokens, grid, context=context, target=target)        # [B, M, D]
-    out = self.losses(images, masks, self.patch_tokens(tokens), predicted, targets, visible)
-    if self.crop_head is not None:
-        out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
-    return out if return_all_levels else finest_only(out)
+    return masks
 
-# %% ../nbs/04_hierarchy.ipynb #1be84b8d
+# %% ../nbs/04_hierarchy.ipynb #06dabae7
 #| code-fold: true
 #| code-summary: "Small helpers of the forward pass"
-@patch
-def check_learning(self: HJEPA,
-    n: int, # images in the batch
-):
-    "Raise a ValueError where nothing can be learned: from no image, or by a model whose weights were cast."
-    if n == 0: raise ValueError('the batch is empty: a loss is a mean over images')
-    if self.training and torch.is_grad_enabled(): check_float32(self, 'the weights of the model')
-
 @patch
 def patch_tokens(self: HJEPA,
     tokens: Tensor, # [B, P + K, D] encodings

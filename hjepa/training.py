@@ -102,6 +102,7 @@ def build_masks(
                                      **_mask_settings(config))
     except ValueError as e: raise ConfigError(f'masking: {e}') from e
 
+# %% ../nbs/07_training.ipynb #324a83ea
 def local_size(
     config: RunConfig,
     model: HJEPA,  # gives grid and patch size
@@ -111,10 +112,11 @@ def local_size(
     That is in whole patches, at least two by two."""
     wish, enc = config.multicrop.local_crop_size, model.context_encoder
     if wish is None:
-        return tuple(
-            max(2, round(n * 3 / 7)) * p for n, p in zip(enc.grid_size, enc.patch_size, strict=True))
+        return tuple(max(2, round(n * 3 / 7)) * p
+                     for n, p in zip(enc.grid_size, enc.patch_size, strict=True))
     return tuple(wish) * (2 // len(wish)) if isinstance(wish, list) else (wish, wish)
 
+# %% ../nbs/07_training.ipynb #2039df6c
 def build_crop_masks(
     config: RunConfig,  # with a strategy
     model: HJEPA,  # gives the grids
@@ -137,6 +139,7 @@ def run_dataset(
     return build_dataset(d.dataset, d.path, split or d.split, config.model.in_chans, d.download,
                          max_megapixels=d.max_megapixels)
 
+# %% ../nbs/07_training.ipynb #acddd944
 def build_view(
     config: RunConfig,
     model: HJEPA,  # gives image size and patch size
@@ -149,6 +152,9 @@ def build_view(
                          d.flip, d.decoder, d.augment_on_device)
     return MultiCropView(dataset, _crops_of(config, model), chans, seed, d.augment_on_device)
 
+# %% ../nbs/07_training.ipynb #0601abe3
+#| code-fold: true
+#| code-summary: "The transform that cuts several crops"
 def _crops_of(config: RunConfig, model: HJEPA) -> MultiCropTransform:
     "What cuts several crops."
     c, d = config.multicrop, config.data
@@ -162,7 +168,8 @@ def _crops_of(config: RunConfig, model: HJEPA) -> MultiCropTransform:
                                       warmup_epochs=c.warmup_epochs, **how)
 
 # %% ../nbs/07_training.ipynb #be547ae8
-# what a run may change on its way
+#| code-fold: true
+#| code-summary: "Settings that may change on the way"
 SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.download',
              'data.max_bad_share', 'data.max_megapixels', 'training.log_steps',
              'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
@@ -170,6 +177,7 @@ SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.do
              'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k',
              'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
 
+# %% ../nbs/07_training.ipynb #2c33be9a
 class Trainer(Loop):
     """Trains an `HJEPA` and keeps everything in a run folder.
 
@@ -231,8 +239,9 @@ def on_update(self: Trainer):
     self.momentum = self.model.update_target_encoder(self.step)
 
 # %% ../nbs/07_training.ipynb #187e20b2
+# outputs that a model has with some settings only
 SCALARS = ('pixel_loss', 'regularizer_loss', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
-PER_LEVEL = ('visible_losses', 'cross_losses')  # both: outputs that a model has with some settings only
+PER_LEVEL = ('visible_losses', 'cross_losses')
 
 @patch
 def averages(self: Trainer) -> dict[str, Tensor]:  # name → numbers of the last step
@@ -255,6 +264,7 @@ def step_logs(self: Trainer) -> dict[str, Any]:
     logs |= {k: float(o[k]) for k in SCALARS if k in o}
     return logs | {k: o[k].tolist() for k in PER_LEVEL if k in o}
 
+# %% ../nbs/07_training.ipynb #460397a2
 @patch
 def summary(self: Trainer) -> str:
     "What is printed after an epoch."
@@ -280,6 +290,5 @@ def load_run(
     """The configuration of an existing run.
 
     Raises FileNotFoundError, or `ConfigError` for an override that would make it another run (those that
-    help
-    past steps that are not finite are allowed)."""
+    help past steps that are not finite are allowed)."""
     return reload_config(run_dir, overrides, load, safe_keys or SAFE_KEYS)

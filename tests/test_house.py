@@ -16,7 +16,7 @@ vit.by_name vit.blocks
 encoder predictor fpn
 objectives.regularizers objectives.pixels settings.model
 hierarchy multicrop masks.checks masking masks.crops settings.run training visualization
-figures.attention figures.guesses
+figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
 evaluation.store evaluation.retrieval evaluation.cost
 report.verdict report.page
