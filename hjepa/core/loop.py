@@ -67,6 +67,8 @@ class Loop(Resumable):
         self._asked = json.loads(json.dumps(asdict(config)))  # as given: resuming may divide steps otherwise
 
 # %% ../../nbs/core/13_loop.ipynb #be78efda
+#| code-fold: true
+#| code-summary: "Counters, and what processes must agree on"
 @patch
 def _begin(self: Loop):
     "Counters of a run that has done nothing."
@@ -138,6 +140,7 @@ def total_loss(self: Loop) -> Tensor:
     "What is differentiated, of `outputs`."
     return self.outputs['loss']
 
+# %% ../../nbs/core/13_loop.ipynb #f8172922
 @patch
 def on_lengths(self: Loop):
     "After `total_steps` and `steps_per_epoch` are known, also when a resumed run divides steps otherwise."
@@ -167,6 +170,7 @@ def step_logs(self: Loop) -> dict[str, Any]:  # plain JSON
     numbers = {k: v.tolist() for k, v in self.averages().items()}
     return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm) | numbers
 
+# %% ../../nbs/core/13_loop.ipynb #006d5076
 @patch
 def progress(self: Loop) -> str:
     "The text beside the progress bar."
@@ -214,6 +218,7 @@ def _build_loader(self: Loop):
     if self.is_main: warn_batch(t, len(self.dataset), self.world_size)
     self.on_lengths()
 
+# %% ../../nbs/core/13_loop.ipynb #f37db916
 @patch
 def _make_sampler(self: Loop, view: Dataset) -> tuple[Dataset, Any]:  # what the loader reads, and its order
     "Which batches this process gets."
@@ -223,6 +228,9 @@ def _make_sampler(self: Loop, view: Dataset) -> tuple[Dataset, Any]:  # what the
     where = dict(rank=self.rank, world_size=self.world_size)
     return view, EpochBatchSampler(len(view), t.batch_size, t.seed, **where)
 
+# %% ../../nbs/core/13_loop.ipynb #184e036a
+#| code-fold: true
+#| code-summary: "A warning about steps larger than the data"
 def warn_batch(
     t: Any,  # the section `training`
     images: int,  # of the data
@@ -295,6 +303,7 @@ def _one_step(self: Loop, batches: list[dict]):
     if not finite: self._skip(batches, losses)
     self.bad.check(self.images_seen // self.world_size)
 
+# %% ../../nbs/core/13_loop.ipynb #627ff0ef
 @patch
 def _backward(self: Loop, batches: list[dict]) -> list[Tensor]:  # the losses
     "Forward and backward passes of a step."
@@ -356,6 +365,8 @@ def _too_many_bad(self: Loop) -> bool:
     return self.bad_in_a_row >= self.config.training.max_bad_steps
 
 # %% ../../nbs/core/13_loop.ipynb #09fd4648
+#| code-fold: true
+#| code-summary: "What is said of a skipped step"
 @patch
 def _skip(self: Loop, batches: list[dict], losses: list[Tensor]):
     "Name the images of a skipped step; FloatingPointError if there were too many such steps in a row."
@@ -427,6 +438,8 @@ def _batches(self: Loop) -> Iterator[dict]:
         if not self.stopping or self.world_size > 1: raise
 
 # %% ../../nbs/core/13_loop.ipynb #36dad16a
+#| code-fold: true
+#| code-summary: "Counters of an epoch"
 @patch
 def _count_bad(self: Loop) -> int:
     "How many images could not be read by any process up to now."
@@ -450,6 +463,8 @@ def _clear_sums(self: Loop):
     self._sums, self._summed = {}, 0
 
 # %% ../../nbs/core/13_loop.ipynb #35900110
+#| code-fold: true
+#| code-summary: "Signals within a block"
 @contextmanager
 def stop_on_signal(
     trainer,  # its attribute `stopping` is set to the signal's name
@@ -487,6 +502,8 @@ def stop_on_signal(
         for s, handler in before.items(): signal.signal(s, outer[s] if handler == signal.SIG_DFL else handler)
 
 # %% ../../nbs/core/13_loop.ipynb #b71001ce
+#| code-fold: true
+#| code-summary: "Handlers of signals, and a terminal that is gone"
 def _handlers() -> dict[int, Any]:
     "The handlers of the three signals, of those that are not ignored."
     known = (getattr(signal, n, None) for n in ('SIGINT', 'SIGTERM', 'SIGHUP'))
@@ -527,6 +544,7 @@ def fit(self: Loop) -> bool:  # True if the run is complete, False if it was sto
         if self.sharded: self._keep_whole()
     return self.epoch >= self.config.training.epochs
 
+# %% ../../nbs/core/13_loop.ipynb #1db555a1
 @patch
 @contextmanager
 def alone(self: Loop):
@@ -560,6 +578,9 @@ def _rescue(self: Loop):
         if last is not None: how = f'go on with --resume {self.run_dir} (from step {last})'
         raise LostProcess(lost_message(self.process_group, how)) from e
 
+# %% ../../nbs/core/13_loop.ipynb #bf3618a6
+#| code-fold: true
+#| code-summary: "The newest checkpoint, and a worker that was killed"
 @patch
 def _last_step(self: Loop) -> int | None:
     "The step of the newest checkpoint."
