@@ -110,13 +110,7 @@ def from_binary(
     hidden = _binary(mask)
     return cls(context=~hidden, target=hidden, grid=tuple(grid))
 
-def _binary(mask: Tensor) -> Tensor:
-    "A mask as bool; a ValueError for anything but 0 and 1."
-    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
-        odd = mask[(mask != 0) & (mask != 1)][0].item()
-        raise ValueError(f'a mask holds 0 (visible) and 1 (hidden) only, found {odd}')
-    return mask.bool()
-
+# %% ../nbs/01_encoder.ipynb #95a94109
 @patch
 def to(self: Masks,
     device: torch.device | str, # where to
@@ -148,6 +142,13 @@ def _check(self: Masks):
     if both:
         raise ValueError(f'context and target of image {both[0]} overlap: a patch that is seen must not be '
                          'predicted')
+
+def _binary(mask: Tensor) -> Tensor:
+    "A mask as bool; a ValueError for anything but 0 and 1."
+    if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+        odd = mask[(mask != 0) & (mask != 1)][0].item()
+        raise ValueError(f'a mask holds 0 (visible) and 1 (hidden) only, found {odd}')
+    return mask.bool()
 
 def _not_empty(name: str, mask: Tensor):
     "Raise a ValueError that names the first image whose set of patches is empty."

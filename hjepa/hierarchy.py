@@ -526,6 +526,7 @@ def extract_features(self: HJEPA,
     "Frozen features of whole images at one level, cells in raster order."
     return self.extract_levels(images, [level], fpn, encoder)[0]
 
+# %% ../nbs/04_hierarchy.ipynb #81830e22
 @patch
 @torch.no_grad()
 def extract_levels(self: HJEPA,

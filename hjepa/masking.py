@@ -179,6 +179,7 @@ def trim(self: MultiBlockMaskGenerator,
     index = (m.nonzero()[:, 1].view(len(m), -1) for m in (context, target))
     return Masks(context, target, self.grid, *index)
 
+# %% ../nbs/06_masking.ipynb #44afd236
 @patch
 def __call__(self: MultiBlockMaskGenerator,
     batch_size: int, # images

@@ -176,6 +176,7 @@ def forward_crops(self: HJEPA,
     if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
     return out if return_all_levels else finest_only(out)
 
+# %% ../nbs/05_multicrop.ipynb #bd30d272
 @register_input(Crops)
 def _from_crops(model: HJEPA, crops: Crops, masks: MultiCropMasks,
                 return_all_levels: bool) -> dict[str, Any]:

@@ -151,6 +151,7 @@ def answer(self: Predictor,
     x = self._blocks(x, places.shape[1], attn_mask)
     return self.proj(self.norm(x))
 
+# %% ../nbs/02_predictor.ipynb #e45adb7c
 @patch
 def _blocks(self: Predictor, x: Tensor, m: int, attn_mask: Tensor | None) -> Tensor:
     "All blocks on [B, T, W]; the last one is read at the last m tokens."

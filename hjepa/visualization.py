@@ -57,6 +57,7 @@ def tint(
         pixels = torch.where(area, pixels * (1 - alpha) + torch.tensor(to_rgb(colour)) * alpha, pixels)
     return pixels
 
+# %% ../nbs/08_visualization.ipynb #209d6c08
 def tint_masks(
     images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1
     masks: Masks, # of the same B images

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'SECTION_CHECKS', 'MAX_YAML', 'KINDS', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of',
-           'in_words', 'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of',
-           'read_value', 'shown', 'all_settings', 'from_values', 'require', 'relation', 'check_relations', 'value_at',
+           'in_words', 'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'hints_of', 'check_keys',
+           'read_value', 'shown', 'from_values', 'all_settings', 'relation', 'require', 'value_at', 'check_relations',
            'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_plain', 'read_config',
            'build_config', 'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind', 'shipped_schema',
            'find_kind', 'load_kind']
@@ -60,6 +60,7 @@ class Rule:
     expected: str = '' # what messages say; '': made of the rest
     unit: str = '' # of numbers: pixels, epochs, …
 
+# %% ../../nbs/core/02_config.ipynb #c8ae9bb9
 def setting(
     default: Any = MISSING, # lists and dictionaries are copied for each instance
     *,
@@ -89,6 +90,9 @@ def kinds_of(
     if get_origin(hint) not in (Union, types.UnionType): return (hint,)
     return tuple(k for a in get_args(hint) for k in kinds_of(a))
 
+# %% ../../nbs/core/02_config.ipynb #f67b6c1c
+#| code-fold: true
+#| code-summary: "Bounds and lists in words"
 def _range(r: Rule) -> str:
     "A rule's bounds as text, with a space in front."
     low = f' from {r.low:g}' if r.low is not None else f' above {r.above:g}' if r.above is not None else ''
@@ -133,6 +137,9 @@ class Plain(str):
 class Typed(Plain):
     "A value as it was typed behind `key=`: text where the schema has text, else YAML."
 
+# %% ../../nbs/core/02_config.ipynb #c48467e6
+#| code-fold: true
+#| code-summary: "Numbers and truth values in text"
 _TRUE, _FALSE = ('true', 'True', 'TRUE'), ('false', 'False', 'FALSE')
 _YES, _NO = ('yes', 'Yes', 'YES', 'on', 'On', 'ON'), ('no', 'No', 'NO', 'off', 'Off', 'OFF')
 _INT = re.compile(r'[-+]?[0-9][0-9_]*')
@@ -174,6 +181,8 @@ def _free(value: Typed) -> Any:
     except ConfigError: return str(value)
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0016
+#| code-fold: true
+#| code-summary: "The loader"
 class PlainLoader(yaml.SafeLoader):
     "YAML without tags that make objects, aliases and duplicate keys; plain scalars stay text."
     yaml_implicit_resolvers = {}
@@ -201,6 +210,7 @@ def _scalar(loader: PlainLoader, node: yaml.ScalarNode) -> str | None:
 
 PlainLoader.add_constructor('tag:yaml.org,2002:str', _scalar)
 
+# %% ../../nbs/core/02_config.ipynb #fff84c62
 def read_yaml(
     text: str | bytes,
     where: str = '', # what it is, for messages
@@ -214,6 +224,8 @@ def read_yaml(
     raise ConfigError(f'{where} is not plain YAML: {words}'.strip())
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0025
+#| code-fold: true
+#| code-summary: "What is refused"
 def check_plain(
     values: Any, # nested values
     where: str = '', # name of the section, for messages
@@ -249,6 +261,15 @@ def _check_scalar(value: Any, where: str):
         raise ConfigError(f'{where}={shown(value)}: expected text, a number, true, false, null, a list '
                           'or a section')
 
+# %% ../../nbs/core/02_config.ipynb #2d552d54
+@cache
+def hints_of(
+    schema: type, # a dataclass
+) -> dict[str, Any]: # key → annotation
+    "The keys of a section, in order, each with its annotation."
+    hints = get_type_hints(schema)
+    return {f.name: hints[f.name] for f in fields(schema)}
+
 # %% ../../nbs/core/02_config.ipynb #584167c8
 def check_keys(
     schema: type, # a dataclass
@@ -269,15 +290,9 @@ def check_keys(
             raise ConfigError(f'{shown(path)}: no such key{hint} Allowed: {", ".join(known)}')
         if is_dataclass(known[key]): check_keys(known[key], value, path)
 
-@cache
-def hints_of(
-    schema: type, # a dataclass
-) -> dict[str, Any]: # key → annotation
-    "The keys of a section, in order, each with its annotation."
-    hints = get_type_hints(schema)
-    return {f.name: hints[f.name] for f in fields(schema)}
-
 # %% ../../nbs/core/02_config.ipynb #c0nf0020
+#| code-fold: true
+#| code-summary: "A value as one of several kinds"
 def _convert(value: Any, kinds: tuple, parse: bool) -> Any:
     "A value as one of these kinds; `_Unfit` if it is none of them."
     lists = [k for k in kinds if get_origin(k) is list]
@@ -301,7 +316,6 @@ def _typed(value: Typed, kinds: tuple, lists: list) -> Any:
     try: return read_yaml(value)
     except ConfigError as e: raise _Unfit from e
 
-# %% ../../nbs/core/02_config.ipynb #c8b98fbd
 def _from_text(value: str, kinds: tuple, parse: bool) -> Any:
     "Text, or what is written in it."
     only = str not in kinds                                   # then words and quoted numbers will do
@@ -322,6 +336,8 @@ def _from_number(value: Real, kinds: tuple) -> int | float | bool:
     raise _Unfit
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0021
+#| code-fold: true
+#| code-summary: "Whether a value is in its bounds"
 def _obeys(value: Any, r: Rule) -> bool:
     "Whether a value of the right kind is in its bounds; numbers must be finite everywhere."
     if isinstance(value, list):
@@ -334,6 +350,7 @@ def _obeys(value: Any, r: Rule) -> bool:
     over = (r.low is None or value >= r.low) and (r.above is None or value > r.above)
     return over and (r.high is None or value <= r.high) and (r.below is None or value < r.below)
 
+# %% ../../nbs/core/02_config.ipynb #014ebc12
 def read_value(
     value: Any, # from a file, the command line or a keyword
     hint: Any, # the setting's annotation
@@ -352,6 +369,8 @@ def read_value(
     return made
 
 # %% ../../nbs/core/02_config.ipynb #97f3559a
+#| code-fold: true
+#| code-summary: "A value for messages"
 def shown(
     value: Any,
 ) -> str: # one line of at most 80 characters
@@ -364,17 +383,6 @@ def shown(
     return text if len(text) <= 80 else text[:79] + '…'
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0026
-def all_settings(
-    schema: type, # a dataclass of sections
-    where: str = '', # name of the section
-) -> dict[str, tuple[Any, Rule]]: # dotted key → (annotation, rule), in order
-    "All keys of a configuration, and what they may be."
-    out = {}
-    for f in fields(schema):
-        hint, key = hints_of(schema)[f.name], f'{where}.{f.name}' if where else f.name
-        out |= all_settings(hint, key) if is_dataclass(hint) else {key: (hint, rule_of(f))}
-    return out
-
 def from_values(
     schema: type, # a dataclass
     values: dict | None, # nested values, from YAML or keywords; None: all defaults
@@ -396,14 +404,19 @@ def _section(schema: type, values: Any, where: str, parse: bool) -> Any:
         else: made[key] = read_value(value, hint, rules[key], path, parse)
     return schema(**made)
 
-# %% ../../nbs/core/02_config.ipynb #62e3f9dc
-def require(
-    checks: list[tuple], # (whether it holds, key, value, what was expected)
-):
-    "Raise a `ConfigError` for the first check that does not hold."
-    for ok, key, value, expected in checks:
-        if not ok: raise ConfigError(f'{key}={shown(value)}: expected {expected}')
+# %% ../../nbs/core/02_config.ipynb #e711af1d
+def all_settings(
+    schema: type, # a dataclass of sections
+    where: str = '', # name of the section
+) -> dict[str, tuple[Any, Rule]]: # dotted key → (annotation, rule), in order
+    "All keys of a configuration, and what they may be."
+    out = {}
+    for f in fields(schema):
+        hint, key = hints_of(schema)[f.name], f'{where}.{f.name}' if where else f.name
+        out |= all_settings(hint, key) if is_dataclass(hint) else {key: (hint, rule_of(f))}
+    return out
 
+# %% ../../nbs/core/02_config.ipynb #62e3f9dc
 _RELATIONS: dict[type, list[Callable]] = {}
 
 def relation(
@@ -415,15 +428,15 @@ def relation(
         return f
     return enter
 
-def check_relations(
-    config: Any, # a section
-    where: str = '', # its name, for messages
+# %% ../../nbs/core/02_config.ipynb #46090ae9
+#| code-fold: true
+#| code-summary: "What checks are made of"
+def require(
+    checks: list[tuple], # (whether it holds, key, value, what was expected)
 ):
-    "Raise `ConfigError` for settings of a section that do not fit each other."
-    for section in reversed(type(config).__mro__):
-        for f in _RELATIONS.get(section, ()):
-            require([(ok, f'{where}.{key}' if where else key, value_at(config, key), expected)
-                     for ok, key, expected in f(config)])
+    "Raise a `ConfigError` for the first check that does not hold."
+    for ok, key, value, expected in checks:
+        if not ok: raise ConfigError(f'{key}={shown(value)}: expected {expected}')
 
 def value_at(
     config: Any, # a dataclass of sections
@@ -433,6 +446,17 @@ def value_at(
     for part in key.split('.'):
         config = config.get(part) if isinstance(config, dict) else getattr(config, part)
     return config
+
+# %% ../../nbs/core/02_config.ipynb #512c19ee
+def check_relations(
+    config: Any, # a section
+    where: str = '', # its name, for messages
+):
+    "Raise `ConfigError` for settings of a section that do not fit each other."
+    for section in reversed(type(config).__mro__):
+        for f in _RELATIONS.get(section, ()):
+            require([(ok, f'{where}.{key}' if where else key, value_at(config, key), expected)
+                     for ok, key, expected in f(config)])
 
 # %% ../../nbs/core/02_config.ipynb #5a14600f
 def check_settings(
@@ -480,6 +504,8 @@ def list_configs(
                   if f.name.endswith('.yaml'))
 
 # %% ../../nbs/core/02_config.ipynb #d59aa166
+#| code-fold: true
+#| code-summary: "A file as text of known size"
 def read_plain(
     source: str | Path, # a shipped name, or the path of a YAML file
     job: str, # see `list_configs`
@@ -510,6 +536,8 @@ def read_config(
     return as_yaml(read_plain(source, job))
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0032
+#| code-fold: true
+#| code-summary: "Overrides laid over values"
 def _put(values: dict, path: list[str], text: Typed, hint: Any):
     "Lay a typed value over nested ones, at a dotted key."
     head, inner = path[0], hints_of(hint).get(path[0], Any) if is_dataclass(hint) else Any
@@ -526,6 +554,7 @@ def _laid_over(below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)): return above
     return below | {k: _laid_over(below.get(k), v) for k, v in above.items()}
 
+# %% ../../nbs/core/02_config.ipynb #e3c8df44
 def build_config(
     schema: type, # a dataclass of sections
     source: str | Path, # a shipped name, or the path of a YAML file

@@ -129,6 +129,9 @@ def settings_text(
                       *textwrap.wrap(e['meaning'], width, **_INDENT)]
     return '\n'.join(lines[1:])
 
+# %% ../../nbs/core/15_schema.ipynb #82416515
+#| code-fold: true
+#| code-summary: "Helpers of the reference"
 _INDENT = dict(initial_indent='    ', subsequent_indent='    ')
 
 def _under(key: str, section: str) -> bool:
@@ -168,6 +171,7 @@ def kind_of_values(
         return sum(not any(k == n or k.startswith(f'{n}.') for n in known) for k in flatten(values))
     return min(shipped_schema(), key=strange)
 
+# %% ../../nbs/core/15_schema.ipynb #d1430462
 def check_quickly(
     source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: the kind's own
     overrides: list[str] = (), # ['training.lr=3e-4', …]

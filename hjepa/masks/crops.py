@@ -84,6 +84,9 @@ def __call__(self: MultiCropMaskGenerator,
         raise ValueError('exclude_overlap=True needs the crops: call the generator with crops=…')
     return out
 
+# %% ../../nbs/masks/02_crops.ipynb #5739a563
+#| code-fold: true
+#| code-summary: "A check of the crops"
 @patch
 def _check_crops(self: MultiCropMaskGenerator, crops: Crops, batch_size: int) -> int: # local crops per image
     "Raise a ValueError if the crops are not those that were announced."
