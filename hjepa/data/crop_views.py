@@ -97,7 +97,7 @@ class MultiCropView(Dataset):
         self.transform, self.seed = transform, seed
         self.dataset = dataset = self.source.dataset
         # printed here, not by each worker
-        if self.source.in_chans: transform._has_colour(self.source.in_chans)
+        if self.source.in_chans: transform.has_colour(self.source.in_chans)
         self.in_chans, images = self.source.in_chans, getattr(dataset, 'images', None)
         # a pipeline of the user's stays in the workers
         self.on_device = on_device and not any(transform.transforms)

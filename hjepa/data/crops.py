@@ -139,6 +139,7 @@ def map(self: Crops,
     "The same crops with other pixels."
     return Crops.from_stacks([f(s) for s in self.stacks], self.boxes, self.flips, self.sizes)
 
+# %% ../../nbs/data/07_crops.ipynb #83c4473d
 @patch
 def image(self: Crops,
     b: int    # Which image of the batch
@@ -330,25 +331,30 @@ class MultiCropTransform:
         global_transform: Callable[[Tensor], Tensor] | None = None,
         local_transform: Callable[[Tensor], Tensor] | None = None   # The same for small crops
     ):
-        if num_global_crops < 1 or num_local_crops < 0:
-            raise ValueError(f'num_global_crops={num_global_crops}, num_local_crops={num_local_crops}; '
-                             'expected at least 1 and 0')
-        if not 0 <= horizontal_flip_prob <= 1:
-            raise ValueError(f'horizontal_flip_prob is {horizontal_flip_prob}; expected a probability')
-        if in_chans is not None: check_chans(in_chans)
-        if hue not in ('yiq', 'hsv'):
-            raise ValueError(f'hue is {hue!r}; expected yiq (fast) or hsv (exact)')
         self.num_global_crops, self._num_local = num_global_crops, num_local_crops
         self.crop_sizes = (to_hw(global_crop_size), to_hw(local_crop_size))
         self.scales = (tuple(global_crop_scale), tuple(local_crop_scale))
         self.jitters = (global_color_jitter, local_color_jitter)
         self.transforms = (global_transform, local_transform)
         self.flip, self.ratio, self.hue, self.in_chans = horizontal_flip_prob, tuple(ratio), hue, in_chans
-        # impossible values are an error here, not later in a worker
-        for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)
-        for j in self.jitters: jitter_factors(torch.zeros(1, 4), j)
+        self._check()
         # epoch, and how often it was set
         self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()
+
+# %% ../../nbs/data/07_crops.ipynb #b0915f27
+@patch
+def _check(self: MultiCropTransform):
+    "`ValueError` for settings of which no crop can be made."
+    if self.num_global_crops < 1 or self._num_local < 0:
+        raise ValueError(f'num_global_crops={self.num_global_crops}, num_local_crops={self._num_local}; '
+                         'expected at least 1 and 0')
+    if not 0 <= self.flip <= 1:
+        raise ValueError(f'horizontal_flip_prob is {self.flip}; expected a probability')
+    if self.in_chans is not None: check_chans(self.in_chans)
+    if self.hue not in ('yiq', 'hsv'):
+        raise ValueError(f'hue is {self.hue!r}; expected yiq (fast) or hsv (exact)')
+    for s in self.scales: crop_boxes(torch.zeros(1, 4), (8, 8), s, self.ratio)
+    for j in self.jitters: jitter_factors(torch.zeros(1, 4), j)
 
 # %% ../../nbs/data/07_crops.ipynb #3257895d
 @patch
@@ -415,6 +421,34 @@ def geometry(self: MultiCropTransform,
 
 # %% ../../nbs/data/07_crops.ipynb #4b333acf
 @patch
+def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
+    "Colour of the crops `[n, B, C, h, w]` of one type, from `[B, n, 4]` uniform numbers."
+    if self.transforms[kind]: return self._own(self.transforms[kind], x, u, keyed)
+    if not self.jitters[kind] or not self.has_colour(x.shape[2]): return x
+    flat = x.flatten(0, 1)
+    factors = jitter_factors(u.transpose(0, 1).flatten(0, 1),
+                             self.jitters[kind]).to(device=x.device, dtype=exact_dtype(x))
+    # as many as the processor's cache holds
+    step = max(1, (400_000 if x.device.type == 'cpu' else 2**27) // flat[0].numel())
+    for a, f in zip(flat.split(step), factors.split(step), strict=True):
+        a.copy_(color_jitter(a, f, self.hue))
+    return x
+
+_told = []   # warnings printed already, in this process
+
+@patch
+def has_colour(self: MultiCropTransform, chans: int) -> bool:
+    """Whether colours can be changed: of grey and colour. Of other images they cannot, with one
+    warning."""
+    if chans in (1, 3): return True
+    if any(j and not t for j, t in zip(self.jitters, self.transforms, strict=True)) and not _told:
+        _told.append(chans)
+        warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are '
+                      '(color_jitter is for 1 and 3 channels)', stacklevel=2)
+    return False
+
+# %% ../../nbs/data/07_crops.ipynb #7af8b465
+@patch
 def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
     """A pipeline of the user's on the crops `[n, B, C, h, w]` of one type, image by image and crop by
     crop."""
@@ -431,33 +465,6 @@ def _own(self: MultiCropTransform, f: Callable, x: Tensor, u: Tensor, keyed: boo
         with fixed_seed(int(u[b, 0, 0] * 2**53) if keyed else None):
             out.append(torch.stack([one(c) for c in x[:, b].contiguous()]))
     return torch.stack(out, 1)
-
-_told = []   # warnings printed already, in this process
-
-@patch
-def _has_colour(self: MultiCropTransform, chans: int) -> bool:
-    """Whether colours can be changed: of grey and colour. Of other images they cannot, with one
-    warning."""
-    if chans in (1, 3): return True
-    if any(j and not t for j, t in zip(self.jitters, self.transforms, strict=True)) and not _told:
-        _told.append(chans)
-        warnings.warn(f'images of {chans} channels: brightness, contrast and colour stay as they are '
-                      '(color_jitter is for 1 and 3 channels)', stacklevel=2)
-    return False
-
-@patch
-def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: bool) -> Tensor:
-    "Colour of the crops `[n, B, C, h, w]` of one type, from `[B, n, 4]` uniform numbers."
-    if self.transforms[kind]: return self._own(self.transforms[kind], x, u, keyed)
-    if not self.jitters[kind] or not self._has_colour(x.shape[2]): return x
-    flat = x.flatten(0, 1)
-    factors = jitter_factors(u.transpose(0, 1).flatten(0, 1),
-                             self.jitters[kind]).to(device=x.device, dtype=exact_dtype(x))
-    # as many as the processor's cache holds
-    step = max(1, (400_000 if x.device.type == 'cpu' else 2**27) // flat[0].numel())
-    for a, f in zip(flat.split(step), factors.split(step), strict=True):
-        a.copy_(color_jitter(a, f, self.hue))
-    return x
 
 # %% ../../nbs/data/07_crops.ipynb #059b84fb
 @patch
@@ -579,6 +586,7 @@ class MultiCropEvalTransform(MultiCropTransform):
                          global_color_jitter=0, local_color_jitter=0, horizontal_flip_prob=0,
                          in_chans=in_chans)
 
+# %% ../../nbs/data/07_crops.ipynb #cb167019
 @patch
 def _centred(self: MultiCropEvalTransform, sizes: Tensor) -> Tensor: # float32 `[n, B, 4]`, fractions
     "The largest box of the crop's shape in the middle of the image, and of each cell of the grid."

@@ -31,7 +31,7 @@ from .encodings import (autocast_for, blocks_needed, collect_features, collect_r
 from .holdouts import (check_groups, choose_groups, dense_groups, in_class_order,
                                        stratified_split)
 from .probes import (hold_out_facts, hold_out_words, labelled_readouts, labelled_sets,
-                                     model_source, pixel_source, RidgeProbe)
+                                     RidgeProbe, row_sources)
 from ..hierarchy import HJEPA
 from ..training import learning_rate
 
@@ -56,6 +56,7 @@ def shots_per_class(
                          'ask for fewer, or for a share like "10%"')
     return counts.clamp(max=shot)
 
+# %% ../../nbs/evaluation/04_lowshot.ipynb #c066bc66
 def draw_shots(
     labels: Tensor, # [n] int64, −1 where there is none
     shot: int | str, # images per class, or a share like '1%'
@@ -123,6 +124,11 @@ def _decompose(self: FewShotRidge, z: Tensor, t: Tensor):
         raise ValueError('all labelled images have the same features; has the model collapsed?')
     self.unit, self.z, self.qt = self.e.sum() / len(z), z, self.q.T @ t                          # qt [r, c]
 
+@patch
+def _weight(self: FewShotRidge, alpha: float) -> Tensor: # [d, c] float32
+    return (self.z.T @ (self.q @ (self.qt / (self.e + alpha * self.unit)[:, None]))).float()
+
+# %% ../../nbs/evaluation/04_lowshot.ipynb #5a5e1b01
 def _which_survive(
     t: Tensor, # [n] int64 classes from 0
     groups: Tensor | None, # [n] int64; None: each image is on its own
@@ -134,10 +140,7 @@ def _which_survive(
     mates = mates.index_put((groups, t), torch.ones_like(t), accumulate=True)   # [g, c] images
     return groups, t.bincount()[t] > mates[groups, t]
 
-@patch
-def _weight(self: FewShotRidge, alpha: float) -> Tensor: # [d, c] float32
-    return (self.z.T @ (self.q @ (self.qt / (self.e + alpha * self.unit)[:, None]))).float()
-
+# %% ../../nbs/evaluation/04_lowshot.ipynb #93c25412
 @patch
 def _leave_one_out(self: FewShotRidge,
     alpha: float,
@@ -160,8 +163,8 @@ def _leave_one_out(self: FewShotRidge,
             torch.eye(s).to(hat) * (1 + 1e-9) - hat, (target - fitted)[i])
     return (loo.argmax(1) == t)[several].double().mean().item()
 
-# %% ../../nbs/evaluation/04_lowshot.ipynb #302b6bfa
-def _fit_few(z: Tensor, y: Tensor, groups: Tensor | None, largest: int = 2048): # see below
+# %% ../../nbs/evaluation/04_lowshot.ipynb #e669b363
+def _fit_few(z: Tensor, y: Tensor, groups: Tensor | None, largest: int = 2048):
     "A classifier with `predict`, and its accuracy on images that it was not fitted on."
     if min(z.shape) <= largest:
         c = FewShotRidge(z, y, groups=groups)
@@ -169,6 +172,13 @@ def _fit_few(z: Tensor, y: Tensor, groups: Tensor | None, largest: int = 2048): 
     c = RidgeProbe(z, y, groups=groups)
     return c, c.val_accuracy
 
+def _standardised(x: Tensor, test_x: Tensor) -> tuple[Tensor, Tensor]:
+    "Features of training and test images by mean and deviation of all training images."
+    mean, std = x.mean(0), x.std(0, unbiased=False)
+    std = std.where(std > 1e-6 * mean.abs(), torch.ones_like(std))  # a feature that never changes
+    return (x - mean) / std, (test_x - mean) / std
+
+# %% ../../nbs/evaluation/04_lowshot.ipynb #302b6bfa
 def low_shot(
     train_x: dict[str, Tensor], # read-outs of all training images, name → [n, d]
     train_y: Tensor, # [n] int64
@@ -196,15 +206,11 @@ def low_shot(
     draws = {(s, seed): draw_shots(train_y, s, seed, groups) for s in shots for seed in seeds}
     test_y = test_y.to(device)
     found, val = {key: {} for key in draws}, {}
-    # one read-out at a time on the device
-    for name, x in train_x.items():
-        mean, std = x.mean(0), x.std(0, unbiased=False)
-        # a feature that never changes
-        std = std.where(std > 1e-6 * mean.abs(), torch.ones_like(std))
-        z, q = (((v - mean) / std).to(device) for v in (x, test_x[name]))
+    for name, x in train_x.items():  # one read-out at a time on the device
+        z, q = (v.to(device) for v in _standardised(x, test_x[name]))
         for key, i in draws.items():
-            c, score = _fit_few(z[i.to(device)], train_y[i].to(device),
-                                None if groups is None else groups[i])
+            of = None if groups is None else groups[i]
+            c, score = _fit_few(z[i.to(device)], train_y[i].to(device), of)
             found[key][name] = (score, (c.predict(q) == test_y).float().mean().item())
         if choose == 'validation' and len(train_x) > 1:
             val[name] = RidgeProbe(x.to(device), train_y.to(device), groups=groups).val_accuracy
@@ -254,22 +260,18 @@ def compare_low_shot(
     precision: str = 'auto', # of the encoders, see `hjepa.evaluation.encodings.autocast_for`
     device: torch.device | str = 'cpu', # where classifiers are fitted
     progress: bool = False, # show progress bars
-    # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
-    groups: str | Path | None = None,
+    groups: str | Path | None = None, # what is held back together, see `choose_groups`
 ) -> dict[str, Any]: # ready for JSON; `format_low_shot` makes a table of it
     "Low-shot accuracy of several networks, each at its best read-out, on the same labelled images."
     opts, start, rows = dict(locals(), white=False), time.monotonic(), []
     if not models: raise ValueError('models: no network was given')
     check_groups(groups)
     train_set, test_set, lost = labelled_sets(train_set, test_set, max_train, max_test, 0)
-    last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
+    by, group = choose_groups(train_set, groups)
     shots = usual_shots(train_set.labels) if shots is None else list(shots)
     counts = torch.from_numpy(train_set.labels).bincount()
-    # mistakes are known at the start
-    for s in shots: shots_per_class(counts, s, train_set.classes)
-    for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
-        source, some = model_source(m, row, names, opts) if m is not None else pixel_source(
-            last, max_dim, False, batch_size=batch_size, num_workers=num_workers)
+    for s in shots: shots_per_class(counts, s, train_set.classes)  # mistakes are known at the start
+    for row, source, some in row_sources(models, pixels, names, opts):
         a, b = source(train_set), source(test_set)
         train_x, test_x = whiten(a.vectors, b.vectors, some)
         of = None if group is None else group[a.index]
@@ -376,6 +378,7 @@ def start_from_probe(self: Classifier,
         self.head.bias.copy_(scale * probe.bias)
     return probe
 
+# %% ../../nbs/evaluation/04_lowshot.ipynb #ccc6332f
 def _with_alpha(x: Tensor, y: Tensor, alpha: float) -> RidgeProbe:
     "A ridge probe with nothing to choose: its halves are only added up, and no class needs two images."
     return RidgeProbe(x, y, [alpha], folds=2)
@@ -418,6 +421,7 @@ def _right(model: Classifier, dataset: ImageDataset, batch_size: int, num_worker
             right.append(model.classes[logits.argmax(1)].cpu() == b['label'])
     return torch.cat(right)
 
+# %% ../../nbs/evaluation/04_lowshot.ipynb #f620daf6
 def _one_epoch(model: Classifier, loader, optimizer, rates: Iterator[float], smoothing: float,
                precision: str) -> float:
     "Train once through the images; the mean loss."
@@ -511,7 +515,45 @@ def _hold_back(
     raise ValueError(f'every class has only one {what}, and none can be held back to choose the epoch; '
                      'give two or more of a class, or take epochs=0, the probe')
 
+# %% ../../nbs/evaluation/04_lowshot.ipynb #fe8b94e5
+def _gain(
+    before: Tensor, # [m] float64, 1 where the probe is right
+    after: Tensor, # [m] float64, 1 where the tuned network is right
+) -> dict[str, float]:
+    "Accuracy of both, and of the second one over the first, with standard errors over test images."
+    p, gain, n = after.mean().item(), after - before, len(after)
+    return dict(accuracy=p, stderr=math.sqrt(p * (1 - p) / n), probe_accuracy=before.mean().item(),
+                gain=gain.mean().item(), gain_stderr=gain.std(unbiased=False).item() / math.sqrt(n))
+
+def _check_tuning(readout: str, **sets: ImageDataset):
+    if parse_readout(readout)[1]:
+        raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
+    for name, ds in sets.items():
+        if ds.labels is None:
+            raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one '
+                             'folder per class, or see hjepa.evaluation.collapse.feature_health for what '
+                             'needs no labels')
+
 # %% ../../nbs/evaluation/04_lowshot.ipynb #401a5c45
+def _tuned(
+    model: HJEPA | TimmFeatures, # where to start
+    train_set: ImageDataset,
+    features: Readouts, # frozen, of `train_set`
+    groups: Tensor | None, # [n] int64
+    how: FineTuning,
+    readout: str,
+    encoder: str,
+    **run, # of `_tune`: num_workers, precision, say, largest
+) -> tuple[Classifier, dict[str, Any]]: # after its best epoch; what `_tune` gives
+    device = next(model.parameters()).device
+    x, y = features.vectors[readout].to(device), features.labels.to(device)
+    fit, held = _hold_back(features.labels, how, groups)
+    net = Classifier(model, y.unique(), readout, encoder)
+    net.start_from_probe(x[fit], y[fit], None if groups is None else groups[fit])
+    parts = [train_set.subset(features.index[p]) for p in (fit, held)]
+    return net, _tune(net, *parts, how, **run)
+
+# %% ../../nbs/evaluation/04_lowshot.ipynb #83658c65
 def fine_tune(
     model: HJEPA | TimmFeatures, # where to start; not changed
     train_set: ImageDataset, # with labels
@@ -521,8 +563,7 @@ def fine_tune(
     num_workers: int = 0, # processes that read images
     precision: str = 'auto', # see `hjepa.evaluation.encodings.autocast_for`
     say: Callable[[str], None] = lambda text: None, # called with a line per epoch; `print` shows them
-    # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
-    groups: str | Path | None = None,
+    groups: str | Path | None = None, # what is held back together, see `choose_groups`
     # of `FineTuning`: epochs, lr, layer_decay, weight_decay, batch_size, head, label_smoothing, crop_scale,
     # flip, val_share, seed
     **how,
@@ -532,40 +573,29 @@ def fine_tune(
 
     Images labelled −1 are skipped. Raises ValueError for data without labels, and for a single image of
     every class: none can be held back."""
-    if parse_readout(readout)[1]:
-        raise ValueError(f'readout={readout!r}: whitening is for frozen features; leave it out')
+    _check_tuning(readout, training=train_set, test=test_set)
     how, start, device = FineTuning(**how), time.monotonic(), next(model.parameters()).device
-    for name, ds in (('training', train_set), ('test', test_set)):
-        if ds.labels is None:
-            raise ValueError(f'the {name} images {ds.name!r} have no labels; give a folder with one '
-                             'folder per class, or see hjepa.evaluation.collapse.feature_health for what '
-                             'needs no labels')
     check_groups(groups)
     train_set, test_set, lost = labelled_sets(train_set, test_set, None, None, 0)
     by, group = choose_groups(train_set, groups)
+    reading = dict(num_workers=num_workers, precision=precision)
+    right = lambda net: _right(net, test_set, 256, **reading).double()
     with fixed_seed(how.seed):
-        reading = dict(encoder=encoder, precision=precision, num_workers=num_workers)
-        f = collect_readouts(model, train_set, [readout], thumbs=True, **reading)
+        f = collect_readouts(model, train_set, [readout], thumbs=True, encoder=encoder, **reading)
         x, y = f.vectors[readout].to(device), f.labels.to(device)
         of = None if group is None else group[f.index]
         facts = _facts_of_tuning(f, test_set, model, how, by, of, num_workers)
-        probe = Classifier(model, y.unique(), readout, encoder)
-        probe.start_from_probe(x, y, of)
-        before = _right(probe, test_set, 256, num_workers, precision).double()
-        result, after = dict(best_epoch=0, val_accuracies=[], losses=[]), before
+        best = Classifier(model, y.unique(), readout, encoder)
+        best.start_from_probe(x, y, of)
+        result, before = dict(best_epoch=0, val_accuracies=[], losses=[]), right(best)
         if how.epochs:
-            fit, held = _hold_back(f.labels, how, of)
-            tuned = Classifier(model, y.unique(), readout, encoder)
-            tuned.start_from_probe(x[fit], y[fit], None if of is None else of[fit])
-            parts = [train_set.subset(f.index[p]) for p in (fit, held)]
-            result = _tune(tuned, *parts, how, num_workers, precision, say, facts['majority'])
-            if result['best_epoch']:
-                probe, after = tuned, _right(tuned, test_set, 256, num_workers, precision).double()
-    p, gain = after.mean().item(), after - before
-    return dict(accuracy=p, stderr=math.sqrt(p * (1 - p) / len(after)), probe_accuracy=before.mean().item(),
-                gain=gain.mean().item(), gain_stderr=gain.std(unbiased=False).item() / math.sqrt(len(gain)),
-                **result, epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after),
-                unlabelled=lost, **facts, seconds=round(time.monotonic() - start, 1)), probe.eval()
+            tuned, result = _tuned(model, train_set, f, of, how, readout, encoder, say=say,
+                                   largest=facts['majority'], **reading)
+            if result['best_epoch']: best = tuned
+        after = right(best) if result['best_epoch'] else before
+    return _gain(before, after) | result | dict(
+        epochs=how.epochs, readout=readout, n_train=len(f), n_test=len(after), unlabelled=lost, **facts,
+        seconds=round(time.monotonic() - start, 1)), best.eval()
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #f43ce56a
 def _facts_of_tuning(
