@@ -58,7 +58,8 @@ if TYPE_CHECKING:
     from .data.datasets import ImageDataset
     from .data.images import load_image
     from .data.named import build_dataset, register_dataset
-    from .data.shards import index_shards, ShardDataset, write_shards
+    from .data.shards import index_shards, write_shards
+    from .data.streaming import ShardDataset
     from .detection.backbones import Backbone, backbone_cost, build_backbone, ResNetFPN
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
@@ -106,7 +107,8 @@ _names = {
     'data.datasets': 'ImageDataset',
     'data.images': 'load_image',
     'data.named': 'build_dataset register_dataset',
-    'data.shards': 'index_shards ShardDataset write_shards',
+    'data.shards': 'index_shards write_shards',
+    'data.streaming': 'ShardDataset',
     'detection.backbones': 'Backbone backbone_cost build_backbone ResNetFPN',
     'detection.boxes': 'BoxDataset',
     'detection.detector': 'DetectorConfig FPNDetector FPNFeatures load_detection_model',
