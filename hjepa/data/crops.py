@@ -356,9 +356,10 @@ def _color(self: MultiCropTransform, kind: int, x: Tensor, u: Tensor, keyed: boo
 _told = []   # warnings printed already, in this process
 
 @patch
-def has_colour(self: MultiCropTransform, chans: int) -> bool:
-    """Whether colours can be changed: of grey and colour. Of other images they cannot, with one
-    warning."""
+def has_colour(self: MultiCropTransform,
+    chans: int # Channels of the images
+) -> bool:
+    "Whether colours can be changed: of grey and colour images; of others they cannot, with one warning."
     if chans in (1, 3): return True
     if any(j and not t for j, t in zip(self.jitters, self.transforms, strict=True)) and not _told:
         _told.append(chans)

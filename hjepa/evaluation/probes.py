@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ALPHAS', 'knn_sweep', 'knn_predict', 'knn_accuracy', 'RidgeSums', 'RidgeImages', 'sum_of', 'RidgeProbe',
            'ProbeResult', 'linear_probe', 'LogisticProbe', 'labelled_sets', 'class_name', 'labelled_readouts',
-           'score_features', 'pixel_source', 'model_source', 'row_sources', 'compare', 'hold_out_facts', 'majority',
-           'hold_out_words', 'evaluate', 'format_table']
+           'score_features', 'pixel_source', 'model_source', 'row_sources', 'hold_out_facts', 'majority',
+           'hold_out_words', 'compare', 'evaluate', 'format_table']
 
 # %% ../../nbs/evaluation/03_probes.ipynb #6c71aa1b
 import math
@@ -472,6 +472,38 @@ def row_sources(
         yield 'raw pixels', *pixel_source(last, opts['max_dim'], opts['white'], **reading)
     for row, model in models.items(): yield row, *model_source(model, row, names, opts)
 
+# %% ../../nbs/evaluation/03_probes.ipynb #545828af
+def hold_out_facts(
+    train: Readouts, # with thumbnails
+    test: Readouts, # with thumbnails
+    parts: tuple[Tensor, Tensor], # training images to fit, and held back
+    by: str, # what groups were made by
+    groups: Tensor | None, # [n], of the training images
+) -> dict[str, Any]: # majority, groups, duplicates, warnings
+    "What must be reported with an accuracy: the largest class's share, groups, near-duplicates."
+    fit, val = (train.thumbs[p] for p in parts)
+    found = {'held-back': near_duplicates(fit, val), 'test': near_duplicates(train.thumbs, test.thumbs)}
+    said = [w for what, share in found.items() if (w := duplicate_words(share, what))]
+    for w in said: warnings.warn(w, stacklevel=3)
+    return dict(majority=majority(test.labels), duplicates=found, warnings=said,
+                groups=None if groups is None else dict(by=by, n=len(groups.unique())))
+
+def majority(
+    labels: Tensor, # [n] int64, none of them −1
+) -> float: # 0 … 1
+    "The share of the most frequent class: what always guessing it is worth."
+    return labels.unique(return_counts=True)[1].max().item() / len(labels)
+
+# %% ../../nbs/evaluation/03_probes.ipynb #1634ac6f
+def hold_out_words(
+    results: dict[str, Any], # of `compare`, or with the same keys
+) -> list[str]: # lines; none for results of older versions
+    "The facts of `hold_out_facts` in words."
+    groups, lost = results.get('groups'), results.get('unlabelled')
+    together = [f"Held back by group: {groups['n']:,} groups by {groups['by']}."] if groups else []
+    without = [f'{lost:,} images without a label were left out.'] if lost else []
+    return together + without + [f'Warning: {w}.' for w in results.get('warnings', [])]
+
 # %% ../../nbs/evaluation/03_probes.ipynb #6cafeb98
 def compare(
     models: dict[str, HJEPA | TimmFeatures], # name of the row → network; the last is compared with the others
@@ -516,38 +548,6 @@ def compare(
     return dict(rows=rows, differences=_differences(rows, rights), **counts, k=k, encoder=encoder,
                 bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1),
                 **hold_out_facts(a, b, parts, by, of))
-
-# %% ../../nbs/evaluation/03_probes.ipynb #545828af
-def hold_out_facts(
-    train: Readouts, # with thumbnails
-    test: Readouts, # with thumbnails
-    parts: tuple[Tensor, Tensor], # training images to fit, and held back
-    by: str, # what groups were made by
-    groups: Tensor | None, # [n], of the training images
-) -> dict[str, Any]: # majority, groups, duplicates, warnings
-    "What must be reported with an accuracy: the largest class's share, groups, near-duplicates."
-    fit, val = (train.thumbs[p] for p in parts)
-    found = {'held-back': near_duplicates(fit, val), 'test': near_duplicates(train.thumbs, test.thumbs)}
-    said = [w for what, share in found.items() if (w := duplicate_words(share, what))]
-    for w in said: warnings.warn(w, stacklevel=3)
-    return dict(majority=majority(test.labels), duplicates=found, warnings=said,
-                groups=None if groups is None else dict(by=by, n=len(groups.unique())))
-
-def majority(
-    labels: Tensor, # [n] int64, none of them −1
-) -> float: # 0 … 1
-    "The share of the most frequent class: what always guessing it is worth."
-    return labels.unique(return_counts=True)[1].max().item() / len(labels)
-
-# %% ../../nbs/evaluation/03_probes.ipynb #1634ac6f
-def hold_out_words(
-    results: dict[str, Any], # of `compare`, or with the same keys
-) -> list[str]: # lines; none for results of older versions
-    "The facts of `hold_out_facts` in words."
-    groups, lost = results.get('groups'), results.get('unlabelled')
-    together = [f"Held back by group: {groups['n']:,} groups by {groups['by']}."] if groups else []
-    without = [f'{lost:,} images without a label were left out.'] if lost else []
-    return together + without + [f'Warning: {w}.' for w in results.get('warnings', [])]
 
 # %% ../../nbs/evaluation/03_probes.ipynb #869ff75f
 def evaluate(
