@@ -69,7 +69,8 @@ if TYPE_CHECKING:
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
-    from .evaluation.lowshot import compare_low_shot, fine_tune
+    from .evaluation.finetuning import fine_tune
+    from .evaluation.lowshot import compare_low_shot
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
@@ -118,7 +119,8 @@ _names = {
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
-    'evaluation.lowshot': 'compare_low_shot fine_tune',
+    'evaluation.finetuning': 'fine_tune',
+    'evaluation.lowshot': 'compare_low_shot',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',

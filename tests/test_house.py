@@ -18,7 +18,7 @@ objectives.regularizers objectives.pixels
 hierarchy multicrop masking training visualization
 figures.attention figures.guesses
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
-evaluation.store evaluation.retrieval evaluation.cost
+evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
