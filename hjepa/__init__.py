@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from .data.datasets import ImageDataset
     from .data.images import load_image
     from .data.named import build_dataset, register_dataset
-    from .data.shards import index_shards, ShardDataset, write_shards
+    from .data.shards import index_shards, write_shards
+    from .data.streaming import ShardDataset
     from .detection.backbones import Backbone, backbone_cost, build_backbone, ResNetFPN
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
@@ -69,7 +70,8 @@ if TYPE_CHECKING:
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
-    from .evaluation.lowshot import compare_low_shot, fine_tune
+    from .evaluation.finetuning import fine_tune
+    from .evaluation.lowshot import compare_low_shot
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
@@ -111,7 +113,8 @@ _names = {
     'data.datasets': 'ImageDataset',
     'data.images': 'load_image',
     'data.named': 'build_dataset register_dataset',
-    'data.shards': 'index_shards ShardDataset write_shards',
+    'data.shards': 'index_shards write_shards',
+    'data.streaming': 'ShardDataset',
     'detection.backbones': 'Backbone backbone_cost build_backbone ResNetFPN',
     'detection.boxes': 'BoxDataset',
     'detection.detector': 'DetectorConfig FPNDetector FPNFeatures load_detection_model',
@@ -121,7 +124,8 @@ _names = {
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
-    'evaluation.lowshot': 'compare_low_shot fine_tune',
+    'evaluation.finetuning': 'fine_tune',
+    'evaluation.lowshot': 'compare_low_shot',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',
