@@ -6,8 +6,7 @@
     python -m tests --workers 4    # four notebooks, then four tests at a time instead of two
 
 Fails if either part fails; both always run. Each worker computes with one thread: two processes with two
-threads each on two
-cores spend their time waiting for each other."""
+threads each on two cores spend their time waiting for each other."""
 import argparse
 import os
 import signal

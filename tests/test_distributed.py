@@ -1,13 +1,12 @@
 """Several processes on the CPU: they compute what one computes, share files and orders properly, and end
 together.
 
-This file is also the program that they run: `torchrun … tests/test_distributed.py tasks.json` does one task
-after another."""
+This file is also the program that they run: `torchrun -m tests.test_distributed tasks.json` does one task
+after another. Most are forked from the one that tests, see `kills`; a few are what a user starts."""
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from .kills import TORCHRUN, Fork, can_fork, open_process, start_two, torchrun
+
 SMALL = [
     'model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3',
     'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'training.precision=fp32',
@@ -23,7 +24,6 @@ SMALL = [
     'training.clip_grad=0.5', 'model.ema.momentum=0.9'
 ]
 CROPS = ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=4']
-PROGRAM = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
 
 
 # ---- what a process does
@@ -170,10 +170,15 @@ def stuck(task: dict):
         time.sleep(300)
 
 
-if __name__ == '__main__':
+def do_all(tasks: Path):
+    "What each of the processes does."
     torch.set_num_threads(1)
-    for task in json.loads(Path(sys.argv[1]).read_text(encoding='utf-8')):
+    for task in json.loads(tasks.read_text(encoding='utf-8')):
         (stuck if task.get('stuck') else do)(task)
+
+
+if __name__ == '__main__':
+    do_all(Path(sys.argv[1]))
     sys.exit()
 
 
@@ -183,11 +188,15 @@ if __name__ == '__main__':
 def launch(folder: Path, tasks: list[dict], code: int | None = 0) -> str:
     "Do tasks in two processes; what they printed."
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/'tasks.json').write_text(json.dumps(tasks))
-    done = subprocess.run([*PROGRAM, __file__, str(folder / 'tasks.json')], capture_output=True, text=True,
-                          timeout=300, env=os.environ | {'OMP_NUM_THREADS': '1'})
-    assert code is None or done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    file = folder/'tasks.json'
+    file.write_text(json.dumps(tasks), encoding='utf-8')
+    if can_fork(): process = Fork(lambda: torchrun(lambda: do_all(file)))
+    else:
+        program = *TORCHRUN, '-m', 'tests.test_distributed', file
+        process = open_process(*program, cwd=Path(__file__).parents[1])
+    out = process.communicate(timeout=300)[0]
+    assert code is None or process.returncode == code, out
+    return out
 
 
 def result(run: Path) -> tuple[dict, dict, dict]:
@@ -428,13 +437,6 @@ def garments(tmp_path_factory) -> Path:
     return root.parent
 
 
-def start(*args) -> subprocess.Popen:
-    "`hjepa train` in two processes."
-    return subprocess.Popen([*PROGRAM, '-m', 'hjepa', 'train', *map(str, args)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True,
-                            env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'})
-
-
 @pytest.mark.parametrize('more', [[], ['multicrop.strategy=cross_crop_prediction',
                                        'multicrop.num_local_crops=3', 'multicrop.min_local_crops=0',
                                        'multicrop.warmup_epochs=1',
@@ -443,7 +445,7 @@ def test_two_processes(garments, tmp_path, more):
     """Both processes take part, one writes, the encoder learns, health and images are there; sharded, with
     several crops of each image, too."""
     run = tmp_path/'run'
-    process = start(*COMMAND, f'data.path={garments}', *more, '--run-dir', run)
+    process = start_two('train', *COMMAND, f'data.path={garments}', *more, '--run-dir', run, fresh=not more)
     out = process.communicate(timeout=300)[0]
     assert process.returncode == 0 and '2 process(es)' in out, out
     lines = history(run)
@@ -465,7 +467,9 @@ def processes(parent: int) -> list[int]:
         try:
             if p.name.isdigit() and int((p/'stat').read_text().rsplit(')', 1)[1].split()[1]) == parent:
                 env = dict(e.split('=', 1) for e in (p/'environ').read_text().split('\0') if '=' in e)
-                if 'RANK' in env: found.append((int(env['RANK']), int(p.name)))
+                name = (p/'comm').read_text().split()
+                rank = name[1] if name[:1] == ['rank'] else env.get('RANK')        # forked, or not
+                if rank is not None: found.append((int(rank), int(p.name)))
         except OSError: continue
     return [pid for _, pid in sorted(found)]
 
@@ -477,7 +481,8 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
     """The other one notices, says what happened and how to resume, and leaves a checkpoint that can be used;
     the job ends in time and not as a success."""
     run = tmp_path/'run'
-    process = start(*COMMAND, 'training.epochs=50', f'data.path={garments}', *more, '--run-dir', run)
+    process = start_two('train', *COMMAND, 'training.epochs=50', f'data.path={garments}', *more,
+                        '--run-dir', run, fresh=rank == 1 and not more)
     end = time.time() + 120
     while time.time() < end and process.poll() is None and not (
         (run / 'history.jsonl').exists() and any(h['step'] >= 25 for h in history(run))):
@@ -512,8 +517,8 @@ def test_asked_to_stop(garments, tmp_path, whom):
     """A scheduler's SIGTERM to torchrun (which sends it to all, loaders' workers included), or one to a
     single process: all stop after the same step, and everything is saved."""
     run = tmp_path/'run'
-    process = start(*COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000', 'data.num_workers=1',
-                    f'data.path={garments}', '--run-dir', run)
+    process = start_two('train', *COMMAND, 'training.epochs=50', 'training.checkpoint_steps=1000',
+                        'data.num_workers=1', f'data.path={garments}', '--run-dir', run, fresh=whom == 'all')
     end = time.time() + 120
     while time.time() < end and process.poll() is None and not (
         (run / 'history.jsonl').exists() and any(h['step'] >= 5 for h in history(run))):
