@@ -11,6 +11,7 @@ Processes are forked from the one that runs the tests, which has imported everyt
 itself: a life costs a fraction of a second. Needs fork and signals. `start` gives such a process for one
 `hjepa …`."""
 import functools
+import gc
 import os
 import re
 import signal
@@ -79,11 +80,13 @@ class Life:
 
 @functools.cache
 def warm():
-    "Import what commands import, once and before processes are forked."
+    """Import what commands import, once and before processes are forked; keep the garbage collector from what
+    is there now, as it would have each page of it copied in a forked process."""
     import hjepa
     for name in ('hjepa.cli.evaluate', 'hjepa.cli.train', 'hjepa.report.page', 'sklearn.linear_model',
                  'torchmetrics.detection.mean_ap'): import_module(name)
     for name in dir(hjepa): getattr(hjepa, name)
+    gc.freeze()
 
 
 class Fork(Life):
@@ -146,11 +149,13 @@ def start_two(*args, fresh: bool = False) -> Fork | subprocess.Popen:
 
 def torchrun(work):
     "PyTorch's launcher in this process; the processes that it starts are forks of it that do `work`."
+    from accelerate.state import AcceleratorState
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing import api
     class Rank(Fork):
         def __init__(self, env, local_rank_id, **_):
             def ranked():
+                AcceleratorState._reset_state(True)
                 os.environ.update(env)
                 Path('/proc/self/comm').write_text(f'rank {local_rank_id}', encoding='utf-8')
                 return work()
