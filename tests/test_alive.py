@@ -77,7 +77,7 @@ def newest(run: Path) -> int:
 
 def reach(run: Path, step: int, going=lambda: True):
     "Wait until an active run has a checkpoint of this step."
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while going() and max([int(p.name[5:]) for p in run.glob('checkpoints/step_*')], default=-1) < step:
         assert time.monotonic() < end, f'step {step} was not reached'
         time.sleep(.01)
@@ -312,6 +312,12 @@ def add_callback(callback: Callback):
     Trainer.__init__ = with_it
 
 
+class Pause(Callback):
+    "After each step."
+    def __init__(self, seconds: float): self.seconds = seconds
+    def after_step(self, t): time.sleep(self.seconds)
+
+
 def flip(file: Path, share: float):
     data = bytearray(file.read_bytes())
     data[int(share * (len(data) - 1))] ^= 4
@@ -398,7 +404,7 @@ def test_second_request_is_taken_at_its_word(images, tmp_path, go_on):
     life = Life(train(*SMALL, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Slow())),
                 tmp_path / 'log')
     reach(run, 8)
-    while 'slow' not in life.said and time.monotonic() < life.since + 60: time.sleep(.01)
+    while 'slow' not in life.said and time.monotonic() < life.since + 200: time.sleep(.01)
     for _ in range(2):
         life.kill(signal.SIGTERM)
         time.sleep(2.2)
@@ -511,12 +517,10 @@ def test_two_start_together(images, tmp_path):
 def test_two_resume_one_run(images, tmp_path, go_on):
     """The second one is refused and names the first; after a kill -9 of the first, while its workers
     are alive, it may."""
-    class Pause(Callback):
-        "It must not end before the second one is there."
-        def after_step(self, t): time.sleep(.2)
     run = tmp_path/'run'
     args = [*SMALL, f'data.path={images}', 'data.num_workers=2', '--run-dir', run]
-    first = Life(train(*args, before=lambda: add_callback(Pause())), tmp_path/'log')
+    # it must not end before the second one is there
+    first = Life(train(*args, before=lambda: add_callback(Pause(.2))), tmp_path/'log')
     reach(run, 3)
     before = (run/'config.yaml').read_text(encoding='utf-8')
     for args in (['--resume', run], [*SMALL, f'data.path={images}', '--run-dir', run]):
@@ -647,7 +651,8 @@ def test_read_while_it_writes(images, tmp_path):
     "A checkpoint that is deleted while it is read: the next newest is read instead."
     from hjepa import HJEPA
     run, left = tmp_path/'run', tmp_path/'left'
-    life = Life(train(*SMALL, f'data.path={images}', '--run-dir', run), tmp_path/'log')
+    slowed = train(*SMALL, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Pause(.05)))
+    life = Life(slowed, tmp_path/'log')
     reach(run, 2)
     loads = 0
     while life.wait_once() is None:
@@ -829,10 +834,10 @@ MENDABLE = ValueError, OSError                                  # what the comma
 
 
 def refused(f, *args, within: float = 10, **kwargs) -> str:
-    "It must raise an error that names what is wrong, soon."
-    start = time.monotonic()
+    "It must raise an error that names what is wrong, after few seconds of work."
+    start = time.process_time()
     with pytest.raises(MENDABLE) as e: f(*args, **kwargs)
-    assert time.monotonic() - start < within, f'{f} took {time.monotonic() - start:.0f} s for {args}'
+    assert time.process_time() - start < within, f'{f} took {time.process_time() - start:.0f} s for {args}'
     return str(e.value)
 
 

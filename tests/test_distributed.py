@@ -410,7 +410,7 @@ def test_another_process_dies_while_this_one_is_stuck(tmp_path):
     out = launch(tmp_path, [dict(stuck=True, run=str(tmp_path/'run'))], code=None)
     assert 'rank 0 of 2: another process of this run has ended' in out
     assert 'go on with --resume somewhere' in out
-    assert time.time() - start < 60
+    assert time.time() - start < 200                    # the other one would sleep for 300
     for rank in (0, 1):
         assert f'refused on rank {rank}: processes differ: images is 100 on rank 0 and 101 on rank 1' in out
     words = 'processes differ: the digest of their names and sizes is'
@@ -482,7 +482,7 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
     the job ends in time and not as a success."""
     run = tmp_path/'run'
     process = start_two('train', *COMMAND, 'training.epochs=50', f'data.path={garments}', *more,
-                        '--run-dir', run, fresh=rank == 1 and not more)
+                        '--run-dir', run)
     end = time.time() + 120
     while time.time() < end and process.poll() is None and not (
         (run / 'history.jsonl').exists() and any(h['step'] >= 25 for h in history(run))):
@@ -490,8 +490,8 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
     time.sleep(.3)
     killed = time.time()
     os.kill(processes(process.pid)[rank], signal.SIGKILL)
-    out = process.communicate(timeout=60)[0]
-    assert time.time() - killed < 60 and process.returncode != 0
+    out = process.communicate(timeout=200)[0]
+    assert time.time() - killed < 200 and process.returncode != 0
     said = [l for l in out.splitlines() if 'another process of this run has ended' in l]
     saved = sorted((run/'checkpoints').glob('step_*'))[-1]
     step, last = int(saved.name[5:]), max(h['step'] for h in history(run))
@@ -524,7 +524,7 @@ def test_asked_to_stop(garments, tmp_path, whom):
         (run / 'history.jsonl').exists() and any(h['step'] >= 5 for h in history(run))):
         time.sleep(.05)
     os.kill(process.pid if whom == 'all' else processes(process.pid)[1], signal.SIGTERM)
-    out = process.communicate(timeout=60)[0]
+    out = process.communicate(timeout=200)[0]
     assert process.returncode != 0 and 'hjepa/training.py' not in out and 'error:' not in out, out
     step = int(sorted((run/'checkpoints').glob('step_*'))[-1].name[5:])
     assert 5 <= step < 1000 and f'stopped at step {step} of 1000; everything is saved' in out, out
