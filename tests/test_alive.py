@@ -851,7 +851,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     from hjepa.data.images import load_image
     from hjepa.data.named import build_dataset
     from hjepa.detection.detector import load_detection_model
-    from hjepa.encoder import create_vit
+    from hjepa.vit.by_name import create_vit
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
     from hjepa.sharing.publish import run_record
     from hjepa.report.page import read_run
@@ -982,7 +982,8 @@ def test_weights_that_claim_too_much(whole, tmp_path):
     """Headers and configurations that need terabytes are refused in seconds and with a gigabyte; so is
     what names other files, and control sequences are spelled out."""
     from hjepa import HJEPA
-    from hjepa.compression.codec import CodecConfig, FPNCodec, load_compression_model
+    from hjepa.compression.codec import FPNCodec, load_compression_model
+    from hjepa.compression.latents import CodecConfig
     from hjepa.detection.detector import DetectorConfig, FPNDetector, load_detection_model
     sources = dict(hjepa=checkpoints(whole)[-1]/'model.safetensors')
     sources['detector'] = FPNDetector(
@@ -1059,7 +1060,8 @@ def test_random_damage(whole, tmp_path):
     result; never anything else."""
     pytest.importorskip('constriction')
     from hjepa import HJEPA
-    from hjepa.compression.codec import CodecConfig, FPNCodec
+    from hjepa.compression.codec import FPNCodec
+    from hjepa.compression.latents import CodecConfig
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
     from hjepa.data.named import build_dataset
     from hjepa.core.history import read_history

@@ -54,13 +54,18 @@ def _encoded(ds: ImageDataset, i: int) -> tuple[str, bytes]: # suffix and conten
 
 def _digest(
     ds: ImageDataset # What will be written
-) -> tuple[str, int]: # SHA-256 of names and sizes (in memory: of the pixels), and bytes in all
+) -> tuple[str, int]: # SHA-256 of names and sizes (in memory: of the pixels), and bytes on disk in all
     if ds.images is not None: return tensors_sha256(dict(images=ds.images)), ds.images.nbytes
-    sizes = []
+    sizes, room = [], 0
     for p in ds.paths:
-        try: sizes.append(os.stat(p).st_size)
-        except OSError: sizes.append(-1)  # named when it is its turn, or no file at all
-    return json_sha256([list(map(str, ds.paths)), sizes]), sum(max(0, s) for s in sizes)
+        try: found = os.stat(p)
+        except OSError:  # named when it is its turn, or no file at all
+            sizes.append(-1)
+            continue
+        sizes.append(found.st_size)
+        # a sparse file, as an interrupted download leaves one, claims bytes that it does not have
+        room += min(found.st_size, 512 * getattr(found, 'st_blocks', found.st_size))
+    return json_sha256([list(map(str, ds.paths)), sizes]), room
 
 # %% ../../nbs/data/06_shards.ipynb #a1842f93
 _WRITE, _SHARDS, _MIX = 7, 8, 9   # streams: what a random number is for
