@@ -46,7 +46,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compression.codec import CodecConfig, FPNCodec, load_compression_model
+    from .compression.codec import FPNCodec, load_compression_model
+    from .compression.latents import CodecConfig
     from .core.callbacks import Callback
     from .core.checkpoints import new_run
     from .core.config import ConfigError
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
     from .data.datasets import ImageDataset
     from .data.images import load_image
     from .data.named import build_dataset, register_dataset
-    from .data.shards import index_shards, ShardDataset, write_shards
+    from .data.shards import index_shards, write_shards
+    from .data.streaming import ShardDataset
     from .detection.backbones import Backbone, backbone_cost, build_backbone, ResNetFPN
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
@@ -69,33 +71,38 @@ if TYPE_CHECKING:
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
-    from .evaluation.lowshot import compare_low_shot, fine_tune
+    from .evaluation.finetuning import fine_tune
+    from .evaluation.lowshot import compare_low_shot
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
     from .figures.attention import show_attention
     from .figures.base import show_images
+    from .figures.crops import show_multicrop
     from .figures.curves import plot_history
     from .figures.guesses import show_guesses
     from .fpn import register_fusion, TokenFPN
-    from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA, ModelConfig
+    from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA
     from .masking import (build_mask_generator, HierarchicalMaskGenerator, MultiBlockMaskGenerator,
-                          MultiCropMaskGenerator, RandomMaskGenerator, register_masks)
+                          RandomMaskGenerator, register_masks)
+    from .masks.crops import MultiCropMaskGenerator
     from .multicrop import MultiCropMasks
     from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
     from .report.verdict import diagnose, HealthCallback, run_verdict
+    from .settings.model import ModelConfig
+    from .settings.run import load_config, RunConfig
     from .sharing.export import export_onnx, export_timm, export_torch
     from .sharing.publish import push_to_hub, save_for_hub
     from .sharing.sklearn import HJEPAFeatures
-    from .training import load_config, load_run, RunConfig, Trainer
-    from .visualization import (show_feature_maps, show_masks, show_multicrop, show_prediction_error,
-                                show_similarity)
+    from .training import load_run, Trainer
+    from .visualization import show_feature_maps, show_masks, show_prediction_error, show_similarity
 
 # Which names each module gives; each is imported on first use, because torch alone takes seconds.
 _names = {
-    'compression.codec': 'CodecConfig FPNCodec load_compression_model',
+    'compression.codec': 'FPNCodec load_compression_model',
+    'compression.latents': 'CodecConfig',
     'core.callbacks': 'Callback',
     'core.checkpoints': 'new_run',
     'core.config': 'ConfigError',
@@ -107,7 +114,8 @@ _names = {
     'data.datasets': 'ImageDataset',
     'data.images': 'load_image',
     'data.named': 'build_dataset register_dataset',
-    'data.shards': 'index_shards ShardDataset write_shards',
+    'data.shards': 'index_shards write_shards',
+    'data.streaming': 'ShardDataset',
     'detection.backbones': 'Backbone backbone_cost build_backbone ResNetFPN',
     'detection.boxes': 'BoxDataset',
     'detection.detector': 'DetectorConfig FPNDetector FPNFeatures load_detection_model',
@@ -117,28 +125,33 @@ _names = {
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
-    'evaluation.lowshot': 'compare_low_shot fine_tune',
+    'evaluation.finetuning': 'fine_tune',
+    'evaluation.lowshot': 'compare_low_shot',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',
     'figures.attention': 'show_attention',
     'figures.base': 'show_images',
+    'figures.crops': 'show_multicrop',
     'figures.curves': 'plot_history',
     'figures.guesses': 'show_guesses',
     'fpn': 'register_fusion TokenFPN',
-    'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA ModelConfig',
+    'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA',
     'masking': 'build_mask_generator HierarchicalMaskGenerator MultiBlockMaskGenerator '
-               'MultiCropMaskGenerator RandomMaskGenerator register_masks',
+               'RandomMaskGenerator register_masks',
+    'masks.crops': 'MultiCropMaskGenerator',
     'multicrop': 'MultiCropMasks',
     'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
     'predictor': 'Predictor PredictorBlock',
     'report.page': 'write_report',
     'report.verdict': 'diagnose HealthCallback run_verdict',
+    'settings.model': 'ModelConfig',
+    'settings.run': 'load_config RunConfig',
     'sharing.export': 'export_onnx export_timm export_torch',
     'sharing.publish': 'push_to_hub save_for_hub',
     'sharing.sklearn': 'HJEPAFeatures',
-    'training': 'load_config load_run RunConfig Trainer',
-    'visualization': 'show_feature_maps show_masks show_multicrop show_prediction_error show_similarity'}
+    'training': 'load_run Trainer',
+    'visualization': 'show_feature_maps show_masks show_prediction_error show_similarity'}
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 

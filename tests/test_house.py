@@ -9,22 +9,24 @@ PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 # The reading order. A room is all its modules, in the order of its notebooks.
 ORDER = '''
 core.files core.config core.random core.linalg core.distributed core.loader core.weights
-core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling
-data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
+core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling core.schema
+data.images data.cutting data.datasets data.named data.views data.shards data.color data.crops
+data.crop_views data.streaming
 figures.base figures.curves figures.embedding
+vit.by_name vit.blocks
 encoder predictor fpn
-objectives.regularizers objectives.pixels
-hierarchy multicrop masking training visualization
-figures.attention figures.guesses
+objectives.regularizers objectives.pixels settings.model
+hierarchy multicrop masks.checks masking masks.crops settings.run training visualization
+figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
-evaluation.store evaluation.retrieval evaluation.cost
+evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
-detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
-detection.voc detection.kitti detection.scenes detection.detector
+detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats
+detection.coco detection.voc detection.kitti detection.scenes detection.heads detection.detector
 detection.results detection.training
-compression.coding compression.codec compression.features compression.streams compression.baselines
-compression.rate_distortion compression.training
+compression.coding compression.latents compression.codec compression.features compression.streams
+compression.baselines compression.rate_distortion compression.training
 cli.errors cli.arguments cli.inputs cli.evaluate cli.train cli.features cli.neighbours cli.lowshot cli.show
 cli.share cli.shards cli.detect cli.codec cli.streams cli.config cli.main
 '''.split()

@@ -11,7 +11,7 @@ extracts, exports and costs a tiny model with it.
   `@register_readout('name')`: a function of `Encodings` → [n, width]
 - data set: `nbs/data/04_named.ipynb`
   `@register_dataset('name', 'train', 'test')`: a function of (path, split, download) → `ImageDataset`
-- box format: `nbs/detection/03_formats.ipynb`
+- box format: `nbs/detection/05_formats.ipynb`
   `@register_boxes('name')`: a function that gives a `BoxDataset`
 """
 from pathlib import Path
@@ -38,7 +38,8 @@ from hjepa.masking import MASKS, build_mask_generator, register_masks
 from hjepa.objectives.regularizers import REGULARIZERS, register_regularizer
 from hjepa.sharing.export import check_export, export_torch
 from hjepa.sharing.sklearn import HJEPAFeatures
-from hjepa.training import Trainer, load_config
+from hjepa.training import Trainer
+from hjepa.settings.run import load_config
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 TABLES = MASKS, FUSIONS, REGULARIZERS, READOUTS, DATASETS, BOX_DATASETS

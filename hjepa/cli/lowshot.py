@@ -132,7 +132,7 @@ def finetune_all(
 ) -> list[dict]: # a result per network
     "Fine-tune each network; a line per epoch goes to the error stream."
     from hjepa.core.files import say
-    from hjepa.evaluation.lowshot import fine_tune
+    from hjepa.evaluation.finetuning import fine_tune
     out = []
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', '.*have a near-duplicate')
@@ -149,5 +149,5 @@ def format_lowshot(
     return '\n\n'.join([format_low_shot(results), *([results['note']] if 'note' in results else [])])
 
 def _format_tuned(tuned: list[dict]) -> str:
-    from hjepa.evaluation.lowshot import format_fine_tuning
+    from hjepa.evaluation.finetuning import format_fine_tuning
     return format_fine_tuning(tuned)

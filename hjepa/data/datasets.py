@@ -50,7 +50,7 @@ class ImageDataset:
         self.in_chans = images.shape[1] if images is not None else 3
         if pixel_range is not None: self.pixel_range = range_of(np.float32, pixel_range)
         self._check_labels()
-        if in_chans not in (None, self.in_chans): self._set_chans(in_chans)
+        if in_chans not in (None, self.in_chans): self.set_chans(in_chans)
     def __len__(self) -> int: return len(self.paths if self.images is None else self.images)
     def _check_labels(self):
         if self.labels is None: return
@@ -64,7 +64,10 @@ class ImageDataset:
 
 # %% ../../nbs/data/03_datasets.ipynb #ca64f5eb
 @patch
-def _set_chans(self: ImageDataset, in_chans: int):
+def set_chans(self: ImageDataset,
+    in_chans: int # Channels wanted: 1 grey, 3 colour, or what files have
+):
+    "Change the channels of all images, in place: those in memory now, files when they are read."
     check_chans(in_chans)
     # in pieces: int32 copies are large
     if self.images is not None:

@@ -134,7 +134,7 @@ def build_dataset(
     allow_megapixels(max_megapixels)
     path = data_path if data_path is None or source.url else expand(data_path)
     ds = source.build(path, split, download)
-    if in_chans is not None: ds._set_chans(in_chans)
+    if in_chans is not None: ds.set_chans(in_chans)
     if pixel_range is not None: ds.pixel_range = range_of(np.float32, pixel_range)
     return ds
 
