@@ -29,6 +29,16 @@ def ask(*words: str) -> tuple[int, str, set[str], float]:
     return int(code), out + done.stderr, set(modules), worked
 
 
+def ask_quickly(*words: str) -> tuple[int, str]:
+    """Exit code and what is printed; nothing heavy may be imported, and a third of a second of work is enough
+    even with a cold start of Python (in one of three tries: the machine may have other work)."""
+    for _ in range(3):
+        code, out, modules, worked = ask(*words)
+        assert not modules & {*HEAVY}, modules & {*HEAVY}
+        if worked < .3: return code, out
+    raise AssertionError((words, worked))
+
+
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help(name, capsys):
     "Every command has a help with examples that are its own."
@@ -39,10 +49,9 @@ def test_help(name, capsys):
 
 
 def test_help_is_quick():
-    "Nothing heavy is imported: a third of a second even with a cold start of Python."
     for words in ([], ['--version'], ['train', '--help'], ['detect'], ['codec', 'compress', '--help']):
-        code, out, modules, worked = ask(*words)
-        assert code == 0 and out and not modules & {*HEAVY} and worked < .3, (words, worked)
+        code, out = ask_quickly(*words)
+        assert code == 0 and out, words
 
 
 MISTAKES = [
@@ -85,10 +94,8 @@ MISTAKES = [
 @pytest.mark.parametrize('words, says', MISTAKES)
 def test_mistakes_are_one_line_without_torch(words, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, modules, worked = ask(*words.split())
+    code, out = ask_quickly(*words.split())
     assert code == 2 and says in out and out.count('\n') == 1 and 'Traceback' not in out, out
-    assert not modules & {*HEAVY}, modules & {*HEAVY}
-    assert worked < .3, worked
     assert not list(tmp_path.iterdir())
 
 
