@@ -285,7 +285,7 @@ def step_on(trainer: Trainer) -> Trainer:
 
 
 def test_disk_full_for_a_while(images, tmp_path, go_on):
-    "Checkpoints that do not fit are reported, training continues, and the run ends as if nothing had been."
+    "Checkpoints that do not fit are reported, training continues, and the run ends as it would have."
     import resource
     class Full(Callback):
         order = 85                                              # just before checkpoints are written
@@ -351,7 +351,7 @@ def test_damaged_newest_checkpoint(whole, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize('damage', ['bit at 77%', 'truncated'])
-def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
+def test_resumes_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
     "Another command that needs the weights prints this, too."
     run = tmp_path/'run'
     stop_at(images, run, 41, tmp_path/'log')
@@ -359,7 +359,7 @@ def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damag
     from hjepa import HJEPA
     with pytest.raises(ValueError, match='not as it was written|not a readable'): HJEPA.from_pretrained(run)
     out = finish(train('--resume', run), tmp_path/'log2')
-    assert 'set aside' in out and f'resuming {run} at step 40 of {STEPS}' in out and same(
+    assert 'renamed, trying' in out and f'resuming {run} at step 40 of {STEPS}' in out and same(
         run, whole) and history(run) == history(whole)
 
 
@@ -392,7 +392,7 @@ def test_asked_to_stop_while_a_checkpoint_is_written(images, tmp_path, go_on):
     go_on(run)
 
 
-def test_second_request_is_taken_at_its_word(images, tmp_path, go_on):
+def test_second_request_stops_at_once(images, tmp_path, go_on):
     """More than two seconds after the first, SIGTERM ends a process that does not come to the end of its
     step."""
     class Slow(Callback):
@@ -461,7 +461,7 @@ def test_interrupted_at_the_start(images, tmp_path, go_on):
 
 def all_saved(run: Path) -> str:
     "What is printed when a run is stopped in its report."
-    return f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}'
+    return f'all steps are done and saved; to make measures and figures:\n  hjepa train --resume {run}'
 
 
 def test_interrupted_in_the_report(images, tmp_path):
@@ -561,7 +561,7 @@ def test_changed_by_hand(images, tmp_path):
 
 # --- no reader
 
-def test_nobody_reads_what_is_printed(images, whole, tmp_path):
+def test_closed_output(images, whole, tmp_path):
     """The reader of stdout and stderr has gone (`2>&1 | tee log`), or the log's disk is full: training goes
     on."""
     class Deaf(Callback):
@@ -888,7 +888,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
         (run/'results.json').unlink()
         (run/'history.jsonl').write_bytes(data)
         out = finish(train('--resume', run), tmp_path/'log')
-        assert 'set aside' in out and newest(run) == STEPS
+        assert 'renamed, trying' in out and newest(run) == STEPS
     assert not mark.exists()
 
 
