@@ -61,11 +61,10 @@ def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
 
 def test_two_processes(detector, tmp_path):
     run = tmp_path/'run'
-    done = subprocess.run([
-        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m',
-        'hjepa', 'codec', 'train', *SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir',
-        str(run)
-    ], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m',
+               'hjepa', 'codec', 'train', *SMALL, 'training.epochs=2', f'data.detector={detector}',
+               '--run-dir', str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr
     epochs = [

@@ -51,11 +51,9 @@ def test_killed_and_resumed_is_the_same(tmp_path):
 
 def test_two_processes(tmp_path):
     run = tmp_path/'run'
-    done = subprocess.run([
-        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *COMMAND,
-        *SMALL, 'evaluation.every=2', '--run-dir',
-        str(run)
-    ], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2',
+               *COMMAND, *SMALL, 'evaluation.every=2', '--run-dir', str(run)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '2 process(es)' in done.stderr
     epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text(encoding='utf-8').splitlines())
