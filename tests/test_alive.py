@@ -285,7 +285,7 @@ def step_on(trainer: Trainer) -> Trainer:
 
 
 def test_disk_full_for_a_while(images, tmp_path, go_on):
-    "Checkpoints that do not fit are reported, training continues, and the run ends as if nothing had been."
+    "Checkpoints that do not fit are reported, training continues, and the run ends as it would have."
     import resource
     class Full(Callback):
         order = 85                                              # just before checkpoints are written
@@ -351,7 +351,7 @@ def test_damaged_newest_checkpoint(whole, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize('damage', ['bit at 77%', 'truncated'])
-def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
+def test_resumes_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
     "Another command that needs the weights prints this, too."
     run = tmp_path/'run'
     stop_at(images, run, 41, tmp_path/'log')
@@ -359,7 +359,7 @@ def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damag
     from hjepa import HJEPA
     with pytest.raises(ValueError, match='not as it was written|not a readable'): HJEPA.from_pretrained(run)
     out = finish(train('--resume', run), tmp_path/'log2')
-    assert 'set aside' in out and f'resuming {run} at step 40 of {STEPS}' in out and same(
+    assert 'renamed, trying' in out and f'resuming {run} at step 40 of {STEPS}' in out and same(
         run, whole) and history(run) == history(whole)
 
 
@@ -392,7 +392,7 @@ def test_asked_to_stop_while_a_checkpoint_is_written(images, tmp_path, go_on):
     go_on(run)
 
 
-def test_second_request_is_taken_at_its_word(images, tmp_path, go_on):
+def test_second_request_stops_at_once(images, tmp_path, go_on):
     """More than two seconds after the first, SIGTERM ends a process that does not come to the end of its
     step."""
     class Slow(Callback):
@@ -461,7 +461,7 @@ def test_interrupted_at_the_start(images, tmp_path, go_on):
 
 def all_saved(run: Path) -> str:
     "What is printed when a run is stopped in its report."
-    return f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}'
+    return f'all steps are done and saved; to make measures and figures:\n  hjepa train --resume {run}'
 
 
 def test_interrupted_in_the_report(images, tmp_path):
@@ -561,7 +561,7 @@ def test_changed_by_hand(images, tmp_path):
 
 # --- no reader
 
-def test_nobody_reads_what_is_printed(images, whole, tmp_path):
+def test_closed_output(images, whole, tmp_path):
     """The reader of stdout and stderr has gone (`2>&1 | tee log`), or the log's disk is full: training goes
     on."""
     class Deaf(Callback):
@@ -688,11 +688,9 @@ def test_loader_worker_killed(images, tmp_path, go_on):
     """In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to
     resume from."""
     run = tmp_path/'run'
-    process = subprocess.Popen([
-        sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
-        '--run-dir',
-        str(run)
-    ], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
+               '--run-dir', str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
     workers = [
         int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(
@@ -877,8 +875,8 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
             assert name in refused(FeatureStore, store)
         run = copy_of(whole, tmp_path/f'{kind}_run')
         for name, load in ((f'{last}model.safetensors', HJEPA.from_pretrained),
-                           (f'{last}state.json', run_record), ('results.json', read_run), ('config.yaml',
-                                                                                           load_run)):
+                           (f'{last}state.json', run_record), ('results.json', read_run),
+                           ('config.yaml', load_run)):
             before = (run/name).read_bytes() if (run/name).exists() else b''
             (run/name).write_bytes(data)
             assert Path(name).name in refused(load, run), (kind, name)
@@ -888,7 +886,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
         (run/'results.json').unlink()
         (run/'history.jsonl').write_bytes(data)
         out = finish(train('--resume', run), tmp_path/'log')
-        assert 'set aside' in out and newest(run) == STEPS
+        assert 'renamed, trying' in out and newest(run) == STEPS
     assert not mark.exists()
 
 
@@ -1003,15 +1001,14 @@ def test_weights_that_claim_too_much(whole, tmp_path):
                {'encoder_type': 'vit_giant_patch14_224'}, {'encoder_type': 'hf-hub:a/b'},
                {'encoder_type': '../../x'}, {'encoder_kwargs.checkpoint_path': 'evil.pth'},
                {'pixel_mean': [float('nan')]}, {'encoder_type': '${oc.env:HOME}'}, {'encoder_kwargs': [1]},
-               {'predictor': 'x'}, {'num_hierarchies': 10**9}, {'\x1b[2J': 1
-                                                                }, {'encoder_type': '\x1b]0;owned\x07'
-                                                                    }, {'encoder_kwargs.num_heads': 10**9}],
+               {'predictor': 'x'}, {'num_hierarchies': 10**9},
+               {'\x1b[2J': 1}, {'encoder_type': '\x1b]0;owned\x07'}, {'encoder_kwargs.num_heads': 10**9}],
         detector=[{'channels': huge}, {'classes': [f'c{i}' for i in range(100_000)]},
                   {'classes': ['\x1b[2J']}, {'backbone': 'hf://evil/model'}, {'backbone': str(whole)},
                   {'backbone': '../x'}, {'head_convs': 10**6}, {'img_size': 2**40},
-                  {'backbone_kwargs': {'checkpoint_path': 'evil.pth'}
-                   }, {'backbone_kwargs': {'pretrained_cfg': {'file': 'x'}}
-                       }, {'hjepa_config': {'encoder_type': 'hf-hub:a/b'}},
+                  {'backbone_kwargs': {'checkpoint_path': 'evil.pth'}},
+                  {'backbone_kwargs': {'pretrained_cfg': {'file': 'x'}}},
+                  {'hjepa_config': {'encoder_type': 'hf-hub:a/b'}},
                   {'levels': [f'p{i}' for i in range(10**5)]}],
         codec=[{'n_hidden': huge}, {'n_channels': huge}, {'num_fpn_levels': 10**6},
                {'fpn_channels_per_level': huge}, {'table_size': 10**12}, {'prior_filters': [huge, huge]},

@@ -62,9 +62,9 @@ MISTAKES = [
     ('train training.lrr=3e-4', 'training.lrr: no such key; did you mean lr?'),
     ('train training.lr=fast', 'training.lr=fast: expected a number above 0'),
     ('train training.lr', 'expected key=value'),
-    ('train --allow data', '--allow goes with --resume'),
+    ('train --allow data', '--allow has an effect only with --resume'),
     ('train --resume runs/none', 'runs/none: no such file or folder'),
-    ('train --resume runs/none --config tiny', 'does not go with --config'),
+    ('train --resume runs/none --config tiny', 'leave out --config'),
     ('eval', 'the following arguments are required: RUN'),
     ('eval runs/none', 'runs/none: no such file or folder'),
     ('eval runs/none evaluation.knn=5', 'did you mean knn_k?'),
@@ -80,7 +80,7 @@ MISTAKES = [
     ('report runs/none', 'runs/none: no such file or folder'),
     ('export runs/none -o f.onnx', 'runs/none: no such file or folder'),
     ('export runs/none', 'which format?'),
-    ('shards images', 'say where the shards shall go'),
+    ('shards images', 'give a folder for the shards'),
     ('config training.lrr', 'did you mean training.lr?'),
     ('detect train model.heads=fcos', 'no such key; did you mean head?'),
     ('detect eval runs/none', 'runs/none: no such file or folder'),
@@ -104,7 +104,7 @@ def test_schema_is_that_of_the_functions():
     assert read_schema() == command_schema()
 
 
-def test_arguments_stand_once(root):
+def test_arguments_are_written_once(root):
     "No command but the layer that reads docments knows argparse."
     users = [p.stem for p in (root/'hjepa'/'cli').glob('*.py')
              if any(isinstance(n, ast.Import) and n.names[0].name == 'argparse'

@@ -31,7 +31,7 @@ def detector(tmp_path_factory) -> Path:
     return run
 
 
-def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
+def test_killed_sweep_resumes_and_is_the_same(detector, tmp_path):
     whole, run = tmp_path/'whole', tmp_path/'run'
     finish(start('codec', 'train', *SMALL, f'data.detector={detector}', '--run-dir', whole, fresh=True))
     process = start('codec', 'train', *SMALL, f'data.detector={detector}', '--run-dir', run)

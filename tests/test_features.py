@@ -85,7 +85,7 @@ def check_same(folder: Path, whole: Path):
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
-def test_killed_and_gone_on_with_is_the_same(model, garments, uninterrupted, tmp_path):
+def test_killed_and_resumed_is_the_same(model, garments, uninterrupted, tmp_path):
     "kill -9: what was written is whole, is not written again, and the rest follows."
     out = tmp_path/'features'
     process = start('store', *arguments(model, garments, out))
