@@ -195,7 +195,7 @@ def bar(
     items: list,
     what: str, # beside the bar
 ): # the same, with a progress bar on the error stream if there are many
-    "A progress bar that never stops the work: where nothing can be drawn, nothing is."
+    "A progress bar that raises no errors: where it cannot be drawn, it is left out."
     from tqdm import tqdm
     return tqdm(items, desc=what, disable=True if len(items) < 20 else None)
 
