@@ -19,8 +19,8 @@ from fastcore.basics import patch
 from torch import Tensor
 
 from .codec import FPNCodec, pack_shape
-from .latents import PyramidShape
 from .coding import FactorizedPrior, pack_varints, PRECISION, to_indices, unseal
+from .latents import PyramidShape
 from ..detection.detector import FPNFeatures
 
 # %% ../../nbs/compression/05_streams.ipynb #a37e0672
