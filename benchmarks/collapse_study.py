@@ -88,7 +88,8 @@ def one(part: str, name: str, seed: int, args) -> dict:
     from hjepa.report.verdict import HealthCallback
     from hjepa.data.named import build_dataset
     from hjepa.core.history import HistoryCallback
-    from hjepa.training import Trainer, load_config
+    from hjepa.training import Trainer
+    from hjepa.settings.run import load_config
     torch.set_num_threads(args.threads)
     overrides, broken, expected = RUNS[part][name]
     data = build_dataset('fashion_mnist_mini')

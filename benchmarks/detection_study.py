@@ -34,7 +34,8 @@ from hjepa.detection.training import DetectionTrainer, load_detection_config, lo
 from hjepa.core.files import write_atomic
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
-from hjepa.training import Trainer, load_config, load_run
+from hjepa.training import Trainer, load_run
+from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
 RESULTS = Path(__file__).parents[1]/'nbs/results'

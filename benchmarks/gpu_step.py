@@ -30,11 +30,13 @@ import torch.nn.functional as F
 from hardware import processor
 from hjepa.core.config import from_values
 from hjepa.core.files import write_atomic
-from hjepa.hierarchy import HJEPA, ModelConfig
+from hjepa.hierarchy import HJEPA
+from hjepa.settings.model import ModelConfig
 from hjepa.core.compiling import compile_blocks
 from hjepa.masking import build_mask_generator
 from hjepa.evaluation.cost import PeakBytes, count_tokens, describe, find_card, step_bytes, step_flops
-from hjepa.training import TrainingConfig, build_optimizer
+from hjepa.settings.run import TrainingConfig
+from hjepa.training import build_optimizer
 
 # model, pixels, patch, batch; and the same for the peer: width, depth, heads, predictor's width and
 # depth

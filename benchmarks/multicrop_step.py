@@ -21,10 +21,11 @@ import torch
 from hardware import peak_mb, processor
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import create_hjepa
-from hjepa.masking import MultiCropMaskGenerator
+from hjepa.masks.crops import MultiCropMaskGenerator
 from hjepa.data.crops import Crops
 from hjepa.core.distributed import choose_precision
-from hjepa.training import TrainingConfig, build_optimizer
+from hjepa.settings.run import TrainingConfig
+from hjepa.training import build_optimizer
 
 # name: global crops, local crops, strategy, share of local crops' patches that the encoder sees (the
 # configuration's default is 0.6)

@@ -37,7 +37,8 @@ from hjepa.hierarchy import HJEPA
 from hjepa.multicrop import STRATEGIES
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
-from hjepa.training import Trainer, load_config, load_run
+from hjepa.training import Trainer, load_run
+from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
 # no colour jitter and the same scale of large crops everywhere, so that runs differ in their crops alone

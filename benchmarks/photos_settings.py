@@ -30,7 +30,8 @@ from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
-from hjepa.training import Trainer, load_config, load_run
+from hjepa.training import Trainer, load_run
+from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
 COMMON = [

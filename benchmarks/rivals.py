@@ -22,14 +22,16 @@ from hjepa.data.views import normalize
 from hjepa.encoder import Masks, ema_momentum, gather_tokens
 from hjepa.core.config import ConfigError, Kind, load_kind, require
 from hjepa.core.weights import save_model
-from hjepa.hierarchy import HJEPA, ModelConfig, target_spread
+from hjepa.hierarchy import HJEPA, target_spread
+from hjepa.settings.model import ModelConfig
 from hjepa.objectives.pixels import patch_pixels
 from hjepa.masking import (MultiBlockMaskGenerator, RandomMaskGenerator, keep_random,
                            sample_block_size, sample_blocks)
 from hjepa.data.crops import Crops
 from hjepa.predictor import Predictor
 from hjepa.objectives.regularizers import sigreg
-from hjepa.training import RunConfig, Trainer, check_run_config, warn_run
+from hjepa.settings.run import RunConfig, check_run_config, warn_run
+from hjepa.training import Trainer
 
 
 @dataclass

@@ -25,10 +25,12 @@ import torch
 
 from hjepa.core.config import from_values
 from hjepa.core.files import write_atomic
-from hjepa.hierarchy import HJEPA, ModelConfig
+from hjepa.hierarchy import HJEPA
+from hjepa.settings.model import ModelConfig
 from hjepa.masking import build_mask_generator
 from hjepa.evaluation.cost import Work, expected_tokens, describe, fit_step_time, step_work
-from hjepa.training import TrainingConfig, build_optimizer
+from hjepa.settings.run import TrainingConfig
+from hjepa.training import build_optimizer
 
 # name: pixels, patch, width, depth, heads, predictor's width and depth, batches, whether the constants are
 # fitted to it

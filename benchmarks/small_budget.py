@@ -58,7 +58,8 @@ from hjepa.hierarchy import HJEPA, count_parameters
 from hjepa.evaluation.lowshot import low_shot
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
-from hjepa.training import Trainer, load_config, load_run
+from hjepa.training import Trainer, load_run
+from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
 BASE, BATCH = 'tiny', 64

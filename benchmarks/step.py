@@ -60,7 +60,8 @@ def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled
     from hjepa.core.compiling import compile_blocks
     from hjepa.hierarchy import create_hjepa
     from hjepa.masking import MultiBlockMaskGenerator
-    from hjepa.training import TrainingConfig, build_optimizer
+    from hjepa.settings.run import TrainingConfig
+    from hjepa.training import build_optimizer
     torch.manual_seed(0)
     if 'plain_attention' in undo: encoder.cpu_flags = lambda: {'amx_bf16'}
     if 'slices' in undo: encoder.SLICE_TOKENS = 10 ** 9

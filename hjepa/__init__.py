@@ -75,23 +75,26 @@ if TYPE_CHECKING:
     from .evaluation.store import extract_to_disk, FeatureStore
     from .figures.attention import show_attention
     from .figures.base import show_images
+    from .figures.crops import show_multicrop
     from .figures.curves import plot_history
     from .figures.guesses import show_guesses
     from .fpn import register_fusion, TokenFPN
-    from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA, ModelConfig
+    from .hierarchy import create_hjepa, create_hjepa_from_config, HJEPA
     from .masking import (build_mask_generator, HierarchicalMaskGenerator, MultiBlockMaskGenerator,
-                          MultiCropMaskGenerator, RandomMaskGenerator, register_masks)
+                          RandomMaskGenerator, register_masks)
+    from .masks.crops import MultiCropMaskGenerator
     from .multicrop import MultiCropMasks
     from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
     from .report.verdict import diagnose, HealthCallback, run_verdict
+    from .settings.model import ModelConfig
+    from .settings.run import load_config, RunConfig
     from .sharing.export import export_onnx, export_timm, export_torch
     from .sharing.publish import push_to_hub, save_for_hub
     from .sharing.sklearn import HJEPAFeatures
-    from .training import load_config, load_run, RunConfig, Trainer
-    from .visualization import (show_feature_maps, show_masks, show_multicrop, show_prediction_error,
-                                show_similarity)
+    from .training import load_run, Trainer
+    from .visualization import show_feature_maps, show_masks, show_prediction_error, show_similarity
 
 # Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
 _names = {
@@ -124,22 +127,26 @@ _names = {
     'evaluation.store': 'extract_to_disk FeatureStore',
     'figures.attention': 'show_attention',
     'figures.base': 'show_images',
+    'figures.crops': 'show_multicrop',
     'figures.curves': 'plot_history',
     'figures.guesses': 'show_guesses',
     'fpn': 'register_fusion TokenFPN',
-    'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA ModelConfig',
+    'hierarchy': 'create_hjepa create_hjepa_from_config HJEPA',
     'masking': 'build_mask_generator HierarchicalMaskGenerator MultiBlockMaskGenerator '
-               'MultiCropMaskGenerator RandomMaskGenerator register_masks',
+               'RandomMaskGenerator register_masks',
+    'masks.crops': 'MultiCropMaskGenerator',
     'multicrop': 'MultiCropMasks',
     'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
     'predictor': 'Predictor PredictorBlock',
     'report.page': 'write_report',
     'report.verdict': 'diagnose HealthCallback run_verdict',
+    'settings.model': 'ModelConfig',
+    'settings.run': 'load_config RunConfig',
     'sharing.export': 'export_onnx export_timm export_torch',
     'sharing.publish': 'push_to_hub save_for_hub',
     'sharing.sklearn': 'HJEPAFeatures',
-    'training': 'load_config load_run RunConfig Trainer',
-    'visualization': 'show_feature_maps show_masks show_multicrop show_prediction_error show_similarity'}
+    'training': 'load_run Trainer',
+    'visualization': 'show_feature_maps show_masks show_prediction_error show_similarity'}
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 

@@ -5,24 +5,21 @@
 # %% auto #0
 __all__ = ['MASKS', 'register_masks', 'block_size', 'sample_block_size', 'place_blocks', 'draw_blocks', 'sample_blocks',
            'keep_random', 'MultiBlockMaskGenerator', 'align_level', 'HierarchicalMaskGenerator', 'RandomMaskGenerator',
-           'mask_settings', 'build_mask_generator', 'MultiCropMaskGenerator', 'token_extent', 'tokens_touching']
+           'mask_settings', 'build_mask_generator']
 
 # %% ../nbs/06_masking.ipynb #5f105a30
 import inspect
 import math
-import warnings
 from collections.abc import Callable
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, Generator
 from fastcore.basics import patch, basic_repr
 
-from .data.crops import Crops
-from .encoder import mask_to_index, Masks
+from .encoder import Masks
 from .hierarchy import cell_of_patch, level_grid
-from .multicrop import MultiCropMasks, patch_edges, shared_length, STRATEGIES
+from .masks.checks import check_grid, check_range, check_whole, cpu_generator, uniform
 
 # %% ../nbs/06_masking.ipynb #084d9555
 MASKS: dict[str, type] = {} # name → generator
@@ -35,55 +32,6 @@ def register_masks(
         MASKS[name] = cls
         return cls
     return enter
-
-# %% ../nbs/06_masking.ipynb #5c624d9a
-def _rng(generator: Generator | None) -> Generator:
-    "`generator`, or one seeded by the operating system; never the global one."
-    if generator is None:
-        generator = Generator()
-        generator.seed()
-    if not isinstance(generator, Generator):
-        raise TypeError(f'generator={generator!r} should be a torch.Generator or None')
-    if generator.device.type != 'cpu':
-        raise ValueError(f'masks are made on the CPU, but generator is on {generator.device}: use '
-                         'torch.Generator()')
-    return generator
-
-def _uniform(low_high: tuple[float, float], generator: Generator) -> float:
-    "One number from the range."
-    lo, hi = low_high
-    return lo + (hi - lo) * torch.rand((), dtype=torch.float64, generator=generator).item()
-
-# %% ../nbs/06_masking.ipynb #443aaf63
-def _check_int(name: str, value: int, least: int, most: int | None = None) -> int:
-    "`value`, or a `ValueError` that names it."
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        raise ValueError(f'{name}={value!r} should be a whole number of at least {least}'
-                         + ('' if most is None else f' and at most {most}'))
-    return int(value)
-
-def _check_grid(grid: tuple[int, int]) -> tuple[int, int]:
-    "`grid` as a tuple; a mask needs at least 4 patches."
-    try: gh, gw = grid
-    except (TypeError, ValueError):
-        raise ValueError(f'grid={grid!r} should be two numbers: rows and columns of patches') from None
-    gh, gw = _check_int('grid rows', gh, 1), _check_int('grid columns', gw, 1)
-    if gh*gw < 4:
-        raise ValueError(f'grid={gh}x{gw} has {gh*gw} patches, a mask needs at least 4: use a larger '
-                         'image or a smaller patch size')
-    return gh, gw
-
-def _check_range(name: str, value: tuple[float, float], most: float | None = 1.) -> tuple[float, float]:
-    "`value` as `(low, high)` with 0 < low <= high <= most, or a `ValueError` that names it."
-    try: lo, hi = value
-    except (TypeError, ValueError):
-        raise ValueError(f'{name}={value!r} should be two numbers: low and high') from None
-    real = all(isinstance(v, Real) and not isinstance(v, bool) and math.isfinite(v) for v in (lo, hi))
-    if not (real and 0 < lo <= hi and (most is None or hi <= most)):
-        raise ValueError(f'{name}={value!r} should be (low, high) with 0 < low <= high'
-                         + ('' if most is None else f' <= {most:g}'))
-    return float(lo), float(hi)
 
 # %% ../nbs/06_masking.ipynb #3c2fc85c
 def block_size(
@@ -107,8 +55,8 @@ def sample_block_size(
     generator: Generator | None = None, # CPU generator; None for an unseeded one
 ) -> tuple[int, int]: # height and width in patches
     "Draw one `block_size`, scale and aspect uniform in their ranges."
-    g = _rng(generator)
-    return block_size(grid, _uniform(scale, g), _uniform(aspect, g))
+    g = cpu_generator(generator)
+    return block_size(grid, uniform(scale, g), uniform(aspect, g))
 
 # %% ../nbs/06_masking.ipynb #264bcdcf
 def place_blocks(
@@ -119,7 +67,7 @@ def place_blocks(
     generator: Generator | None = None, # CPU generator; None for an unseeded one
 ) -> Tensor: # int64 [B, num_blocks, 2], top row and left column
     "Corners of blocks, uniform over all places where the block lies inside the grid."
-    g, shape = _rng(generator), (batch_size, num_blocks)
+    g, shape = cpu_generator(generator), (batch_size, num_blocks)
     rows, cols = (torch.randint(0, n - s + 1, shape, generator=g) for n, s in zip(grid, size, strict=True))
     return torch.stack([rows, cols], -1)
 
@@ -158,7 +106,7 @@ def keep_random(
         raise ValueError(f'count={least if least < 0 else most} should be from 0 to {N}, the number of '
                          'patches')
     # float64: with float32 one row in a few hundred would hold two equal priorities
-    priority = torch.rand(B, N, dtype=torch.float64, generator=_rng(generator)).add_(rank)
+    priority = torch.rand(B, N, dtype=torch.float64, generator=cpu_generator(generator)).add_(rank)
     order = priority.topk(most, sorted=least < most).indices                                # [B, most]
     return torch.zeros(B, N, dtype=torch.bool).scatter_(1, order, torch.arange(most) < count[:, None])
 
@@ -181,18 +129,18 @@ class MultiBlockMaskGenerator:
         # fewest context tokens; None: an eighth of the grid, at least 4, at most a quarter
         min_context: int | None = None,
     ):
-        self.grid = _check_grid(grid)
-        self.num_target_masks = _check_int('num_target_masks', num_target_masks, 1)
-        self.target_scale = _check_range('target_scale', target_scale)
-        self.target_aspect = _check_range('target_aspect', target_aspect, None)
-        self.context_scale = _check_range('context_scale', context_scale)
+        self.grid = check_grid(grid)
+        self.num_target_masks = check_whole('num_target_masks', num_target_masks, 1)
+        self.target_scale = check_range('target_scale', target_scale)
+        self.target_aspect = check_range('target_aspect', target_aspect, None)
+        self.context_scale = check_range('context_scale', context_scale)
         N = math.prod(self.grid)
         room = math.prod(self._context_size(self.context_scale[0])) - 1      # one patch stays a target
         if room < 1:
             raise ValueError(f'context_scale={context_scale!r} leaves a context block of one patch on a '
                              f'{self.grid[0]}x{self.grid[1]} grid: raise it')
         if min_context is None: min_context = min(max(4, N // 8), N // 4, room)
-        if _check_int('min_context', min_context, 1) > room:
+        if check_whole('min_context', min_context, 1) > room:
             raise ValueError(f'min_context={min_context} is too many on a {self.grid[0]}x{self.grid[1]} '
                              f'grid with context_scale={context_scale!r}: at most {room}')
         self.min_context = min_context
@@ -207,10 +155,10 @@ def blocks(self: MultiBlockMaskGenerator,
     generator: Generator | None = None, # CPU generator; None for an unseeded one
 ) -> tuple[Tensor, Tensor]: # bool [B, N] union of the target blocks, bool [B, N] context block (overlapping)
     "Draw the blocks of a batch: sizes shared, places not."
-    g = _rng(generator)
+    g = cpu_generator(generator)
     size = sample_block_size(self.grid, self.target_scale, self.target_aspect, g)
     union = sample_blocks(batch_size, self.num_target_masks, size, self.grid, g).any(1)
-    size = self._context_size(_uniform(self.context_scale, g))
+    size = self._context_size(uniform(self.context_scale, g))
     return union, sample_blocks(batch_size, 1, size, self.grid, g)[:, 0]
 
 # %% ../nbs/06_masking.ipynb #b0a91b4d
@@ -221,7 +169,7 @@ def trim(self: MultiBlockMaskGenerator,
     generator: Generator | None = None, # CPU generator; None for an unseeded one
 ) -> Masks: # context and target, disjoint, with equal counts in all images
     "Cut the targets out of the context block and trim both, at random, to the same counts in all images."
-    g, free = _rng(generator), block & ~union
+    g, free = cpu_generator(generator), block & ~union
     k = max(self.min_context, int(free.sum(1).min()))
     # ranks: 2 free, 1 hidden but in the context block, 0 outside
     context = keep_random(block.int() + free, k, g)
@@ -231,14 +179,15 @@ def trim(self: MultiBlockMaskGenerator,
     index = (m.nonzero()[:, 1].view(len(m), -1) for m in (context, target))
     return Masks(context, target, self.grid, *index)
 
+# %% ../nbs/06_masking.ipynb #44afd236
 @patch
 def __call__(self: MultiBlockMaskGenerator,
     batch_size: int, # images
     generator: Generator | None = None, # CPU generator; None for an unseeded one
 ) -> Masks: # context and target, disjoint, with equal counts in all images
     "Masks for a batch. The same generator state gives the same masks."
-    g = _rng(generator)
-    return self.trim(*self.blocks(_check_int('batch_size', batch_size, 1), g), g)
+    g = cpu_generator(generator)
+    return self.trim(*self.blocks(check_whole('batch_size', batch_size, 1), g), g)
 
 # %% ../nbs/06_masking.ipynb #5f991d50
 def align_level(
@@ -269,13 +218,13 @@ class HierarchicalMaskGenerator:
         # range of the share of the other cells that the encoder sees
         context_share: tuple[float, float] = (0.85, 1.0),
     ):
-        self.grid = _check_grid(grid)
-        self.num_target_masks = _check_int('num_target_masks', num_target_masks, 1)
-        self.num_hierarchies = _check_int('num_hierarchies', num_hierarchies, 2, 4)
-        self.target_share = _check_range('target_share', target_share)
-        self.context_share = _check_range('context_share', context_share)
-        self.target_scale = _check_range('target_scale', target_scale)
-        self.target_aspect = _check_range('target_aspect', target_aspect, None)
+        self.grid = check_grid(grid)
+        self.num_target_masks = check_whole('num_target_masks', num_target_masks, 1)
+        self.num_hierarchies = check_whole('num_hierarchies', num_hierarchies, 2, 4)
+        self.target_share = check_range('target_share', target_share)
+        self.context_share = check_range('context_share', context_share)
+        self.target_scale = check_range('target_scale', target_scale)
+        self.target_aspect = check_range('target_aspect', target_aspect, None)
         self._lay_cells(target_share)
 
     def _lay_cells(self, target_share):
@@ -301,7 +250,7 @@ def __call__(self: HierarchicalMaskGenerator,
     generator: Generator | None = None, # CPU generator; None for an unseeded one
 ) -> Masks: # context and target, disjoint, made of whole cells
     "Masks for a batch. The same generator state gives the same masks."
-    g, B = _rng(generator), _check_int('batch_size', batch_size, 1)
+    g, B = cpu_generator(generator), check_whole('batch_size', batch_size, 1)
     size = sample_block_size(self.cells, self.target_scale, self.target_aspect, g)
     union = sample_blocks(B, self.num_target_masks, size, self.cells, g).any(1)          # [B, cells]
     count = union.sum(1).clamp(*self.bounds)
@@ -325,7 +274,7 @@ class RandomMaskGenerator:
         grid: tuple[int, int], # rows and columns of patches
         hidden_share: float = 0.75, # of the patches; at least one is hidden and one is not
     ):
-        self.grid = _check_grid(grid)
+        self.grid = check_grid(grid)
         if not (isinstance(hidden_share, Real) and 0 < hidden_share < 1):
             raise ValueError(f'hidden_share={hidden_share!r} should be a share between 0 and 1')
         N = math.prod(self.grid)
@@ -337,7 +286,7 @@ class RandomMaskGenerator:
         generator: Generator | None = None, # CPU generator; None for an unseeded one
     ) -> Masks: # every patch is either context or target
         "Masks for a batch. The same generator state gives the same masks."
-        g, B, N = _rng(generator), _check_int('batch_size', batch_size, 1), math.prod(self.grid)
+        g, B, N = cpu_generator(generator), check_whole('batch_size', batch_size, 1), math.prod(self.grid)
         target = keep_random(torch.ones(B, N, dtype=torch.bool), torch.full((B,), self.hidden), g)
         return Masks(~target, target, self.grid)
 
@@ -366,181 +315,3 @@ def build_mask_generator(
             raise ValueError(f'{key}={kwargs[key]!r} is no setting of {kind} masks: '
                              f'use one of {", ".join(sorted(known))}')
     return MASKS[kind](grid, **{k: v for k, v in ours.items() if k in takes}, **kwargs)
-
-# %% ../nbs/06_masking.ipynb #f69cc0d5
-class MultiCropMaskGenerator:
-    """Masks for global and local crops under a strategy. Calling it returns `MultiCropMasks`.
-
-    Raises `ValueError` naming the setting if it is unknown or impossible.
-    """
-    def __init__(self,
-        masking_strategy: str = 'global_only', # one of `STRATEGIES`
-        num_global_crops: int = 2, # global crops per image
-        num_local_crops: int = 6, # local crops per image, where no crops are given
-        num_hierarchies: int = 3, # levels, 2 to 4
-        num_target_masks: int = 4, # target blocks per global crop
-        global_grid: tuple[int, int] = (14, 14), # patches of a global crop
-        local_grid: tuple[int, int] = (6, 6), # patches of a local crop
-        kind: str = 'multiblock', # of the global crops' masks, one of `MASKS`
-        # share of a local crop's patches that the encoder sees, chosen at random; 1: all
-        local_keep: float = 1.0,
-        # drop context tokens of other crops that show source pixels of what is predicted; little may be
-        # left, see below
-        exclude_overlap: bool = False,
-        least_context: int = 4, # with `exclude_overlap`: context tokens that every global crop keeps
-        **kwargs, # further settings of the global crops' generator, see `build_mask_generator`
-    ):
-        if masking_strategy not in STRATEGIES:
-            raise ValueError(f'masking_strategy={masking_strategy!r} is unknown: use one of '
-                             f'{", ".join(map(repr, STRATEGIES))}')
-        if not 0 < local_keep <= 1:
-            raise ValueError(f'local_keep={local_keep!r} should be a share above 0, at most 1')
-        self.masking_strategy, self.exclude_overlap = masking_strategy, exclude_overlap
-        self.local_keep = local_keep
-        self._told = set()                                      # what has been warned of
-        self.num_global_crops = _check_int('num_global_crops', num_global_crops, 1)
-        self.num_local_crops = _check_int('num_local_crops', num_local_crops, 0)
-        self.least_context = _check_int('least_context', least_context, 1)
-        self.local_grid = tuple(local_grid)
-        self.base = build_mask_generator(kind, global_grid, num_hierarchies, num_target_masks, **kwargs)
-
-    __repr__ = basic_repr(
-        'masking_strategy,num_global_crops,num_local_crops,local_grid,local_keep,exclude_overlap,base')
-
-# %% ../nbs/06_masking.ipynb #637ec19e
-@patch
-def __call__(self: MultiCropMaskGenerator,
-    batch_size: int, # B images
-    crops: Crops | None = None, # the crops to be masked: their number, and where they overlap
-    generator: Generator | None = None, # CPU generator; None for an unseeded one
-) -> MultiCropMasks:
-    "Masks for the crops of a batch. The same generator state gives the same masks."
-    g, B = _rng(generator), _check_int('batch_size', batch_size, 1)
-    n = self.num_local_crops if crops is None else self._check_crops(crops, B)
-    h = (n + 1) // 2 if self.masking_strategy == 'cross_crop_prediction' else 0
-    out = MultiCropMasks(self.masking_strategy, self.base(B * self.num_global_crops, g), B, n, h,
-                         local_grid=self.local_grid)
-    N = math.prod(self.local_grid)
-    keep = max(1, round(self.local_keep * N))
-    if keep < N and out.num_visible:
-        alike = torch.zeros(B * out.num_visible, N, dtype=torch.bool)
-        out.local = mask_to_index(keep_random(alike, keep, g))
-    if self.masking_strategy == 'global_only' or n == 0: return out
-    if crops is not None: return self._overlap(out, crops)
-    if self.exclude_overlap:
-        raise ValueError('exclude_overlap=True needs the crops: call the generator with crops=…')
-    return out
-
-@patch
-def _check_crops(self: MultiCropMaskGenerator, crops: Crops, batch_size: int) -> int: # local crops per image
-    "Raise a ValueError if the crops are not those that were announced."
-    images = crops.boxes.shape[1] if crops.boxes.ndim == 3 else 'one unbatched'
-    if images != batch_size or crops.num_global != self.num_global_crops:
-        raise ValueError(f'crops are {crops.num_global} global ones of {images} image(s), '
-                         f'expected {self.num_global_crops} of {batch_size}')
-    patch = [n / k for n, k in zip(crops[0].shape[-2:], self.base.grid, strict=True)]
-    grid = tuple(round(n / p) for n, p in zip(crops[-1].shape[-2:], patch, strict=True))
-    if crops.num_local and grid != self.local_grid:
-        raise ValueError(f'local crops have {grid[0]}x{grid[1]} patches of the size of global ones, but '
-                         f'local_grid={self.local_grid[0]}x{self.local_grid[1]}')
-    return crops.num_local
-
-# %% ../nbs/06_masking.ipynb #1e2133ed
-def token_extent(
-    boxes: Tensor, # [c, B, 4] crops' boxes in source pixels
-    flips: Tensor, # [c, B] bool
-    grid: tuple[int, int], # (gh, gw) patches of a crop
-    size: tuple[int, int], # (h, w) pixels of a crop
-) -> tuple[Tensor, Tensor]: # columns [c, B, gw, 2] and rows [c, B, gh, 2]
-    "The source pixels that a crop's tokens depend on, as intervals in x and y."
-    cols, rows = patch_edges(boxes, flips, grid)
-    def widen(t, length, pixels):
-        s = (length / pixels)[..., None]
-        margin = s.clamp(min=1) + (s / 4).clamp(min=.5) - s / 2
-        return torch.stack([t[..., 0] - margin, t[..., 1] + margin], -1)
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    return widen(cols, width, size[1]), widen(rows, height, size[0])
-
-def tokens_touching(
-    extent: tuple[Tensor, Tensor], # see `token_extent`
-    regions: Tensor, # [r, B, 4] boxes in source pixels
-) -> Tensor: # [c, B, r, N] bool
-    "Which tokens show source pixels of which regions."
-    cols, rows = extent
-    box = regions.transpose(0, 1)                                                          # [B, r, 4]
-    x = shared_length(box[..., 0::2], cols) > 0                                            # [c, B, r, gw]
-    y = shared_length(box[..., 1::2], rows) > 0                                            # [c, B, r, gh]
-    return (y[..., :, None] & x[..., None, :]).flatten(-2)
-
-# %% ../nbs/06_masking.ipynb #ad28d44c
-@patch
-def _overlap(self: MultiCropMaskGenerator, masks: MultiCropMasks, crops: Crops) -> MultiCropMasks:
-    "Measure how many context tokens show what is predicted in other crops; drop them by option."
-    g, v = masks.num_global, masks.num_visible
-    boxes, flips = crops.boxes.cpu(), crops.flips.cpu()
-    sets = [((0, g), masks.globals.grid), ((g, g + v), self.local_grid)]
-    extents = [token_extent(boxes[a:b], flips[a:b], grid, crops[a].shape[-2:])
-               for (a, b), grid in sets if b > a]
-    seen = [masks.globals.context.unflatten(0, (g, -1))]                                   # [c, B, N] each
-    if v: seen.append(masks.seen_of_local(math.prod(self.local_grid)))
-    if masks.num_hidden: return self._exclude_hidden(masks, seen, extents, boxes)
-    return self._exclude_targets(masks, seen, extents, boxes, flips)
-
-# %% ../nbs/06_masking.ipynb #65f5f0a5
-@patch
-def _say_if_little_is_left(self: MultiCropMaskGenerator, lost: Tensor, what: str):
-    "Warn once when exclusion takes more than half of what the strategy works with."
-    if lost <= .5 or what in self._told: return
-    self._told.add(what)
-    warnings.warn(f'exclude_overlap: most {what} ({lost:.0%} in the first such batch). '
-                  'Smaller local crops (local_crop_scale) or fewer target blocks leave more', stacklevel=4)
-
-def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
-    """Index form of the local tokens [v, B, N] that stay.
-
-    A crop that loses all keeps one for the encoder, which is not used further."""
-    kept, seen = kept.flatten(0, 1), seen.flatten(0, 1)
-    seat = F.one_hot(seen.int().argmax(1), seen.shape[1]).bool() & ~kept.any(1, keepdim=True)
-    masks.local = mask_to_index(kept | seat)
-    masks.local_seen = kept.gather(1, masks.local.clamp(min=0)) & (masks.local >= 0)
-
-# %% ../nbs/06_masking.ipynb #7d740465
-@patch
-def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -> MultiCropMasks:
-    "Context tokens of any crop against the boxes of hidden local crops."
-    # [c, B, h, N] each
-    touch = [tokens_touching(e, boxes[-masks.num_hidden:]) for e in extents]
-    hit = [(t.any(2) & s) for t, s in zip(touch, seen, strict=True)]
-    masks.overlap = sum(h.sum() for h in hit).item() / sum(s.sum() for s in seen).item()
-    if not self.exclude_overlap: return masks
-    dropped = torch.zeros_like(seen[0])
-    asked = torch.ones(masks.num_hidden, masks.batch_size, dtype=torch.bool)
-    for i in range(masks.num_hidden):
-        more = dropped | touch[0][:, :, i]
-        asked[i] = ((seen[0] & ~more).sum(-1) >= self.least_context).all(0)                # [B]
-        dropped = torch.where(asked[i][:, None], more, dropped)
-    masks.asked = asked
-    self._say_if_little_is_left(1 - asked.float().mean(), 'hidden crops are not asked for')
-    masks.globals = Masks((seen[0] & ~dropped).flatten(0, 1), masks.globals.target, masks.globals.grid,
-                          target_index=masks.globals.target_index)
-    if len(seen) > 1: _keep_local(masks, seen[1], seen[1] & ~(touch[1] & asked.T[..., None]).any(2))
-    return masks
-
-# %% ../nbs/06_masking.ipynb #a59d0b8c
-@patch
-def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, flips) -> MultiCropMasks:
-    "Tokens of local crops against the hidden patches of global crops."
-    g, (gh, gw) = masks.num_global, masks.globals.grid
-    # [g, B, gw, 2], [g, B, gh, 2]
-    cols, rows = patch_edges(boxes[:g], flips[:g], (gh, gw))
-    # [v, g, B, lw, gw], [v, g, B, lh, gh]
-    x, y = (shared_length(e[:, None], p).gt(0).float()
-            for e, p in zip(extents[1], (cols, rows), strict=True))
-    target = masks.globals.target.float().view(g, -1, gh, gw)
-    touch = (y @ target @ x.mT > 0).any(1).flatten(-2)                                     # [v, B, N]
-    masks.overlap = (touch & seen[1]).sum().item() / seen[1].sum().item()
-    if self.exclude_overlap:
-        lost = (touch & seen[1]).sum() / seen[1].sum()
-        self._say_if_little_is_left(lost, 'tokens of local crops are dropped')
-        _keep_local(masks, seen[1], seen[1] & ~touch)
-    return masks

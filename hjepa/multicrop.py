@@ -20,8 +20,9 @@ from torch import Tensor
 
 from .data.crops import Crops
 from .encoder import check_index, gather_tokens, index_to_mask, mask_to_index, Masks
-from .hierarchy import (HJEPA, level_counts, level_grid, level_loss, level_targets, pool_levels,
-                             register_input, scatter_tokens, target_cells, visible_cells)
+from .hierarchy import (finest_only, HJEPA, idle_loss, level_counts, level_grid, level_loss,
+                             level_targets, pool_levels, register_input, scatter_tokens, target_cells,
+                             visible_cells)
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
@@ -155,7 +156,7 @@ def forward_crops(self: HJEPA,
     return_all_levels: bool = True, # False: keep only the finest level's tensors
 ) -> dict[str, Any]: # as `HJEPA.forward` for the global crops, and the keys in the table below
     "Predict across the crops of images. `HJEPA.forward` comes here when it is given `Crops`."
-    self._check_learning(len(crops.sizes))
+    self.check_learning(len(crops.sizes))
     self._check_crops(crops, masks)
     images, views = crops.global_crops, _Views(self, crops)
     target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
@@ -168,13 +169,14 @@ def forward_crops(self: HJEPA,
         seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
-    out = self._losses(images, masks.globals, self._patches(tokens), predicted, target_tokens, visible)
+    out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
     if masks.overlap is not None: out['overlap'] = masks.overlap
     if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
-    else: out['loss'] = out['loss'] + self._idle(*self.crop_head.parameters())
+    else: out['loss'] = out['loss'] + idle_loss(*self.crop_head.parameters())
     if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
-    return out if return_all_levels else self._finest(out)
+    return out if return_all_levels else finest_only(out)
 
+# %% ../nbs/05_multicrop.ipynb #bd30d272
 @register_input(Crops)
 def _from_crops(model: HJEPA, crops: Crops, masks: MultiCropMasks,
                 return_all_levels: bool) -> dict[str, Any]:
@@ -326,7 +328,7 @@ def _evidence(self: HJEPA, views: _Views, local: Tensor, masks: MultiCropMasks) 
     present = masks.seen_of_local(math.prod(grid)).flatten(0, 1)                           # [v·B, N]
     index = torch.arange(math.prod(grid)).expand(n, -1) if masks.local is None else masks.local
     move = lambda t: t.to(local.device, non_blocking=True)
-    tokens = scatter_tokens(self._patches(local), move(index), math.prod(grid))            # [v·B, N, D]
+    tokens = scatter_tokens(self.patch_tokens(local), move(index), math.prod(grid))            # [v·B, N, D]
     cells = pool_levels(tokens, move(present), grid, level + 1)[0][level]                  # [v·B, C, D]
     places = cell_places(crop_axes(boxes[:n], flips[:n], sizes[:n], grid, reference), level)
     places = self.predictor.flipped(place_embedding(places, self.predictor.embed_dim), flips[:n, None])
@@ -396,8 +398,8 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
     move = lambda t: t.to(answer.device, non_blocking=True)
     cells, weights = target_cells(everything, self.num_levels)
     weights = [move(w * asked.flatten()[:, None]) for w in weights]
-    cross = self._compare(answer[:, :0], answer, self.target_tokens(hidden), everything.to(answer.device),
-                          list(map(move, cells)), weights)
+    cross = self.compare_levels(answer[:, :0], answer, self.target_tokens(hidden),
+                                everything.to(answer.device), list(map(move, cells)), weights)
     return out | dict(loss=out['loss'] + self.config.crops.cross_weight * cross['loss'],
                       cross_losses=cross['level_losses'], skipped_crops=1 - asked.float().mean())
 

@@ -18,8 +18,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .encoder import (as_weights, attention_mask, check_index, gather_tokens, last_block, Masks,
-                           run_block)
+from .encoder import as_weights, attention_mask, check_index, gather_tokens, Masks
+from .vit.blocks import last_block, run_block
 
 # %% ../nbs/02_predictor.ipynb #72a3e9f1
 def frequencies(
@@ -151,6 +151,7 @@ def answer(self: Predictor,
     x = self._blocks(x, places.shape[1], attn_mask)
     return self.proj(self.norm(x))
 
+# %% ../nbs/02_predictor.ipynb #e45adb7c
 @patch
 def _blocks(self: Predictor, x: Tensor, m: int, attn_mask: Tensor | None) -> Tensor:
     "All blocks on [B, T, W]; the last one is read at the last m tokens."

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['MASK_TINTS', 'mask_parts', 'tint', 'tint_masks', 'show_masks', 'draw_cells', 'patch_number', 'patch_at', 'mark_cell',
-           'hidden_shares', 'show_mask_levels', 'crop_coverage', 'crop_tokens', 'show_multicrop', 'model_images',
-           'match_components', 'oklab_to_rgb', 'component_colours', 'pca_colours', 'level_scores', 'show_feature_maps',
-           'cell_similarity', 'show_similarity', 'parent_share', 'show_pyramid', 'error_maps', 'prediction_error',
-           'constant_error', 'show_prediction_error', 'save_figures']
+           'hidden_shares', 'show_mask_levels', 'model_images', 'match_components', 'oklab_to_rgb', 'component_colours',
+           'pca_colours', 'level_scores', 'show_feature_maps', 'cell_similarity', 'show_similarity', 'parent_share',
+           'show_pyramid', 'error_maps', 'prediction_error', 'constant_error', 'show_prediction_error', 'save_figures']
 
 # %% ../nbs/08_visualization.ipynb #7c090db8
 import itertools
@@ -27,16 +26,12 @@ from torch import Tensor
 
 from .core.files import write_atomic
 from .core.linalg import check_finite, principal_scores
-from .data.crops import Crops
-from .data.cutting import to_tensor
-from .data.datasets import channels_of, to_pil
+from .core.modules import evaluating
 from .data.views import denormalize, normalize
 from .encoder import Masks
 from .figures.base import colour_bar, Figure, image_grid, OKABE_ITO, to_pixels
 from .figures.curves import plot_history
 from .hierarchy import cell_of_patch, HJEPA, level_counts, level_grid, pool_levels
-from .multicrop import MultiCropMasks, patch_edges
-from .core.modules import evaluating
 
 # %% ../nbs/08_visualization.ipynb #0de5494b
 MASK_TINTS = dict(context=(OKABE_ITO['blue'], .3, 'context: the encoder sees it'),
@@ -62,6 +57,7 @@ def tint(
         pixels = torch.where(area, pixels * (1 - alpha) + torch.tensor(to_rgb(colour)) * alpha, pixels)
     return pixels
 
+# %% ../nbs/08_visualization.ipynb #209d6c08
 def tint_masks(
     images: Tensor, # [B, C, H, W], uint8 or float in 0 … 1
     masks: Masks, # of the same B images
@@ -188,106 +184,6 @@ def _cell_lines(ax, level: int, grid: tuple[int, int], size: tuple[int, int]):
     for k in range(1, level_grid(grid, level)[0]): ax.axhline(k * h - .5, **look)
     for k in range(1, level_grid(grid, level)[1]): ax.axvline(k * w - .5, **look)
 
-# %% ../nbs/08_visualization.ipynb #c3654b9e
-def crop_coverage(
-    boxes: Tensor, # [n, 4] of crops, in source pixels
-    flips: Tensor, # [n] bool
-    tokens: Tensor, # [n, N] bool, which tokens of each crop
-    grid: tuple[int, int], # (gh, gw) patches of a crop
-    size: tuple[int, int], # (H, W) of the source
-) -> Tensor: # [H, W] bool
-    "Source pixels that lie in the footprint of one of the tokens of one of the crops."
-    cols, rows = patch_edges(boxes, flips, grid)                           # [n, gw, 2], [n, gh, 2]
-    def inside(edges, n):
-        centre = torch.arange(n) + .5
-        return ((centre >= edges[..., :1]) & (centre < edges[..., 1:])).float()
-    shown = inside(rows, size[0]).mT @ tokens.float().view(-1, *grid) @ inside(cols, size[1])
-    return shown.sum(0) > 0
-
-def crop_tokens(
-    masks: MultiCropMasks,
-    image: int, # which of the batch
-    local_tokens: int, # patches of a local crop
-) -> tuple[Tensor, Tensor, Tensor, Tensor]: # context and target [g, N] of global crops, [l, n] of local ones
-    "Which tokens of each crop are seen, and which are predicted; all bool."
-    b, v, h = masks.batch_size, masks.num_visible, masks.num_hidden
-    seen = masks.seen_of_local(local_tokens).flatten(0, 1)
-    asked = torch.ones(h, b, dtype=torch.bool) if masks.asked is None else masks.asked
-    asked = asked[:, image, None].expand(-1, local_tokens)
-    none = lambda n: torch.zeros(n, local_tokens, dtype=torch.bool)
-    local_context, local_target = torch.cat([seen[image::b], none(h)]), torch.cat([none(v), asked])
-    return masks.globals.context[image::b], masks.globals.target[image::b], local_context, local_target
-
-# %% ../nbs/08_visualization.ipynb #8ebd54c8
-def show_multicrop(
-    source: Any, # the image that was cut, as the transform received it: a path, a PIL image, uint8 values
-    crops: Crops, # of a batch, or of one image; uint8 or float in 0 … 1
-    masks: MultiCropMasks, # of the same batch
-    image: int = 0, # which image of the batch
-) -> Figure:
-    "Where crops lie in the source, what of it is seen and what is predicted, and each crop with its tints."
-    if crops.batch_size is None: crops = Crops.collate([crops])
-    pixels = to_pixels(to_tensor(to_pil(source, channels_of(source)))[None])[0]   # [H, W, 3]
-    size, cut = pixels.shape[:2], tuple(crops.sizes[image].tolist())
-    if size != cut:
-        raise ValueError(f'the image is {size[0]}×{size[1]}, but these crops are of one of '
-                         f'{cut[0]}×{cut[1]}')
-    local_grid = _local_grid(crops, masks)
-    parts = crop_tokens(masks, image, local_grid[0] * local_grid[1])
-    fig = Figure(figsize=(7, 7 / 3 * size[0] / size[1] * .95 + 1.6), dpi=100, layout='compressed')
-    top, bottom = fig.subfigures(2, 1, height_ratios=[7 / 3 * size[0] / size[1], 1.3])
-    _draw_source(top.subplots(1, 3), pixels, crops, masks, image, parts, local_grid)
-    _draw_crops(np.atleast_1d(bottom.subplots(1, len(crops))), crops, masks, image, parts, local_grid)
-    return fig
-
-# %% ../nbs/08_visualization.ipynb #85b80827
-def _local_grid(crops: Crops, masks: MultiCropMasks) -> tuple[int, int]:
-    "Patches of a local crop: as large as those of global ones."
-    if not crops.num_local: return masks.globals.grid
-    (H, W), (h, w), (gh, gw) = crops[0].shape[-2:], crops[-1].shape[-2:], masks.globals.grid
-    return h * gh // H, w * gw // W
-
-def _spotlight(pixels: Tensor, what: Tensor) -> Tensor:
-    "The image where `what` [H, W] is true, faded to grey elsewhere."
-    return torch.where(what[..., None], pixels, .8 + .15 * pixels.mean(-1, keepdim=True))
-
-def _draw_source(axes, pixels: Tensor, crops: Crops, masks: MultiCropMasks, image: int, parts, local_grid):
-    "The source three times: boxes of crops, what some crop shows the encoder, what is predicted."
-    g, size = crops.num_global, pixels.shape[:2]
-    boxes, flips = crops.boxes[:, image].cpu(), crops.flips[:, image].cpu()
-    large = [crop_coverage(boxes[:g], flips[:g], t, masks.globals.grid, size) for t in parts[:2]]
-    small = [crop_coverage(boxes[g:], flips[g:], t, local_grid, size) for t in parts[2:]]
-    shown = [pixels, *(_spotlight(pixels, a | b) for a, b in zip(large, small, strict=True))]
-    titles = ('the crops', 'seen through some crop', 'asked for')
-    for ax, title, what in zip(axes, titles, shown, strict=True):
-        ax.imshow(what)
-        ax.set_axis_off()
-        ax.set_title(title, fontsize=9)
-    _draw_boxes(axes[0], boxes, flips, g, len(crops) - masks.num_hidden)
-
-# %% ../nbs/08_visualization.ipynb #fe2e39d8
-def _draw_crops(axes, crops: Crops, masks: MultiCropMasks, image: int, parts, local_grid):
-    "Each crop with its tints."
-    g = crops.num_global
-    for i, ax in enumerate(axes):
-        if i < g: context, target, grid = parts[0][i], parts[1][i], masks.globals.grid
-        else: context, target, grid = parts[2][i - g], parts[3][i - g], local_grid
-        kinds = dict(context=context, target=target, unseen=~(context | target))
-        kinds = {k: v.view(grid) for k, v in kinds.items()}
-        ax.imshow(tint(to_pixels(crops[i][image:image + 1])[0], kinds))
-        ax.set_axis_off()
-        kind = 'global' if i < g else 'local' if i < len(crops) - masks.num_hidden else 'hidden'
-        ax.set_title(kind, fontsize=9)
-
-def _draw_boxes(ax, boxes: Tensor, flips: Tensor, num_global: int, first_hidden: int):
-    "Outlines: global crops thick, local ones thin, hidden ones dashed; a small arrow marks mirrored crops."
-    for i, ((x0, y0, x1, y1), flip) in enumerate(zip(boxes.tolist(), flips.tolist(), strict=True)):
-        if i < num_global: kind = dict(color=OKABE_ITO['blue'], lw=2.5)
-        elif i < first_hidden: kind = dict(color=OKABE_ITO['green'], lw=1.2)
-        else: kind = dict(color=OKABE_ITO['vermilion'], lw=1.5, ls='--')
-        ax.add_patch(Rectangle((x0 - .5, y0 - .5), x1 - x0, y1 - y0, fill=False, **kind))
-        if flip: ax.annotate('↔', (x0, y0), color=kind['color'], fontsize=8, va='top', ha='left')
-
 # %% ../nbs/08_visualization.ipynb #f53e5623
 def model_images(
     model: HJEPA,
@@ -348,9 +244,8 @@ def pca_colours(
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l, 3] sRGB in 0 … 1
     """Feature maps as colours, comparable between images and between levels.
 
-    One PCA per level over all images; components of coarser levels are put in the order and signs of level
-    0's.
-    Rotation, reflection, shift and scaling of a level's feature space change nothing."""
+    One PCA per level over all images; components of coarser levels are put in the order and signs of those
+    of level 0. Rotation, reflection, shift and scaling of a level's feature space change nothing."""
     return [component_colours(s) for s in level_scores(levels, grid)[0]]
 
 def level_scores(levels: list[Tensor], grid: tuple[int, int]) -> tuple[list[Tensor], list[float]]:

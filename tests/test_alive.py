@@ -844,7 +844,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
     from hjepa.data.images import load_image
     from hjepa.data.named import build_dataset
     from hjepa.detection.detector import load_detection_model
-    from hjepa.encoder import create_vit
+    from hjepa.vit.by_name import create_vit
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
     from hjepa.sharing.publish import run_record
     from hjepa.report.page import read_run

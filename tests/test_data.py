@@ -81,7 +81,7 @@ def test_pixel_range_of_the_user_and_crops_of_bands(bands, tmp_path):
     assert saved_config(find_weights(tmp_path/'run'))['pixel_range'] == [0, 8000]
     assert "crops.png was not written" not in said
     from hjepa.core.config import ConfigError
-    from hjepa.training import load_config
+    from hjepa.settings.run import load_config
     wrong = dict(pixel_range=('[1]', '[5,2]', '[a,b]', '[0,.inf]', '7'), max_megapixels=('0', '.nan', 'x'))
     for key, bad in ((k, v) for k, values in wrong.items() for v in values):
         with pytest.raises(ConfigError, match=f'data.{key}'): load_config('tiny', [f'data.{key}={bad}'])

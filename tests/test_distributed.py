@@ -53,7 +53,8 @@ def make_trainer(task: dict):
     from hjepa.core.callbacks import Callback
     from hjepa.core.resuming import CheckpointCallback
     from hjepa.core.history import HistoryCallback
-    from hjepa.training import Trainer, load_config, parameter_groups
+    from hjepa.training import Trainer, parameter_groups
+    from hjepa.settings.run import load_config
 
     class Watched(Trainer):
         def make_optimizer(self): return torch.optim.SGD(parameter_groups(self.model), lr=.1, momentum=.9)
@@ -75,7 +76,7 @@ def make_trainer(task: dict):
         def all_crops(self, crops):
             "Crops of the whole step: their places decide about masks."
             from hjepa.data.crops import Crops
-            parts = self.team.gather(
+            parts = self.process_group.gather(
                 dict(boxes=crops.boxes, flips=crops.flips, sizes=crops.sizes, tensors=list(crops)))
             tensors = [torch.cat([p['tensors'][i] for p in parts]) for i in range(len(crops))]
             return Crops(tensors, torch.cat([p['boxes'] for p in parts], 1),
@@ -114,7 +115,8 @@ def do(task: dict):
     except FloatingPointError as e: found['error'] = str(e)
     weights = {k: whole(v).clone() for k, v in trainer._model.state_dict().items()}
     sums = {k: v.double().sum().item() for k, v in weights.items()}
-    found |= dict(sums=trainer.team.gather(sums), hidden=trainer.team.gather(trainer.hidden), sent=sent,
+    gather = trainer.process_group.gather
+    found |= dict(sums=gather(sums), hidden=gather(trainer.hidden), sent=sent,
                   files=sorted(str(p.relative_to(task['run']))
                                for p in Path(task['run']).rglob('*')), step=trainer.step,
                   batch=[trainer.config.training.batch_size, trainer.accumulation,
@@ -127,7 +129,7 @@ def do(task: dict):
         if trainer._kept is not None:
             save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, out/'kept.safetensors')
         (out/'found.json').write_text(json.dumps(found))
-    trainer.team.wait()
+    trainer.process_group.wait()
 
 
 def count_sends(trainer) -> list:
@@ -155,18 +157,19 @@ def count_sends(trainer) -> list:
 def stuck(task: dict):
     "Rank 1 ends while the main thread of rank 0 is blocked, as in a collective of NCCL."
     from hjepa.core.distributed import ProcessGroup, make_accelerator
-    team = ProcessGroup(make_accelerator('fp32'))
-    try: team.same(dict(images=100 + team.rank))
-    except ValueError as e: print(f'refused on rank {team.rank}: {e}', file=sys.stderr, flush=True)
+    group = ProcessGroup(make_accelerator('fp32'))
+    try: group.same(dict(images=100 + group.rank))
+    except ValueError as e: print(f'refused on rank {group.rank}: {e}', file=sys.stderr, flush=True)
     from hjepa.data.named import build_dataset
-    from hjepa.training import Trainer, load_config
-    other = build_dataset('fashion_mnist_mini').subset(range(64 * team.rank, 64 * team.rank + 64))
+    from hjepa.training import Trainer
+    from hjepa.settings.run import load_config
+    other = build_dataset('fashion_mnist_mini').subset(range(64 * group.rank, 64 * group.rank + 64))
     try: Trainer(load_config('tiny', SMALL), task['run'], other)
-    except ValueError as e: print(f'other images on rank {team.rank}: {e}', file=sys.stderr, flush=True)
+    except ValueError as e: print(f'other images on rank {group.rank}: {e}', file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with team.watch('go on with --resume somewhere', every=.2, grace=1):
+    with group.watch('go on with --resume somewhere', every=.2, grace=1):
         time.sleep(2)
-        if team.rank == 1: os.kill(os.getpid(), signal.SIGKILL)
+        if group.rank == 1: os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(300)
 
 

@@ -9,13 +9,14 @@ PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 # The reading order. A room is all its modules, in the order of its notebooks.
 ORDER = '''
 core.files core.config core.random core.linalg core.distributed core.loader core.weights
-core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling
+core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling core.schema
 data.images data.cutting data.datasets data.named data.views data.shards data.crops data.crop_views
 figures.base figures.curves figures.embedding
+vit.by_name vit.blocks
 encoder predictor fpn
-objectives.regularizers objectives.pixels
-hierarchy multicrop masking training visualization
-figures.attention figures.guesses
+objectives.regularizers objectives.pixels settings.model
+hierarchy multicrop masks.checks masking masks.crops settings.run training visualization
+figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
 evaluation.store evaluation.retrieval evaluation.cost
 report.verdict report.page

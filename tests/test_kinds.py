@@ -38,7 +38,8 @@ from hjepa.masking import MASKS, build_mask_generator, register_masks
 from hjepa.objectives.regularizers import REGULARIZERS, register_regularizer
 from hjepa.sharing.export import check_export, export_torch
 from hjepa.sharing.sklearn import HJEPAFeatures
-from hjepa.training import Trainer, load_config
+from hjepa.training import Trainer
+from hjepa.settings.run import load_config
 
 pytestmark = pytest.mark.filterwarnings('ignore')
 TABLES = MASKS, FUSIONS, REGULARIZERS, READOUTS, DATASETS, BOX_DATASETS

@@ -29,8 +29,8 @@ from hjepa.compression.codec import load_compression_model
 from hjepa.compression.training import (CodecRun, CodecTrainer, TablesCallback, analyse_features,
                                         codec_callbacks, codec_runs, feature_source,
                                         fill_from_features, load_codec_config, real_bits, train_sweep)
-from hjepa.core.config import (LARGEST, ConfigError, Rule, all_settings, build_config, kinds_of, light_kind,
-                               schema, shipped_schema)
+from hjepa.core.config import LARGEST, ConfigError, Rule, all_settings, build_config, kinds_of, shipped_schema
+from hjepa.core.schema import light_kind, schema
 from hjepa.core.loader import DataError
 from hjepa.detection.results import evaluate_detector
 from hjepa.detection.training import (DetectionConfig, DetectionTrainer, MeanAPCallback, detection_dataset,
@@ -42,7 +42,8 @@ from hjepa.core.config import list_configs
 from hjepa.core.callbacks import Callback
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
-from hjepa.training import RunConfig, Trainer, load_config
+from hjepa.settings.run import RunConfig, load_config
+from hjepa.training import Trainer
 from hjepa.core.checkpoints import checkpoints, new_run
 
 
@@ -607,7 +608,8 @@ def test_the_schema_refuses_the_same(kind, name):
 def test_a_typo_is_found_without_torch():
     code = '''if True:
         import sys
-        from hjepa.core.config import ConfigError, check_quickly
+        from hjepa.core.config import ConfigError
+        from hjepa.core.schema import check_quickly
         try: check_quickly('photos', ['training.lrr=3e-4'])
         except ConfigError as e: print(str(e).split(' Allowed')[0])
         print(sorted({'torch', 'timm', 'numpy', 'fastcore'} & {*sys.modules}))'''

@@ -26,7 +26,7 @@ from hjepa.hierarchy import HJEPA
 from hjepa.core.callbacks import Callback
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
-from hjepa.training import load_config
+from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
 SMALL = [

@@ -15,10 +15,10 @@ FILE = root/'hjepa'/'schema.json'
 
 
 def settings() -> dict:
-    "Every key of every kind of configuration, see `hjepa.core.config.schema`."
+    "Every key of every kind of configuration, see `hjepa.core.schema.schema`."
     for module in ('training', 'detection.training', 'compression.training'):
         import_module(f'hjepa.{module}')
-    return import_module('hjepa.core.config').schema()
+    return import_module('hjepa.core.schema').schema()
 
 
 def commands() -> dict:

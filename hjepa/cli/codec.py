@@ -202,11 +202,11 @@ def _sweep(cfg, accelerator, source, callbacks: Callable, where: tuple, allow: l
     from hjepa.compression.training import fill_from_features, train_sweep
     from hjepa.core.distributed import ProcessGroup
     from hjepa.core.files import expand, lock_folder
-    (config, run_dir, resume), team = where, ProcessGroup(accelerator)
+    (config, run_dir, resume), process_group = where, ProcessGroup(accelerator)
     fill_from_features(cfg.model, source)
-    folder = expand(resume) if resume else make_run(team, cfg, run_dir or run_name(config))
+    folder = expand(resume) if resume else make_run(process_group, cfg, run_dir or run_name(config))
     with ExitStack() as held:
-        team.on_main(lambda: held.enter_context(lock_folder(folder, 'sweep')))
+        process_group.on_main(lambda: held.enter_context(lock_folder(folder, 'sweep')))
         complete = train_sweep(cfg, folder, source, callbacks, describe_codec, allow)
     accelerator.wait_for_everyone()
     accelerator.end_training()

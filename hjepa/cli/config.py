@@ -41,7 +41,8 @@ def settings_or_yaml(
     kind: str | None = None, # of configuration; None: as the name says
 ) -> str:
     "The keys of a section, or a configuration as YAML. Raises `ConfigError`."
-    from hjepa.core.config import check_quickly, config_yaml, settings_text, shipped_schema
+    from hjepa.core.schema import check_quickly, settings_text
+    from hjepa.core.config import config_yaml, shipped_schema
     name, overrides = (words[0], words[1:]) if words and '=' not in words[0] else (None, words)
     found = kind or next(iter(shipped_schema()))
     if name is None and not overrides: return settings_text(found)
@@ -74,7 +75,8 @@ def check_file(
     kind: str | None = None, # of configuration; None: as its keys suggest
 ) -> str:
     "Read a configuration as a run would, with the modules that use it. Raises `ConfigError`."
-    from hjepa.core.config import check_quickly, load_kind
+    from hjepa.core.schema import check_quickly
+    from hjepa.core.config import load_kind
     kind, _ = check_quickly(source, overrides, kind)
     load_kind(kind, source, overrides)
     return f'{source}: a right configuration of kind {kind}'

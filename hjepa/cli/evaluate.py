@@ -134,7 +134,7 @@ def draw_crops(
     "One image's crops and masks, as the run's last epoch cut them."
     import torch
     from hjepa.training import build_crop_masks, build_view
-    from hjepa.visualization import show_multicrop
+    from hjepa.figures.crops import show_multicrop
     view = build_view(cfg, model, dataset)
     key = (cfg.training.epochs - 1, len(dataset) // 2)
     batch = view.finish(view.__getitems__([key]))               # with augment_on_device it is yet to be cut

@@ -88,7 +88,7 @@ def check_early(
     "Raise `ConfigError` for an impossible configuration, key or value. Nothing heavy is imported."
     overrides, source = given.get('overrides', ()), given.get('config')
     if not overrides and source is None or name == 'config': return
-    from hjepa.core.config import check_quickly
+    from hjepa.core.schema import check_quickly
     kind = {'detect': 'detection', 'codec': 'codec'}.get(name.split()[0], 'hjepa')
     check_quickly(source, overrides, kind)
 

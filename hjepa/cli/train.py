@@ -36,13 +36,13 @@ def run_name(
     return Path('runs')/f'{Path(config).stem}-{time.strftime("%Y%m%d-%H%M%S")}-{secrets.token_hex(3)}'
 
 def make_run(
-    team, # the processes of the run
+    process_group, # the processes of the run
     config, # what will be run
     run_dir: str | Path, # the folder, or its name
 ) -> Path:
     "Make the run's folder on the main process; every process learns its name, or that it could not be made."
     from hjepa.core.checkpoints import new_run
-    return Path(team.on_main(lambda: str(new_run(run_dir, config))))
+    return Path(process_group.on_main(lambda: str(new_run(run_dir, config))))
 
 # %% ../../nbs/cli/05_train.ipynb #cf8edca3
 def run_loop(
@@ -58,7 +58,7 @@ def run_loop(
     from hjepa.core.files import expand
     from hjepa.core.checkpoints import checkpoints
     if resume: trainer.run_dir = expand(resume)
-    else: trainer.run_dir = make_run(trainer.team, trainer.config, run_dir or run_name(config))
+    else: trainer.run_dir = make_run(trainer.process_group, trainer.config, run_dir or run_name(config))
     with trainer.alone():
         if not resume and checkpoints(trainer.run_dir):
             raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; '
@@ -123,7 +123,8 @@ def train(
     if list: return print_configs()
     check_start(config, run_dir, resume, allow)
     if resume: check_kind(resume, 'hjepa')
-    from hjepa.training import load_config, load_run
+    from hjepa.settings.run import load_config
+    from hjepa.training import load_run
     cfg = load_run(resume, overrides) if resume else load_config(config or 'tiny', overrides)
     trainer = _build_trainer(cfg, resume)
     if not run_loop(trainer, config or 'tiny', run_dir, resume, describe, 'hjepa train', allow): return 130

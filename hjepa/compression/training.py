@@ -41,7 +41,8 @@ from ..detection.formats import BOX_DATASETS
 from ..detection.results import save_figure
 from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
-from ..training import CHANCE, load_config, schedules, SHARE, TrainingConfig, warn_training
+from ..settings.run import CHANCE, load_config, SHARE, TrainingConfig, warn_training
+from ..training import schedules
 
 # %% ../../nbs/compression/08_training.ipynb #4812ceb7
 _FILES = 'null where data.detector or data.dataset is given: features come from files or from images'
@@ -688,7 +689,7 @@ def train_sweep(
 def _begin_part(one: CodecRun, folder: Path, source, make_callbacks, allow) -> CodecTrainer:
     "A run of a sweep where it was left; at its beginning if none of its checkpoints can be read."
     trainer = CodecTrainer(one, folder, source, make_callbacks(one))
-    trainer.team.on_main(lambda: (folder/'config.yaml').exists() or str(new_run(folder, one)))
+    trainer.process_group.on_main(lambda: (folder/'config.yaml').exists() or str(new_run(folder, one)))
     if not checkpoints(folder): return trainer
     try: trainer.resume(allow)
     except ConfigError: raise

@@ -113,7 +113,7 @@ def _too_many_bad(self: Host) -> bool:
 @patch
 def _meet(self: Host, order: int = CONTINUE) -> int:  # the main process's order
     "All processes meet: the main one says what comes next, any of them that it is to stop."
-    order, stop = self.team.highest(order, self.stopping is not None)
+    order, stop = self.process_group.highest(order, self.stopping is not None)
     if stop and not self.stopping: self.stopping = 'another process'
     self._agreed = self._agreed or stop > 0
     return int(order)

@@ -4,25 +4,22 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'SECTION_CHECKS', 'MAX_YAML', 'KINDS', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of',
-           'in_words', 'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'check_keys', 'hints_of',
-           'read_value', 'shown', 'all_settings', 'from_values', 'require', 'relation', 'check_relations', 'value_at',
-           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_config', 'build_config',
-           'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind', 'load_kind', 'describe_kind', 'schema',
-           'shipped_schema', 'find_kind', 'light_kind', 'settings_text', 'settings_markdown', 'kind_of_values',
-           'check_quickly']
+           'in_words', 'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'hints_of', 'check_keys',
+           'read_value', 'shown', 'from_values', 'all_settings', 'relation', 'require', 'value_at', 'check_relations',
+           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_plain', 'read_config',
+           'build_config', 'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind', 'shipped_schema',
+           'find_kind', 'load_kind']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
 import json
 import math
-import operator
 import re
-import textwrap
 import types
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, make_dataclass
-from functools import reduce, cache
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.resources import files
 from numbers import Integral, Real
@@ -63,6 +60,7 @@ class Rule:
     expected: str = '' # what messages say; '': made of the rest
     unit: str = '' # of numbers: pixels, epochs, …
 
+# %% ../../nbs/core/02_config.ipynb #c8ae9bb9
 def setting(
     default: Any = MISSING, # lists and dictionaries are copied for each instance
     *,
@@ -92,6 +90,9 @@ def kinds_of(
     if get_origin(hint) not in (Union, types.UnionType): return (hint,)
     return tuple(k for a in get_args(hint) for k in kinds_of(a))
 
+# %% ../../nbs/core/02_config.ipynb #f67b6c1c
+#| code-fold: true
+#| code-summary: "Bounds and lists in words"
 def _range(r: Rule) -> str:
     "A rule's bounds as text, with a space in front."
     low = f' from {r.low:g}' if r.low is not None else f' above {r.above:g}' if r.above is not None else ''
@@ -136,6 +137,9 @@ class Plain(str):
 class Typed(Plain):
     "A value as it was typed behind `key=`: text where the schema has text, else YAML."
 
+# %% ../../nbs/core/02_config.ipynb #c48467e6
+#| code-fold: true
+#| code-summary: "Numbers and truth values in text"
 _TRUE, _FALSE = ('true', 'True', 'TRUE'), ('false', 'False', 'FALSE')
 _YES, _NO = ('yes', 'Yes', 'YES', 'on', 'On', 'ON'), ('no', 'No', 'NO', 'off', 'Off', 'OFF')
 _INT = re.compile(r'[-+]?[0-9][0-9_]*')
@@ -177,6 +181,8 @@ def _free(value: Typed) -> Any:
     except ConfigError: return str(value)
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0016
+#| code-fold: true
+#| code-summary: "The loader"
 class PlainLoader(yaml.SafeLoader):
     "YAML without tags that make objects, aliases and duplicate keys; plain scalars stay text."
     yaml_implicit_resolvers = {}
@@ -204,6 +210,7 @@ def _scalar(loader: PlainLoader, node: yaml.ScalarNode) -> str | None:
 
 PlainLoader.add_constructor('tag:yaml.org,2002:str', _scalar)
 
+# %% ../../nbs/core/02_config.ipynb #fff84c62
 def read_yaml(
     text: str | bytes,
     where: str = '', # what it is, for messages
@@ -217,6 +224,8 @@ def read_yaml(
     raise ConfigError(f'{where} is not plain YAML: {words}'.strip())
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0025
+#| code-fold: true
+#| code-summary: "What is refused"
 def check_plain(
     values: Any, # nested values
     where: str = '', # name of the section, for messages
@@ -252,6 +261,15 @@ def _check_scalar(value: Any, where: str):
         raise ConfigError(f'{where}={shown(value)}: expected text, a number, true, false, null, a list '
                           'or a section')
 
+# %% ../../nbs/core/02_config.ipynb #2d552d54
+@cache
+def hints_of(
+    schema: type, # a dataclass
+) -> dict[str, Any]: # key → annotation
+    "The keys of a section, in order, each with its annotation."
+    hints = get_type_hints(schema)
+    return {f.name: hints[f.name] for f in fields(schema)}
+
 # %% ../../nbs/core/02_config.ipynb #584167c8
 def check_keys(
     schema: type, # a dataclass
@@ -272,15 +290,9 @@ def check_keys(
             raise ConfigError(f'{shown(path)}: no such key{hint} Allowed: {", ".join(known)}')
         if is_dataclass(known[key]): check_keys(known[key], value, path)
 
-@cache
-def hints_of(
-    schema: type, # a dataclass
-) -> dict[str, Any]: # key → annotation
-    "The keys of a section, in order, each with its annotation."
-    hints = get_type_hints(schema)
-    return {f.name: hints[f.name] for f in fields(schema)}
-
 # %% ../../nbs/core/02_config.ipynb #c0nf0020
+#| code-fold: true
+#| code-summary: "A value as one of several kinds"
 def _convert(value: Any, kinds: tuple, parse: bool) -> Any:
     "A value as one of these kinds; `_Unfit` if it is none of them."
     lists = [k for k in kinds if get_origin(k) is list]
@@ -304,7 +316,6 @@ def _typed(value: Typed, kinds: tuple, lists: list) -> Any:
     try: return read_yaml(value)
     except ConfigError as e: raise _Unfit from e
 
-# %% ../../nbs/core/02_config.ipynb #c8b98fbd
 def _from_text(value: str, kinds: tuple, parse: bool) -> Any:
     "Text, or what is written in it."
     only = str not in kinds                                   # then words and quoted numbers will do
@@ -325,6 +336,8 @@ def _from_number(value: Real, kinds: tuple) -> int | float | bool:
     raise _Unfit
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0021
+#| code-fold: true
+#| code-summary: "Whether a value is in its bounds"
 def _obeys(value: Any, r: Rule) -> bool:
     "Whether a value of the right kind is in its bounds; numbers must be finite everywhere."
     if isinstance(value, list):
@@ -337,6 +350,7 @@ def _obeys(value: Any, r: Rule) -> bool:
     over = (r.low is None or value >= r.low) and (r.above is None or value > r.above)
     return over and (r.high is None or value <= r.high) and (r.below is None or value < r.below)
 
+# %% ../../nbs/core/02_config.ipynb #014ebc12
 def read_value(
     value: Any, # from a file, the command line or a keyword
     hint: Any, # the setting's annotation
@@ -355,6 +369,8 @@ def read_value(
     return made
 
 # %% ../../nbs/core/02_config.ipynb #97f3559a
+#| code-fold: true
+#| code-summary: "A value for messages"
 def shown(
     value: Any,
 ) -> str: # one line of at most 80 characters
@@ -367,17 +383,6 @@ def shown(
     return text if len(text) <= 80 else text[:79] + '…'
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0026
-def all_settings(
-    schema: type, # a dataclass of sections
-    where: str = '', # name of the section
-) -> dict[str, tuple[Any, Rule]]: # dotted key → (annotation, rule), in order
-    "All keys of a configuration, and what they may be."
-    out = {}
-    for f in fields(schema):
-        hint, key = hints_of(schema)[f.name], f'{where}.{f.name}' if where else f.name
-        out |= all_settings(hint, key) if is_dataclass(hint) else {key: (hint, rule_of(f))}
-    return out
-
 def from_values(
     schema: type, # a dataclass
     values: dict | None, # nested values, from YAML or keywords; None: all defaults
@@ -399,14 +404,19 @@ def _section(schema: type, values: Any, where: str, parse: bool) -> Any:
         else: made[key] = read_value(value, hint, rules[key], path, parse)
     return schema(**made)
 
-# %% ../../nbs/core/02_config.ipynb #62e3f9dc
-def require(
-    checks: list[tuple], # (whether it holds, key, value, what was expected)
-):
-    "Raise a `ConfigError` for the first check that does not hold."
-    for ok, key, value, expected in checks:
-        if not ok: raise ConfigError(f'{key}={shown(value)}: expected {expected}')
+# %% ../../nbs/core/02_config.ipynb #e711af1d
+def all_settings(
+    schema: type, # a dataclass of sections
+    where: str = '', # name of the section
+) -> dict[str, tuple[Any, Rule]]: # dotted key → (annotation, rule), in order
+    "All keys of a configuration, and what they may be."
+    out = {}
+    for f in fields(schema):
+        hint, key = hints_of(schema)[f.name], f'{where}.{f.name}' if where else f.name
+        out |= all_settings(hint, key) if is_dataclass(hint) else {key: (hint, rule_of(f))}
+    return out
 
+# %% ../../nbs/core/02_config.ipynb #62e3f9dc
 _RELATIONS: dict[type, list[Callable]] = {}
 
 def relation(
@@ -418,15 +428,15 @@ def relation(
         return f
     return enter
 
-def check_relations(
-    config: Any, # a section
-    where: str = '', # its name, for messages
+# %% ../../nbs/core/02_config.ipynb #46090ae9
+#| code-fold: true
+#| code-summary: "What checks are made of"
+def require(
+    checks: list[tuple], # (whether it holds, key, value, what was expected)
 ):
-    "Raise `ConfigError` for settings of a section that do not fit each other."
-    for section in reversed(type(config).__mro__):
-        for f in _RELATIONS.get(section, ()):
-            require([(ok, f'{where}.{key}' if where else key, value_at(config, key), expected)
-                     for ok, key, expected in f(config)])
+    "Raise a `ConfigError` for the first check that does not hold."
+    for ok, key, value, expected in checks:
+        if not ok: raise ConfigError(f'{key}={shown(value)}: expected {expected}')
 
 def value_at(
     config: Any, # a dataclass of sections
@@ -436,6 +446,17 @@ def value_at(
     for part in key.split('.'):
         config = config.get(part) if isinstance(config, dict) else getattr(config, part)
     return config
+
+# %% ../../nbs/core/02_config.ipynb #512c19ee
+def check_relations(
+    config: Any, # a section
+    where: str = '', # its name, for messages
+):
+    "Raise `ConfigError` for settings of a section that do not fit each other."
+    for section in reversed(type(config).__mro__):
+        for f in _RELATIONS.get(section, ()):
+            require([(ok, f'{where}.{key}' if where else key, value_at(config, key), expected)
+                     for ok, key, expected in f(config)])
 
 # %% ../../nbs/core/02_config.ipynb #5a14600f
 def check_settings(
@@ -482,8 +503,14 @@ def list_configs(
     return sorted(f.name[:-5] for f in files('hjepa').joinpath('configs', job).iterdir()
                   if f.name.endswith('.yaml'))
 
-def _read_plain(source: str | Path, job: str) -> dict:
-    "A configuration's values; its scalars are `Plain` yet."
+# %% ../../nbs/core/02_config.ipynb #d59aa166
+#| code-fold: true
+#| code-summary: "A file as text of known size"
+def read_plain(
+    source: str | Path, # a shipped name, or the path of a YAML file
+    job: str, # see `list_configs`
+) -> dict: # nested values, unchecked
+    "A configuration's values; its scalars are still `Plain`. Raises `ConfigError`."
     path, what = Path(source), f'configuration {str(source)!r}'
     if str(source) in list_configs(job):
         text = files('hjepa').joinpath('configs', job, f'{source}.yaml').read_bytes()
@@ -500,14 +527,17 @@ def _read_plain(source: str | Path, job: str) -> dict:
         raise ConfigError(f'{what} holds {shown(values)}, expected sections of keys and values')
     return values or {}
 
+# %% ../../nbs/core/02_config.ipynb #1e25d3e1
 def read_config(
     source: str | Path = 'tiny', # a shipped name, or the path of a YAML file
     job: str = '', # see `list_configs`
 ) -> dict: # nested values, unchecked
     "Raises `ConfigError` for a name that is not shipped and not a file, or for a file that is not YAML."
-    return as_yaml(_read_plain(source, job))
+    return as_yaml(read_plain(source, job))
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0032
+#| code-fold: true
+#| code-summary: "Overrides laid over values"
 def _put(values: dict, path: list[str], text: Typed, hint: Any):
     "Lay a typed value over nested ones, at a dotted key."
     head, inner = path[0], hints_of(hint).get(path[0], Any) if is_dataclass(hint) else Any
@@ -524,6 +554,7 @@ def _laid_over(below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)): return above
     return below | {k: _laid_over(below.get(k), v) for k, v in above.items()}
 
+# %% ../../nbs/core/02_config.ipynb #e3c8df44
 def build_config(
     schema: type, # a dataclass of sections
     source: str | Path, # a shipped name, or the path of a YAML file
@@ -531,7 +562,7 @@ def build_config(
     job: str = '', # see `list_configs`
 ) -> Any: # an instance of the schema
     "A job's configuration: defaults, then the file, then the overrides. Raises `ConfigError`."
-    values = _read_plain(source, job)
+    values = read_plain(source, job)
     for o in overrides:
         key, there, text = o.partition('=')
         if not there:
@@ -593,68 +624,6 @@ def register_kind(
     KINDS[name] = Kind(name, schema, source, **more)
     return KINDS[name]
 
-def load_kind(
-    kind: str | Kind, # one of `KINDS`
-    source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: the kind's own
-    overrides: list[str] = (), # ['training.lr=3e-4', 'data.path=my folder', …]
-) -> Any: # a checked instance of the kind's schema
-    "A configuration: defaults, then the file, then the overrides. Raises `ConfigError`."
-    kind = find_kind(kind) if isinstance(kind, str) else kind
-    source = kind.source if source is None else source
-    cfg = kind.check(build_config(kind.schema, source, overrides, kind.folder))
-    kind.warn(cfg)
-    return cfg
-
-# %% ../../nbs/core/02_config.ipynb #ece57d22
-def _words_of(
-    section: type, # a dataclass, with a comment beside each field
-) -> dict[str, str]: # key → meaning
-    "What the fields of a section mean: their comments, those of the classes it is derived from among them."
-    from fastcore.docments import docments
-    out = {}
-    for c in reversed(section.__mro__):
-        if is_dataclass(c): out |= {k: ' '.join(v.split()) for k, v in docments(c).items() if v}
-    return out
-
-def _type_words(hint: Any) -> str:
-    "An annotation as it is written: 'int | list[int]'."
-    return ' | '.join(k.__name__.replace('NoneType', 'None') if isinstance(k, type) and not get_args(k)
-                      else str(k).replace('typing.', '') for k in kinds_of(hint))
-
-def _entry(f, hint: Any, key: str, meaning: str) -> dict:
-    "All about one setting."
-    rule, default = rule_of(f), f.default_factory() if f.default is MISSING else f.default
-    # what registers itself later has no order of its own
-    allowed = sorted(rule.choices) if rule.others else list(rule.choices)
-    if kinds_of(hint) == (bool,): allowed = ['true', 'false']
-    rest = {k: getattr(rule, k) for k in ('low', 'above', 'high', 'below')}
-    rest = {k: v for k, v in rest.items() if v is not None}
-    if rule.length != (0, math.inf): rest['length'] = [None if n == math.inf else n for n in rule.length]
-    if rule.rising: rest['rising'] = True
-    return dict(section=key.rpartition('.')[0], type=_type_words(hint), default=default,
-                allowed=allowed or None, others=rule.others, unit=rule.unit, meaning=meaning,
-                expected=in_words(hint, rule), constraints=rest, said=rule.expected)
-
-# %% ../../nbs/core/02_config.ipynb #fedb1e7d
-def describe_kind(
-    kind: Kind, # what to describe
-) -> dict: # JSON data: module, source, folder, sections and settings
-    "A kind's schema as plain data."
-    sections, settings = {}, {}
-    def walk(section: type, where: str):
-        sections[where], meanings = ' '.join((section.__doc__ or '').split()), _words_of(section)
-        for f in fields(section):
-            hint, key = hints_of(section)[f.name], f'{where}.{f.name}' if where else f.name
-            if is_dataclass(hint): walk(hint, key)
-            else: settings[key] = _entry(f, hint, key, meanings.get(f.name, ''))
-    walk(kind.schema, '')
-    return dict(module=kind.schema.__module__, source=kind.source, folder=kind.folder, sections=sections,
-                settings=settings)
-
-def schema() -> dict: # kind → see `describe_kind`
-    "The schemas of all kinds whose modules are imported, as plain data."
-    return {name: describe_kind(kind) for name, kind in KINDS.items()}
-
 # %% ../../nbs/core/02_config.ipynb #e78b29b4
 @cache
 def shipped_schema() -> dict: # see `schema`
@@ -672,118 +641,15 @@ def find_kind(
         import_module(known[name]['module'])
     return KINDS[name]
 
-# %% ../../nbs/core/02_config.ipynb #dd88dadc
-_TYPES = {'bool': bool, 'int': int, 'float': float, 'str': str, 'Any': Any, 'None': None,
-          'dict[str, Any]': dict[str, Any]}
-
-def _hint_of(words: str) -> Any:
-    "The annotation that is written so."
-    parts = re.split(r' \| (?![^\[]*\])', words)
-    kinds = [list[_hint_of(w[5:-1])] if w.startswith('list[') else _TYPES[w] for w in parts]
-    return reduce(operator.or_, kinds)
-
-def _field_of(entry: dict) -> tuple[Any, Any]:
-    "Annotation and dataclass field of an entry."
-    few, most = entry['constraints'].get('length', (0, None))
-    rule = entry['constraints'] | dict(length=(few, math.inf if most is None else most))
-    hint = _hint_of(entry['type'])
-    choices = () if hint is bool else tuple(entry['allowed'] or ())
-    return hint, setting(entry['default'], choices=choices, others=entry['others'], expected=entry['said'],
-                         unit=entry['unit'], **rule)
-
-def light_kind(
-    name: str, # of a kind
-    data: dict | None = None, # its description; None: the shipped one
-) -> Kind: # its schema has the same keys and rules, and is checked for them alone
-    "A kind of configuration made from data, without the modules that define it. Raises `ConfigError`."
-    data = data or shipped_schema().get(name)
-    if data is None:
-        raise ConfigError(f'{shown(name)}: no such kind of configuration. Allowed: '
-                          f'{", ".join(shipped_schema())}')
-    return Kind(name, _light_section('', data), data['source'], data['folder'])
-
-def _light_section(where: str, data: dict) -> type:
-    "A dataclass of a section."
-    inside = {k: e for k, e in data['settings'].items() if e['section'] == where}
-    rows = [(k.rpartition('.')[2], *_field_of(e)) for k, e in inside.items()]
-    for inner in data['sections']:
-        if inner and inner.rpartition('.')[0] == where:
-            made = _light_section(inner, data)
-            rows.append((inner.rpartition('.')[2], made, field(default_factory=made)))
-    return make_dataclass(f'Section_{where.replace(".", "_")}', rows)
-
-# %% ../../nbs/core/02_config.ipynb #dfa93c94
-def settings_text(
-    name: str, # of a kind
-    section: str = '', # only this section, or this one key
-    width: int = 100, # columns
-    data: dict | None = None, # the kind's description; None: the shipped one
-) -> str: # for a terminal
-    "Every key of a kind with its default, its type, what is allowed and what it means, by section."
-    data = data or shipped_schema()[name]
-    lines = []
-    for where, words in data['sections'].items():
-        rows = {k: e for k, e in data['settings'].items() if e['section'] == where and _under(k, section)}
-        if rows: lines += ['', f'# {where or name}: {words}']
-        for key, e in rows.items():
-            lines += ['', f'{key}={shown(e["default"])}',
-                      *textwrap.wrap(f'{e["type"]}: {_allowed_words(e)}', width, **_INDENT),
-                      *textwrap.wrap(e['meaning'], width, **_INDENT)]
-    return '\n'.join(lines[1:])
-
-_INDENT = dict(initial_indent='    ', subsequent_indent='    ')
-
-def _under(key: str, section: str) -> bool:
-    return not section or key == section or key.startswith(f'{section}.')
-
-def _allowed_words(entry: dict) -> str:
-    "What a setting may be, its unit and known names among it."
-    known = ', '.join(entry['allowed'] or ()) if entry['others'] else ''
-    unit = f' ({entry["unit"]})' if entry['unit'] else ''
-    return entry['expected'] + unit + (f'; known: {known}' if known else '')
-
-# %% ../../nbs/core/02_config.ipynb #09397738
-def settings_markdown(
-    name: str, # of a kind
-    data: dict | None = None, # the kind's description; None: the shipped one
-) -> str: # for the site
-    "Every key of a kind, a table for each section."
-    data, lines = data or shipped_schema()[name], []
-    for where, words in data['sections'].items():
-        rows = {k: e for k, e in data['settings'].items() if e['section'] == where}
-        if not rows: continue
-        lines += ['', f'### {where}', '', words, '']
-        lines += ['| key | default | allowed | meaning |', '|---|---|---|---|']
-        for key, e in rows.items():
-            name, default = f'`{key.rpartition(".")[2]}`', f'`{shown(e["default"])}`'
-            cells = (name, default, _allowed_words(e), e['meaning'])
-            lines.append('| ' + ' | '.join(c.replace('|', '\\|') for c in cells) + ' |')
-    return '\n'.join(lines[1:])
-
-# %% ../../nbs/core/02_config.ipynb #ee05f6d4
-def kind_of_values(
-    values: dict, # nested, from a file
-) -> str: # name of a kind
-    "The kind of configuration that has most of these keys."
-    def strange(name: str) -> int:
-        known = shipped_schema()[name]['settings']
-        return sum(not any(k == n or k.startswith(f'{n}.') for n in known) for k in flatten(values))
-    return min(shipped_schema(), key=strange)
-
-def check_quickly(
+# %% ../../nbs/core/02_config.ipynb #1bbeea3d
+def load_kind(
+    kind: str | Kind, # one of `KINDS`
     source: str | Path | None = None, # a shipped name, or the path of a YAML file; None: the kind's own
-    overrides: list[str] = (), # ['training.lr=3e-4', …]
-    kind: str | None = None, # a name; None: as the file's keys suggest
-) -> tuple[str, Any]: # the kind's name, and the configuration
-    """Keys and values checked against the shipped schema, without importing the modules that own them.
-
-    Raises `ConfigError`. Relations between settings are checked by `load_kind` alone."""
-    if kind is None and source is not None: kind = _kind_of_source(source)
-    light = light_kind(kind or next(iter(shipped_schema())))
-    return light.name, load_kind(light, source, overrides)
-
-def _kind_of_source(source: str | Path) -> str:
-    "The kind of a shipped name or of a file."
-    for name, data in shipped_schema().items():
-        if str(source) in list_configs(data['folder']): return name
-    return kind_of_values(_read_plain(source, ''))
+    overrides: list[str] = (), # ['training.lr=3e-4', 'data.path=my folder', …]
+) -> Any: # a checked instance of the kind's schema
+    "A configuration: defaults, then the file, then the overrides. Raises `ConfigError`."
+    kind = find_kind(kind) if isinstance(kind, str) else kind
+    source = kind.source if source is None else source
+    cfg = kind.check(build_config(kind.schema, source, overrides, kind.folder))
+    kind.warn(cfg)
+    return cfg

@@ -51,8 +51,9 @@ class Loop(Resumable):
         t = config.training
         self.accelerator = make_accelerator(t.precision, t.timeout_minutes)
         self.device, self.rank = self.accelerator.device, self.accelerator.process_index
-        self.world_size, self.team = self.accelerator.num_processes, ProcessGroup(self.accelerator)
-        with self.team.main_first():  # one process downloads, the others find it
+        self.world_size = self.accelerator.num_processes
+        self.process_group = ProcessGroup(self.accelerator)
+        with self.process_group.main_first():  # one process downloads, the others find it
             self.dataset = dataset if dataset is not None else self.make_dataset()
         self.listing = listing_sha256(self.dataset)
         self._check_alike()
@@ -66,6 +67,8 @@ class Loop(Resumable):
         self._asked = json.loads(json.dumps(asdict(config)))  # as given: resuming may divide steps otherwise
 
 # %% ../../nbs/core/13_loop.ipynb #be78efda
+#| code-fold: true
+#| code-summary: "Counters, and what processes must agree on"
 @patch
 def _begin(self: Loop):
     "Counters of a run that has done nothing."
@@ -83,7 +86,7 @@ def _check_alike(self: Loop):
     free = ('data.path', 'data.num_workers', 'data.download')
     facts = {k: v for k, v in flatten(asdict(self.config)).items() if k not in free}
     facts |= {'images': len(self.dataset), 'the digest of their names and sizes': self.listing[:16]}
-    self.team.same(facts)
+    self.process_group.same(facts)
 
 # %% ../../nbs/core/13_loop.ipynb #4ae26912
 @patch
@@ -137,6 +140,7 @@ def total_loss(self: Loop) -> Tensor:
     "What is differentiated, of `outputs`."
     return self.outputs['loss']
 
+# %% ../../nbs/core/13_loop.ipynb #f8172922
 @patch
 def on_lengths(self: Loop):
     "After `total_steps` and `steps_per_epoch` are known, also when a resumed run divides steps otherwise."
@@ -166,6 +170,7 @@ def step_logs(self: Loop) -> dict[str, Any]:  # plain JSON
     numbers = {k: v.tolist() for k, v in self.averages().items()}
     return dict(kind='step', step=self.step, epoch=self.epoch, lr=self.lr, grad_norm=self.grad_norm) | numbers
 
+# %% ../../nbs/core/13_loop.ipynb #006d5076
 @patch
 def progress(self: Loop) -> str:
     "The text beside the progress bar."
@@ -213,6 +218,7 @@ def _build_loader(self: Loop):
     if self.is_main: warn_batch(t, len(self.dataset), self.world_size)
     self.on_lengths()
 
+# %% ../../nbs/core/13_loop.ipynb #f37db916
 @patch
 def _make_sampler(self: Loop, view: Dataset) -> tuple[Dataset, Any]:  # what the loader reads, and its order
     "Which batches this process gets."
@@ -222,6 +228,9 @@ def _make_sampler(self: Loop, view: Dataset) -> tuple[Dataset, Any]:  # what the
     where = dict(rank=self.rank, world_size=self.world_size)
     return view, EpochBatchSampler(len(view), t.batch_size, t.seed, **where)
 
+# %% ../../nbs/core/13_loop.ipynb #184e036a
+#| code-fold: true
+#| code-summary: "A warning about steps larger than the data"
 def warn_batch(
     t: Any,  # the section `training`
     images: int,  # of the data
@@ -269,7 +278,7 @@ def _note_measures(self: Loop, part: int):
 def _share_measures(self: Loop, parts: int):
     "Replace measures in `outputs` by their means over the step's forward passes and over processes."
     if self.accumulation * self.world_size == 1: return
-    self.outputs = self.outputs | self.team.mean({k: v / parts for k, v in self._noted.items()})
+    self.outputs = self.outputs | self.process_group.mean({k: v / parts for k, v in self._noted.items()})
 
 # %% ../../nbs/core/13_loop.ipynb #b09edbd9
 @patch
@@ -294,6 +303,7 @@ def _one_step(self: Loop, batches: list[dict]):
     if not finite: self._skip(batches, losses)
     self.bad.check(self.images_seen // self.world_size)
 
+# %% ../../nbs/core/13_loop.ipynb #627ff0ef
 @patch
 def _backward(self: Loop, batches: list[dict]) -> list[Tensor]:  # the losses
     "Forward and backward passes of a step."
@@ -355,6 +365,8 @@ def _too_many_bad(self: Loop) -> bool:
     return self.bad_in_a_row >= self.config.training.max_bad_steps
 
 # %% ../../nbs/core/13_loop.ipynb #09fd4648
+#| code-fold: true
+#| code-summary: "What is said of a skipped step"
 @patch
 def _skip(self: Loop, batches: list[dict], losses: list[Tensor]):
     "Name the images of a skipped step; FloatingPointError if there were too many such steps in a row."
@@ -426,11 +438,13 @@ def _batches(self: Loop) -> Iterator[dict]:
         if not self.stopping or self.world_size > 1: raise
 
 # %% ../../nbs/core/13_loop.ipynb #36dad16a
+#| code-fold: true
+#| code-summary: "Counters of an epoch"
 @patch
 def _count_bad(self: Loop) -> int:
     "How many images could not be read by any process up to now."
     first = not self._known_bad
-    self._known_bad |= {name for names in self.team.gather(sorted(self.bad.names)) for name in names}
+    self._known_bad |= {name for names in self.process_group.gather(sorted(self.bad.names)) for name in names}
     if first and self.bad.names:
         self.say(f'images that cannot be read: {self.bad.count} in this epoch. {self.bad.words()}')
     pixels = getattr(self.dataset, 'pixel_range', None)
@@ -449,6 +463,8 @@ def _clear_sums(self: Loop):
     self._sums, self._summed = {}, 0
 
 # %% ../../nbs/core/13_loop.ipynb #35900110
+#| code-fold: true
+#| code-summary: "Signals within a block"
 @contextmanager
 def stop_on_signal(
     trainer,  # its attribute `stopping` is set to the signal's name
@@ -486,6 +502,8 @@ def stop_on_signal(
         for s, handler in before.items(): signal.signal(s, outer[s] if handler == signal.SIG_DFL else handler)
 
 # %% ../../nbs/core/13_loop.ipynb #b71001ce
+#| code-fold: true
+#| code-summary: "Handlers of signals, and a terminal that is gone"
 def _handlers() -> dict[int, Any]:
     "The handlers of the three signals, of those that are not ignored."
     known = (getattr(signal, n, None) for n in ('SIGINT', 'SIGTERM', 'SIGHUP'))
@@ -509,7 +527,7 @@ def fit(self: Loop) -> bool:  # True if the run is complete, False if it was sto
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
     with ExitStack() as stack:
-        watch = self.team.watch(f'go on with --resume {self.run_dir}')
+        watch = self.process_group.watch(f'go on with --resume {self.run_dir}')
         for block in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()):
             stack.enter_context(block)
         try:
@@ -526,6 +544,7 @@ def fit(self: Loop) -> bool:  # True if the run is complete, False if it was sto
         if self.sharded: self._keep_whole()
     return self.epoch >= self.config.training.epochs
 
+# %% ../../nbs/core/13_loop.ipynb #1db555a1
 @patch
 @contextmanager
 def alone(self: Loop):
@@ -536,7 +555,7 @@ def alone(self: Loop):
         yield
         return
     with ExitStack() as stack:
-        self.team.on_main(lambda: stack.enter_context(lock_folder(self.run_dir, 'run')))
+        self.process_group.on_main(lambda: stack.enter_context(lock_folder(self.run_dir, 'run')))
         self._alone = True
         try: yield
         finally: self._alone = False
@@ -557,8 +576,11 @@ def _rescue(self: Loop):
         last = self._last_step()
         how = 'there is no checkpoint yet: start again'
         if last is not None: how = f'go on with --resume {self.run_dir} (from step {last})'
-        raise LostProcess(lost_message(self.team, how)) from e
+        raise LostProcess(lost_message(self.process_group, how)) from e
 
+# %% ../../nbs/core/13_loop.ipynb #bf3618a6
+#| code-fold: true
+#| code-summary: "The newest checkpoint, and a worker that was killed"
 @patch
 def _last_step(self: Loop) -> int | None:
     "The step of the newest checkpoint."

@@ -25,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from ..core.files import load_tensors
 from ..core.weights import find_weights, hub_or_cache, saved_config, weights_path
 from ..data.cutting import to_hw
-from ..encoder import check_loaded, ContextEncoder, loading_reports
+from ..vit.by_name import check_loaded, loading_reports
+from ..encoder import ContextEncoder
 from ..fpn import TokenFPN
 from ..hierarchy import create_hjepa_from_config, HJEPA, level_grid, pool_levels
 

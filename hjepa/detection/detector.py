@@ -34,7 +34,7 @@ from .backbones import Backbone, backbone_cost, build_backbone, PYRAMIDS, ResNet
 from .bodies import ENCODERS
 from .boxes import fit_size, good_boxes, letterbox
 from .heads import HEADS
-from ..hierarchy import check_timm_kwargs, RANGE, SIZE
+from ..settings.model import check_timm_kwargs, RANGE, SIZE
 
 # %% ../../nbs/detection/11_detector.ipynb #32896599
 _NAMES = dict(length=(1, math.inf), expected='the name of one class or more, each once')

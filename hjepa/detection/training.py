@@ -27,9 +27,9 @@ from .boxes import BoxDataset, BoxView
 from .detector import DetectorConfig, FPNDetector
 from .formats import BOX_DATASETS, box_settings, build_box_dataset
 from .results import evaluate_detector
-from ..hierarchy import RANGE
-from ..training import (CHANCE, load_config, parameter_groups, schedules, SHARE, SHARES, TrainingConfig,
-                            warn_training)
+from ..settings.model import RANGE
+from ..settings.run import CHANCE, load_config, SHARE, SHARES, TrainingConfig, warn_training
+from ..training import parameter_groups, schedules
 
 # %% ../../nbs/detection/13_training.ipynb #cb5c41af
 @dataclass

@@ -22,10 +22,11 @@ from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..core.config import from_values
-from ..encoder import can_pick, Masks
+from ..vit.blocks import can_pick
+from ..encoder import Masks
 from ..fpn import FUSIONS
-from ..hierarchy import (count_parameters, HJEPA, level_grid, ModelConfig, RegularizerConfig,
-                             target_cells, visible_cells)
+from ..hierarchy import count_parameters, HJEPA, level_grid, target_cells, visible_cells
+from ..settings.model import ModelConfig, RegularizerConfig
 from ..objectives.regularizers import REGULARIZERS
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6

@@ -36,7 +36,7 @@ from ..core.weights import hub_or_cache
 from ..data.cutting import to_hw
 from ..data.datasets import ImageDataset
 from ..data.views import EvalView, model_view, normalize, preprocess
-from ..encoder import check_loaded, loading_reports
+from ..vit.by_name import check_loaded, loading_reports
 from ..hierarchy import HJEPA, pool_levels
 
 # %% ../../nbs/evaluation/01_encodings.ipynb #c45eb82c
@@ -167,7 +167,7 @@ def encode(self: HJEPA,
     if encoder not in ('target', 'context'):
         raise ValueError(f"encoder={encoder!r}: expected 'target' or 'context'")
     enc = self.target_encoder.encoder if encoder == 'target' else self.context_encoder
-    grid, depth, p = enc._check_images(images), len(enc.vit.blocks), enc.num_prefix_tokens
+    grid, depth, p = enc.check_images(images), len(enc.vit.blocks), enc.num_prefix_tokens
     if not 1 <= last <= depth:
         raise ValueError(f'last={last}: expected from 1 to {depth}, this encoder\'s blocks')
     tokens = [
@@ -178,7 +178,7 @@ def encode(self: HJEPA,
     cls = [x[:, 0].float() for x in tokens] if getattr(enc.vit, 'cls_token', None) is not None else []
     tokens = [x[:, p:].float() for x in tokens]
     present = torch.ones(tokens[-1].shape[:2], dtype=torch.bool, device=images.device)
-    if self.fpn is not None and fpn: levels = self._pyramid(tokens[-1], present, grid)
+    if self.fpn is not None and fpn: levels = self.pyramid(tokens[-1], present, grid)
     else: levels = pool_levels(tokens[-1], present, grid, self.num_levels)[0]
     return Encodings([x.float() for x in levels], tokens, cls, grid)
 

@@ -29,7 +29,8 @@ from ..figures.curves import (add_total, draw_levels, draw_schedules, history_se
                                   plot_history, smooth, step_panels)
 from .verdict import (diagnose, Finding, headline, health_values, HealthLimits, run_verdict,
                                   Verdict)
-from ..training import load_run, RunConfig
+from ..training import load_run
+from ..settings.run import RunConfig
 
 # %% ../../nbs/report/02_page.ipynb #d834cbfb
 _COURSE = dict(loss=('Loss', 'smooth-L1'), skill=('Skill of the prediction', '0: a constant, 1: exact'),

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..core.files import (check_regular, check_target, expand, file_sha256, load_tensors, save_tensors,
                               write_atomic)
-from ..encoder import prefix_tokens
+from ..vit.by_name import prefix_tokens
 from ..evaluation.encodings import blocks_needed, Encodings, parse_readout, readout
 from ..hierarchy import HJEPA
 

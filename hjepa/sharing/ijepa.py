@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..core.files import load_tensors
 from ..core.weights import register_format
-from ..encoder import load_vit, weights_part
-from ..hierarchy import HJEPA, ModelConfig, PredictorConfig
+from ..vit.by_name import load_vit, weights_part
+from ..hierarchy import HJEPA
+from ..settings.model import ModelConfig, PredictorConfig
 from ..predictor import grid_positions, Predictor
 
 # %% ../../nbs/sharing/02_ijepa.ipynb #3f188e3f

@@ -1,0 +1,1 @@
+"timm's Vision Transformers: made by name, loaded from files, and their blocks in fewer operations."
