@@ -688,11 +688,9 @@ def test_loader_worker_killed(images, tmp_path, go_on):
     """In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to
     resume from."""
     run = tmp_path/'run'
-    process = subprocess.Popen([
-        sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
-        '--run-dir',
-        str(run)
-    ], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
+               '--run-dir', str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
     workers = [
         int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(
@@ -877,8 +875,8 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
             assert name in refused(FeatureStore, store)
         run = copy_of(whole, tmp_path/f'{kind}_run')
         for name, load in ((f'{last}model.safetensors', HJEPA.from_pretrained),
-                           (f'{last}state.json', run_record), ('results.json', read_run), ('config.yaml',
-                                                                                           load_run)):
+                           (f'{last}state.json', run_record), ('results.json', read_run),
+                           ('config.yaml', load_run)):
             before = (run/name).read_bytes() if (run/name).exists() else b''
             (run/name).write_bytes(data)
             assert Path(name).name in refused(load, run), (kind, name)
@@ -1003,15 +1001,14 @@ def test_weights_that_claim_too_much(whole, tmp_path):
                {'encoder_type': 'vit_giant_patch14_224'}, {'encoder_type': 'hf-hub:a/b'},
                {'encoder_type': '../../x'}, {'encoder_kwargs.checkpoint_path': 'evil.pth'},
                {'pixel_mean': [float('nan')]}, {'encoder_type': '${oc.env:HOME}'}, {'encoder_kwargs': [1]},
-               {'predictor': 'x'}, {'num_hierarchies': 10**9}, {'\x1b[2J': 1
-                                                                }, {'encoder_type': '\x1b]0;owned\x07'
-                                                                    }, {'encoder_kwargs.num_heads': 10**9}],
+               {'predictor': 'x'}, {'num_hierarchies': 10**9},
+               {'\x1b[2J': 1}, {'encoder_type': '\x1b]0;owned\x07'}, {'encoder_kwargs.num_heads': 10**9}],
         detector=[{'channels': huge}, {'classes': [f'c{i}' for i in range(100_000)]},
                   {'classes': ['\x1b[2J']}, {'backbone': 'hf://evil/model'}, {'backbone': str(whole)},
                   {'backbone': '../x'}, {'head_convs': 10**6}, {'img_size': 2**40},
-                  {'backbone_kwargs': {'checkpoint_path': 'evil.pth'}
-                   }, {'backbone_kwargs': {'pretrained_cfg': {'file': 'x'}}
-                       }, {'hjepa_config': {'encoder_type': 'hf-hub:a/b'}},
+                  {'backbone_kwargs': {'checkpoint_path': 'evil.pth'}},
+                  {'backbone_kwargs': {'pretrained_cfg': {'file': 'x'}}},
+                  {'hjepa_config': {'encoder_type': 'hf-hub:a/b'}},
                   {'levels': [f'p{i}' for i in range(10**5)]}],
         codec=[{'n_hidden': huge}, {'n_channels': huge}, {'num_fpn_levels': 10**6},
                {'fpn_channels_per_level': huge}, {'table_size': 10**12}, {'prior_filters': [huge, huge]},

@@ -369,8 +369,8 @@ def test_two_then_one(one, two, tmp_path, capfd, how):
     assert furthest(weights, result(one/'keyed')[0]) < 1e-4
     assert ('2 process(es) before, 1 now: 8 images × 4 forward passes × 1 instead of 8 × 2 × 2, the '
         'same step\n') in capfd.readouterr().err
-    assert [h['loss'] for h in history(run)] == pytest.approx([h['loss'] for h in history(one / 'keyed')],
-                                                              rel=1e-4)
+    losses = [[h['loss'] for h in history(r)] for r in (run, one/'keyed')]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_one_then_two(one, two, tmp_path):
@@ -387,8 +387,8 @@ def test_one_then_two(one, two, tmp_path):
     launch(tmp_path/'tasks', tasks)
     for task in tasks:
         weights, _, found = result(Path(task['run']))
-        assert found['resumed'] == 5 and found['batch'] == [8, 2, 2
-                                                            ] and found['sums'][0] == found['sums'][1]
+        assert found['resumed'] == 5 and found['batch'] == [8, 2, 2]
+        assert found['sums'][0] == found['sums'][1]
         assert furthest(weights, result(one/'keyed')[0]) < 1e-4, task['run']
 
 
