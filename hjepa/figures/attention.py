@@ -131,6 +131,8 @@ def show_attention(
     return _log_bar(fig, axes, norms[0], f'attention of the last block, {rest}')
 
 # %% ../../nbs/figures/04_attention.ipynb #aa4275da
+#| code-fold: true
+#| code-summary: "The frames"
 def _draw_attention(shown: Tensor, maps, own, heads: list[int], query, grid, norms):
     "Frames of images and maps, with titles."
     size = tuple(shown.shape[-2:])
@@ -149,6 +151,8 @@ def _draw_attention(shown: Tensor, maps, own, heads: list[int], query, grid, nor
     return fig, axes
 
 # %% ../../nbs/figures/04_attention.ipynb #f5af3ad5
+#| code-fold: true
+#| code-summary: "Heads, scale and titles"
 def _last_and_rollout(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     "Attention of the last block, and rollout per head of it; both [B, heads, T, T]."
     last, rollout = weights[-1].float(), attention_rollout(weights, per_head=True)
