@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from hjepa.compression.coding import ans_decode, ans_encode, integer_table, to_indices
-from hjepa.compression.codec import CodecConfig, FPNCodec, PyramidShape
+from hjepa.compression.codec import FPNCodec
+from hjepa.compression.latents import CodecConfig, PyramidShape
 
 
 def timed(f, repeats):

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from detection_study import machine
+from hardware import processor
 
 from hjepa.cli.codec import read_results, report_codec, train_codec
 from hjepa.compression.training import load_codec_run
@@ -36,7 +36,7 @@ def run(args):
                            run_dir=folder):
                 raise SystemExit('stopped: this seed will be begun anew')
             spent = dict(processor_seconds=time.process_time() - cpu, wall_seconds=time.time() - wall,
-                         threads=torch.get_num_threads(), machine=machine(), torch=torch.__version__)
+                         threads=torch.get_num_threads(), machine=processor(), torch=torch.__version__)
             write_atomic(facts, lambda p: p.write_text(json.dumps(spent)))
         if not (folder/'with_baselines').exists():
             report_codec(folder, load_codec_run(folder), baselines=True)

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from detection_study import machine
+from hardware import processor
 
 from hjepa.detection.boxes import BoxDataset
 from hjepa.detection.scenes import make_scenes
@@ -62,7 +62,7 @@ def compare(case: str, detector_run: Path, sweep: Path, images: BoxDataset, n: i
     found = measure_codecs(codecs | sent, detector, images, small_below=below, max_images=n, size=canvas)
     rows = [{k: r[k] for k in KEEP} for r in found['rows']]
     return facts | dict(case=case, rows=rows, reference=found['reference'], images=found['images'],
-                        canvas=found['canvas'], machine=machine(), torch=torch.__version__)
+                        canvas=found['canvas'], machine=processor(), torch=torch.__version__)
 
 
 def cases(args):

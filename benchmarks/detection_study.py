@@ -17,13 +17,13 @@ thread, and schedules follow the share of it that is spent. Pretraining (on the 
 their boxes) comes on top: its time is in the table, and one encoder per seed serves all arms."""
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from budget import Budget
+from hardware import processor
 
 from hjepa.detection.scenes import make_scenes
 from hjepa.data.datasets import ImageDataset
@@ -138,18 +138,8 @@ def demo(args):
         train_detection([f'training.seed={seed}'], run_dir=folder)
         r = json.loads((folder/'results.json').read_text())
         r |= dict(study='demo', arm='demo', processor_seconds=time.process_time() - cpu,
-                  wall_seconds=time.time() - wall, threads=torch.get_num_threads(), machine=machine())
+                  wall_seconds=time.time() - wall, threads=torch.get_num_threads(), machine=processor())
         write_atomic(folder/'result.json', lambda p: p.write_text(json.dumps(r)))
-
-
-def machine() -> str:
-    "The processor's name."
-    try:
-        return next(
-            l.split(':')[1].strip()
-            for l in open('/proc/cpuinfo', encoding='utf-8')
-            if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
 
 
 def arms(args) -> list[tuple]:

@@ -17,7 +17,6 @@ that is not there give --peak."""
 import argparse
 import copy
 import json
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from hardware import processor
 from hjepa.core.config import from_values
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import HJEPA
@@ -194,13 +194,7 @@ def profile(step, device, top=10) -> list[dict]:
 
 def card_name(device) -> str:
     if torch.device(device).type == 'cuda': return torch.cuda.get_device_name(device)
-    info = Path('/proc/cpuinfo')
-    names = [
-        l.split(':')[1].strip()
-        for l in info.read_text(encoding='utf-8').splitlines()
-        if l.startswith('model name')
-    ] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    return processor()
 
 
 def measure(size, args, peak) -> list[dict]:

@@ -13,7 +13,7 @@ every round; figures are medians over rounds, ratios medians of ratios within a 
 in a round that is not counted and stay alive. Memory is the largest of any process. More workers than cores
 cannot help: give a list that fits the machine.
 """
-import argparse, io, json, os, platform, resource, statistics, sys, tempfile, time, warnings
+import argparse, io, json, os, resource, statistics, sys, tempfile, time, warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from hardware import cores
 from hjepa.core.loader import build_loader
 from hjepa.core.random import keyed_uniform
 from hjepa.data.cutting import DECODERS, crop_boxes, cut_images
@@ -162,15 +163,11 @@ def main():
     warnings.simplefilter('ignore')
     single = one_image(a.rounds, a.n)
     many = through_loaders(a.rounds, a.workers, a.images, a.batch, a.size, a.ijepa)
-    cpu = next(
-        (l.split(':')[1].strip()
-         for l in open('/proc/cpuinfo', encoding='utf-8')
-         if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     peak = max(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) // 1024
     result = dict(image="scikit-learn's china.jpg, JPEG quality 90",
-                  machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}', rounds=a.rounds,
+                  machine=cores(), rounds=a.rounds,
                   threads=1, batch=a.batch, size=a.size, images=a.images,
                   versions={k: version(k) for k in ('torch', 'torchvision', 'pillow', 'webdataset')},
                   peak_mib=peak, single=single, loaders=many)

@@ -9,10 +9,11 @@ settings and a batch of one-number images, so that nothing but masks takes time.
 every round; figures are medians over rounds, ratios are medians of ratios within a round. Memory is by
 how much the peak of a process of its own rises over the same calls.
 """
-import argparse, json, multiprocessing, os, platform, resource, statistics, sys, time
+import argparse, json, multiprocessing, os, resource, statistics, sys, time
 
 import torch
 
+from hardware import cores
 from hjepa.core.files import write_atomic
 from hjepa.masking import build_mask_generator
 
@@ -57,14 +58,6 @@ def measure(found, rounds):
     return times
 
 
-def machine():
-    cpu = next(
-        (l.split(':')[1].strip()
-         for l in open('/proc/cpuinfo', encoding='utf-8')
-         if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
-    return f'{os.cpu_count()} cores of {cpu or platform.machine()}'
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--ijepa', metavar='PATH', help='a checkout of facebookresearch/ijepa')
@@ -93,7 +86,7 @@ def main():
             table[name]['times_faster_than_ijepa'] = round(median(x / y for x, y in pairs), 1)
     result = dict(what=f'masks of {a.batch} images, {a.grid[0]}×{a.grid[1]} patches, hierarchical with '
                        f'{a.levels} levels', rounds=a.rounds, threads=a.threads,
-                  machine=machine(), torch=torch.__version__, table=table)
+                  machine=cores(), torch=torch.__version__, table=table)
     print(f'{result["what"]}; {result["machine"]}, {a.threads} threads; {a.rounds} '
           f'rounds\n\n{"":14}{"ms":>8}{"fastest":>10}{"images/s":>11}{"peak +MiB":>11}   I-JEPA takes')
     for name, r in table.items():

@@ -9,7 +9,7 @@ antialiasing, mirroring, brightness, contrast, saturation and hue, normalisation
 greyscale are off. Routes take turns in every round, figures are medians over rounds, ratios are medians
 of ratios within a round.
 """
-import argparse, io, json, os, platform, statistics, tempfile, time
+import argparse, io, json, statistics, tempfile, time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from hardware import cores
 from hjepa.data.named import build_dataset
 from hjepa.data.views import normalize
 from hjepa.data.crop_views import MultiCropDataset, MultiCropView, build_multicrop_dataloader
@@ -173,14 +174,10 @@ def main():
                                images_per_s=round(1 / median(t), 1), crops_per_s=round(crops / median(t)),
                                hjepa_is_faster_by=faster(t, by['hjepa']))
                     for name, t in by.items()} for what, by in times.items()}
-    cpu = next(
-        (l.split(':')[1].strip()
-         for l in open('/proc/cpuinfo', encoding='utf-8')
-         if l.startswith('model name')), '') if os.path.exists('/proc/cpuinfo') else platform.processor()
     names = ['torch', 'torchvision', 'pillow'] + ['lightly'] * any('lightly' in k for k in found)
     result = dict(what='2 crops of 224 and 6 of 96 pixels to normalised floats',
                   image="scikit-learn's china.jpg at 500×375, JPEG quality 90", rounds=a.rounds,
-                  machine=f'{os.cpu_count()} cores of {cpu or platform.machine()}, shared', threads=1,
+                  machine=f'{cores()}, shared', threads=1,
                   versions={k: version(k) for k in names}, table=table, large=measure_large(a.rounds))
     print(f'{result["what"]}; {result["image"]}; {result["machine"]}, one thread; {a.rounds} rounds')
     for what, rows in table.items():

@@ -10,7 +10,6 @@ EMA included. Steps of all kinds are interleaved in one process and medians comp
 that a process of its own held, less what it held before its first step."""
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from hardware import peak_mb, processor
 from hjepa.core.files import write_atomic
 from hjepa.hierarchy import create_hjepa
 from hjepa.masks.crops import MultiCropMaskGenerator
@@ -78,17 +78,8 @@ class Step:
 
 
 def held(device) -> float:
-    "Most bytes held so far, in MB."
-    if device == 'cuda': return torch.cuda.max_memory_allocated() / 2 ** 20
-    # getrusage starts with what the parent process held
-    status = Path('/proc/self/status')
-    if status.exists():
-        return int(
-            next(l for l in status.read_text(encoding='utf-8').splitlines()
-                 if l.startswith('VmHWM')).split()[1]) / 2**10
-    import resource
-    return resource.getrusage(
-        resource.RUSAGE_SELF).ru_maxrss / 2**(20 if platform.system() == 'Darwin' else 10)
+    "Most MB held so far."
+    return torch.cuda.max_memory_allocated() / 2 ** 20 if device == 'cuda' else peak_mb()
 
 
 def memory(kind, batch, device) -> float:
@@ -97,17 +88,6 @@ def memory(kind, batch, device) -> float:
     before = held(device)
     for _ in range(3): step()
     return held(device) - before
-
-
-def machine() -> str:
-    "The processor's name."
-    info = Path('/proc/cpuinfo')
-    names = [
-        l.split(':')[1].strip()
-        for l in info.read_text(encoding='utf-8').splitlines()
-        if l.startswith('model name')
-    ] if info.exists() else []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main():
@@ -144,7 +124,7 @@ def main():
     batches = {b: {k: ask(k, b) for k in ('1 + 0', '2 + 0', '2 + 6 global_only')} for b in (4, 8, 16)}
     for b, r in batches.items():
         print(f'batch {b:3d}  ' + '   '.join(f'{k} {v:.0f} MB' for k, v in r.items()))
-    out = dict(machine=machine(), rows=rows, memory_by_batch=batches, batch=args.batch,
+    out = dict(machine=processor(), rows=rows, memory_by_batch=batches, batch=args.batch,
                threads=args.threads, device=args.device, precision=choose_precision('auto', args.device),
                torch=torch.__version__)
     write_atomic(Path(args.out), lambda tmp: tmp.write_text(json.dumps(out, indent=1) + '\n'))

@@ -19,13 +19,14 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from hardware import cpu_info, peak_mb, processor
 
 ROOT = Path(__file__).parents[1]
 SIZES = dict(S224=dict(img=224, patch=16, dim=384, depth=12, heads=6, pdim=384, pdepth=6, batch=8),
@@ -186,18 +187,6 @@ def groups(args, size):
     return out
 
 
-def peak() -> float:
-    "Most MB that this process has held."
-    status = Path('/proc/self/status')
-    if status.exists():
-        return int(
-            next(l for l in status.read_text(encoding='utf-8').splitlines()
-                 if l.startswith('VmHWM')).split()[1]) / 2**10
-    import resource
-    return resource.getrusage(
-        resource.RUSAGE_SELF).ru_maxrss / 2**(20 if platform.system() == 'Darwin' else 10)
-
-
 def work(args):
     "Child: build one case, then make a step for every line that comes in."
     import torch
@@ -206,7 +195,7 @@ def work(args):
     if 'pair' in kw: return print(ratio(*(ours(size, **k) for k in kw['pair']), kw['turns']))
     step = ijepa(size, path=args.ijepa, precision=kw['precision']) if kw.pop('peer', False) else ours(
         size, **kw)
-    before, n = peak(), 0
+    before, n = peak_mb(), 0
     for line in sys.stdin:
         if line.strip() == 'hello':
             print('{}', flush=True)
@@ -221,7 +210,7 @@ def work(args):
         n += 1
         print(
             json.dumps(
-                dict(seconds=time.perf_counter() - begin, peak_mb=peak(), before_mb=before, loss=loss)),
+                dict(seconds=time.perf_counter() - begin, peak_mb=peak_mb(), before_mb=before, loss=loss)),
             flush=True)
 
 
@@ -264,11 +253,8 @@ def profile(step) -> dict:
 
 def machine() -> str:
     "The processor's name, and its matrix instructions."
-    info = Path('/proc/cpuinfo')
-    text = info.read_text(encoding='utf-8') if info.exists() else ''
-    names = [l.split(':')[1].strip() for l in text.splitlines() if l.startswith('model name')]
-    return (names[0] if names else platform.processor() or platform.machine()) + ''.join(
-        f', {f}' for f in ('avx512_bf16', 'amx_bf16') if f in text)
+    info = cpu_info()
+    return processor() + ''.join(f', {f}' for f in ('avx512_bf16', 'amx_bf16') if f in info)
 
 
 def measure(args, size, rows: dict, profiles: dict, save):

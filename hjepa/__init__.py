@@ -45,7 +45,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .compression.codec import CodecConfig, FPNCodec, load_compression_model
+    from .compression.codec import FPNCodec, load_compression_model
+    from .compression.latents import CodecConfig
     from .core.callbacks import Callback
     from .core.checkpoints import new_run
     from .core.config import ConfigError
@@ -97,7 +98,8 @@ if TYPE_CHECKING:
 
 # Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
 _names = {
-    'compression.codec': 'CodecConfig FPNCodec load_compression_model',
+    'compression.codec': 'FPNCodec load_compression_model',
+    'compression.latents': 'CodecConfig',
     'core.callbacks': 'Callback',
     'core.checkpoints': 'new_run',
     'core.config': 'ConfigError',

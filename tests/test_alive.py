@@ -975,7 +975,8 @@ def test_weights_that_claim_too_much(whole, tmp_path):
     """Headers and configurations that need terabytes are refused in seconds and with a gigabyte; so is
     what names other files, and control sequences are spelled out."""
     from hjepa import HJEPA
-    from hjepa.compression.codec import CodecConfig, FPNCodec, load_compression_model
+    from hjepa.compression.codec import FPNCodec, load_compression_model
+    from hjepa.compression.latents import CodecConfig
     from hjepa.detection.detector import DetectorConfig, FPNDetector, load_detection_model
     sources = dict(hjepa=checkpoints(whole)[-1]/'model.safetensors')
     sources['detector'] = FPNDetector(
@@ -1052,7 +1053,8 @@ def test_random_damage(whole, tmp_path):
     result; never anything else."""
     pytest.importorskip('constriction')
     from hjepa import HJEPA
-    from hjepa.compression.codec import CodecConfig, FPNCodec
+    from hjepa.compression.codec import FPNCodec
+    from hjepa.compression.latents import CodecConfig
     from hjepa.evaluation.store import FeatureStore, extract_to_disk
     from hjepa.data.named import build_dataset
     from hjepa.core.history import read_history

@@ -21,11 +21,11 @@ evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot ev
 evaluation.store evaluation.retrieval evaluation.cost
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
-detection.pyramids detection.backbones detection.boxes detection.formats detection.coco
-detection.voc detection.kitti detection.scenes detection.detector
+detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats
+detection.coco detection.voc detection.kitti detection.scenes detection.heads detection.detector
 detection.results detection.training
-compression.coding compression.codec compression.features compression.streams compression.baselines
-compression.rate_distortion compression.training
+compression.coding compression.latents compression.codec compression.features compression.streams
+compression.baselines compression.rate_distortion compression.training
 cli.errors cli.arguments cli.inputs cli.evaluate cli.train cli.features cli.neighbours cli.lowshot cli.show
 cli.share cli.shards cli.detect cli.codec cli.streams cli.config cli.main
 '''.split()

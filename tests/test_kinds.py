@@ -11,7 +11,7 @@ extracts, exports and costs a tiny model with it.
   `@register_readout('name')`: a function of `Encodings` → [n, width]
 - data set: `nbs/data/04_named.ipynb`
   `@register_dataset('name', 'train', 'test')`: a function of (path, split, download) → `ImageDataset`
-- box format: `nbs/detection/03_formats.ipynb`
+- box format: `nbs/detection/05_formats.ipynb`
   `@register_boxes('name')`: a function that gives a `BoxDataset`
 """
 from pathlib import Path

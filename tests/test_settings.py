@@ -217,11 +217,11 @@ DETECTION = {
         '[1, 0]', pack='heads',
         ends=('null', '[0, 1]')), 'model.img_size': Row('96', ends=('64', '[64, 96]')),
     'model.in_chans': Row('3', ends=('1', '3')), 'model.classes': Row(
-        why='filled in; other names than the data have are refused: nbs/detection/11_training.ipynb',
+        why='filled in; other names than the data have are refused: nbs/detection/13_training.ipynb',
         ends=('null', )), 'model.score_threshold': Row('0.9', sees='results'), 'model.nms_threshold': Row(
             '0.05', sees='results',
             given='model.max_detections=1000'), 'model.max_detections': Row('3', sees='results'),
-    'model.hjepa_config': Row(why='filled in: nbs/detection/09_detector.ipynb'), 'model.pixel_range': Row(
+    'model.hjepa_config': Row(why='filled in: nbs/detection/11_detector.ipynb'), 'model.pixel_range': Row(
         why='filled in from the data: tests/test_data.py',
         ends=('null', '[0, 1000]')), 'data.dataset': Row('coco & data.path={tmp}/coco'), 'data.path': Row(
             '{tmp}/coco2', pack='coco', ends=('{tmp}/coco', )), 'data.annotations': Row(
@@ -239,9 +239,9 @@ DETECTION = {
             ends=('null', '100')), 'data.max_bad_share': Row('0', sees='end', pack='coco',
                                                              given='data.annotations={split}_wrong.json',
                                                              other='1'),
-    'data.download': Row(why='nothing to fetch here: nbs/detection/04_formats.ipynb'
+    'data.download': Row(why='nothing to fetch here: nbs/detection/05_formats.ipynb'
                          ), 'training.layer_decay': Row('0.1'), 'evaluation.every': Row('1', sees='files'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/09_detector.ipynb'
+    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/11_detector.ipynb'
                                  ), 'evaluation.small_below': Row('3', sees='results'),
 }
 CODEC = {
@@ -249,7 +249,7 @@ CODEC = {
         '[8, 8]', given='model.shared=false & model.num_fpn_levels=2', other='8 & model.shared=true',
         ends=('null', '8')),
     'model.num_fpn_levels': Row(why='as the features have: another number is refused', ends=('null', '2')),
-    'model.levels': Row(why='names only: nbs/compression/02_codec.ipynb', ends=('null', '[p3, p4]')),
+    'model.levels': Row(why='names only: nbs/compression/03_codec.ipynb', ends=('null', '[p3, p4]')),
     'model.n_hidden': Row('4'),
     'model.n_channels': Row('4'),
     'model.subsample': Row('1', ends=('1', '2', '4')),
@@ -261,8 +261,8 @@ CODEC = {
     'model.lambda_value': Row('3'),
     'model.noise': Row('mixed'),
     'model.stride': Row('8', ends=('1', '16')),
-    'model.canvas': Row(why='filled in: nbs/compression/07_training.ipynb', ends=('null',)),
-    'model.features_of': Row(why='filled in: nbs/compression/07_training.ipynb'),
+    'model.canvas': Row(why='filled in: nbs/compression/08_training.ipynb', ends=('null',)),
+    'model.features_of': Row(why='filled in: nbs/compression/08_training.ipynb'),
     'data.detector': Row('{tmp}/detector2', pack='images', ends=('{tmp}/detector',)),
     'data.features': Row('{tmp}/maps2', ends=('{tmp}/maps',)),
     'data.test_features': Row('{tmp}/maps2', sees='results', ends=('{tmp}/maps',)),
@@ -274,10 +274,10 @@ CODEC = {
     'data.test_split': Row('val', sees='results', pack='images', ends=('null', 'val')),
     'data.n': Row('4', pack='images', ends=('1',)),
     'data.test_n': Row('1', sees='results', pack='images', ends=('1',)),
-    'data.download': Row(why='nothing to fetch here: nbs/detection/04_formats.ipynb', pack='images'),
+    'data.download': Row(why='nothing to fetch here: nbs/detection/05_formats.ipynb', pack='images'),
     'data.resize': Row('[64, 96]', pack='images', ends=('null', '[64, 96]')),
     'data.flip': Row('1', pack='images'),
-    'data.cache_gb': Row(why=SAME + 'nbs/compression/07_training.ipynb', pack='images'),
+    'data.cache_gb': Row(why=SAME + 'nbs/compression/08_training.ipynb', pack='images'),
     'data.num_workers': Row(why=SAME + 'tests/test_codec.py', pack='images', ends=('0', '1')),
     'data.max_bad_share': Row(
         '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
@@ -291,7 +291,7 @@ CODEC = {
     'training.first_step': Row('4'),
     'evaluation.every': Row('null', sees='files', given='training.epochs=2'),
     'evaluation.pictures': Row('1', sees='results'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/compression/07_training.ipynb'),
+    'evaluation.batch_size': Row(why=SAME + 'nbs/compression/08_training.ipynb'),
     'evaluation.small_below': Row(why=MAPPED),
 }
 

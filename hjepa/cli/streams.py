@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_STREAM', 'find_codec', 'detector_of', 'begin_streams', 'read_lines', 'is_stream_of', 'finish_streams', 'compress',
-           'compress_files', 'bar', 'write_maps', 'stream_row', 'decompress', 'list_streams', 'decompress_files']
+           'bar', 'compress_files', 'write_maps', 'stream_row', 'decompress', 'list_streams', 'decompress_files']
 
 # %% ../../nbs/cli/14_streams.ipynb #467c2456
 import json
@@ -15,6 +15,7 @@ from typing import Annotated
 
 from fastcore.meta import delegates
 
+from .detect import detection_row, rows_text
 from .inputs import (best_device, check_kind, check_run, fault, list_sources, newest_run,
                               reading_options)
 from ..core.files import say
@@ -149,10 +150,8 @@ def finish_streams(
 ):
     "Write `streams.json`: from now on this folder is complete."
     from hjepa.core.files import write_text
-    write_text(output/'streams.json', _rows_text(rows))
+    write_text(output/'streams.json', rows_text(rows))
     (output/_PART).unlink(missing_ok=True)
-
-def _rows_text(rows: list[dict]) -> str: return '[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n'
 
 # %% ../../nbs/cli/14_streams.ipynb #075fed13
 @delegates(reading_options, but=['num_workers'])
@@ -191,6 +190,15 @@ def compress(
         finish_streams(folder, rows)
     return 0
 
+# %% ../../nbs/cli/14_streams.ipynb #dae098e1
+def bar(
+    items: list,
+    what: str, # beside the bar
+): # the same, with a progress bar on the error stream if there are many
+    "A progress bar that never stops the work: where nothing can be drawn, nothing is."
+    from tqdm import tqdm
+    return tqdm(items, desc=what, disable=True if len(items) < 20 else None)
+
 # %% ../../nbs/cli/14_streams.ipynb #bdc101d4
 def compress_files(
     codec, # an FPNCodec
@@ -222,14 +230,6 @@ def compress_files(
         raise DataError(f'nothing could be compressed: {found.left_out.words() or "no sources"}')
     return rows
 
-def bar(
-    items: list,
-    what: str, # beside the bar
-): # the same, with a progress bar on the error stream if there are many
-    "A progress bar that never stops the work: where nothing can be drawn, nothing is."
-    from tqdm import tqdm
-    return tqdm(items, desc=what, disable=True if len(items) < 20 else None)
-
 # %% ../../nbs/cli/14_streams.ipynb #aa5452f4
 MAX_STREAM = 2 ** 30 # bytes of a stream that is read: the numbers that it may hold need less
 
@@ -239,6 +239,7 @@ def _images_of(codec, features) -> list:
     if isinstance(features, dict): return split_images(features)
     return [features] if features[0].ndim == 3 else [list(maps) for maps in zip(*features, strict=True)]
 
+# %% ../../nbs/cli/14_streams.ipynb #afbd2f7f
 def write_maps(
     codec, # an FPNCodec, for the names of the levels
     features, # FPNFeatures of one image, or a list of maps [C, h, w]
@@ -252,13 +253,13 @@ def write_maps(
     meta = {k: json.dumps(v) for k, v in sizes.items()}
     save_tensors(file, maps, meta)
 
+# %% ../../nbs/cli/14_streams.ipynb #409c18b1
 def stream_row(
     path: Path, # of the stream
     features, # of one image in it
     detector, # an FPNDetector
-) -> dict: # as `hjepa.cli.detect.detection_row`
+) -> dict: # as `detection_row`
     "One image's boxes as plain JSON. Raises `StreamError` if the stream does not hold the size of the image."
-    from hjepa.cli.detect import detection_row
     from hjepa.compression.coding import StreamError
     if not isinstance(features, dict):
         raise StreamError('made from plain feature maps, so it does not know the size of an image; boxes '
@@ -302,7 +303,7 @@ def decompress(
     if made: say(f'{output}: {len(made)} files of feature maps')
     if file:
         say(f'{detect}: {sum(len(r["scores"]) for r in rows)} boxes in {len(rows)} images')
-        write_text(file, _rows_text(rows))
+        write_text(file, rows_text(rows))
     return 1 if found.left_out else 0
 
 # %% ../../nbs/cli/14_streams.ipynb #0337bc39

@@ -51,17 +51,19 @@ class FactorizedPrior(nn.Module):
         "What rounding is relative to."
         return self.quantiles[:, 1:2].detach()
 
-    def logits(self,
-        x: Tensor, # [C, n]
-        frozen: bool = False, # no gradient to the network's own parameters
-    ) -> Tensor: # [C, n], h(x): the cumulative is its sigmoid
-        "The monotone network."
-        get = (lambda p: p.detach()) if frozen else (lambda p: p)
-        h = x[:, None]                                                              # [C, 1, n]
-        for k, (m, b) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            h = torch.baddbmm(get(b), F.softplus(get(m)), h)
-            if k < len(self.factors): h = h + get(self.factors[k]).tanh() * h.tanh()
-        return h[:, 0]
+# %% ../../nbs/compression/01_coding.ipynb #825e6aa2
+@patch
+def logits(self: FactorizedPrior,
+    x: Tensor, # [C, n]
+    frozen: bool = False, # no gradient to the network's own parameters
+) -> Tensor: # [C, n], h(x): the cumulative is its sigmoid
+    "The monotone network."
+    get = (lambda p: p.detach()) if frozen else (lambda p: p)
+    h = x[:, None]                                                              # [C, 1, n]
+    for k, (m, b) in enumerate(zip(self.matrices, self.biases, strict=True)):
+        h = torch.baddbmm(get(b), F.softplus(get(m)), h)
+        if k < len(self.factors): h = h + get(self.factors[k]).tanh() * h.tanh()
+    return h[:, 0]
 
 # %% ../../nbs/compression/01_coding.ipynb #2f03e152
 @patch
@@ -180,13 +182,14 @@ def ans_decode(
     out = [coder.decode(symbol_model(weights), n) if n else np.zeros(0, np.int32) for n, weights in tables]
     return out if coder.is_empty() else None
 
-# %% ../../nbs/compression/01_coding.ipynb #c7b90d96
+# %% ../../nbs/compression/01_coding.ipynb #e531a0c2
 LATENT_LIMIT = 2 ** 30 # latents are between ± this
 
 class StreamError(ValueError):
     """Bytes that cannot be decoded: not a stream, truncated, damaged, of another model or of a newer
     version."""
 
+# %% ../../nbs/compression/01_coding.ipynb #c7b90d96
 def pack_varints(
     values: np.ndarray, # [n] whole numbers from 0 to below 2^35
 ) -> bytes:

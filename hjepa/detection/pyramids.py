@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONV_NORMS', 'EXTRA_LEVELS', 'conv_norm', 'init_convs', 'UpsampleTo', 'FPNBlock', 'ExtraLevels', 'Pyramid', 'FPN',
            'BottomUp', 'fpn_from_torchvision', 'fpn_to_torchvision', 'ScaleBy', 'check_factors', 'SimplePyramid',
-           'DepthPyramid', 'TokenPyramid']
+           'DepthPyramid', 'TokenPyramid', 'SharedPyramid']
 
 # %% ../../nbs/detection/01_pyramids.ipynb #5f9a3d89
 import math
@@ -381,3 +381,24 @@ class TokenPyramid(Pyramid):
     ) -> dict[str, Tensor]: # level name → [B, out_channels, H_l, W_l]
         "The pyramid of a token FPN's levels."
         return self.named([output(m) for output, m in zip(self.outputs, maps, strict=True)])
+
+# %% ../../nbs/detection/01_pyramids.ipynb #6fa0e328
+class SharedPyramid(Pyramid):
+    "Lateral and 3×3 convolution with the same weights at every level: all levels come from the same stage."
+    def __init__(self,
+        in_channels: int, # of every map
+        out_channels: int = 256, # of every output
+        number: int = 5, # levels
+        norm: str = 'none', # after each convolution, see `conv_norm`
+        first_level: int = 2, # number of the finest level
+        init: str = 'kaiming', # of the convolutions
+    ):
+        super().__init__(number, out_channels, first_level=first_level)
+        self.block = FPNBlock(in_channels, out_channels, norm)
+        init_convs(self, init)
+
+    def forward(self,
+        maps: list[Tensor], # [B, in_channels, H_l, W_l] each, finest first
+    ) -> dict[str, Tensor]: # level name → [B, out_channels, H_l, W_l]
+        "The same two convolutions on every map."
+        return self.named([self.block.output(self.block(m)) for m in maps])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'FIGURE_FOLDERS', 'plot_course', 'plot_verdict', 'data_uri', 'figure_html', 'table_html', 'results_html',
-           'RunFolder', 'read_run', 'run_tiles', 'duration', 'verdict_html', 'run_page', 'write_report']
+           'RunFolder', 'read_run', 'duration', 'run_tiles', 'verdict_html', 'page_style', 'run_page', 'write_report']
 
 # %% ../../nbs/report/02_page.ipynb #4aa17c5a
 import base64
@@ -12,12 +12,14 @@ import html
 import io
 import re
 import textwrap
-import numpy as np
 from dataclasses import dataclass
-from matplotlib.lines import Line2D
+from importlib import resources
 from pathlib import Path
 from typing import Any
 from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.lines import Line2D
 
 from ..core.files import check_target, expand, read_json, write_text
 from ..core.history import read_history
@@ -201,19 +203,7 @@ def table_html(
     return (f'<div class="wide"><table>{above}<thead><tr>{head}</tr></thead>'
             f'<tbody>{"".join(map(row, rows))}</tbody></table></div>')
 
-# %% ../../nbs/report/02_page.ipynb #0c1deafd
-def results_html(
-    results: dict[str, Any] | None, # of results.json
-) -> str:
-    "The table of probes, or the health of features without labels."
-    if results is None:
-        return ('<p>Features have not been measured yet: '
-                'they are when the run is complete, or by <code>hjepa eval RUN</code>.</p>')
-    if 'rows' in results: return _probes_html(results)
-    words = 'There were no labels, so nothing can be said about classes.'
-    if results.get('random_health'): words += ' In brackets: the same network with random weights.'
-    return f'<p>{words}</p>' + _health_table(results.get('health', {}), results.get('random_health'))
-
+# %% ../../nbs/report/02_page.ipynb #cd3e3479
 def _probes_html(results: dict[str, Any]) -> str:
     "Accuracies with bars, and the sentence that says what they were measured on."
     one_k = isinstance(results['k'], int)
@@ -233,6 +223,19 @@ def _probes_html(results: dict[str, Any]) -> str:
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
     table = table_html(header, rows, 'Share of test images whose class is read off correctly')
     return table + f'<p class="small">{html.escape(" ".join(said))}</p>'
+
+# %% ../../nbs/report/02_page.ipynb #0c1deafd
+def results_html(
+    results: dict[str, Any] | None, # of results.json
+) -> str:
+    "The table of probes, or the health of features without labels."
+    if results is None:
+        return ('<p>Features have not been measured yet: '
+                'they are when the run is complete, or by <code>hjepa eval RUN</code>.</p>')
+    if 'rows' in results: return _probes_html(results)
+    words = 'There were no labels, so nothing can be said about classes.'
+    if results.get('random_health'): words += ' In brackets: the same network with random weights.'
+    return f'<p>{words}</p>' + _health_table(results.get('health', {}), results.get('random_health'))
 
 # %% ../../nbs/report/02_page.ipynb #e6691bc3
 _HEALTH = dict(effective_rank='effective rank (directions in use)',
@@ -280,6 +283,14 @@ def read_run(
     whole = {k: v for k, v in found.items() if v[:8] == b'\x89PNG\r\n\x1a\n'}
     return RunFolder(run, config, read_history(run), verdict, results, whole)
 
+# %% ../../nbs/report/02_page.ipynb #89332a57
+def duration(
+    seconds: float,
+) -> str:
+    "Seconds as readable text."
+    if seconds < 100: return f'{seconds:.0f} s'
+    return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
+
 # %% ../../nbs/report/02_page.ipynb #c4c272cc
 def run_tiles(
     run: RunFolder,
@@ -301,13 +312,6 @@ def run_tiles(
     beside = '' if largest is None else f' (largest class {largest:.1%})'
     return [('linear probe', f'{mine["linear"]["accuracy"]:.1%}{beside}'), *tiles]
 
-def duration(
-    seconds: float,
-) -> str:
-    "Seconds as readable text."
-    if seconds < 100: return f'{seconds:.0f} s'
-    return f'{seconds / 60:.0f} min' if seconds < 6000 else f'{seconds / 3600:.1f} h'
-
 # %% ../../nbs/report/02_page.ipynb #e537d135
 def verdict_html(
     verdict: Verdict,
@@ -327,57 +331,6 @@ def verdict_html(
             f'{html.escape(headline(verdict))}</strong>{found}{advice}{remarks}</div>')
 
 # %% ../../nbs/report/02_page.ipynb #7c759b49
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #1d2126; --soft: #5b6570; --line: #d9dde1;
-  --box: #f3f4f5; --bar: #0072b2; --good: #00694c; --bad: #a63f00; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15181b; --ink: #e6e8ea; --soft: #a3acb5; --line:
-  #363c42; --box: #1f2428; --bar: #56b4e9; --good: #4fc79f; --bad: #f29a5c; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem 1rem 4rem; max-width: 46rem; background: var(--paper); color:
-  var(--ink); font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: .2rem 0 1rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; padding-top: .6rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0 0 .4rem; }
-.small, figcaption, caption { color: var(--soft); font-size: .88rem; }
-caption { text-align: left; padding-bottom: .3rem; }
-.verdict { border-left: .35rem solid var(--soft); background: var(--box); border-radius: .3rem; padding:
-  .7rem .9rem; margin: 1rem 0; }
-.good { border-color: var(--good); }
-.good strong { color: var(--good); }
-.bad { border-color: var(--bad); }
-.bad strong { color: var(--bad); }
-.verdict ol, .verdict ul { margin: .5rem 0 0; padding-left: 1.3rem; }
-.verdict p { margin: .5rem 0 0; }
-.verdict ol li::first-letter { text-transform: uppercase; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .5rem; margin:
-  1rem 0; }
-dl div { background: var(--box); border-radius: .3rem; padding: .45rem .6rem; }
-dt { color: var(--soft); font-size: .8rem; }
-dd { margin: 0; font-weight: 600; }
-.wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; width: 100%; font-size: .93rem; }
-th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-tbody th { font-weight: 400; }
-.bar { height: .3rem; min-width: 4rem; background: var(--box); border-radius: .2rem; margin-top: .25rem; }
-.bar div { height: 100%; background: var(--bar); border-radius: .2rem; }
-figure { margin: 1.6rem 0; position: relative; }
-.frame { overflow-x: auto; background: #fff; border: 1px solid var(--line); border-radius: .3rem; padding:
-  .3rem; }
-.frame label { display: block; cursor: zoom-in; }
-.frame img { display: block; max-width: 100%; height: auto; margin: 0 auto; }
-.zoom { position: absolute; opacity: 0; }
-.zoom:focus-visible ~ .frame { outline: 3px solid var(--bar); }
-.zoom:checked ~ .frame img { max-width: none; width: 62rem; }
-.zoom:checked ~ .frame label { cursor: zoom-out; }
-figcaption { margin-top: .4rem; }
-details { margin: .8rem 0; }
-summary { cursor: pointer; padding: .3rem 0; }
-pre { background: var(--box); border-radius: .3rem; padding: .7rem .9rem; overflow-x: auto; font-size:
-  .85rem; overflow-wrap: normal; }
-nav a { color: inherit; margin-right: 1rem; }
-@media print { .zoom { display: none; } figure { break-inside: avoid; } details { display: block; } }
-"""
 _HEAD = """<!DOCTYPE html>
 <html lang="en"><head>
 <meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -387,31 +340,9 @@ _HEAD = """<!DOCTYPE html>
 <title>{title}</title><style>{style}</style></head><body>
 """
 
-# %% ../../nbs/report/02_page.ipynb #ffc70dd1
-def run_page(
-    run: RunFolder, # see `read_run`
-) -> str: # HTML
-    "The report of a run, as one page that needs nothing else."
-    name = html.escape(run.path.resolve().name)
-    tiles = [(html.escape(k), html.escape(v).replace('_', '_<wbr>')) for k, v in run_tiles(run)]
-    tiles = ''.join(f'<div><dt>{k}</dt><dd>{v}</dd></div>' for k, v in tiles)
-    parts = [
-        _HEAD.format(title=f'{name} · hjepa', style=_STYLE),
-        f'<main><p class="small">Report of a training run</p><h1>{name}</h1>',
-        verdict_html(run.verdict), f'<dl>{tiles}</dl>', '<h2>What its features are worth</h2>',
-        results_html(run.results), '<h2>How it went</h2>',
-        _course_html(run)
-    ]
-    return '\n'.join(parts + _figures_html(run) + _use_html(run)) + '\n</main></body></html>\n'
-
-def write_report(
-    run: str | Path, # a run's folder
-    output: str | Path | None = None, # the file; None: report.html in the run's folder
-) -> Path: # the file
-    "Write a run's report, completely or not at all. Raises what `read_run` raises."
-    output = check_target(expand(run)/'report.html' if output is None else output)
-    write_text(output, run_page(read_run(run)))
-    return output
+def page_style() -> str: # CSS
+    "The style of a report, a file of the package."
+    return (resources.files('hjepa')/'assets'/'report.css').read_text(encoding='utf-8')
 
 # %% ../../nbs/report/02_page.ipynb #a3472c75
 _READ = """Per level, over the optimiser steps. The loss is the distance between what is predicted for
@@ -460,3 +391,29 @@ def _use_html(run: RunFolder) -> list[str]:
     return ['<h2>Use it</h2>', f'<pre><code>{html.escape(code)}</code></pre>', '<h2>How it was made</h2>',
             f'<p class="small">{html.escape(versions)}</p>' if versions else '',
             f'<details><summary>All settings</summary>{settings}</details>']
+
+# %% ../../nbs/report/02_page.ipynb #ffc70dd1
+def run_page(
+    run: RunFolder, # see `read_run`
+) -> str: # HTML
+    "The report of a run, as one page that needs nothing else."
+    name = html.escape(run.path.resolve().name)
+    tiles = [(html.escape(k), html.escape(v).replace('_', '_<wbr>')) for k, v in run_tiles(run)]
+    tiles = ''.join(f'<div><dt>{k}</dt><dd>{v}</dd></div>' for k, v in tiles)
+    parts = [
+        _HEAD.format(title=f'{name} · hjepa', style=page_style()),
+        f'<main><p class="small">Report of a training run</p><h1>{name}</h1>',
+        verdict_html(run.verdict), f'<dl>{tiles}</dl>', '<h2>What its features are worth</h2>',
+        results_html(run.results), '<h2>How it went</h2>',
+        _course_html(run)]
+    return '\n'.join(parts + _figures_html(run) + _use_html(run)) + '\n</main></body></html>\n'
+
+# %% ../../nbs/report/02_page.ipynb #c500e931
+def write_report(
+    run: str | Path, # a run's folder
+    output: str | Path | None = None, # the file; None: report.html in the run's folder
+) -> Path: # the file
+    "Write a run's report, completely or not at all. Raises what `read_run` raises."
+    output = check_target(expand(run)/'report.html' if output is None else output)
+    write_text(output, run_page(read_run(run)))
+    return output

@@ -18,19 +18,16 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..core.files import read_json
-from ..core.loader import collate
+from ..core.callbacks import Callback
+from ..core.files import finite_json, read_json
+from ..core.history import HistoryCallback, read_history
+from ..core.loader import collate, why
 from ..data.datasets import ImageDataset
-from ..core.loader import why
 from ..data.views import model_view, normalize
-from ..hierarchy import HJEPA
 from ..evaluation.collapse import (content_words, context_views, feature_health, lidar, MEASURES,
                                        prediction_skill)
-from ..core.callbacks import Callback
-from ..core.history import HistoryCallback
+from ..hierarchy import HJEPA
 from ..training import load_run
-from ..core.files import finite_json
-from ..core.history import read_history
 
 # %% ../../nbs/report/01_verdict.ipynb #16806b7d
 @dataclass
@@ -97,6 +94,7 @@ class Finding:
     limit: float # what would be healthy
     text: str # a sentence, without advice
 
+# %% ../../nbs/report/01_verdict.ipynb #5d155a5b
 @dataclass
 class Verdict:
     "The result of the records of a run."
@@ -264,8 +262,9 @@ def headline(
     if verdict.state in ('healthy', 'unknown'):
         said = str(replace(verdict, findings=[], remarks=[]))
         return said[0].upper() + said[1:]
-    return f'{verdict.state.capitalize()}: {n} finding{"s"[:n > 1]}, ' + (f'since step {s:,}' if (s := min(
-        f.since for f in verdict.findings)) else 'from the very beginning')
+    since = min(f.since for f in verdict.findings)
+    when = f'since step {since:,}' if since else 'from the very beginning'
+    return f'{verdict.state.capitalize()}: {n} finding{"s"[:n > 1]}, {when}'
 
 # %% ../../nbs/report/01_verdict.ipynb #bafe27a8
 class HealthCallback(Callback):
@@ -315,10 +314,8 @@ def measure(self: HealthCallback,
     for x in self.images.split(self.batch_size):
         levels = model.extract_levels(normalize(x.to(device), *model.pixel_stats), fpn=False)
         parts.append([F.layer_norm(v, v.shape[-1:]) for v in levels])
-    return {
-        k: finite_json(v)
-        for k, v in feature_health([torch.cat(p) for p in zip(*parts, strict=True)]).items()
-    }
+    health = feature_health([torch.cat(p) for p in zip(*parts, strict=True)])
+    return {k: finite_json(v) for k, v in health.items()}
 
 # %% ../../nbs/report/01_verdict.ipynb #2875f5da
 @patch
