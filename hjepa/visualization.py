@@ -210,8 +210,7 @@ def match_components(
 ) -> tuple[list[int], Tensor]: # order and signs [3], so that scores[:, order] * signs resembles the reference
     "Order and signs of components that correlate best with the reference."
     standard = lambda s: (s - s.mean(0)) / s.std(0, unbiased=False).clamp(min=1e-30)
-    # [3 of scores, 3 of reference]
-    corr = standard(scores).T @ standard(reference) / len(scores)
+    corr = standard(scores).T @ standard(reference) / len(scores)          # [3 of scores, 3 of reference]
     k = list(range(corr.shape[1]))
     order = max(itertools.permutations(k), key=lambda p: corr[list(p), k].abs().sum().item())
     return list(order), torch.where(corr[list(order), k] < 0, -1., 1.).to(scores)
@@ -243,8 +242,8 @@ def component_colours(
     lo, hi = torch.where(narrow, flat.amin(0), lo), torch.where(narrow, flat.amax(0), hi)
     unit = torch.where(hi > lo, (scores - lo) / (hi - lo).clamp(min=1e-30), .5).clamp(0, 1)
     lightness, blue_yellow, green_red = unit.unbind(-1)
-    return oklab_to_rgb(
-        torch.stack([.25 + .65 * lightness, .24 * (green_red - .5), .28 * (blue_yellow - .5)], -1)).float()
+    lab = [.25 + .65 * lightness, .24 * (green_red - .5), .28 * (blue_yellow - .5)]
+    return oklab_to_rgb(torch.stack(lab, -1)).float()
 
 # %% ../nbs/08_visualization.ipynb #f3147ed1
 def pca_colours(

@@ -32,9 +32,8 @@ def watch_attention(
     layers = [m for m in module.modules() if hasattr(m, 'fused_attn') and hasattr(m, 'attn_drop')]
     if not layers: raise ValueError(f'{type(module).__name__} has no attention layer of timm to watch')
     seen, fused = [], [m.fused_attn for m in layers]
-    hooks = [
-        m.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in layers
-    ]
+    note = lambda _, args: seen.append(args[0].detach())
+    hooks = [m.attn_drop.register_forward_pre_hook(note) for m in layers]
     try:
         for m in layers: m.fused_attn = False
         yield seen
@@ -43,6 +42,7 @@ def watch_attention(
             m.fused_attn = f
             h.remove()
 
+# %% ../../nbs/figures/04_attention.ipynb #a5767237
 def attention_weights(
     encoder: ContextEncoder, # for a model: `model.target_encoder.encoder` or `model.context_encoder`
     images: Tensor, # [B, C, H, W], normalised

@@ -130,7 +130,7 @@ def regularize(
     per_image: int = 1, # k, masks of each image: sets of B rows that are looked at one by one
 ) -> Tensor: # scalar, float32
     "A batch's regularizer. Statistics are those of one process; a batch of one image has none and gives 0."
-    # [k, B, d]
-    z = projector(as_weights(mean_token(tokens, index), projector)).unflatten(0, (per_image, -1))
+    z = projector(as_weights(mean_token(tokens, index), projector))                     # [k·B, d]
+    z = z.unflatten(0, (per_image, -1))                                                 # [k, B, d]
     if z.shape[1] < 2: return 0 * z.sum()
     with torch.autocast(z.device.type, enabled=False): return REGULARIZERS[kind](z.float())
