@@ -66,6 +66,6 @@ class Clock(Callback):
         now = time.process_time()
         if trainer.step == self.skip: self.begin = now
         elif trainer.step > self.skip and now - self.begin >= self.seconds:
-            self.speed = (trainer.step - self.skip) * trainer.config.training.batch_size / (now
-                                                                                            - self.begin)
+            seen = (trainer.step - self.skip) * trainer.config.training.batch_size
+            self.speed = seen / (now - self.begin)
             trainer.stopping = 'measured'

@@ -40,17 +40,21 @@ B = A + [
 # 'collapsing', or None where it is only looked at)
 RUNS = dict(
     calibrate={
-        'tiny': (A, None, 'healthy'), 'pure': (A + PURE, None, None),
+        'tiny': (A, None, 'healthy'),
+        'pure': (A + PURE, None, None),
         'fpn': (A + ['model.fpn.use_fpn=true'], None, 'healthy'),
         'crops': (A + ['multicrop.strategy=global_only'], None, 'healthy'),
-        'no EMA, lr 0.03': (A + NO_EMA + too_high(.03), None, 'collapsing'), 'constant targets':
-            (A, ('all', 1.), 'collapsing'), 'no EMA, lr 0.001': (A + NO_EMA, None, None), 'EMA, lr 0.03':
-                (A + PURE + too_high(.03), None, None)
-    }, test={
+        'no EMA, lr 0.03': (A + NO_EMA + too_high(.03), None, 'collapsing'),
+        'constant targets': (A, ('all', 1.), 'collapsing'),
+        'no EMA, lr 0.001': (A + NO_EMA, None, None),
+        'EMA, lr 0.03': (A + PURE + too_high(.03), None, None),
+    },
+    test={
         'healthy': (B, None, 'healthy'),
         'no EMA, lr 0.03': (B + NO_EMA + too_high(.03), None, 'collapsing'),
-        'no EMA, lr 0.01': (B + NO_EMA + too_high(.01), None, 'collapsing'), 'constant targets':
-            (B, ('all', 0.), 'collapsing'), 'constant from epoch 2': (B, ('all', 1.), 'collapsing'),
+        'no EMA, lr 0.01': (B + NO_EMA + too_high(.01), None, 'collapsing'),
+        'constant targets': (B, ('all', 0.), 'collapsing'),
+        'constant from epoch 2': (B, ('all', 1.), 'collapsing'),
         'places averaged': (B, ('tokens', 1.), 'collapsing')
     })
 SEEDS = dict(calibrate=range(10, 12), test=range(5))

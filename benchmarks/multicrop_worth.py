@@ -42,12 +42,9 @@ from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
 # no colour jitter and the same scale of large crops everywhere, so that runs differ in their crops alone
-ARMS = dict(single=[]) | {
-    s: [
-        f'multicrop.strategy={s}', 'multicrop.global_crop_scale=[0.5,1.0]',
-        'multicrop.global_color_jitter=0', 'multicrop.local_color_jitter=0'
-    ] for s in STRATEGIES
-}
+PLAIN = ['multicrop.global_crop_scale=[0.5,1.0]', 'multicrop.global_color_jitter=0',
+         'multicrop.local_color_jitter=0']
+ARMS = dict(single=[]) | {s: [f'multicrop.strategy={s}', *PLAIN] for s in STRATEGIES}
 COMMON = [
     'training.batch_size=64', 'training.precision=auto', 'training.epochs=1000', 'training.log_steps=50',
     'data.num_workers=0', *BLOCKS
@@ -148,9 +145,8 @@ def measure(model, train_set, test_set, seed: int, background: int) -> dict:
     return dict(linear=scores['linear']['accuracy'], knn=scores['knn']['accuracy'],
                 linear_readout=scores['linear']['readout'], knn_readout=scores['knn']['readout'],
                 knn_mean=knn_accuracy(a['mean'], features[0].labels, b['mean'], features[1].labels),
-                rank=[effective_rank(f.flatten(0, 1)[:20_000])
-                      for f in features[1].levels], robust=robustness(encode, test_set.images[:500],
-                                                                      background))
+                rank=[effective_rank(f.flatten(0, 1)[:20_000]) for f in features[1].levels],
+                robust=robustness(encode, test_set.images[:500], background))
 
 
 def measure_pixels(train_set, test_set, size, chans, background: int) -> dict:

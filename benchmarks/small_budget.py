@@ -35,7 +35,6 @@ PCA: of whole images); images/s are those of one core, all crops of an image cou
 import argparse
 import json
 import math
-import platform
 import re
 import statistics
 import tempfile
@@ -44,6 +43,7 @@ from pathlib import Path
 
 import torch
 from budget import BLOCKS, Budget, Clock, Length
+from hardware import processor
 from rivals import PUBLIC, RivalTrainer, load_rival
 
 from hjepa.core.linalg import effective_rank
@@ -84,14 +84,16 @@ SEPARATE = [
 ]
 # its masks need a larger grid than 4 × 4
 METHODS = dict.fromkeys(UNTRAINED) | dict(
-    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE], ijepa_public=[
-        *RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'
-    ], mae=[*RIVAL, 'rival.name=mae'], lejepa=[
-        *RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4',
-        'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'
-    ], flat=[*OURS, 'model.level_weights=[1,0]'], hierarchical=[*OURS], fpn=[
-        *OURS, 'model.fpn.use_fpn=true'
-    ], multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'])
+    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE],
+    ijepa_public=[*RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'],
+    mae=[*RIVAL, 'rival.name=mae'],
+    lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4',
+        'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
+    flat=[*OURS, 'model.level_weights=[1,0]'],
+    hierarchical=[*OURS],
+    fpn=[*OURS, 'model.fpn.use_fpn=true'],
+    multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'],
+)
 
 FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
 SINGLE = [[], FAST, SLOW, NEAR, ['masking.hidden_share=0.5']]
@@ -100,45 +102,54 @@ TRIALS = dict(
     ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04']],
     mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], SLOW],
     lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], SLOW, ['rival.sigreg_weight=0.1']],
-    flat=SINGLE, hierarchical=SINGLE, fpn=SINGLE,
-    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']])
+    flat=SINGLE,
+    hierarchical=SINGLE,
+    fpn=SINGLE,
+    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']],
+)
 # of the best trial of `hierarchical`, one at a time
 CHANGES = {
-    'nothing': [], 'features alone': ['model.pixel_weight=0'],
-    'a weaker pixel anchor': ['model.pixel_weight=1'], 'a stronger pixel anchor': ['model.pixel_weight=16'],
-    'fine level alone': ['model.level_weights=[1,0]'], 'coarse level alone': ['model.level_weights=[0,1]'],
-    'equal levels': ['model.level_weights=[1,1]'], 'targets: mean of all blocks': ['model.target_blocks=6'],
+    'nothing': [],
+    'features alone': ['model.pixel_weight=0'],
+    'a weaker pixel anchor': ['model.pixel_weight=1'],
+    'a stronger pixel anchor': ['model.pixel_weight=16'],
+    'fine level alone': ['model.level_weights=[1,0]'],
+    'coarse level alone': ['model.level_weights=[0,1]'],
+    'equal levels': ['model.level_weights=[1,1]'],
+    'targets: mean of all blocks': ['model.target_blocks=6'],
     'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'],
     'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
-    'targets: norm, then pool': ['model.target_norm=norm_then_pool'
-                                 ], 'half of the patches hidden': ['masking.hidden_share=0.5'],
-    '14 of 16 patches hidden': ['masking.hidden_share=0.875'], 'single blocks, half hidden': BLOCKS,
-    'two masks for each image': ['masking.masks_per_image=2'
-                                 ], 'EMA from 0.996': ['model.ema.momentum=0.996'],
-    'EMA to 0.999': ['model.ema.momentum_end=0.999'], 'EMA stays at 0.99': ['model.ema.momentum_end=0.99'],
-    'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'
-               ], 'VICReg': ['model.regularizer.kind=vicreg',
-                             'model.regularizer.weight=0.2'], 'SIGReg': ['model.regularizer.kind=sigreg'],
-    'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'], 'SIGReg, no EMA': [
-        'model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'
-    ], 'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'
-                                  ], 'VICReg, a stronger pixel anchor, EMA stays at 0.99': [
-                                      'model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2',
-                                      'model.pixel_weight=16', 'model.ema.momentum_end=0.99'
-                                  ], 'lr 1e-3': ['training.lr=1e-3'], 'lr 3e-4': ['training.lr=3e-4'],
-    'batches of 32': ['training.batch_size=32'], 'batches of 128': ['training.batch_size=128'],
-    'weight decay 0.2': ['training.weight_decay=0.2',
-                         'training.weight_decay_end=0.2'], 'crops of 30 to 100 %': NEAR, 'whole images': [
-                             'data.crop_scale=[1.0,1.0]',
-                             'data.flip=0'
-                         ], 'patches of 4': ['model.patch_size=4'], 'patches of 14': [
-                             'model.patch_size=14'
-                         ], '3 blocks': ['model.encoder_kwargs.depth=3'], '4 blocks of width 128': [
-                             'model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128',
-                             'model.encoder_kwargs.num_heads=4'
-                         ], 'predictor of 1 block': ['model.predictor.depth=1'], 'predictor of 4 blocks': [
-                             'model.predictor.depth=4'
-                         ], 'predictor of width 192': ['model.predictor.embed_dim=192']
+    'targets: norm, then pool': ['model.target_norm=norm_then_pool'],
+    'half of the patches hidden': ['masking.hidden_share=0.5'],
+    '14 of 16 patches hidden': ['masking.hidden_share=0.875'],
+    'single blocks, half hidden': BLOCKS,
+    'two masks for each image': ['masking.masks_per_image=2'],
+    'EMA from 0.996': ['model.ema.momentum=0.996'],
+    'EMA to 0.999': ['model.ema.momentum_end=0.999'],
+    'EMA stays at 0.99': ['model.ema.momentum_end=0.99'],
+    'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'],
+    'SIGReg': ['model.regularizer.kind=sigreg'],
+    'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
+    'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
+    'VICReg, a stronger pixel anchor, EMA stays at 0.99': ['model.regularizer.kind=vicreg',
+        'model.regularizer.weight=0.2', 'model.pixel_weight=16', 'model.ema.momentum_end=0.99'],
+    'lr 1e-3': ['training.lr=1e-3'],
+    'lr 3e-4': ['training.lr=3e-4'],
+    'batches of 32': ['training.batch_size=32'],
+    'batches of 128': ['training.batch_size=128'],
+    'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
+    'crops of 30 to 100 %': NEAR,
+    'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
+    'patches of 4': ['model.patch_size=4'],
+    'patches of 14': ['model.patch_size=14'],
+    '3 blocks': ['model.encoder_kwargs.depth=3'],
+    '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128',
+        'model.encoder_kwargs.num_heads=4'],
+    'predictor of 1 block': ['model.predictor.depth=1'],
+    'predictor of 4 blocks': ['model.predictor.depth=4'],
+    'predictor of width 192': ['model.predictor.embed_dim=192'],
 }
 PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [
     ('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')
@@ -367,7 +378,7 @@ def speed(args):
             found.setdefault(m, []).append(round(clock.speed, 1))
             print(f'turn {turn + 1}/{args.turns}  {m:14} {clock.speed:6.0f} images/s', flush=True)
     now = dict(images_per_s={m: statistics.median(v) for m, v in found.items()}, turns=found,
-               torch=torch.__version__, processor=platform.processor() or platform.machine())
+               torch=torch.__version__, processor=processor())
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out/'speed.json', lambda p: p.write_text(json.dumps(now, indent=1)))
 
@@ -395,9 +406,9 @@ def run(args):
     train_set, test_set = load_sets(args.dataset)
     sets, done = [some(train_set, args.gallery), test_set], known(args, 'run')
     # those two are deterministic
-    for seed, m in shard([
-        (s, m) for s in args.seeds for m in args.methods if m not in ('pixels', 'pca') or s == args.seeds[0]
-    ], args.shard):
+    tasks = [(s, m) for s in args.seeds for m in args.methods
+             if m not in ('pixels', 'pca') or s == args.seeds[0]]
+    for seed, m in shard(tasks, args.shard):
         trained = m not in UNTRAINED
         task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset,
                     gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
@@ -465,13 +476,13 @@ def main(argv: list[str] | None = None):
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
     p.add_argument('--methods', nargs='+', choices=list(METHODS), metavar='METHOD',
                    help=f'some of {", ".join(METHODS)}; default: all, ijepa_public with --ijepa only')
-    p.add_argument('--ijepa', type=Path, metavar='PATH', help='a checkout of facebookresearch/ijepa, for '
-                                                              'ijepa_public')
+    p.add_argument('--ijepa', type=Path, metavar='PATH',
+                   help='a checkout of facebookresearch/ijepa, for ijepa_public')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     p.add_argument('--minutes', type=float, help='time of one core, for a run 16, for a trial 3')
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
-    p.add_argument('--dataset', default='fashion_mnist', help='a name with labels and the splits train '
-                                                              'and test')
+    p.add_argument('--dataset', default='fashion_mnist',
+                   help='a name with labels and the splits train and test')
     p.add_argument('--gallery', type=int, default=20_000,
                    help='training images that are read; half as many in `tune`')
     p.add_argument('--untuned', action='store_true', help='`run` and `ablate` without trials')

@@ -4,7 +4,8 @@
     model = HJEPA.from_pretrained('runs/tiny-20300101-120000')              # a run, a file, or a name on the hub
     fine, coarse = model.extract_levels(model.preprocess(['a.png', 'b.jpg']))
 
-Everything that users call is here; nothing is imported before it is asked for. The command is `hjepa`.
+The public functions and classes are listed below; a module is imported when one of its names is first used.
+On the command line: `hjepa --help`.
 
 The model:
     HJEPA, create_hjepa, create_hjepa_from_config, ModelConfig, ContextEncoder, TargetEncoder, Predictor,
@@ -22,20 +23,20 @@ Several crops of an image:
 Training:
     Trainer, Callback, CheckpointCallback, HistoryCallback, HealthCallback, RunConfig, ConfigError,
     load_config, load_run, new_run
-Features and what they are worth:
+Features and their evaluation:
     extract_dataset, TimmFeatures, random_like, evaluate, compare, linear_probe, format_table,
     compare_low_shot, fine_tune, diagnose, run_verdict, FeatureStore, extract_to_disk, Gallery
 Figures and reports:
     show_images, show_masks, show_multicrop, show_feature_maps, show_prediction_error, show_attention,
     show_similarity, show_guesses, show_neighbours, plot_history, read_history, write_report
-In other hands:
+Sharing and export:
     HJEPAFeatures, push_to_hub, save_for_hub, export_onnx, export_timm, export_torch
 Detection:
     Backbone, ResNetFPN, build_backbone, backbone_cost, BoxDataset, build_box_dataset, make_scenes,
     DetectorConfig, FPNDetector, FPNFeatures, load_detection_model, evaluate_detector
 Compression:
     CodecConfig, FPNCodec, load_compression_model
-Adding one of a kind:
+Registering your own:
     register_dataset, register_boxes, register_masks, register_fusion, register_regularizer,
     register_readout"""
 __version__ = "0.1.0"
@@ -59,7 +60,8 @@ if TYPE_CHECKING:
     from .data.datasets import ImageDataset
     from .data.images import load_image
     from .data.named import build_dataset, register_dataset
-    from .data.shards import index_shards, ShardDataset, write_shards
+    from .data.shards import index_shards, write_shards
+    from .data.streaming import ShardDataset
     from .detection.backbones import Backbone, backbone_cost, build_backbone, ResNetFPN
     from .detection.boxes import BoxDataset
     from .detection.detector import DetectorConfig, FPNDetector, FPNFeatures, load_detection_model
@@ -69,7 +71,8 @@ if TYPE_CHECKING:
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
-    from .evaluation.lowshot import compare_low_shot, fine_tune
+    from .evaluation.finetuning import fine_tune
+    from .evaluation.lowshot import compare_low_shot
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
@@ -96,7 +99,7 @@ if TYPE_CHECKING:
     from .training import load_run, Trainer
     from .visualization import show_feature_maps, show_masks, show_prediction_error, show_similarity
 
-# Which names each module gives; nothing is imported before it is asked for, because torch alone takes seconds.
+# Which names each module gives; each is imported on first use, because torch alone takes seconds.
 _names = {
     'compression.codec': 'FPNCodec load_compression_model',
     'compression.latents': 'CodecConfig',
@@ -111,7 +114,8 @@ _names = {
     'data.datasets': 'ImageDataset',
     'data.images': 'load_image',
     'data.named': 'build_dataset register_dataset',
-    'data.shards': 'index_shards ShardDataset write_shards',
+    'data.shards': 'index_shards write_shards',
+    'data.streaming': 'ShardDataset',
     'detection.backbones': 'Backbone backbone_cost build_backbone ResNetFPN',
     'detection.boxes': 'BoxDataset',
     'detection.detector': 'DetectorConfig FPNDetector FPNFeatures load_detection_model',
@@ -121,7 +125,8 @@ _names = {
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
-    'evaluation.lowshot': 'compare_low_shot fine_tune',
+    'evaluation.finetuning': 'fine_tune',
+    'evaluation.lowshot': 'compare_low_shot',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',
@@ -150,7 +155,7 @@ _names = {
 _where = {name: module for module, names in _names.items() for name in names.split()}
 __all__ = [*_where]
 
-# Which modules enter something into a table of a module that stands above them and does not know them.
+# Modules that register entries in a table of another module, which does not import them.
 _entries = {'core.config.SECTION_CHECKS': ('evaluation.encodings',),
             'core.weights.MODEL_KINDS': ('hierarchy', 'detection.detector', 'compression.codec'),
             'core.weights.PLACES': ('sharing.hub',),
@@ -159,7 +164,7 @@ _entries = {'core.config.SECTION_CHECKS': ('evaluation.encodings',),
 
 
 def import_entries(table: str):
-    "Import what enters itself into a table, before the table is searched."
+    "Import the modules that register entries in a table, before the table is searched."
     for name in _entries[table]: import_module(f'.{name}', __name__)
 
 

@@ -8,17 +8,22 @@ A *moment* is before, within or after a call that changes files: `os.replace`, `
 `chmod`, `unlink`, `rmdir`, `write` (to files), `Path.write_text`, `write_bytes`, `append_text`,
 `save_file`.
 Processes are forked from the one that runs the tests, which has imported everything and computes nothing
-itself:
-a life costs a fraction of a second. Needs fork and signals."""
+itself: a life costs a fraction of a second. Needs fork and signals. `start` gives such a process for one
+`hjepa …`."""
+import functools
+import gc
 import os
 import re
 import signal
 import stat
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,17 +34,21 @@ CALLS = ('replace', 'rename', 'fsync', 'mkdir', 'chmod', 'unlink', 'rmdir')     
 
 
 class Life:
-    "A process forked from this one, the leader of its own group; what it prints goes to a file."
-    def __init__(self, work, log: Path):
+    """A process forked from this one, the leader of its own group; what it prints goes to a file, or to where
+    this one prints."""
+    def __init__(self, work, log: Path | None = None):
         self.log, self.since = log, time.monotonic()
         self.pid = os.fork()
         if self.pid: return
         code = 70
         try:
             os.setsid()
-            out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for fd in (1, 2): os.dup2(out, fd)
+            if log:
+                out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                for fd in (1, 2): os.dup2(out, fd)
             sys.stdout, sys.stderr = (os.fdopen(fd, 'w', buffering=1) for fd in (1, 2))
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):      # as a process begins
+                if callable(signal.getsignal(number)): signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             # its own is shared by all processes: one that is killed would keep it
             tqdm.set_lock(threading.RLock())
@@ -55,7 +64,7 @@ class Life:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
-    def wait(self, seconds: float = 60) -> int: # exit code, or minus the signal that ended it
+    def wait(self, seconds: float = 300) -> int: # exit code, or minus the signal that ended it
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if (code := self.wait_once()) is not None: return code
@@ -67,6 +76,100 @@ class Life:
     @property
     def said(self) -> str:
         return self.log.read_text(encoding='utf-8', errors='replace') if self.log.exists() else ''
+
+
+@functools.cache
+def warm():
+    """Import what commands import, once and before processes are forked; keep the garbage collector from what
+    is there now, as it would have each page of it copied in a forked process."""
+    import hjepa
+    for name in ('hjepa.cli.evaluate', 'hjepa.cli.train', 'hjepa.report.page', 'sklearn.linear_model',
+                 'torchmetrics.detection.mean_ap'): import_module(name)
+    for name in dir(hjepa): getattr(hjepa, name)
+    gc.freeze()
+
+
+class Fork(Life):
+    "A forked process, used as a `subprocess.Popen` whose stderr goes to its stdout."
+    def __init__(self, work):
+        warm()
+        handle, log = tempfile.mkstemp('.log')
+        os.close(handle)
+        self.returncode, self.printed = None, None
+        super().__init__(work, Path(log))
+
+    def poll(self) -> int | None:
+        if self.returncode is None: self.returncode = self.wait_once()
+        return self.returncode
+
+    def communicate(self, timeout: float = 300) -> tuple[str, None]:
+        "Wait for its end; what it printed."
+        if self.returncode is None: self.returncode = self.wait(timeout)
+        if self.printed is None:
+            self.printed = self.said
+            self.log.unlink()
+        return self.printed, None
+
+
+def can_fork() -> bool:
+    "A forked process cannot use a GPU."
+    import torch
+    return sys.platform == 'linux' and not torch.cuda.device_count()
+
+
+def open_process(*words, **kwargs) -> subprocess.Popen:
+    "A fresh interpreter, the leader of its group; its stderr goes to its stdout."
+    return subprocess.Popen([sys.executable, *map(str, words)], stdout=subprocess.PIPE,
+                            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                            env=os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1'}, **kwargs)
+
+
+def start(*args, before=lambda: None, fresh: bool = False) -> Fork | subprocess.Popen:
+    """Start `hjepa` with these arguments, the leader of its group. A fork saves the seconds that a fresh
+    interpreter spends on imports."""
+    if fresh or not can_fork(): return open_process('-m', 'hjepa', *args, preexec_fn=before)
+    def work():
+        from hjepa.cli.main import main
+        before()
+        return main([*map(str, args)])
+    return Fork(work)
+
+
+TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2']
+
+
+def start_two(*args, fresh: bool = False) -> Fork | subprocess.Popen:
+    "The same in two processes: `torchrun --nproc_per_node 2 -m hjepa …`."
+    if fresh or not can_fork(): return open_process(*TORCHRUN, '-m', 'hjepa', *args)
+    def work():
+        from hjepa.cli.main import main
+        return main([*map(str, args)])
+    return Fork(lambda: torchrun(work))
+
+
+def torchrun(work):
+    "PyTorch's launcher in this process; the processes that it starts are forks of it that do `work`."
+    from accelerate.state import AcceleratorState
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import api
+    class Rank(Fork):
+        def __init__(self, env, local_rank_id, **_):
+            def ranked():
+                AcceleratorState._reset_state(True)
+                os.environ.update(env)
+                Path('/proc/self/comm').write_text(f'rank {local_rank_id}', encoding='utf-8')
+                return work()
+            self.proc, self.returncode = self, None
+            Life.__init__(self, ranked)
+        def wait(self, seconds: float) -> int:
+            end = time.monotonic() + seconds
+            while self.poll() is None:
+                if time.monotonic() > end: raise subprocess.TimeoutExpired('rank', seconds)
+                time.sleep(.005)
+            return self.returncode
+        def close(self, death_sig=signal.SIGTERM): self.kill(death_sig)
+    api.get_subprocess_handler = Rank
+    run.main([*TORCHRUN[2:], 'forked'])
 
 
 def ended(work) -> int:
@@ -83,7 +186,7 @@ def ended(work) -> int:
     return int(code or 0)
 
 
-def finish(work, log: Path, code: int = 0, seconds: float = 60) -> str:
+def finish(work, log: Path, code: int = 0, seconds: float = 300) -> str:
     "Do it in a process of its own, check how that ends, return what it printed."
     life = Life(work, log)
     got = life.wait(seconds)
@@ -193,7 +296,7 @@ def moments(
     work, # folder → exit code, what a process does
     folder: Path, # of its own, for this one
     code: int = 0, # how it ends when nothing is done to it
-    seconds: float = 60,
+    seconds: float = 300,
 ) -> list[str]:
     "Every moment of a process that nothing is done to, in order. Its folder stays as it left it."
     def counted():
@@ -223,7 +326,7 @@ def sweep(
     act=kill, # what happens at the moment
     code: int | None = -signal.SIGKILL, # how a life ends then; None: anyhow
     at=kinds, # moments → numbers of those to try, from 1
-    seconds: float = 60, # that a life may take
+    seconds: float = 300, # that a life may take
 ) -> list[str]: # the moments that were tried
     "One process for every requested moment; each must be repaired by `check`."
     prepare(made := _made(root/'whole'))

@@ -1,10 +1,9 @@
 """Runs that are killed, starved and interrupted, checkpoints that are damaged, and foreign files.
 
 Most processes here are forked from this one, which has imported everything and computes nothing itself:
-twenty of them cost seconds
-instead of minutes. What must come out is always the same: the run resumes, ends bit for bit as one that
-was not disturbed, nothing that was
-finished is lost, and nothing is left lying around."""
+twenty of them cost seconds instead of minutes. What must come out is always the same: the run resumes, ends
+bit for bit as one that was not disturbed, nothing that was finished is lost, and nothing is left lying
+around."""
 import json
 import os
 import random
@@ -42,10 +41,10 @@ from .kills import Life, Shim, ended, finish, full_disk, kinds, sweep
 SMALL = [
     'model.encoder_kwargs.depth=1', 'model.encoder_kwargs.embed_dim=48', 'model.encoder_kwargs.num_heads=3',
     'model.predictor.depth=1', 'model.predictor.embed_dim=24', 'model.drop_path_rate=0.1',
-    'training.epochs=20', 'training.batch_size=16', 'training.warmup_epochs=1', 'training.precision=fp32',
+    'training.epochs=10', 'training.batch_size=16', 'training.warmup_epochs=1', 'training.precision=fp32',
     'training.checkpoint_steps=1', 'training.log_steps=2', 'evaluation.probe=false', 'data.dataset=images'
 ]
-STEPS = 160                                                     # 20 epochs of 8 steps
+STEPS = 80                                                      # 10 epochs of 8 steps
 
 
 def train(*args, report: bool = False, before=None):
@@ -78,7 +77,7 @@ def newest(run: Path) -> int:
 
 def reach(run: Path, step: int, going=lambda: True):
     "Wait until an active run has a checkpoint of this step."
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while going() and max([int(p.name[5:]) for p in run.glob('checkpoints/step_*')], default=-1) < step:
         assert time.monotonic() < end, f'step {step} was not reached'
         time.sleep(.01)
@@ -229,7 +228,8 @@ def test_killed_at_every_call_of_a_command(images, tmp_path):
 
 def test_killed_in_the_report(images, tmp_path):
     "Measures, a figure and the page: a second try writes them all, and nothing is left lying around."
-    def prepare(folder): finish(train(*start(folder, images)), tmp_path/'log')
+    finish(train(*start(tmp_path/'trained', images)), tmp_path/'log')
+    def prepare(folder): shutil.copytree(tmp_path/'trained', folder, dirs_exist_ok=True)
     def work(folder): return train(*start(folder, images), report=True)()
     def check(folder, moment):
         finish(lambda: work(folder), tmp_path/'log')
@@ -285,7 +285,7 @@ def step_on(trainer: Trainer) -> Trainer:
 
 
 def test_disk_full_for_a_while(images, tmp_path, go_on):
-    "Checkpoints that do not fit are reported, training continues, and the run ends as if nothing had been."
+    "Checkpoints that do not fit are reported, training continues, and the run ends as it would have."
     import resource
     class Full(Callback):
         order = 85                                              # just before checkpoints are written
@@ -310,6 +310,12 @@ def add_callback(callback: Callback):
     def with_it(self, *args, callbacks=(), **kwargs):
         init(self, *args, callbacks=[*callbacks, callback], **kwargs)
     Trainer.__init__ = with_it
+
+
+class Pause(Callback):
+    "After each step."
+    def __init__(self, seconds: float): self.seconds = seconds
+    def after_step(self, t): time.sleep(self.seconds)
 
 
 def flip(file: Path, share: float):
@@ -345,15 +351,15 @@ def test_damaged_newest_checkpoint(whole, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize('damage', ['bit at 77%', 'truncated'])
-def test_goes_on_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
+def test_resumes_from_before_a_damaged_checkpoint(whole, images, tmp_path, damage):
     "Another command that needs the weights prints this, too."
     run = tmp_path/'run'
-    stop_at(images, run, 121, tmp_path/'log')
-    DAMAGE[damage](run/'checkpoints'/'step_00000121'/'model.safetensors')
+    stop_at(images, run, 41, tmp_path/'log')
+    DAMAGE[damage](run/'checkpoints'/'step_00000041'/'model.safetensors')
     from hjepa import HJEPA
     with pytest.raises(ValueError, match='not as it was written|not a readable'): HJEPA.from_pretrained(run)
     out = finish(train('--resume', run), tmp_path/'log2')
-    assert 'set aside' in out and f'resuming {run} at step 120 of {STEPS}' in out and same(
+    assert 'renamed, trying' in out and f'resuming {run} at step 40 of {STEPS}' in out and same(
         run, whole) and history(run) == history(whole)
 
 
@@ -386,7 +392,7 @@ def test_asked_to_stop_while_a_checkpoint_is_written(images, tmp_path, go_on):
     go_on(run)
 
 
-def test_second_request_is_taken_at_its_word(images, tmp_path, go_on):
+def test_second_request_stops_at_once(images, tmp_path, go_on):
     """More than two seconds after the first, SIGTERM ends a process that does not come to the end of its
     step."""
     class Slow(Callback):
@@ -398,7 +404,7 @@ def test_second_request_is_taken_at_its_word(images, tmp_path, go_on):
     life = Life(train(*SMALL, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Slow())),
                 tmp_path / 'log')
     reach(run, 8)
-    while 'slow' not in life.said and time.monotonic() < life.since + 60: time.sleep(.01)
+    while 'slow' not in life.said and time.monotonic() < life.since + 200: time.sleep(.01)
     for _ in range(2):
         life.kill(signal.SIGTERM)
         time.sleep(2.2)
@@ -455,7 +461,7 @@ def test_interrupted_at_the_start(images, tmp_path, go_on):
 
 def all_saved(run: Path) -> str:
     "What is printed when a run is stopped in its report."
-    return f'all steps are done and saved; measures and figures are made by:\n  hjepa train --resume {run}'
+    return f'all steps are done and saved; to make measures and figures:\n  hjepa train --resume {run}'
 
 
 def test_interrupted_in_the_report(images, tmp_path):
@@ -513,7 +519,8 @@ def test_two_resume_one_run(images, tmp_path, go_on):
     are alive, it may."""
     run = tmp_path/'run'
     args = [*SMALL, f'data.path={images}', 'data.num_workers=2', '--run-dir', run]
-    first = Life(train(*args), tmp_path/'log')
+    # it must not end before the second one is there
+    first = Life(train(*args, before=lambda: add_callback(Pause(.2))), tmp_path/'log')
     reach(run, 3)
     before = (run/'config.yaml').read_text(encoding='utf-8')
     for args in (['--resume', run], [*SMALL, f'data.path={images}', '--run-dir', run]):
@@ -554,7 +561,7 @@ def test_changed_by_hand(images, tmp_path):
 
 # --- no reader
 
-def test_nobody_reads_what_is_printed(images, whole, tmp_path):
+def test_closed_output(images, whole, tmp_path):
     """The reader of stdout and stderr has gone (`2>&1 | tee log`), or the log's disk is full: training goes
     on."""
     class Deaf(Callback):
@@ -644,7 +651,8 @@ def test_read_while_it_writes(images, tmp_path):
     "A checkpoint that is deleted while it is read: the next newest is read instead."
     from hjepa import HJEPA
     run, left = tmp_path/'run', tmp_path/'left'
-    life = Life(train(*SMALL, f'data.path={images}', '--run-dir', run), tmp_path/'log')
+    slowed = train(*SMALL, f'data.path={images}', '--run-dir', run, before=lambda: add_callback(Pause(.05)))
+    life = Life(slowed, tmp_path/'log')
     reach(run, 2)
     loads = 0
     while life.wait_once() is None:
@@ -680,11 +688,9 @@ def test_loader_worker_killed(images, tmp_path, go_on):
     """In a process of its own, as its end is part of the question: one line, no hang, and a checkpoint to
     resume from."""
     run = tmp_path/'run'
-    process = subprocess.Popen([
-        sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
-        '--run-dir',
-        str(run)
-    ], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, '-m', 'hjepa', 'train', *SMALL, f'data.path={images}', 'data.num_workers=2',
+               '--run-dir', str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     reach(run, 10, lambda: process.poll() is None)
     workers = [
         int(p) for p in Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text(
@@ -754,8 +760,7 @@ def test_poisoned_images(images, whole, tmp_path, go_on):
     finish(train('--resume', one, 'training.max_bad_steps=40', before=lambda: poison({'100.png'})),
            tmp_path / 'log')
     skipped = [l for l in history(one) if l['kind'] == 'skipped']
-    assert [l['epoch'] for l in skipped] == list(range(4, 20)) or [l['epoch']
-                                                                   for l in skipped] == list(range(5, 20))
+    assert [l['epoch'] for l in skipped] in ([*range(4, 10)], [*range(5, 10)])
     assert all(any(i.endswith('100.png')
                    for i in l['images'])
                for l in skipped) and read_state(checkpoints(one)[-1])['skipped'] == len(skipped)
@@ -827,10 +832,10 @@ MENDABLE = ValueError, OSError                                  # what the comma
 
 
 def refused(f, *args, within: float = 10, **kwargs) -> str:
-    "It must raise an error that names what is wrong, soon."
-    start = time.monotonic()
+    "It must raise an error that names what is wrong, after few seconds of work."
+    start = time.process_time()
     with pytest.raises(MENDABLE) as e: f(*args, **kwargs)
-    assert time.monotonic() - start < within, f'{f} took {time.monotonic() - start:.0f} s for {args}'
+    assert time.process_time() - start < within, f'{f} took {time.process_time() - start:.0f} s for {args}'
     return str(e.value)
 
 
@@ -870,8 +875,8 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
             assert name in refused(FeatureStore, store)
         run = copy_of(whole, tmp_path/f'{kind}_run')
         for name, load in ((f'{last}model.safetensors', HJEPA.from_pretrained),
-                           (f'{last}state.json', run_record), ('results.json', read_run), ('config.yaml',
-                                                                                           load_run)):
+                           (f'{last}state.json', run_record), ('results.json', read_run),
+                           ('config.yaml', load_run)):
             before = (run/name).read_bytes() if (run/name).exists() else b''
             (run/name).write_bytes(data)
             assert Path(name).name in refused(load, run), (kind, name)
@@ -881,7 +886,7 @@ def test_nothing_is_unpickled(evil, whole, tmp_path):
         (run/'results.json').unlink()
         (run/'history.jsonl').write_bytes(data)
         out = finish(train('--resume', run), tmp_path/'log')
-        assert 'set aside' in out and newest(run) == STEPS
+        assert 'renamed, trying' in out and newest(run) == STEPS
     assert not mark.exists()
 
 
@@ -996,15 +1001,14 @@ def test_weights_that_claim_too_much(whole, tmp_path):
                {'encoder_type': 'vit_giant_patch14_224'}, {'encoder_type': 'hf-hub:a/b'},
                {'encoder_type': '../../x'}, {'encoder_kwargs.checkpoint_path': 'evil.pth'},
                {'pixel_mean': [float('nan')]}, {'encoder_type': '${oc.env:HOME}'}, {'encoder_kwargs': [1]},
-               {'predictor': 'x'}, {'num_hierarchies': 10**9}, {'\x1b[2J': 1
-                                                                }, {'encoder_type': '\x1b]0;owned\x07'
-                                                                    }, {'encoder_kwargs.num_heads': 10**9}],
+               {'predictor': 'x'}, {'num_hierarchies': 10**9},
+               {'\x1b[2J': 1}, {'encoder_type': '\x1b]0;owned\x07'}, {'encoder_kwargs.num_heads': 10**9}],
         detector=[{'channels': huge}, {'classes': [f'c{i}' for i in range(100_000)]},
                   {'classes': ['\x1b[2J']}, {'backbone': 'hf://evil/model'}, {'backbone': str(whole)},
                   {'backbone': '../x'}, {'head_convs': 10**6}, {'img_size': 2**40},
-                  {'backbone_kwargs': {'checkpoint_path': 'evil.pth'}
-                   }, {'backbone_kwargs': {'pretrained_cfg': {'file': 'x'}}
-                       }, {'hjepa_config': {'encoder_type': 'hf-hub:a/b'}},
+                  {'backbone_kwargs': {'checkpoint_path': 'evil.pth'}},
+                  {'backbone_kwargs': {'pretrained_cfg': {'file': 'x'}}},
+                  {'hjepa_config': {'encoder_type': 'hf-hub:a/b'}},
                   {'levels': [f'p{i}' for i in range(10**5)]}],
         codec=[{'n_hidden': huge}, {'n_channels': huge}, {'num_fpn_levels': 10**6},
                {'fpn_channels_per_level': huge}, {'table_size': 10**12}, {'prior_filters': [huge, huge]},

@@ -26,7 +26,7 @@ def test_run(expected):
 
 
 def test_resumed(tmp_path, monkeypatch):
-    "A run that was begun then ends now where it ended then."
+    "A run that was started by an earlier version ends with the same weights."
     from hjepa.cli.train import train
     shutil.copytree(BEFORE/'images', tmp_path/'images')
     shutil.copytree(BEFORE/'pretraining', tmp_path/'run')

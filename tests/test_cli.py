@@ -29,6 +29,16 @@ def ask(*words: str) -> tuple[int, str, set[str], float]:
     return int(code), out + done.stderr, set(modules), worked
 
 
+def ask_quickly(*words: str) -> tuple[int, str]:
+    """Exit code and what is printed; nothing heavy may be imported, and a third of a second of work is enough
+    even with a cold start of Python (in one of three tries: the machine may have other work)."""
+    for _ in range(3):
+        code, out, modules, worked = ask(*words)
+        assert not modules & {*HEAVY}, modules & {*HEAVY}
+        if worked < .3: return code, out
+    raise AssertionError((words, worked))
+
+
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help(name, capsys):
     "Every command has a help with examples that are its own."
@@ -39,10 +49,9 @@ def test_help(name, capsys):
 
 
 def test_help_is_quick():
-    "Nothing heavy is imported: a third of a second even with a cold start of Python."
     for words in ([], ['--version'], ['train', '--help'], ['detect'], ['codec', 'compress', '--help']):
-        code, out, modules, worked = ask(*words)
-        assert code == 0 and out and not modules & {*HEAVY} and worked < .3, (words, worked)
+        code, out = ask_quickly(*words)
+        assert code == 0 and out, words
 
 
 MISTAKES = [
@@ -53,9 +62,9 @@ MISTAKES = [
     ('train training.lrr=3e-4', 'training.lrr: no such key; did you mean lr?'),
     ('train training.lr=fast', 'training.lr=fast: expected a number above 0'),
     ('train training.lr', 'expected key=value'),
-    ('train --allow data', '--allow goes with --resume'),
+    ('train --allow data', '--allow has an effect only with --resume'),
     ('train --resume runs/none', 'runs/none: no such file or folder'),
-    ('train --resume runs/none --config tiny', 'does not go with --config'),
+    ('train --resume runs/none --config tiny', 'leave out --config'),
     ('eval', 'the following arguments are required: RUN'),
     ('eval runs/none', 'runs/none: no such file or folder'),
     ('eval runs/none evaluation.knn=5', 'did you mean knn_k?'),
@@ -71,7 +80,7 @@ MISTAKES = [
     ('report runs/none', 'runs/none: no such file or folder'),
     ('export runs/none -o f.onnx', 'runs/none: no such file or folder'),
     ('export runs/none', 'which format?'),
-    ('shards images', 'say where the shards shall go'),
+    ('shards images', 'give a folder for the shards'),
     ('config training.lrr', 'did you mean training.lr?'),
     ('detect train model.heads=fcos', 'no such key; did you mean head?'),
     ('detect eval runs/none', 'runs/none: no such file or folder'),
@@ -85,10 +94,8 @@ MISTAKES = [
 @pytest.mark.parametrize('words, says', MISTAKES)
 def test_mistakes_are_one_line_without_torch(words, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, modules, worked = ask(*words.split())
+    code, out = ask_quickly(*words.split())
     assert code == 2 and says in out and out.count('\n') == 1 and 'Traceback' not in out, out
-    assert not modules & {*HEAVY}, modules & {*HEAVY}
-    assert worked < .3, worked
     assert not list(tmp_path.iterdir())
 
 
@@ -97,7 +104,7 @@ def test_schema_is_that_of_the_functions():
     assert read_schema() == command_schema()
 
 
-def test_arguments_stand_once(root):
+def test_arguments_are_written_once(root):
     "No command but the layer that reads docments knows argparse."
     users = [p.stem for p in (root/'hjepa'/'cli').glob('*.py')
              if any(isinstance(n, ast.Import) and n.names[0].name == 'argparse'

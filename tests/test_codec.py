@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+from .kills import start, start_two
 from .test_runs import finish, tensors, wait_for_step
 
 SMALL = [
@@ -15,7 +17,6 @@ SMALL = [
     'training.epochs=4', 'training.batch_size=4', 'training.checkpoint_steps=5', 'training.precision=fp32',
     'evaluation.pictures=4', 'data.n=32', 'data.test_n=6'
 ]
-HJEPA = [sys.executable, '-m', 'hjepa']
 
 
 @pytest.fixture(scope='module')
@@ -26,28 +27,19 @@ def detector(tmp_path_factory) -> Path:
         'data.n=32', 'data.test_n=6', 'training.epochs=1', 'model.img_size=64', 'model.channels=64',
         'model.head_convs=1', 'model.levels=[p3,p4]', 'model.score_threshold=0', 'training.precision=fp32'
     ]
-    done = subprocess.run([*HJEPA, 'detect', 'train', *small, '--run-dir',
-                           str(run)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish(start('detect', 'train', *small, '--run-dir', run))
     return run
 
 
-def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa codec train` with these arguments."
-    return subprocess.Popen([*HJEPA, 'codec', 'train', *map(str, args)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
-                            **kwargs)
-
-
-def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
+def test_killed_sweep_resumes_and_is_the_same(detector, tmp_path):
     whole, run = tmp_path/'whole', tmp_path/'run'
-    finish(start(*SMALL, f'data.detector={detector}', '--run-dir', whole))
-    process = start(*SMALL, f'data.detector={detector}', '--run-dir', run, start_new_session=True)
+    finish(start('codec', 'train', *SMALL, f'data.detector={detector}', '--run-dir', whole, fresh=True))
+    process = start('codec', 'train', *SMALL, f'data.detector={detector}', '--run-dir', run)
     wait_for_step(run/'lambda_0.2', 12, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (run/'lambda_2').exists() and not (run/'results.json').exists()
-    finish(start('--resume', run))
+    finish(start('codec', 'train', '--resume', run))
     for name in ('base', 'lambda_0.2', 'lambda_2'):
         ours, theirs = tensors(run/name), tensors(whole/name)
         assert ours.keys() == theirs.keys(), name
@@ -61,13 +53,8 @@ def test_killed_sweep_goes_on_and_is_the_same(detector, tmp_path):
 
 def test_two_processes(detector, tmp_path):
     run = tmp_path/'run'
-    done = subprocess.run([
-        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m',
-        'hjepa', 'codec', 'train', *SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir',
-        str(run)
-    ], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '2 process(es)' in done.stderr
+    small = [*SMALL, 'training.epochs=2', f'data.detector={detector}', '--run-dir', run]
+    assert '2 process(es)' in finish(start_two('codec', 'train', *small))
     epochs = [
         h for h in map(json.loads, (run/'lambda_2'/'history.jsonl').read_text().splitlines())
         if h['kind'] == 'epoch'
@@ -80,7 +67,8 @@ def test_three_lines(detector, tmp_path):
     other threads."""
     from hjepa import load_compression_model, load_detection_model, load_image, make_scenes
     run, street = tmp_path/'codec', tmp_path/'street.png'
-    finish(start(*SMALL, 'training.lambda_values=null', f'data.detector={detector}', '--run-dir', run))
+    finish(start('codec', 'train', *SMALL, 'training.lambda_values=null', f'data.detector={detector}',
+                 '--run-dir', run))
     make_scenes('test', 1).load(0).save(street)
     detector_path = detector
     detector = load_detection_model(detector_path)
@@ -133,8 +121,8 @@ def test_kitti_configuration(tmp_path):
 def test_half_precision_with_a_loss_scale(detector, tmp_path):
     run = tmp_path/'run'
     finish(
-        start(*SMALL, 'training.precision=fp16', 'training.lambda_values=null', f'data.detector={detector}',
-              '--run-dir', run))
+        start('codec', 'train', *SMALL, 'training.precision=fp16', 'training.lambda_values=null',
+              f'data.detector={detector}', '--run-dir', run))
     steps = [json.loads(l) for l in (run/'history.jsonl').read_text().splitlines()]
     losses = [s['loss'] for s in steps if s['kind'] == 'step']
     assert len(losses) == 32 and losses[-1] < losses[0]

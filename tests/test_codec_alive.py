@@ -194,7 +194,7 @@ def listing(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize('act, code', [(None, -9), (full_disk, 2)], ids=['killed', 'full disk'])
-def test_compress_goes_on(whole, sources, tmp_path, act, code):
+def test_compress_resumes(whole, sources, tmp_path, act, code):
     "The same command again finishes the folder; finished streams are not made again; nothing else is left."
     codec = whole/'lambda_2'
     def compress(folder): return command('compress', *sources, '--codec', codec, '-o', folder/'streams')
@@ -224,7 +224,7 @@ def test_compress_does_not_mix_streams(whole, sources, tmp_path):
         return finish(work, tmp_path/'log', code)
     run(one)
     calm = listing(streams)
-    assert 'has streams in it; choose another folder' in run(one, code=2)
+    assert 'already contains streams; choose another folder' in run(one, code=2)
     fingerprint = load_file(checkpoints(one)[-1]/'model.safetensors')['fingerprint']
     me = dict(codec=bytes(fingerprint.tolist()).hex(), detector=None)
     rows = json.loads(calm['streams.json'])
@@ -234,7 +234,7 @@ def test_compress_does_not_mix_streams(whole, sources, tmp_path):
         (streams/'streams.part.jsonl').write_text(text, encoding='utf-8')
         (streams/'streams.json').unlink(missing_ok=True)
     begun()
-    assert 'was begun with another codec or detector' in run(two, code=2)
+    assert 'was started with another codec or detector' in run(two, code=2)
     damage(streams/rows[0]['stream'])                           # no longer whole, or older than the source
     save_tensors(sources[1], {k: v + 1 for k, v in load_file(sources[1]).items()})
     run(one)

@@ -169,7 +169,7 @@ def odd(tmp_path_factory) -> Path:
     return folder
 
 
-def test_odd_folders_neither_hang_nor_pass_in_silence(odd, tmp_path):
+def test_odd_folders_neither_hang_nor_go_unreported(odd, tmp_path):
     """One line counts and names what is left out when the folder is listed.
 
     What cannot be decoded is named with its reason."""

@@ -14,7 +14,7 @@ import torch
 from hjepa.cli.main import main
 
 from . import coco_cases
-from .kills import sweep_file
+from .kills import start, start_two, sweep_file
 from .test_runs import finish, tensors, wait_for_step
 
 SMALL = [
@@ -22,25 +22,17 @@ SMALL = [
     'training.checkpoint_steps=5', 'training.log_steps=1', 'training.precision=fp32', 'model.img_size=64',
     'model.channels=64', 'model.head_convs=1', 'model.levels=[p3,p4]', 'data.crop=0.3', 'data.jitter=0.2'
 ]
-COMMAND = ['-m', 'hjepa', 'detect', 'train']
-
-
-def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa detect train` with these arguments."
-    return subprocess.Popen([sys.executable, *COMMAND, *map(str, args)], stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'},
-                            **kwargs)
 
 
 def test_killed_and_resumed_is_the_same(tmp_path):
     whole, run = tmp_path/'whole', tmp_path/'run'
-    finish(start(*SMALL, '--run-dir', whole))
-    process = start(*SMALL, 'data.num_workers=2', '--run-dir', run, start_new_session=True)
+    finish(start('detect', 'train', *SMALL, '--run-dir', whole, fresh=True))
+    process = start('detect', 'train', *SMALL, 'data.num_workers=2', '--run-dir', run)
     wait_for_step(run, 12, process)                          # 8 steps an epoch: in the middle of the second
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert sorted(p.name for p in (run/'checkpoints').glob('step_*'))[-1] < 'step_00000024'
-    out = finish(start('--resume', run))
+    out = finish(start('detect', 'train', '--resume', run))
     assert 'resuming' in out and 'mAP@.5' in out
     ours, theirs = tensors(run), tensors(whole)
     assert ours.keys() == theirs.keys() and len(ours) > 50
@@ -51,13 +43,8 @@ def test_killed_and_resumed_is_the_same(tmp_path):
 
 def test_two_processes(tmp_path):
     run = tmp_path/'run'
-    done = subprocess.run([
-        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', *COMMAND,
-        *SMALL, 'evaluation.every=2', '--run-dir',
-        str(run)
-    ], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '2 process(es)' in done.stderr
+    out = finish(start_two('detect', 'train', *SMALL, 'evaluation.every=2', '--run-dir', run))
+    assert '2 process(es)' in out
     epochs = [h for h in map(json.loads, (run/'history.jsonl').read_text(encoding='utf-8').splitlines())
               if h['kind'] == 'epoch']
     assert [h['images_seen'] for h in epochs] == [64, 128, 192]

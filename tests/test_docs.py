@@ -34,7 +34,7 @@ def test_readme_is_short(root):
     assert 200 < len(text.split()) <= 700
 
 
-def test_the_address_stands_in_settings_alone(root):
+def test_the_address_is_in_settings_alone(root):
     "The repository's address is an invented one: nothing that people read may send them there."
     config = ConfigParser(delimiters=['='])
     config.read(root/'settings.ini', encoding='utf-8')
@@ -188,8 +188,8 @@ def test_contents_follow_the_notebooks(tool, tmp_path):
         (tmp_path/f'{name}.ipynb').write_text(json.dumps(dict(cells=[cell])), encoding='utf-8')
     found = contents.sections(tmp_path)
     assert [(title, [p.stem for p in paths]) for title, _, paths in found] == [
-        ('Start here', ['index', '00_tour', 'glossary', 'contents']), ('The ideas', ['01_a', '02_b']),
-        ('Tutorials', ['own_images', 'z']), ('Core', ['01_x', '02_y'])]
+        ('Start here', ['index', '00_tour', 'contents']), ('The ideas', ['01_a', '02_b']),
+        ('Tutorials', ['own_images', 'z']), ('Reference', ['glossary']), ('Core', ['01_x', '02_y'])]
     text = ''.join(''.join(c['source']) for c in json.loads(contents.page(found, tmp_path))['cells'])
     assert '| [CORE/01_X](core/01_x.ipynb) | About it \\| all |' in text
     assert contents.sidebar(found, tmp_path).count('ipynb') == 10

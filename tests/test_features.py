@@ -12,7 +12,7 @@ import pytest
 
 from hjepa.cli.main import main
 
-from .kills import finish, sweep, sweep_file
+from .kills import finish, start, sweep, sweep_file
 
 N, SHARD = 400, 20
 HJEPA = [sys.executable, '-m', 'hjepa']
@@ -49,12 +49,6 @@ def arguments(model: Path, garments: Path, out: Path, workers: int = 0) -> list[
     ]
 
 
-def start(*args) -> subprocess.Popen:
-    "`hjepa store` in a process group of its own, as a terminal starts it."
-    return subprocess.Popen([*HJEPA, 'store', *arguments(*args)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
 def go_on(*args):
     "The same command in this process, which has torch already."
     assert main(['store', *arguments(*args)]) == 0
@@ -65,7 +59,7 @@ def shards(folder: Path) -> dict[str, int]:
     return {p.name: p.stat().st_mtime_ns for p in folder.glob('shard_*.safetensors')}
 
 
-def wait_for_shards(folder: Path, n: int, process: subprocess.Popen):
+def wait_for_shards(folder: Path, n: int, process):
     "Return when so many shards are complete."
     end = time.time() + 100
     while time.time() < end and process.poll() is None:
@@ -91,10 +85,10 @@ def check_same(folder: Path, whole: Path):
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in whole.iterdir())
 
 
-def test_killed_and_gone_on_with_is_the_same(model, garments, uninterrupted, tmp_path):
+def test_killed_and_resumed_is_the_same(model, garments, uninterrupted, tmp_path):
     "kill -9: what was written is whole, is not written again, and the rest follows."
     out = tmp_path/'features'
-    process = start(model, garments, out)
+    process = start('store', *arguments(model, garments, out))
     wait_for_shards(out, 3, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -111,10 +105,10 @@ def test_ctrl_c(model, garments, uninterrupted, tmp_path):
     """The terminal sends Ctrl-C to the loader's workers too; it says what is there, and the same command
     resumes."""
     out = tmp_path/'features'
-    process = start(model, garments, out, 2)
+    process = start('store', *arguments(model, garments, out, 2))
     wait_for_shards(out, 2, process)
     os.killpg(process.pid, signal.SIGINT)
-    words = process.communicate(timeout=100)[1]
+    words = process.communicate(timeout=100)[0]
     there = shards(out)
     assert process.returncode == 130 and 'Traceback' not in words, words
     assert f'{len(there) * SHARD} images are in {out}; the same command resumes' in words, words
@@ -218,7 +212,7 @@ def test_store_is_repaired_after_any_kill(model, garments, tmp_path):
 def test_one_store_at_a_time(model, garments, uninterrupted, tmp_path, capsys):
     "A second process is refused, with the number of the first, which continues and loses nothing."
     out = tmp_path/'features'
-    process = start(model, garments, out)
+    process = start('store', *arguments(model, garments, out))
     wait_for_shards(out, 2, process)
     with pytest.raises(SystemExit) as stopped: main(['store', *arguments(model, garments, out)])
     said = capsys.readouterr().err

@@ -58,11 +58,9 @@ def built(root, tmp_path_factory):
 def installed(built, tmp_path_factory):
     "A folder that holds the wheel's contents, and nothing else."
     target = tmp_path_factory.mktemp('installed')
-    done = subprocess.run([
-        sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-compile', '--target',
-        str(target),
-        str(built[1])
-    ], capture_output=True, text=True)
+    command = [sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-compile', '--target',
+               str(target), str(built[1])]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return target
 

@@ -4,12 +4,13 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+
+from .kills import Fork, start
 
 SMALL = [
     'model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48', 'model.predictor.depth=1',
@@ -17,7 +18,6 @@ SMALL = [
     'training.batch_size=64', 'training.precision=fp32', 'training.checkpoint_steps=20',
     'training.log_steps=5', 'evaluation.probe=false', 'data.dataset=imagefolder'
 ]
-COMMAND = [sys.executable, '-m', 'hjepa', 'train']
 
 
 @pytest.fixture(scope='session')
@@ -30,13 +30,7 @@ def garments(tmp_path_factory) -> Path:
     return root
 
 
-def start(*args, **kwargs) -> subprocess.Popen:
-    "`hjepa train` with these arguments."
-    return subprocess.Popen([*COMMAND, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            text=True, env=os.environ | {'PYTHONUNBUFFERED': '1'}, **kwargs)
-
-
-def finish(process: subprocess.Popen, code: int = 0) -> str:
+def finish(process: Fork | subprocess.Popen, code: int = 0) -> str:
     "Wait for it, check its exit code, return what it printed."
     out = process.communicate(timeout=300)[0]
     assert process.returncode == code, out
@@ -49,7 +43,7 @@ def tensors(run: Path) -> dict:
     return {f'{f.stem}:{k}': v for f in newest.glob('*.safetensors') for k, v in load_file(f).items()}
 
 
-def wait_for_step(run: Path, step: int, process: subprocess.Popen):
+def wait_for_step(run: Path, step: int, process: Fork | subprocess.Popen):
     "Return when the history says that this step is done."
     end = time.time() + 200
     while time.time() < end and process.poll() is None:
@@ -64,23 +58,23 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen):
 
 @pytest.fixture(scope='session')
 def uninterrupted(garments, tmp_path_factory) -> Path:
+    "In a fresh interpreter; the others are forked from this one."
     run = tmp_path_factory.mktemp('whole')/'run'
-    finish(start(*SMALL, f'data.path={garments}', '--run-dir', run))
+    finish(start('train', *SMALL, f'data.path={garments}', '--run-dir', run, fresh=True))
     return run
 
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, workers):
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run-dir', run,
-                    start_new_session=True)
+    process = start('train', *SMALL, f'data.path={garments}', f'data.num_workers={workers}', '--run-dir', run)
     # 20 steps an epoch: in the middle of the second
     wait_for_step(run, 25, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = sorted(p.name for p in (run/'checkpoints').glob('step_*'))
     assert before and before[-1] < 'step_00000040'
-    out = finish(start('--resume', run))
+    out = finish(start('train', '--resume', run))
     assert f'resuming {run} at step {int(before[-1][5:])} of 40' in out
     ours, theirs = tensors(run), tensors(uninterrupted)
     assert ours.keys() == theirs.keys() and len(ours) > 50
@@ -96,15 +90,15 @@ def test_killed_and_resumed_is_the_same(garments, uninterrupted, tmp_path, worke
 def test_asked_to_stop(garments, uninterrupted, tmp_path, number, workers):
     "The terminal sends Ctrl-C to the loader's workers too."
     run = tmp_path/'run'
-    process = start(*SMALL, f'data.path={garments}', f'data.num_workers={workers}',
-                    'training.checkpoint_steps=1000', '--run-dir', run, start_new_session=True)
+    process = start('train', *SMALL, f'data.path={garments}', f'data.num_workers={workers}',
+                    'training.checkpoint_steps=1000', '--run-dir', run)
     wait_for_step(run, 5, process)
     os.killpg(process.pid, number)
     out = finish(process, 130)
     assert f'hjepa train --resume {run}' in out and 'Traceback' not in out
     from hjepa import HJEPA
     assert HJEPA.from_pretrained(run).num_levels == 2       # usable as it is
-    finish(start('--resume', run))
+    finish(start('train', '--resume', run))
     ours, theirs = tensors(run), tensors(uninterrupted)
     assert all(ours[k].equal(theirs[k]) for k in theirs)
 
@@ -116,11 +110,11 @@ def test_unreadable_images(garments, tmp_path):
     names = sorted(p.name for p in folder.iterdir())
     for n in names[:5]: (folder/n).write_bytes(b'\x89PNG broken')
     common = [*SMALL, 'data.dataset=images', f'data.path={folder}', 'training.epochs=1']
-    finish(start(*common, '--run-dir', tmp_path/'few'))
+    finish(start('train', *common, '--run-dir', tmp_path/'few'))
     epoch = [json.loads(l) for l in (tmp_path/'few'/'history.jsonl').read_text().splitlines()][-1]
     assert epoch['bad_images'] == 5
     for n in names[5::4]: (folder/n).write_bytes(b'\x89PNG broken')
-    out = finish(start(*common, '--run-dir', tmp_path/'many'), 2)
+    out = finish(start('train', *common, '--run-dir', tmp_path/'many'), 2)
     assert 'max_bad_share' in out and 'Traceback' not in out
 
 
@@ -129,8 +123,8 @@ def test_full_disk(garments, tmp_path):
     "A checkpoint that cannot be written is reported in one line and leaves nothing half-written."
     import resource
     out = finish(
-        start(*SMALL, f'data.path={garments}', '--run-dir', tmp_path/'run',
-              preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))), 2)
+        start('train', *SMALL, f'data.path={garments}', '--run-dir', tmp_path/'run',
+              before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))), 2)
     assert 'cannot write' in out and 'Traceback' not in out
     assert list((tmp_path/'run'/'checkpoints').iterdir()) == []
 
@@ -138,5 +132,5 @@ def test_full_disk(garments, tmp_path):
 @pytest.mark.skipif(os.name != 'posix' or os.geteuid() == 0 and not Path('/proc/self').exists(),
                     reason='needs a place where not even root can write')
 def test_unwritable_folder():
-    out = finish(start('--run-dir', '/proc/self/none'), 2)
+    out = finish(start('train', '--run-dir', '/proc/self/none'), 2)
     assert 'cannot write to the run folder' in out and 'Traceback' not in out

@@ -111,143 +111,154 @@ ONLY = dict(compile=Row(why=ONLY_HERE, ends=('false',)), sharding=Row(why=ONLY_H
 PRETRAINING = {
     'model.encoder_type': Row('vit_tiny_patch16_224 & model.encoder_kwargs.qkv_bias=false',
                               other='vit_tiny_patch16_224'),
-    'model.img_size': Row('42', ends=('28', '[28, 56]')), 'model.in_chans': Row('1', pack='fpn'),
+    'model.img_size': Row('42', ends=('28', '[28, 56]')),
+    'model.in_chans': Row('1', pack='fpn'),
     'model.patch_size': Row('4', ends=('4', '7')),
-    'model.embed_dim': Row(why='a check: another width is refused',
-                           ends=('null', '24')), 'model.num_hierarchies': Row('3'),
-    'model.level_weights': Row('[1, 0.1]', pack='fpn',
-                               ends=('null', '[0, 1]')), 'model.target_norm': Row('norm_then_pool'),
+    'model.embed_dim': Row(why='a check: another width is refused', ends=('null', '24')),
+    'model.num_hierarchies': Row('3'),
+    'model.level_weights': Row('[1, 0.1]', pack='fpn', ends=('null', '[0, 1]')),
+    'model.target_norm': Row('norm_then_pool'),
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
-    'model.pixel_weight': Row('0'), 'model.mask_mode': Row('zero'), 'model.drop_path_rate': Row('0.9'),
-    'model.use_gradient_checkpointing': Row(why=SAME + 'nbs/01_encoder.ipynb'), 'model.pretrained': Row(
-        '{tmp}/vit.safetensors', pack='weights',
-        ends=('false',
-              '{tmp}/vit.safetensors')), 'model.pixel_mean': Row('[0.5, 0.1, 0.9]',
-                                                                 ends=('null', '[0, 0, 0]', '[1, 1, 1]')),
+    'model.pixel_weight': Row('0'),
+    'model.mask_mode': Row('zero'),
+    'model.drop_path_rate': Row('0.9'),
+    'model.use_gradient_checkpointing': Row(why=SAME + 'nbs/01_encoder.ipynb'),
+    'model.pretrained': Row('{tmp}/vit.safetensors', pack='weights',
+                            ends=('false', '{tmp}/vit.safetensors')),
+    'model.pixel_mean': Row('[0.5, 0.1, 0.9]', ends=('null', '[0, 0, 0]', '[1, 1, 1]')),
     'model.pixel_std': Row('[0.5, 0.1, 0.9]', ends=('null', '[1e-3, 1e-3, 1e-3]', '[1, 1, 1]')),
-    'model.encoder_kwargs': Row('{{mlp_ratio: 2}}', pack='weights'), 'model.pixel_range': Row(
-        why='filled in from the data: 07_training',
-        ends=('null',
-              '[0, 1000]')), 'model.predictor.depth': Row('2'), 'model.predictor.num_heads': Row('4'),
-    'model.predictor.mlp_ratio': Row('2'), 'model.predictor.embed_dim': Row(
-        '24',
-        ends=('null & model.predictor.num_heads=null',
-              '16')), 'model.ema.momentum': Row('0.5', ends=('0', '1')), 'model.ema.momentum_end': Row(
-                  '0.995',
-                  ends=('0 & model.ema.momentum=0', '1')), 'model.ema.momentum_warmup_epochs': Row('0.5'),
-    'model.fpn.use_fpn': Row('true'), 'model.fpn.feature_dim': Row('16', pack='fpn',
-                                                                   ends=('null', '1', '[8, 16]')),
-    'model.fpn.fusion_method': Row('concat', pack='fpn'), 'model.fpn.upsample': Row('bilinear', pack='fpn'),
-    'model.fpn.bottom_up': Row('true', pack='fpn'), 'model.fpn.visible_weight': Row(
-        '2', pack='fpn', given='masking.hidden_share=0.3'), 'model.regularizer.kind': Row(
-            'vicreg',
-            pack='fpn'), 'model.regularizer.weight': Row('1', pack='fpn'), 'model.regularizer.projector':
-                Row('[16, 8]', pack='fpn', ends=('[2, 2]', '[32, 16]')), 'model.crops.enabled': Row(
-                    'true', ends=('true', 'false')), 'model.crops.local_weight': Row('0.1', pack='cross'),
-    'model.crops.cross_weight': Row('0.1', pack='cross'), 'model.crops.min_overlap': Row(
-        '1', pack='crops', given='model.crops.min_overlap=1e-6',
-        other='1e-6'), 'data.dataset': Row('imagefolder & data.path={tmp}/classes'), 'data.path': Row(
-            '{tmp}/others', ends=('{tmp}/images', )), 'data.split': Row('val', pack='measured'),
-    'data.download': Row(why='nothing to fetch here: nbs/data/04_named.ipynb'), 'data.crop_scale': Row(
-        '[0.1, 0.2]', ends=('[1e-3, 1e-3]', '[1, 1]')), 'data.crop_ratio': Row(
-            '[2, 3]', ends=('[1e-3, 1e-3]', '[1e3, 1e3]')), 'data.flip': Row('1'), 'data.num_workers': Row(
-                why=SAME + 'nbs/07_training.ipynb',
-                ends=('0', '1')), 'data.decoder': Row('pillow'), 'data.augment_on_device':
-                    Row(why=SAME + 'nbs/data/01_images.ipynb'
-                        ), 'data.lanes': Row('1',
-                                             pack='shards'), 'data.shuffle_buffer': Row('1', pack='shards'),
-    'data.pixel_range': Row('[0, 1000]', pack='deep', ends=('null', )), 'data.max_megapixels': Row(
-        why='of images that are too large: nbs/data/01_images.ipynb',
-        ends=('null', '100')), 'data.max_bad_share': Row(
-            '0', sees='end', other='0.9',
-            given='data.path={tmp}/broken & training.epochs=14 & training.batch_size=8'), 'masking.kind':
-                Row('hierarchical', given='masking.num_target_masks=4'), 'masking.num_target_masks': Row(
-                    '1', pack='blocks'), 'masking.masks_per_image': Row('2'), 'masking.target_scale': Row(
-                        '[0.4, 0.5]',
-                        pack='blocks'), 'masking.target_aspect': Row('[0.3, 0.4]', pack='blocks'),
-    'masking.context_scale': Row('[0.3, 0.4]', pack='blocks',
-                                 ends=('null', '[0.2, 0.2]', '[1, 1]')), 'masking.min_context': Row(
-                                     '20', pack='blocks',
-                                     given='masking.target_scale=[0.5, 0.6]'), 'masking.target_share': Row(
-                                         '[0.2, 0.25]', pack='cells',
-                                         ends=('null', '[0.01, 1]', '[0.25, 0.25]')),
-    'masking.context_share': Row('[0.3, 0.4]', pack='cells'), 'masking.hidden_share': Row(
-        '0.5', pack='weights'), 'multicrop.strategy': Row('global_only'), 'multicrop.num_global_crops': Row(
-            '1', pack='crops'), 'multicrop.num_local_crops': Row('2', pack='crops'),
-    'multicrop.min_local_crops': Row('1', pack='crops'), 'multicrop.warmup_epochs': Row(
-        '1', pack='crops',
-        given='multicrop.min_local_crops=1 & training.epochs=2'), 'multicrop.local_crop_size': Row(
-            '21', pack='crops', ends=('null', '14', '[14, 21]')), 'multicrop.global_crop_scale': Row(
-                '[0.1, 0.2]', pack='crops',
-                ends=('[1e-3, 1e-3]',
-                      '[1, 1]')), 'multicrop.local_crop_scale': Row('[0.5, 0.6]', pack='crops',
-                                                                    ends=('[1e-3, 1e-3]', '[1, 1]')),
-    'multicrop.global_color_jitter': Row('0', pack='crops'), 'multicrop.local_color_jitter': Row(
-        '0', pack='crops'), 'multicrop.hue': Row('hsv', pack='crops'), 'multicrop.local_keep': Row(
-            '1',
-            pack='crops'), 'multicrop.exclude_overlap': Row('true', pack='cross'), 'evaluation.probe': Row(
-                'false', sees='results', pack='measured'), 'evaluation.test_split': Row(
-                    'val', sees='results', pack='measured'), 'evaluation.readouts': Row(
-                        '[level1]', sees='results', pack='measured',
-                        ends=('null', '[mean, level0|white]')), 'evaluation.whiten': Row(
-                            'false', sees='results', pack='measured',
-                            given='evaluation.readouts=null'), 'evaluation.groups': Row(
-                                why='where there is no test split: nbs/evaluation/02_holdouts.ipynb',
-                                pack='measured', ends=('null', 'stem')), 'evaluation.knn_k': Row(
-                                    '1', sees='results', pack='measured'), 'evaluation.max_train': Row(
-                                        '5', sees='results', pack='measured'),
+    'model.encoder_kwargs': Row('{{mlp_ratio: 2}}', pack='weights'),
+    'model.pixel_range': Row(why='filled in from the data: 07_training', ends=('null', '[0, 1000]')),
+    'model.predictor.depth': Row('2'),
+    'model.predictor.num_heads': Row('4'),
+    'model.predictor.mlp_ratio': Row('2'),
+    'model.predictor.embed_dim': Row('24', ends=('null & model.predictor.num_heads=null', '16')),
+    'model.ema.momentum': Row('0.5', ends=('0', '1')),
+    'model.ema.momentum_end': Row('0.995', ends=('0 & model.ema.momentum=0', '1')),
+    'model.ema.momentum_warmup_epochs': Row('0.5'),
+    'model.fpn.use_fpn': Row('true'),
+    'model.fpn.feature_dim': Row('16', pack='fpn', ends=('null', '1', '[8, 16]')),
+    'model.fpn.fusion_method': Row('concat', pack='fpn'),
+    'model.fpn.upsample': Row('bilinear', pack='fpn'),
+    'model.fpn.bottom_up': Row('true', pack='fpn'),
+    'model.fpn.visible_weight': Row('2', pack='fpn', given='masking.hidden_share=0.3'),
+    'model.regularizer.kind': Row('vicreg', pack='fpn'),
+    'model.regularizer.weight': Row('1', pack='fpn'),
+    'model.regularizer.projector': Row('[16, 8]', pack='fpn', ends=('[2, 2]', '[32, 16]')),
+    'model.crops.enabled': Row('true', ends=('true', 'false')),
+    'model.crops.local_weight': Row('0.1', pack='cross'),
+    'model.crops.cross_weight': Row('0.1', pack='cross'),
+    'model.crops.min_overlap': Row('1', pack='crops', given='model.crops.min_overlap=1e-6', other='1e-6'),
+    'data.dataset': Row('imagefolder & data.path={tmp}/classes'),
+    'data.path': Row('{tmp}/others', ends=('{tmp}/images',)),
+    'data.split': Row('val', pack='measured'),
+    'data.download': Row(why='nothing to fetch here: nbs/data/04_named.ipynb'),
+    'data.crop_scale': Row('[0.1, 0.2]', ends=('[1e-3, 1e-3]', '[1, 1]')),
+    'data.crop_ratio': Row('[2, 3]', ends=('[1e-3, 1e-3]', '[1e3, 1e3]')),
+    'data.flip': Row('1'),
+    'data.num_workers': Row(why=SAME + 'nbs/07_training.ipynb', ends=('0', '1')),
+    'data.decoder': Row('pillow'),
+    'data.augment_on_device': Row(why=SAME + 'nbs/data/01_images.ipynb'),
+    'data.lanes': Row('1', pack='shards'),
+    'data.shuffle_buffer': Row('1', pack='shards'),
+    'data.pixel_range': Row('[0, 1000]', pack='deep', ends=('null',)),
+    'data.max_megapixels': Row(why='of images that are too large: nbs/data/01_images.ipynb',
+                               ends=('null', '100')),
+    'data.max_bad_share': Row('0', sees='end', other='0.9',
+                              given='data.path={tmp}/broken & training.epochs=14 & training.batch_size=8'),
+    'masking.kind': Row('hierarchical', given='masking.num_target_masks=4'),
+    'masking.num_target_masks': Row('1', pack='blocks'),
+    'masking.masks_per_image': Row('2'),
+    'masking.target_scale': Row('[0.4, 0.5]', pack='blocks'),
+    'masking.target_aspect': Row('[0.3, 0.4]', pack='blocks'),
+    'masking.context_scale': Row('[0.3, 0.4]', pack='blocks', ends=('null', '[0.2, 0.2]', '[1, 1]')),
+    'masking.min_context': Row('20', pack='blocks', given='masking.target_scale=[0.5, 0.6]'),
+    'masking.target_share': Row('[0.2, 0.25]', pack='cells', ends=('null', '[0.01, 1]', '[0.25, 0.25]')),
+    'masking.context_share': Row('[0.3, 0.4]', pack='cells'),
+    'masking.hidden_share': Row('0.5', pack='weights'),
+    'multicrop.strategy': Row('global_only'),
+    'multicrop.num_global_crops': Row('1', pack='crops'),
+    'multicrop.num_local_crops': Row('2', pack='crops'),
+    'multicrop.min_local_crops': Row('1', pack='crops'),
+    'multicrop.warmup_epochs': Row('1', pack='crops',
+                                   given='multicrop.min_local_crops=1 & training.epochs=2'),
+    'multicrop.local_crop_size': Row('21', pack='crops', ends=('null', '14', '[14, 21]')),
+    'multicrop.global_crop_scale': Row('[0.1, 0.2]', pack='crops', ends=('[1e-3, 1e-3]', '[1, 1]')),
+    'multicrop.local_crop_scale': Row('[0.5, 0.6]', pack='crops', ends=('[1e-3, 1e-3]', '[1, 1]')),
+    'multicrop.global_color_jitter': Row('0', pack='crops'),
+    'multicrop.local_color_jitter': Row('0', pack='crops'),
+    'multicrop.hue': Row('hsv', pack='crops'),
+    'multicrop.local_keep': Row('1', pack='crops'),
+    'multicrop.exclude_overlap': Row('true', pack='cross'),
+    'evaluation.probe': Row('false', sees='results', pack='measured'),
+    'evaluation.test_split': Row('val', sees='results', pack='measured'),
+    'evaluation.readouts': Row('[level1]', sees='results', pack='measured',
+                               ends=('null', '[mean, level0|white]')),
+    'evaluation.whiten': Row('false', sees='results', pack='measured', given='evaluation.readouts=null'),
+    'evaluation.groups': Row(why='where there is no test split: nbs/evaluation/02_holdouts.ipynb',
+                             pack='measured', ends=('null', 'stem')),
+    'evaluation.knn_k': Row('1', sees='results', pack='measured'),
+    'evaluation.max_train': Row('5', sees='results', pack='measured'),
 }
 
 MAPPED = 'what average precision is measured with, as in detection'
 BOXES = 'model.backbone=resnet10t'
 DETECTION = {
-    'model.backbone': Row('resnet14t'), 'model.pretrained': Row('{tmp}/resnet.safetensors',
-                                                                ends=('{tmp}/resnet.safetensors', 'false')),
-    'model.encoder': Row('random', pack='own'), 'model.pyramid': Row(
-        'ssd', pack='levels', ends=('null', 'fpn', 'ssd', 'single & model.levels=[p4]', 'image',
-                                    'simple & model.backbone={tmp}/hjepa',
-                                    'depth & model.backbone={tmp}/hjepa & model.levels=null',
-                                    'token & model.backbone={tmp}/hjepa & model.levels=null')),
-    'model.channels': Row('96', ends=('64', )), 'model.levels': Row('[p3, p4, p5]',
-                                                                    ends=('null', '[p3, p4]', '[p4]')),
-    'model.pyramid_options': Row('{{norm: batch}}'), 'model.backbone_kwargs': Row('{{act_layer: gelu}}'),
-    'model.frozen_blocks': Row('1', ends=('-1', '0', '1')), 'model.frozen_norm': Row('true'),
-    'model.head': Row('retinanet', pack='heads'), 'model.head_convs': Row('2', ends=('null', '0')),
-    'model.anchor_scale': Row('1', pack='anchors', ends=('null', '0.5', '8')), 'model.level_weights': Row(
-        '[1, 0]', pack='heads',
-        ends=('null', '[0, 1]')), 'model.img_size': Row('96', ends=('64', '[64, 96]')),
-    'model.in_chans': Row('3', ends=('1', '3')), 'model.classes': Row(
-        why='filled in; other names than the data have are refused: nbs/detection/13_training.ipynb',
-        ends=('null', )), 'model.score_threshold': Row('0.9', sees='results'), 'model.nms_threshold': Row(
-            '0.05', sees='results',
-            given='model.max_detections=1000'), 'model.max_detections': Row('3', sees='results'),
-    'model.hjepa_config': Row(why='filled in: nbs/detection/11_detector.ipynb'), 'model.pixel_range': Row(
-        why='filled in from the data: tests/test_data.py',
-        ends=('null', '[0, 1000]')), 'data.dataset': Row('coco & data.path={tmp}/coco'), 'data.path': Row(
-            '{tmp}/coco2', pack='coco', ends=('{tmp}/coco', )), 'data.annotations': Row(
-                '{split}_less.json',
-                pack='coco'), 'data.test_annotations': Row('{split}_less.json', sees='results',
-                                                           pack='coco'), 'data.split': Row('val'),
-    'data.test_split': Row('val', sees='results'), 'data.n': Row('4', ends=('1', )), 'data.test_n': Row(
-        '1', sees='results',
-        ends=('1', )), 'data.seed': Row('1', ends=('0', f'{LARGEST - 1}')), 'data.flip': Row('1'),
-    'data.crop': Row('1'), 'data.zoom': Row('[0.3, 0.4]',
-                                            ends=('[0.2, 0.2]', '[1, 1]')), 'data.jitter': Row('1'),
-    'data.num_workers': Row(why=SAME + 'tests/test_detection.py', ends=('0', '1')), 'data.pixel_range': Row(
-        '[0, 1000]', pack='coco', ends=('null', )), 'data.max_megapixels': Row(
-            why='of images that are too large: nbs/data/01_images.ipynb',
-            ends=('null', '100')), 'data.max_bad_share': Row('0', sees='end', pack='coco',
-                                                             given='data.annotations={split}_wrong.json',
-                                                             other='1'),
-    'data.download': Row(why='nothing to fetch here: nbs/detection/05_formats.ipynb'
-                         ), 'training.layer_decay': Row('0.1'), 'evaluation.every': Row('1', sees='files'),
-    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/11_detector.ipynb'
-                                 ), 'evaluation.small_below': Row('3', sees='results'),
+    'model.backbone': Row('resnet14t'),
+    'model.pretrained': Row('{tmp}/resnet.safetensors', ends=('{tmp}/resnet.safetensors', 'false')),
+    'model.encoder': Row('random', pack='own'),
+    'model.pyramid': Row('ssd', pack='levels',
+                         ends=('null', 'fpn', 'ssd', 'single & model.levels=[p4]', 'image',
+                               'simple & model.backbone={tmp}/hjepa',
+                               'depth & model.backbone={tmp}/hjepa & model.levels=null',
+                               'token & model.backbone={tmp}/hjepa & model.levels=null')),
+    'model.channels': Row('96', ends=('64',)),
+    'model.levels': Row('[p3, p4, p5]', ends=('null', '[p3, p4]', '[p4]')),
+    'model.pyramid_options': Row('{{norm: batch}}'),
+    'model.backbone_kwargs': Row('{{act_layer: gelu}}'),
+    'model.frozen_blocks': Row('1', ends=('-1', '0', '1')),
+    'model.frozen_norm': Row('true'),
+    'model.head': Row('retinanet', pack='heads'),
+    'model.head_convs': Row('2', ends=('null', '0')),
+    'model.anchor_scale': Row('1', pack='anchors', ends=('null', '0.5', '8')),
+    'model.level_weights': Row('[1, 0]', pack='heads', ends=('null', '[0, 1]')),
+    'model.img_size': Row('96', ends=('64', '[64, 96]')),
+    'model.in_chans': Row('3', ends=('1', '3')),
+    'model.classes': Row(why='filled in; other names are refused: nbs/detection/13_training.ipynb',
+                         ends=('null',)),
+    'model.score_threshold': Row('0.9', sees='results'),
+    'model.nms_threshold': Row('0.05', sees='results', given='model.max_detections=1000'),
+    'model.max_detections': Row('3', sees='results'),
+    'model.hjepa_config': Row(why='filled in: nbs/detection/11_detector.ipynb'),
+    'model.pixel_range': Row(why='filled in from the data: tests/test_data.py', ends=('null', '[0, 1000]')),
+    'data.dataset': Row('coco & data.path={tmp}/coco'),
+    'data.path': Row('{tmp}/coco2', pack='coco', ends=('{tmp}/coco',)),
+    'data.annotations': Row('{split}_less.json', pack='coco'),
+    'data.test_annotations': Row('{split}_less.json', sees='results', pack='coco'),
+    'data.split': Row('val'),
+    'data.test_split': Row('val', sees='results'),
+    'data.n': Row('4', ends=('1',)),
+    'data.test_n': Row('1', sees='results', ends=('1',)),
+    'data.seed': Row('1', ends=('0', f'{LARGEST - 1}')),
+    'data.flip': Row('1'),
+    'data.crop': Row('1'),
+    'data.zoom': Row('[0.3, 0.4]', ends=('[0.2, 0.2]', '[1, 1]')),
+    'data.jitter': Row('1'),
+    'data.num_workers': Row(why=SAME + 'tests/test_detection.py', ends=('0', '1')),
+    'data.pixel_range': Row('[0, 1000]', pack='coco', ends=('null',)),
+    'data.max_megapixels': Row(why='of images that are too large: nbs/data/01_images.ipynb',
+                               ends=('null', '100')),
+    'data.max_bad_share': Row('0', sees='end', pack='coco', given='data.annotations={split}_wrong.json',
+                              other='1'),
+    'data.download': Row(why='nothing to fetch here: nbs/detection/05_formats.ipynb'),
+    'training.layer_decay': Row('0.1'),
+    'evaluation.every': Row('1', sees='files'),
+    'evaluation.batch_size': Row(why=SAME + 'nbs/detection/11_detector.ipynb'),
+    'evaluation.small_below': Row('3', sees='results'),
 }
 CODEC = {
-    'model.fpn_channels_per_level': Row(
-        '[8, 8]', given='model.shared=false & model.num_fpn_levels=2', other='8 & model.shared=true',
-        ends=('null', '8')),
+    'model.fpn_channels_per_level': Row('[8, 8]', given='model.shared=false & model.num_fpn_levels=2',
+                                        other='8 & model.shared=true', ends=('null', '8')),
     'model.num_fpn_levels': Row(why='as the features have: another number is refused', ends=('null', '2')),
     'model.levels': Row(why='names only: nbs/compression/03_codec.ipynb', ends=('null', '[p3, p4]')),
     'model.n_hidden': Row('4'),
@@ -279,8 +290,8 @@ CODEC = {
     'data.flip': Row('1', pack='images'),
     'data.cache_gb': Row(why=SAME + 'nbs/compression/08_training.ipynb', pack='images'),
     'data.num_workers': Row(why=SAME + 'tests/test_codec.py', pack='images', ends=('0', '1')),
-    'data.max_bad_share': Row(
-        '0', sees='end', pack='coco', given='data.annotations={split}_wrong.json', other='1'),
+    'data.max_bad_share': Row('0', sees='end', pack='coco', given='data.annotations={split}_wrong.json',
+                              other='1'),
     'training.prior_lr': Row('1'),
     'training.aux_lr': Row('1'),
     'training.lambda_values': Row('[1, 3]', pack='sweep', ends=('[1e-3, 3]',)),
@@ -367,19 +378,33 @@ COCO = base('data.dataset=coco', 'data.path={tmp}/coco')
 OF_IMAGES = base('data.features=null', 'data.test_features=null', 'data.detector={tmp}/detector')
 PACKS = dict(
     pretraining=dict(
-        plain='', weights='model.patch_size=7', fpn='model.fpn.use_fpn=true & '
-                                                    'model.regularizer.kind=sigreg',
+        plain='',
+        weights='model.patch_size=7',
+        fpn='model.fpn.use_fpn=true & model.regularizer.kind=sigreg',
         blocks='masking.kind=multiblock & model.patch_size=4',
         cells='masking.kind=hierarchical & model.patch_size=4',
-        crops=CROPS + 'global_only', cross=CROPS + 'cross_crop_prediction',
-        shards='data.dataset=shards & data.path={tmp}/shards', deep='data.path={tmp}/deep',
-        measured='data.dataset=imagefolder & data.path={tmp}/classes & evaluation.readouts=[mean]'),
+        crops=CROPS + 'global_only',
+        cross=CROPS + 'cross_crop_prediction',
+        shards='data.dataset=shards & data.path={tmp}/shards',
+        deep='data.path={tmp}/deep',
+        measured='data.dataset=imagefolder & data.path={tmp}/classes & evaluation.readouts=[mean]',
+    ),
     detection=dict(
-        plain='', heads='model.head_convs=null', anchors='model.head_convs=null & model.head=retinanet',
-        levels='', own='model.backbone={tmp}/hjepa', coco=COCO),
+        plain='',
+        heads='model.head_convs=null',
+        anchors='model.head_convs=null & model.head=retinanet',
+        levels='',
+        own='model.backbone={tmp}/hjepa',
+        coco=COCO,
+    ),
     codec=dict(
-        plain='', started='', images=OF_IMAGES, sweep='training.lambda_values=[1]',
-        coco=base(OF_IMAGES, COCO)))
+        plain='',
+        started='',
+        images=OF_IMAGES,
+        sweep='training.lambda_values=[1]',
+        coco=base(OF_IMAGES, COCO),
+    ),
+)
 PRETRAINING_BASE = base('data.dataset=images', 'data.path={tmp}/images', COLOUR, NET, SHORT)
 DETECTION_BASE = base(SHORT, 'data.n=8', 'data.test_n=2', 'model.channels=64', 'model.head_convs=1',
                       'model.levels=[p3, p4]', 'model.img_size=64', 'model.score_threshold=0')
@@ -394,17 +419,16 @@ def trains(kind: type) -> Any:
 
 TRAINING_ONLY = {f'training.{k}': row for k, row in ONLY.items()}
 JOBS = dict(
-    pretraining=Job(
-        RunConfig, TRAINING | PRETRAINING, PACKS['pretraining'], functools.partial(load_config, 'tiny'),
-        trains(Trainer), pretraining_results, lambda cfg: [HealthCallback()], PRETRAINING_BASE),
-    detection=Job(
-        DetectionConfig, TRAINING | DETECTION | TRAINING_ONLY, PACKS['detection'],
-        functools.partial(load_detection_config, 'scenes'), trains(DetectionTrainer), detection_results,
-        detection_callbacks, DETECTION_BASE),
-    codec=Job(
-        CodecRun, TRAINING | CODEC | TRAINING_ONLY, PACKS['codec'],
-        functools.partial(load_codec_config, 'small'), codec_trainer, codec_results,
-        lambda cfg: codec_callbacks(cfg, looked_at(cfg)), CODEC_BASE))
+    pretraining=Job(RunConfig, TRAINING | PRETRAINING, PACKS['pretraining'],
+                    functools.partial(load_config, 'tiny'), trains(Trainer), pretraining_results,
+                    lambda cfg: [HealthCallback()], PRETRAINING_BASE),
+    detection=Job(DetectionConfig, TRAINING | DETECTION | TRAINING_ONLY, PACKS['detection'],
+                  functools.partial(load_detection_config, 'scenes'), trains(DetectionTrainer),
+                  detection_results, detection_callbacks, DETECTION_BASE),
+    codec=Job(CodecRun, TRAINING | CODEC | TRAINING_ONLY, PACKS['codec'],
+              functools.partial(load_codec_config, 'small'), codec_trainer, codec_results,
+              lambda cfg: codec_callbacks(cfg, looked_at(cfg)), CODEC_BASE),
+)
 
 
 @pytest.fixture(scope='module')

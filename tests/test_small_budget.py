@@ -106,7 +106,7 @@ def test_impossible_settings():
 
 @torch.no_grad()
 def test_ijepa_is_ijepa(tmp_path, images):
-    "Against the obvious: an image at a time, a block at a time."
+    "Compared with a loop over images and blocks."
     t = trainer('ijepa', tmp_path, images)
     m = t.model.eval()
     x = torch.randn(3, 1, 28, 28)
@@ -147,7 +147,7 @@ def test_separate_blocks(grid):
                     rows) and max(cols) - min(cols) < len(cols)
 
 
-def test_mae_hides_what_it_asks_for(tmp_path, images):
+def test_mae_predicts_what_it_hides(tmp_path, images):
     t = trainer('mae', tmp_path, images)
     masks = t.mask_generator(8)
     assert (masks.target.sum(1) == 12).all() and (masks.context == ~masks.target).all()

@@ -12,26 +12,28 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
 PAGE, SIDEBAR = 'nbs/contents.ipynb', 'nbs/sidebar.yml'
-FIRST = ['index.ipynb', '00_tour.ipynb', 'glossary.ipynb', 'contents.ipynb']
+FIRST = ['index.ipynb', '00_tour.ipynb', 'contents.ipynb']
+REFERENCE = ['configuration.ipynb', 'glossary.ipynb']    # pages to look things up in
 ROOMS = {   # folder: (title, what is in it)
-    'tutorials': ('Tutorials', 'Worked stories, with their numbers. They export nothing.'),
-    'core': ('Core', 'What knows no model: files, configuration, random numbers, the training loop.'),
-    'data': ('Data', 'From files and folders to batches.'),
+    'tutorials': ('Tutorials', 'Complete examples with their results. They export nothing.'),
+    'core': ('Core', 'Independent of models: files, configuration, random numbers, the training loop.'),
+    'data': ('Data', 'Reading images, cutting views and crops, building batches.'),
     'vit': ('Vision Transformers', 'What is taken from timm, and how its blocks are run.'),
-    'objectives': ('Objectives', 'Losses beside the prediction of features; whose features are predicted.'),
+    'objectives': ('Objectives', 'Additional losses: regularizers and the prediction of pixels.'),
     'settings': ('Settings', 'Every key of a model and of a run.'),
-    'masks': ('Masks', 'Beside the strategies: checks of their settings, masks for several crops.'),
-    'figures': ('Figures', 'What a model sees, and what it believes is hidden.'),
-    'evaluation': ('Evaluation', 'What frozen features are worth, and whether a run has collapsed.'),
-    'sharing': ('Sharing', 'Models in other hands and other programs.'),
-    'report': ('Report', 'A run on one page.'),
-    'detection': ('Detection', 'Feature pyramids, boxes, a detector that can be cut in two.'),
-    'compression': ('Compression', 'Feature pyramids in few bytes.'),
-    'cli': ('The command', '`hjepa` and its sub-commands.')}
+    'masks': ('Masks', 'Checks of the strategies\' settings, and masks for several crops of an image.'),
+    'figures': ('Figures', 'Plots of training curves, embeddings, attention and predictions.'),
+    'evaluation': ('Evaluation', 'Accuracy of frozen features, collapse, retrieval, features on disk, cost.'),
+    'sharing': ('Sharing', 'The Hugging Face hub, scikit-learn, ONNX and timm.'),
+    'report': ('Report', 'The verdict on a run, and its report on one page.'),
+    'detection': ('Detection', 'Feature pyramids, backbones, data sets with boxes, detectors.'),
+    'compression': ('Compression', 'A learned codec for feature pyramids.'),
+    'cli': ('The command', 'The command `hjepa` and its subcommands.')}
 TUTORIALS = ['own_images', 'which_configuration', 'reading_a_run', 'multicrop_photos',
              'small_budget', 'multicrop_worth', 'speed', 'cluster']   # in this order, any others after them
-IDEAS = 'The ideas', 'Eight notebooks, to be read in this order.'
-START = 'Start here', 'What a newcomer reads.'
+IDEAS = 'The ideas', 'The eight ideas of hierarchical JEPA, in reading order.'
+START = 'Start here', 'An overview, and hierarchical JEPA in plain PyTorch.'
+LOOK_UP = 'Reference', 'All settings, and the meaning of words.'
 
 
 def head(path: Path) -> tuple[str, str]:
@@ -50,26 +52,29 @@ def sections(nbs: Path) -> list[tuple[str, str, list[Path]]]:
     found = sorted(p for p in nbs.rglob('*.ipynb')
                    if not any(part[0] in '._' for part in p.relative_to(nbs).parts))
     top = [p for p in found if p.parent == nbs]
+    look_up = [nbs/name for name in REFERENCE if nbs/name in top]
     ideas = [p for p in top if re.match(r'\d', p.name) and p.name not in FIRST]
     start = [nbs/name for name in FIRST if nbs/name in top or name == 'contents.ipynb']
-    start += [p for p in top if p not in start and p not in ideas]
+    start += [p for p in top if p not in (*start, *ideas, *look_up)]
     rooms = {}
     for p in found:
         if p.parent != nbs: rooms.setdefault(p.parent.relative_to(nbs).parts[0], []).append(p)
     rooms.get('tutorials', []).sort(key=lambda p: (*TUTORIALS, p.stem).index(p.stem))
     if new := rooms.keys() - ROOMS.keys():
         sys.exit(f'tools/contents.py has no title for {", ".join(sorted(new))}')
-    return [(*START, start), (*IDEAS, ideas),
-            *((*ROOMS[room], rooms[room]) for room in ROOMS if room in rooms)]
+    listed = [(*ROOMS[room], rooms[room]) for room in ROOMS if room in rooms]
+    after = 'tutorials' in rooms            # the reference follows the tutorials
+    if look_up: listed.insert(after, (*LOOK_UP, look_up))
+    return [(*START, start), (*IDEAS, ideas), *listed]
 
 
 def page(found: list[tuple[str, str, list[Path]]], nbs: Path) -> str:
     "The text of contents.ipynb."
     texts = ['# Contents\n\n> Every page, room by room',
              'The notebooks are the source of the package, its documentation and most of its tests. A\n'
-             'module takes only from modules that stand above it: the rooms from *core* to *command* '
-             'are in\n'
-             'that order, with the ideas between *data* and *objectives*.']
+             'module imports only from modules that come before it, in this order: *core*, *data*, the\n'
+             'ideas with *objectives* and *figures*, *evaluation*, *report*, *sharing*, *detection*,\n'
+             '*compression*, *command*.']
     for title, sentence, paths in found:
         rows = ['| notebook | about |', '|---|---|']
         for p in paths:

@@ -80,13 +80,13 @@ def _describe_argument(p: inspect.Parameter, note: str) -> dict:
 _SHORT = dict(output='-o', k='-k', n='-n')
 
 def _flags(name: str, default: Any) -> list[str]:
-    "How an option is spelled."
+    "The option's spelling, as `--batch-size`."
     long = '--' + ('no-' if default is True else '') + name.replace('_', '-')
     return [o for o in (_SHORT.get(name), long if len(name) > 1 else None) if o]
 
 # %% ../../nbs/cli/02_arguments.ipynb #d77e421d
 def _word(hint: Any) -> dict:
-    "What a word of an argument may be."
+    "The type of one word of an argument."
     if get_origin(hint) is Annotated:
         base, *rest = get_args(hint)
         named = {'kind' if callable(r) else 'metavar': r.__name__ if callable(r) else r for r in rest}
@@ -123,7 +123,7 @@ class CommandParser(argparse.ArgumentParser):
     def check_options(self,
         words: list[str], # of the command line
     ) -> list[str]: # the same with dashes in the names of options
-        "An error for an option that is not there, before one that is required is missed."
+        "Report an unknown option before a missing required one."
         out, known = [], [o for o in self._option_string_actions if o.startswith('--')]
         end = words.index('--') if '--' in words else len(words)
         for word in words[:end]:
@@ -169,7 +169,7 @@ def _options(a: dict) -> dict:
     return out
 
 def _one_of(choices: list[str]) -> Callable[[str], str]:
-    "A word that must be one of these."
+    "A type that accepts one of these words."
     def read(text: str) -> str:
         if text in choices: return text
         words = f'{text!r} is not one of {", ".join(choices)}{nearest(text, choices)}'
@@ -204,7 +204,7 @@ def warn_arguments(
     given: dict[str, Any], # values of arguments by name
     table: list[tuple], # (names, when they have no effect, why), see `hjepa.core.config.warn_idle`
 ):
-    "Warn of arguments that have no effect beside others."
+    "Warn of arguments that have no effect together with others."
     from hjepa.core.config import warn_idle
     parameters = inspect.signature(f).parameters
     usual = argparse.Namespace(**{name: parameters[name].default for name in given})

@@ -188,7 +188,7 @@ def evaluation_folder(
     overrides: list[str] = (), # key=value, what is measured otherwise than in the run's configuration
     **options, # of the command, for example scales=[1, 2]; None: as in the run
 ) -> Path: # the run's own folder where nothing differs, else one below `evaluations/`, named after what does
-    "Where a measurement is written: one with other settings never replaces that of the run."
+    "The folder of a measurement. One with other settings never replaces that of the run."
     import hashlib
     run = Path(run).expanduser()
     told = [o for o in overrides if o.partition('=')[0] not in SAME_MEASURE and not o.startswith('training.')]
@@ -230,8 +230,8 @@ def evaluate(
     run: Run, # the folder of a run
     overrides: Overrides = (), # evaluation.* and data.path may be changed
 ) -> int: # 0
-    """Measure the features of a run again: table, figures, results.json. With other settings, a table and
-    results.json in a folder of its own, RUN/evaluations/SETTINGS.
+    """Measure the features of a run again: table, figures, results.json. With other settings,
+    results.json is written to RUN/evaluations/SETTINGS.
 
     examples:
       hjepa eval runs/tiny-20300101-120000

@@ -52,14 +52,14 @@ def format_neighbours(
 @delegates(reading_options)
 def neighbours(
     run: Run, # the folder of a run, or a .safetensors file
-    # what to look for (default: a few images of the folder, evenly drawn)
+    # images whose neighbours are wanted (default: a few images of the folder, evenly spaced)
     queries: list[Annotated[str, 'IMAGE']] = (),
     *,
-    # where to look, searched through; None: the training images of the run
+    # folder to search, with its subfolders; None: the training images of the run
     images: Annotated[str | None, 'FOLDER'] = None,
     k: Positive = 8, # neighbours of each image
-    n: Positive = 5, # how many images are drawn if none is given
-    # what is compared; None: the finest level that is not too wide; whitened from 1,000 images on
+    n: Positive = 5, # number of such images if none is given
+    # read-out that is compared; None: the finest level that is not too wide; whitened from 1,000 images on
     readout: Annotated[str | None, 'NAME'] = None,
     # keep the features in this folder; the next search reads them, and encodes new images only
     store: Annotated[str | None, 'DIR'] = None,
@@ -68,7 +68,7 @@ def neighbours(
     json: bool = False, # print JSON instead of a table
     **kwargs,
 ) -> int: # 0
-    """The images of a folder whose features are nearest to those of given images: a table, and a figure.
+    """Find the images of a folder whose features are nearest to those of given images: a table and a figure.
 
     examples:
       hjepa neighbours runs/photos-20300101-120000             some of the training images among all
@@ -124,7 +124,7 @@ def evenly(
     values: list, # to choose from
     n: int, # how many
 ) -> list: # all of them if there are not more
-    "So many of a list, at equal distances, in order."
+    "Evenly spaced items of a list, in order."
     return [values[i * len(values) // n] for i in range(n)] if n < len(values) else values
 
 def neighbours_file(

@@ -22,19 +22,19 @@ def choose_output(
     output: str | None, # value of `-o`
     kind: str | None, # value of `--format`
 ) -> tuple[str, Path]: # format, and where to write
-    "Format, perhaps by the file's ending, and place. Raises ValueError where they do not go together."
+    "The format (or that of the suffix) and the path. Raises ValueError if they do not fit together."
     ends = {Path(n).suffix: k for k, n in FORMATS.items() if k != 'hub'}
     table = ', '.join(f'{k} ({Path(n).suffix or "a folder"})' for k, n in FORMATS.items())
     if output is None:
-        if kind is None: raise ValueError(f'which format? Say --format, one of {table}')
+        if kind is None: raise ValueError(f'which format? Give --format, one of {table}')
         folder = Path(run).expanduser()
         return kind, (folder if folder.is_dir() else Path())/FORMATS[kind]
     found = ends.get(Path(output).suffix)
     if kind is None and found is None:
-        raise ValueError(f'-o {output}: which format? Say --format, one of {table}')
+        raise ValueError(f'-o {output}: which format? Give --format, one of {table}')
     if kind not in (None, 'hub', found):
         end = Path(FORMATS[kind]).suffix
-        raise ValueError(f'-o {output}: format {kind} wants a name that ends in {end}; formats are {table}')
+        raise ValueError(f'-o {output}: format {kind} needs a name that ends in {end}; formats are {table}')
     return kind or found, Path(output).expanduser()
 
 # %% ../../nbs/cli/10_share.ipynb #a15af41e
@@ -75,17 +75,17 @@ def export(
     *,
     # .onnx, .pt2, .safetensors (timm), or a folder (hub); None: in the folder of the run
     output: Annotated[str | None, 'FILE'] = None,
-    format: Literal['onnx', 'torch', 'timm', 'hub'] | None = None, # of the file; None: by the ending of FILE
+    format: Literal['onnx', 'torch', 'timm', 'hub'] | None = None, # its format; None: by the suffix
     # onnx, torch: levels to write, 0 = finest; None: all, unless there are read-outs
     levels: list[Annotated[int, 'L']] | None = None,
     # onnx, torch: one vector per image: mean, cls, level0, cls+mean@4, …
     readouts: list[Annotated[str, 'NAME']] = (),
     # onnx, torch: height and width of images that the file is for; None: any
     size: Annotated[tuple[Positive, Positive] | None, 'H W'] = None,
-    # hub: the licence that you choose, for example mit; None: the card says that none was chosen
+    # hub: licence of the weights, for example mit; None: the card says that none was chosen
     license: Annotated[str | None, 'ID'] = None,
-    push: Annotated[str | None, 'OWNER/NAME'] = None, # hub: upload there, with the token of `hf auth login`
-    private: bool = False, # hub: a repository that is made now is private
+    push: Annotated[str | None, 'OWNER/NAME'] = None, # hub: upload to it, with the token of `hf auth login`
+    private: bool = False, # hub: make a new repository private
     overwrite: bool = False, # replace files that are there
     **kwargs,
 ) -> int: # 0
@@ -117,7 +117,7 @@ def check_options(
     push: str | None, # value of --push
     private: bool, # value of --private
 ):
-    "ValueError for options that mean nothing for a format."
+    "Raise ValueError for options that have no effect with a format."
     if kind in ('timm', 'hub') and (how['levels'] or how['readouts'] or not how['fpn'] or size):
         raise ValueError(f'format {kind} holds weights for all levels and sizes; leave out --levels, '
                          '--readouts, --no-fpn and --size')
@@ -125,7 +125,7 @@ def check_options(
         raise ValueError('format hub holds both encoders; leave out --encoder')
     if kind != 'hub' and (license or push or private):
         raise ValueError(f'--license, --push and --private are for --format hub, not {kind}')
-    if private and not push: raise ValueError('--private says how to upload; it goes with --push')
+    if private and not push: raise ValueError('--private has an effect only with --push')
 
 # %% ../../nbs/cli/10_share.ipynb #03af69a8
 def export_file(
@@ -159,7 +159,7 @@ def export_hub(
     output: Path, # the folder
     license: str | None, # the licence
     push: str | None, # owner/name to upload to
-    private: bool, # whether a repository that is made now is private
+    private: bool, # whether make a new repository private
     overwrite: bool, # replace files that are there
 ) -> int: # 0
     "Write the folder for the hub, and upload it."

@@ -36,8 +36,8 @@ def find_codec(
     check_kind(path, 'codec')
     trained = (path/'config.yaml').is_file() and (path/'checkpoints').is_dir()
     if trained and not is_complete(path, load_codec_run(path).training.epochs):
-        raise ValueError(f'{path}: this codec is not trained to its end, or damaged, and what it writes now '
-                         'its later weights cannot read; resume it with hjepa codec train --resume')
+        raise ValueError(f'{path}: this codec is not fully trained, or damaged; its '
+                         'final weights cannot read its streams; resume it with hjepa codec train --resume')
     return load_compression_model(path, device)
 
 # %% ../../nbs/cli/14_streams.ipynb #06793be9
@@ -52,8 +52,8 @@ def detector_of(
     folder = Path(codec_path or newest_run('codec', '--codec RUN')).expanduser()
     if not given and (folder/'config.yaml').is_file(): given = load_codec_run(folder).data.detector
     if not given:
-        raise ValueError(f'{folder}: nothing says which detector this codec was trained for; '
-                         'give it with --detector RUN')
+        raise ValueError(f'{folder}: the detector that this codec was trained '
+                         'for is not recorded; give it with --detector RUN')
     try: detector = load_detection_model(given, best_device())
     except FileNotFoundError as e:
         moved = 'Has the detector of this codec moved? Give it with --detector RUN'
@@ -61,7 +61,7 @@ def detector_of(
     wanted, found = codec.config.features_of, weights_digest(detector)
     if wanted not in (None, found):
         raise ValueError(f'{given}: not the detector that this codec was trained for (digest of its weights '
-                         f'{found}, expected {wanted}); its features are others')
+                         f'{found}, expected {wanted}); its features differ')
     return detector
 
 # %% ../../nbs/cli/14_streams.ipynb #21a0ced9
@@ -104,13 +104,13 @@ def begin_streams(
     from hjepa.core.files import clear_temporaries, write_text
     from hjepa.compression.training import weights_digest
     clear_temporaries(output)
-    part, advice = output/_PART, 'choose another folder with -o DIR, or begin anew with --overwrite'
+    part, advice = output/_PART, 'choose another folder with -o DIR, or start again with --overwrite'
     me = dict(codec=bytes(codec.fingerprint.tolist()).hex(), detector=detector and weights_digest(detector))
     lines = [] if overwrite else read_lines(part)
     if not lines and not overwrite and any(output.glob('*.hjc')):
-        raise FileExistsError(f'{output} has streams in it; {advice}')
+        raise FileExistsError(f'{output} already contains streams; {advice}')
     if lines and lines[0] != me:
-        raise FileExistsError(f'{output} was begun with another codec or detector; {advice}')
+        raise FileExistsError(f'{output} was started with another codec or detector; {advice}')
     done = {r['source']: r for r in lines[1:] if is_stream_of(output, r, me['codec'])}
     write_text(part, ''.join(json.dumps(r) + '\n' for r in [me, *done.values()]))
     if overwrite: (output/'streams.json').unlink(missing_ok=True)   # it lists streams that are being replaced
@@ -156,18 +156,18 @@ def finish_streams(
 # %% ../../nbs/cli/14_streams.ipynb #075fed13
 @delegates(reading_options, but=['num_workers'])
 def compress(
-    # images, folders of images (searched through), or files of feature maps (.safetensors, .npz)
+    # images, folders of images (with their subfolders), or files of feature maps (.safetensors, .npz)
     sources: list[str],
     *,
     codec: Annotated[str | None, 'RUN'] = None, # folder or file of a codec; None: the newest under runs/
     # folder or file of the detector; None: the one that the codec was trained for
     detector: Annotated[str | None, 'RUN'] = None,
-    output: Annotated[str, 'DIR'] = 'streams', # where streams are written, a folder without others
+    output: Annotated[str, 'DIR'] = 'streams', # folder for the streams, without streams of another codec
     overwrite: bool = False, # start again, and replace streams that are there
     **kwargs,
 ) -> int: # 0
-    """Features of images to streams (.hjc), one file per image; streams.json says which is whose. What cannot
-    be read is left out, and counted. Stopped and started again, it resumes.
+    """Compress images to streams (.hjc), one file per image. streams.json has their sources. What cannot be
+    read is left out, and counted. The same command resumes an interrupted one.
 
     examples:
       hjepa codec compress ~/photos --codec runs/small-20300101-120000/lambda_0.35 -o streams"""
@@ -195,7 +195,7 @@ def bar(
     items: list,
     what: str, # beside the bar
 ): # the same, with a progress bar on the error stream if there are many
-    "A progress bar that never stops the work: where nothing can be drawn, nothing is."
+    "A progress bar that raises no errors: where it cannot be drawn, it is left out."
     from tqdm import tqdm
     return tqdm(items, desc=what, disable=True if len(items) < 20 else None)
 
@@ -285,7 +285,7 @@ def decompress(
     detect: Annotated[str | None, 'FILE'] = None,
     threshold: float = 0.3, # least score
 ) -> int: # 0; 1 if some streams could not be read
-    """Streams back to feature maps (.safetensors), and to boxes.
+    """Decompress streams into feature maps (.safetensors) and boxes.
 
     examples:
       hjepa codec decompress streams --codec runs/small-20300101-120000/lambda_0.35 -o maps
@@ -318,7 +318,7 @@ def list_streams(
             if name.lower().endswith('.hjc') or 'unreadable' in reason: left.add(reason, name)
     found.left_out = left
     if not found.files:
-        where = f'{", ".join(sources)}: no streams (.hjc) in there'
+        where = f'{", ".join(sources)}: no streams (.hjc) found'
         raise FileNotFoundError(f'{where}; {left.words()}' if left else where)
     return found
 

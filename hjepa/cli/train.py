@@ -25,8 +25,8 @@ def check_start(
 ):
     "Raise ValueError for options that do not go together, FileNotFoundError for a run that is not there."
     if resume and (config or run_dir):
-        raise ValueError('--resume resumes a run as it is; it does not go with --config or --run-dir')
-    if allow and not resume: raise ValueError('--allow goes with --resume only')
+        raise ValueError('--resume uses settings and folder of the run: leave out --config and --run-dir')
+    if allow and not resume: raise ValueError('--allow has an effect only with --resume')
     if resume: check_run(resume)
 
 def run_name(
@@ -50,7 +50,7 @@ def run_loop(
     config: str | Path, # names the folder of a new run
     run_dir: str | Path | None, # the run's folder; None: see `run_name`
     resume: str | Path | None, # or the folder of the run to resume
-    describe: Callable, # trainer → None, says what will happen
+    describe: Callable, # trainer → None, prints what will be trained
     command: str, # for the message on how to resume
     allow: list[str] = (), # see `Trainer.resume`
 ) -> bool: # whether the run is complete
@@ -79,7 +79,7 @@ def run_loop(
 def describe(
     trainer, # a Trainer
 ):
-    "Print in three lines what will happen."
+    "Print data, model and length of the run, in three lines."
     m, t = trainer.model, trainer.config.training
     n = lambda part: sum(p.numel() for p in part.parameters()) / 1e6
     (gh, gw), (h, w) = m.context_encoder.grid_size, m.img_size
@@ -106,7 +106,7 @@ def train(
     config: Annotated[str | None, 'NAME_OR_FILE'] = None, # a shipped configuration or a YAML file; None: tiny
     run_dir: Annotated[str | None, 'DIR'] = None, # folder of the run; None: runs/NAME-DATE-RANDOM
     resume: Annotated[str | None, 'RUN'] = None, # resume the run in this folder
-    # with --resume: config: config.yaml may have been changed; data: images may have been renamed or replaced
+    # with --resume, accept a changed config.yaml (config), or images that were renamed or replaced (data)
     allow: list[Literal['config', 'data']] = (),
     list: bool = False, # list the shipped configurations and stop
 ) -> int: # 0 when complete, 130 when stopped on the way
@@ -119,7 +119,7 @@ def train(
       hjepa train --config default data.path=/data/imagenet training.batch_size=128
       torchrun --nproc_per_node 4 -m hjepa train --config default data.path=/data/imagenet
       hjepa train --resume runs/tiny-20300101-120000
-    --list has the shipped configurations, `hjepa config` all keys; each can be set as key=value."""
+    --list prints the shipped configurations, `hjepa config` all keys; each can be set as key=value."""
     if list: return print_configs()
     check_start(config, run_dir, resume, allow)
     if resume: check_kind(resume, 'hjepa')

@@ -37,7 +37,7 @@ class Callback:
     def on_error(self, trainer):
         """When the loop ends with an exception (`trainer.error`), even before `before_fit` was called.
 
-        What it raises is printed, and hides nothing."""
+        Its own exceptions are printed."""
 
 # %% ../../nbs/core/09_callbacks.ipynb #e03e15e5
 CONTINUE, WEIGHTS, MOMENTS, FAILED = range(4)  # orders of the main process
@@ -112,7 +112,7 @@ def _too_many_bad(self: Host) -> bool:
 # %% ../../nbs/core/09_callbacks.ipynb #6af49420
 @patch
 def _meet(self: Host, order: int = CONTINUE) -> int:  # the main process's order
-    "All processes meet: the main one says what comes next, any of them that it is to stop."
+    "Exchange orders: the main process says what comes next, any process may ask to stop."
     order, stop = self.process_group.highest(order, self.stopping is not None)
     if stop and not self.stopping: self.stopping = 'another process'
     self._agreed = self._agreed or stop > 0

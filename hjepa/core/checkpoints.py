@@ -45,7 +45,7 @@ def new_run(
     return run_dir
 
 def _begun(run_dir: Path, text: str) -> bool:
-    "Whether this very run was begun here, and ended before its first checkpoint: it may begin again."
+    "Whether this run was started here and ended before its first checkpoint, so that it may start again."
     file, made = run_dir/'config.yaml', {p.name for p in run_dir.iterdir()}
     if not file.is_file() or not made <= {'.lock', 'config.yaml', 'checkpoints', 'problems.txt'}: return False
     return not any(run_dir.glob('checkpoints/[!.]*')) and file.read_bytes() == text.encode()
@@ -55,7 +55,7 @@ def write_new(
     path: Path,  # must not exist
     text: str,  # written as UTF-8
 ):
-    "Write a new file, completely or not at all. `FileExistsError` if another was faster, even without locks."
+    "Write a new file, completely or not at all. `FileExistsError` if another process was first."
     whole = path.with_name(f'.{path.name}.{os.getpid()}0.tmp')
     write_text(whole, text)
     try: os.link(whole, path)
@@ -78,7 +78,7 @@ def reload_config(
     file = expand(run_dir)/'config.yaml'
     if not file.is_file():
         raise FileNotFoundError(f'{run_dir} is not the folder of a run: no config.yaml in it '
-                                f'(a start that was stopped before is repeated with --run-dir {run_dir})')
+                                f'(to repeat a start that was stopped early, use --run-dir {run_dir})')
     for o in overrides:
         if o.split('=')[0] not in safe_keys:
             raise ConfigError(f'{o}: a run that resumes cannot change this; '
@@ -89,7 +89,7 @@ def reload_config(
 FORMAT = 1  # of checkpoints
 
 def write_state(
-    folder: Path,  # a checkpoint in the making, with all its other files
+    folder: Path,  # a checkpoint that is being written, with all its other files
     state: dict[str, Any],  # how far the run has come
 ):
     """Write `state.json`, the last file of a checkpoint, with the SHA-256 of all files.
@@ -193,5 +193,5 @@ def run_folders(
 def left_over(
     run_dir: str | Path,  # a run's folder
 ) -> list[Path]:
-    "What a process that was killed has left: files and folders of temporary names, in it and in its folders."
+    "Files and folders with temporary names that a killed process has left in a run."
     return [p for folder in run_folders(run_dir) for p in folder.glob('.*') if is_temporary(p.name)]

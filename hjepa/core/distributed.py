@@ -85,7 +85,7 @@ def launched_processes() -> int: # 1 without a launcher
     env = os.environ
     if 'WORLD_SIZE' in env: return int(env['WORLD_SIZE'])
     if env.get('ACCELERATE_USE_CPU', '').lower() in ('true', '1') and 'MASTER_PORT' in env:
-        raise ConfigError('accelerate launch was asked for several processes on CPUs, but starts only one. '
+        raise ConfigError('accelerate launch should start several processes on CPUs, but starts only one. '
                           'Use: torchrun --standalone --nproc_per_node 2 -m hjepa train … '
                           '(if one is what you want: --num_processes 1, and no MASTER_PORT set)')
     return 1

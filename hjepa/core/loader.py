@@ -122,7 +122,7 @@ class NoBatch(TimeoutError): "A batch did not come in time."
 POLL = 1.  # seconds between checks of the workers
 
 class PatientLoader(DataLoader):
-    "A `DataLoader` that always ends: errors of its processes are one line, and no wait is without end."
+    "A `DataLoader` that always ends: errors of its processes are one line, and no wait is endless."
     patience = 600.  # seconds that a batch may take
     give_up = staticmethod(lambda: False)  # whether to wait no longer, once `grace` seconds are over
     grace = 0.

@@ -123,7 +123,7 @@ def _check_finite(self: Resumable):
     state = self._raw_optimizer.state
     moments = {f'{n}|{k}': v for n, p in self._named() for k, v in state.get(p, {}).items() if v.ndim}
     if (name := not_finite(self.model.state_dict() | moments)) is None: return
-    last = ''.join(f'; {p.name} is the last good one, and --resume {self.run_dir} goes on from it'
+    last = ''.join(f'; {p.name} is the last good one, from which --resume {self.run_dir} resumes'
                    for p in checkpoints(self.run_dir)[-1:])
     raise FloatingPointError(f'step {self.step}: {name} holds numbers that are not finite, so no checkpoint '
                              f'is written{last}. A lower training.lr, training.clip_grad above 0 or '
@@ -174,8 +174,8 @@ class CheckpointCallback(Callback):
         if not due or trainer.bad_in_a_row: return
         try: trainer.save_checkpoint()
         except OSError as e:
-            trainer.say(f'step {trainer.step}: could not write a checkpoint ({e}); training goes on, the '
-                        'last one stays')
+            trainer.say(f'step {trainer.step}: could not write a checkpoint ({e}); training continues, '
+                        'the previous checkpoint stays')
         self.last_time, self.last_step = time.monotonic(), trainer.step
     def after_fit(self, trainer): trainer.save_checkpoint()
     def on_error(self, trainer):
@@ -189,7 +189,7 @@ class CheckpointCallback(Callback):
         trainer,  # the loop
         without: str,  # what there is not, if it fails
     ):
-        "Save what there is; an error of its own is only printed."
+        "Save the state; an error in doing so is only printed."
         try: trainer.save_checkpoint()
         except (OSError, FloatingPointError) as e: trainer.say(f'{without}: {e}')
 
@@ -212,7 +212,7 @@ def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
     odd = [p for w in patterns for p in self.run_dir.glob(f'checkpoints/{w}') if p not in found]
     if not found and not odd and (self.run_dir/'config.yaml').is_file(): return self.step
     if not found:
-        raise FileNotFoundError(f'{self.run_dir}: no checkpoint to go on from (looked for checkpoints/step_*/'
+        raise FileNotFoundError(f'{self.run_dir}: nothing to resume from (looked for checkpoints/step_*/'
                                 'state.json)' + ''.join(f'; {p.name} is damaged' for p in odd[:1]))
     for path in reversed(found):
         step = None
@@ -231,7 +231,7 @@ def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
 @patch
 def _set_aside(self: Resumable, path: Path, why: str):
     "Rename a checkpoint that cannot be read, or delete it where that fails: the run will write it again."
-    self.say(f'checkpoint {path.name} cannot be read ({why}); set aside, trying the one before')
+    self.say(f'checkpoint {path.name} cannot be read ({why}); renamed, trying the one before')
     if not self.is_main: return
     aside = path.with_name(f'.damaged_{path.name}')
     shutil.rmtree(aside, ignore_errors=True)
@@ -315,21 +315,21 @@ _OLDER = 'is from an older version'
 
 @patch
 def _check_same_work(self: Resumable, path: Path, state: dict, allowed: bool):
-    "Epochs mean the same only with the same images as before; other thread counts sum in another order."
+    "Raise `ConfigError` for other images than before; warn of another number of threads."
     if state['images'] != len(self.dataset):
         raise ConfigError(f'{path} was written with images={state["images"]}, now it is {len(self.dataset)}: '
-                          'epochs and schedules would not be the same. Restore what was there, or start anew'
+                          'epochs and schedules would not be the same. Restore them, or start a new run'
                           + self.start_hint)
     if 'listing' not in state:
         self.say(f'{path.name} {_OLDER}: whether the images are the same is not checked')
     elif state['listing'] != self.listing:
         digests = f'digest {state["listing"][:8]}, now {self.listing[:8]}'
         said = f'{path}: {len(self.dataset)} images as before, but with other names or sizes ({digests})'
-        if not allowed: raise ConfigError(f'{said}. Restore what was there, or resume with --allow data')
+        if not allowed: raise ConfigError(f'{said}. Restore the earlier data, or resume with --allow data')
         self.say(f'{said}: allowed, the run resumes with them')
     if state['threads'] != torch.get_num_threads():
-        self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run goes on, but '
-                 'not bit for bit as it would have')
+        self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run '
+                 'continues, but not bit for bit as before')
 
 # %% ../../nbs/core/12_resuming.ipynb #36155b00
 @patch
@@ -347,7 +347,7 @@ def _check_same_config(self: Resumable, path: Path, state: dict, allowed: bool):
     if len(differ) > 5: said += f'; and {len(differ) - 5} more keys'
     file = f'{self.run_dir}/config.yaml'
     if not allowed: raise ConfigError(f'{file} is not as it was when {path.name} was written: {said}. '
-                                      'Put it back, or resume with --allow config')
+                                      'Restore it, or resume with --allow config')
     self.say(f'config.yaml was changed ({said}): allowed, the run resumes with what it says now')
 
 # %% ../../nbs/core/12_resuming.ipynb #d3e5723f
@@ -366,7 +366,7 @@ def _share_out(self: Resumable, path: Path, state: dict):
                               f'share them differently. Use {before} again')
         more = '' if each == size else ' with other masks'
         if hasattr(self.dataset, 'stream') and state['step_in_epoch']:
-            more += ('; shards are dealt out anew, so in the rest of this epoch some images come twice and '
+            more += ('; shards are dealt again, so in the rest of this epoch some images come twice and '
                      'others not')
         self.say(f'{before} process(es) before, {self.world_size} now: {each} images × {accumulation} '
                  f'forward passes × {self.world_size} instead of {size} × {parts} × {before}, '

@@ -221,9 +221,8 @@ def weights_path(
 class Format:
     "How files of another project are read, which hold no configuration."
     model_of: Callable[[Path], nn.Module | None] # a model of a file; None: the file is of another format
-    fill: Callable[[
-        nn.Module, Path
-    ], None]  # load into a model what the file holds besides its encoder; nothing for other formats
+    # load into a model what the file holds besides its encoder; nothing for other formats
+    fill: Callable[[nn.Module, Path], None]
 
 FORMATS: dict[str, Format] = {}
 

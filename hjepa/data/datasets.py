@@ -50,7 +50,7 @@ class ImageDataset:
         self.in_chans = images.shape[1] if images is not None else 3
         if pixel_range is not None: self.pixel_range = range_of(np.float32, pixel_range)
         self._check_labels()
-        if in_chans not in (None, self.in_chans): self._set_chans(in_chans)
+        if in_chans not in (None, self.in_chans): self.set_chans(in_chans)
     def __len__(self) -> int: return len(self.paths if self.images is None else self.images)
     def _check_labels(self):
         if self.labels is None: return
@@ -58,13 +58,16 @@ class ImageDataset:
             raise ValueError(f'{len(self.labels)} labels for {len(self)} images')
         top = len(self.classes) if self.classes else math.inf
         if (odd := self.labels[(self.labels < -1) | (self.labels >= top)]).size:
-            raise ValueError(f'{odd.size} labels of {self.name!r} are no class numbers, the first is '
+            raise ValueError(f'{odd.size} labels of {self.name!r} are not class numbers, the first is '
                              f'{odd[0]}; '
                              f'expected 0 … {"" if top == math.inf else top - 1}, or -1 for none')
 
 # %% ../../nbs/data/03_datasets.ipynb #ca64f5eb
 @patch
-def _set_chans(self: ImageDataset, in_chans: int):
+def set_chans(self: ImageDataset,
+    in_chans: int # Channels wanted: 1 grey, 3 colour, or what files have
+):
+    "Change the channels of all images, in place: those in memory now, files when they are read."
     check_chans(in_chans)
     # in pieces: int32 copies are large
     if self.images is not None:
@@ -197,7 +200,7 @@ def measure_range(
                         'data.pixel_range')
     v = np.concatenate(sampler.values)
     if not (fine := v[np.isfinite(v)]).size:
-        raise DataError(f'{dataset.name!r} has not one pixel that is a number')
+        raise DataError(f'{dataset.name!r} has no pixel that is a number')
     r = PixelRange(*_fit_range(fine, 'floats' not in sampler.kinds)).share()
     r._block(v, counts := np.zeros(3, np.int64))
     r.found = (sum(sampler.kinds.values()), counts)
@@ -332,8 +335,8 @@ class OwnDataset(ImageDataset):
         dataset: Any
     ):
         if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__'):
-            raise TypeError(f'{type(dataset).__name__} is no data set: it has no length or cannot be '
-                            'indexed')
+            raise TypeError(f'{type(dataset).__name__} is not a data set: it has no '
+                            'length or cannot be indexed')
         if not len(dataset): raise ValueError(f'the data set {type(dataset).__name__} is empty')
         self.own, self.images = dataset, None
         self.name = str(getattr(dataset, 'name', type(dataset).__name__))

@@ -82,6 +82,7 @@ def _block(self: PixelRange, values: np.ndarray, counts: np.ndarray) -> np.ndarr
     v = (v - self.low) * (255 / (self.high - self.low)) + 0.5
     return np.where(lost, 0, v.clip(0, 255.5)).astype(np.uint8)
 
+# %% ../../nbs/data/01_images.ipynb #8c917be5
 @patch
 def _note(self: PixelRange, counts: np.ndarray):
     "Count an image, or refuse it if its numbers do not fit the range."
@@ -96,11 +97,8 @@ def _note(self: PixelRange, counts: np.ndarray):
 @patch
 def words(self: PixelRange) -> str: # '' if all fitted
     "What did not fit, as text."
-    n = self.counts
-    parts = [
-        f'{n[k]:,} {text}' for k, text in (('no_number', 'were no numbers (taken as 0)'),
-                                           ('outside', f'were outside of {self}')) if n[k]
-    ]
+    n, said = self.counts, dict(no_number='were no numbers (taken as 0)', outside=f'were outside of {self}')
+    parts = [f'{n[k]:,} {text}' for k, text in said.items() if n[k]]
     return f'of {n["seen"]:,} deep pixels {" and ".join(parts)}' if parts else ''
 
 # %% ../../nbs/data/01_images.ipynb #193b1d8f
@@ -206,6 +204,7 @@ def turn_of(im: Image.Image) -> int: # 1: not at all
         if (turn := im.getexif().get(0x0112, 1)) in range(1, 9): return turn
     return 1
 
+# %% ../../nbs/data/01_images.ipynb #6ae62bb5
 def pixel_limit() -> float: # Pixels
     "What an image may have at most: Pillow's limit, 179 megapixels by default."
     return math.inf if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
@@ -241,6 +240,7 @@ def _read_npy(
     _check_pixels(a.shape[0] * a.shape[1])
     return a
 
+# %% ../../nbs/data/01_images.ipynb #93271c5e
 def _tiff_values(
     file: Any # A path, or a binary file in memory
 ) -> tuple[np.ndarray, bool]: # Numbers, and whether transparency is among the channels
@@ -265,7 +265,7 @@ def _read_tiff(
     file: Any,    # A path, or a binary file in memory
     in_chans: int # Used to find the axis of the channels
 ) -> tuple[np.ndarray, bool]: # `[H, W, C]`, and whether the last channel is transparency
-    "The same, with the channels last."
+    "Numbers as `_tiff_values` gives them, with the channels last."
     a, alpha = _tiff_values(file)
     a = _fits(a, in_chans)
     return a, alpha and a.shape[2] in (2, 4)
@@ -306,6 +306,7 @@ def _plain(im: Image.Image) -> bool:
     # samples per pixel
     return len(im.getbands()) == 1 and not (im.format == 'TIFF' and im.tag_v2.get(277, 1) > 1)
 
+# %% ../../nbs/data/01_images.ipynb #f7611237
 def _open_values(
     file: Any,      # A path, or a binary file in memory
     im: Image.Image, # The same, opened
@@ -323,6 +324,7 @@ def _open_values(
         return _upright(a.permute(1, 2, 0).numpy(), turn), len(a) in (2, 4)
     return np.asarray(ImageOps.exif_transpose(im)), bands[-1] in 'Aa'
 
+# %% ../../nbs/data/01_images.ipynb #ed79e6b9
 def _decode(
     file: Any,     # A path, or a binary file in memory
     name: str,     # What it is called
@@ -400,6 +402,7 @@ def check_image(
     except Exception as e: raise ImageError(name, _reason(e, data[:64])) from e
 
 def check_image_shape(shape: tuple[int, ...]):
+    "`ValueError` unless pixels may have this shape."
     if len(shape) not in (2, 3):
         raise ValueError(f'its pixels have the shape {shape}; expected [H, W] and perhaps an axis of '
                          'channels')

@@ -128,13 +128,13 @@ def build_dataset(
         near = difflib.get_close_matches(str(dataset_name).lower(), DATASETS, 1, 0.5)
         hint = f' Did you mean {near[0]!r}?' if near else ''
         raise ValueError(f'there is no data set {dataset_name!r}.{hint} Known: {", ".join(DATASETS)}; '
-                         'your own images are `images` with a data_path')
+                         'your own images are `images` with a path')
     source = DATASETS[dataset_name]
     if source.splits: split = choose_split(dataset_name, split, source.splits)
     allow_megapixels(max_megapixels)
     path = data_path if data_path is None or source.url else expand(data_path)
     ds = source.build(path, split, download)
-    if in_chans is not None: ds._set_chans(in_chans)
+    if in_chans is not None: ds.set_chans(in_chans)
     if pixel_range is not None: ds.pixel_range = range_of(np.float32, pixel_range)
     return ds
 
@@ -181,7 +181,7 @@ def fetch_data(
     try: get()
     except Exception as e:
         raise DataError(f'{name} could not be fetched ({type(e).__name__}: {e}). '
-                           f'Put {what} into {root} by hand, or give the data_path where it is') from e
+                           f'Put {what} into {root} by hand, or give its path (data.path)') from e
     if not there(): raise DataError(f'{name} was fetched, but {root} still lacks {what}')
 
 # %% ../../nbs/data/04_named.ipynb #92dbb9fd
@@ -301,8 +301,8 @@ def _need_path(
     name: str,        # Data set, for the message
     root: Path | None # What the user gave
 ) -> Path:            # The same, if it is a folder
-    if root is None: raise ValueError(f'{name} needs a data_path: the folder where the images are')
-    if not root.exists(): raise FileNotFoundError(f'there is no folder {root} (data_path of {name})')
+    if root is None: raise ValueError(f'{name} needs a path (data.path): the folder of the images')
+    if not root.exists(): raise FileNotFoundError(f'there is no folder {root} (data.path of {name})')
     return root
 
 @register_dataset('images', 'train')
@@ -333,7 +333,7 @@ def _classes_of(root: str | Path, classes: Sequence[str] | None = None, quiet: b
                          'classes use the data set `images`')
     classes = folders if classes is None else list(classes)
     if new := sorted(set(folders) - set(classes)):
-        raise ValueError(f'{root} has a folder {new[0]!r}, which is no class of the training split '
+        raise ValueError(f'{root} has a folder {new[0]!r}, which is not a class of the training split '
                          f'({", ".join(classes[:5])} …)')
     pairs, left_out, empty = _by_class(root, folders, {c: k for k, c in enumerate(classes)})
     if not pairs:

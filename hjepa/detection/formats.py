@@ -434,5 +434,5 @@ def build_box_dataset(
         if key not in uses and given[key] is not None: raise ValueError(f'{name} takes no {key}')
     ds = _call_reader(read, {k: v for k, v in given.items() if k in uses})
     if n is not None and len(ds) > n: ds = ds.subset(range(n))
-    if in_chans is not None: ds.image_data._set_chans(in_chans)
+    if in_chans is not None: ds.image_data.set_chans(in_chans)
     return ds

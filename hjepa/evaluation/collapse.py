@@ -127,7 +127,7 @@ def content_words(
 ) -> str:
     "What that means."
     percent = ' / '.join(f'{100 * s:.0f} %' for s in shares)
-    said = (f'{percent} of what targets say depends on the image at the start, fine to coarse; '
+    said = (f'{percent} of the variance of targets depends on the image at the start, fine to coarse; '
             'the rest on the place')
     if not min(shares) < LITTLE: return said
     return said + ('. That is little: such targets can be guessed without looking. Do model.pixel_mean and '

@@ -651,7 +651,7 @@ def machine_from_rate(
     link: float = math.inf, # bytes/s that each device sends to the next
     overlap: float = .5, # share of the backward pass behind which gradients can travel
 ) -> Machine:
-    """A device of which nothing is known but how fast it is at one step. Raises ValueError for a rate that
+    """A device of which only the speed at one step is known. Raises ValueError for a rate that
     is not above 0."""
     if images_per_s <= 0: raise ValueError(f'images_per_s={images_per_s}: expected a number above 0')
     return Machine(work.flops * images_per_s / work.images, link=link, overlap=overlap)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ALPHAS', 'knn_sweep', 'knn_predict', 'knn_accuracy', 'RidgeSums', 'RidgeImages', 'sum_of', 'RidgeProbe',
            'ProbeResult', 'linear_probe', 'LogisticProbe', 'labelled_sets', 'class_name', 'labelled_readouts',
-           'score_features', 'pixel_source', 'model_source', 'compare', 'hold_out_facts', 'majority', 'hold_out_words',
-           'evaluate', 'format_table']
+           'score_features', 'pixel_source', 'model_source', 'row_sources', 'hold_out_facts', 'majority',
+           'hold_out_words', 'compare', 'evaluate', 'format_table']
 
 # %% ../../nbs/evaluation/03_probes.ipynb #6c71aa1b
 import math
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from typing import Any
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import warnings
 
@@ -300,6 +300,7 @@ def _limit(
     order, rank, count = in_class_order(labels, seed)
     return dataset.subset(order[rank < (count * most / len(labels) + .5).long().clamp(min=1)].sort().values)
 
+# %% ../../nbs/evaluation/03_probes.ipynb #e25bbe48
 def labelled_sets(
     train_set: ImageDataset,
     test_set: ImageDataset,
@@ -324,6 +325,7 @@ def class_name(
     known = dataset.classes is not None and 0 <= number < len(dataset.classes)
     return repr(str(dataset.classes[number])) if known else str(int(number))
 
+# %% ../../nbs/evaluation/03_probes.ipynb #b27e5867
 def _pixel_size(
     hw: tuple[int, int], # the model's image size
     in_chans: int,
@@ -343,6 +345,20 @@ def _some_k(
     raise ValueError(f'k={", ".join(map(str, ks))}: expected from 1 to {n}, the number of training images '
                      'that are not held back; give a smaller k or more images')
 
+def _best_k(
+    x: Tensor, # [n, d] training images
+    y: Tensor, # [n] int64
+    fit: Tensor, # numbers of the neighbours
+    val: Tensor, # numbers of the images held back
+    ks: list[int], # to choose from
+    temperature: float, # of the votes
+) -> tuple[int, float]: # k and its accuracy
+    predicted = knn_sweep(x[fit], y[fit], x[val], ks, temperature)
+    right = {k: _share(p == y[val]) for k, p in predicted.items()}
+    best = max(right, key=right.get)
+    return best, right[best]
+
+# %% ../../nbs/evaluation/03_probes.ipynb #d4f612d6
 def labelled_readouts(
     xs: dict[str, Tensor], # name → [n, d]
     y: Tensor, # [n] int64, −1 for an image without label
@@ -355,6 +371,7 @@ def labelled_readouts(
     _, y, at, groups = labelled(next(iter(xs.values())), y, name, torch.arange(len(y)), groups)
     return {n: x[at] for n, x in xs.items()}, y, groups
 
+# %% ../../nbs/evaluation/03_probes.ipynb #2b6fa37e
 def score_features(
     # read-outs of the training images, name → [n, d]; names ending in '|white' are for k-NN only
     train_x: dict[str, Tensor],
@@ -371,8 +388,7 @@ def score_features(
     groups: Tensor | None = None, # [n] int64, the group of each training image; held back as a whole
 ) -> tuple[dict[str, Any], dict[str, Tensor]]: # scores; which test images were right, 'linear' and 'knn' [m]
     "Linear probe and k-NN, each with what was best on held-back training images."
-    # no float64 there, which `_ridge` may need
-    if torch.device(device).type == 'mps': device = 'cpu'
+    if torch.device(device).type == 'mps': device = 'cpu'  # no float64 there, which `_ridge` may need
     train_x, train_y, groups = labelled_readouts(train_x, train_y, 'training', groups)
     test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     train_y, test_y, tried, probe, near = train_y.to(device), test_y.to(device), {}, None, None
@@ -384,22 +400,17 @@ def score_features(
             new = RidgeProbe(x, train_y, alphas, val_share, seed, groups=groups)
             tried[name] |= dict(linear_val=new.val_accuracy, alpha=new.alpha)
             if probe is None or new.val_accuracy > probe[1].val_accuracy: probe = (name, new)
-        right = {
-            n: _share(p == train_y[val])
-            for n, p in knn_sweep(x[fit], train_y[fit], x[val], ks, temperature).items()
-        }
-        best = max(right, key=right.get)
-        tried[name] |= dict(knn_val=right[best], k=best)
-        if near is None or right[best] > near[2]: near = (name, best, right[best])
+        best, score = _best_k(x, train_y, fit, val, ks, temperature)
+        tried[name] |= dict(knn_val=score, k=best)
+        if near is None or score > near[2]: near = (name, best, score)
     if probe is None: raise ValueError(f'read-outs {", ".join(train_x)}: at least one must not be whitened')
-    right = dict(
-        linear=probe[1].predict(test_x[probe[0]].to(device)) == test_y,
-        knn=knn_predict(train_x[near[0]].to(device), train_y, test_x[near[0]].to(device), near[1],
-                        temperature) == test_y)
-    return dict(
-        linear=dict(accuracy=_share(right['linear']), readout=probe[0], val_accuracy=probe[1].val_accuracy,
-                    alpha=probe[1].alpha), knn=dict(accuracy=_share(right['knn']), readout=near[0],
-                                                    k=near[1], val_accuracy=near[2]), readouts=tried), right
+    (p, linear), (q, best, score) = probe, near
+    right = dict(linear=linear.predict(test_x[p].to(device)) == test_y,
+                 knn=knn_predict(train_x[q].to(device), train_y, test_x[q].to(device), best,
+                                 temperature) == test_y)
+    found = dict(linear=dict(readout=p, val_accuracy=linear.val_accuracy, alpha=linear.alpha),
+                 knn=dict(readout=q, k=best, val_accuracy=score))
+    return {m: dict(accuracy=_share(right[m])) | v for m, v in found.items()} | dict(readouts=tried), right
 
 # %% ../../nbs/evaluation/03_probes.ipynb #2ef7bbf7
 def _differences(
@@ -446,57 +457,20 @@ def model_source(
         return collect_readouts(model, ds, names, *how, words, thumbs=True)
     return go, names
 
-# %% ../../nbs/evaluation/03_probes.ipynb #6cafeb98
-def compare(
-    # name of the row → network; the last is compared with each of the others
-    models: dict[str, HJEPA | TimmFeatures],
-    train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
-    test_set: ImageDataset, # with labels; looked at once
-    pixels: bool = True, # raw pixels as the first row
-    # read-outs to choose from (see `readout`); None: `readout_names` of each network
-    names: Sequence[str] | None = None,
-    white: bool = True, # whitened ones among them, for k-NN
-    k: int | Sequence[int] = (5, 10, 20, 50), # neighbours, or several to choose from
-    max_train: int | None = 20_000, # training images used at most; None: all
-    max_test: int | None = 10_000, # test images used at most
-    max_dim: int = 12_288, # widest read-out; pixels are made smaller to fit
-    seed: int = 0, # of what is held back
-    encoder: str = 'target', # 'target' or 'context', of an HJEPA
-    fpn: bool = True, # levels of the FPN, where a model has one
-    batch_size: int = 256, # images per pass
-    num_workers: int = 0, # processes that read images
-    precision: str = 'auto', # of the encoders, see `autocast_for`
-    progress: bool = False, # show progress bars
-    # what is held back together, see `hjepa.evaluation.holdouts.choose_groups`
-    groups: str | Path | None = None,
-    **how, # passed to `score_features`: temperature, alphas, val_share, device
-) -> dict[str, Any]: # everything that was found, ready for JSON; `format_table` makes a table of it
-    """Frozen features of any networks side by side, each at its best read-out: linear probe and k-NN.
-
-    Raises ValueError for data without labels, of one class, or with fewer images than the smallest `k`."""
-    opts, start, rows, rights = dict(locals()), time.monotonic(), [], []
-    if not models: raise ValueError('models: no network was given')
-    check_groups(groups)
-    train_set, test_set = as_images(train_set), as_images(test_set)
-    train_set, test_set, lost = labelled_sets(train_set, test_set, max_train, max_test, seed)
-    last, (by, group) = list(models.values())[-1], choose_groups(train_set, groups)
-    for row, m in ([('raw pixels', None)] if pixels else []) + list(models.items()):
-        if m is not None: source, some = model_source(m, row, names, opts)
-        else:
-            reading = dict(batch_size=batch_size, num_workers=num_workers)
-            source, some = pixel_source(last, max_dim, white, **reading)
-        a, b = source(train_set), source(test_set)
-        train_x, test_x = whiten(a.vectors, b.vectors, some)
-        of = None if group is None else group[a.index]
-        score, right = score_features(train_x, a.labels, test_x, b.labels, k, seed=seed, groups=of, **how)
-        rows.append(dict(name=row) | score)
-        rights.append(right)
-    parts = stratified_split(a.labels, how.get('val_share', .2), seed, of)
-    k = k if isinstance(k, int) else list(k)
-    counts = dict(n_train=len(a), n_val=len(parts[1]), n_test=len(b), unlabelled=lost)
-    return dict(rows=rows, differences=_differences(rows, rights), **counts, k=k, encoder=encoder,
-                bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1),
-                **hold_out_facts(a, b, parts, by, of))
+# %% ../../nbs/evaluation/03_probes.ipynb #a400b8b5
+def row_sources(
+    models: dict[str, HJEPA | TimmFeatures], # name of the row → network
+    pixels: bool, # raw pixels as the first row
+    names: Sequence[str] | None, # read-outs of the networks; None: `readout_names` of each
+    # of `compare`: max_dim, white, batch_size, num_workers, encoder, fpn, precision, progress
+    opts: dict[str, Any],
+) -> Iterator[tuple[str, Callable[[ImageDataset], Readouts], list[str]]]: # row, source, names
+    "The rows of a table in their order."
+    if pixels:
+        reading = {k: opts[k] for k in ('batch_size', 'num_workers')}
+        last = list(models.values())[-1]
+        yield 'raw pixels', *pixel_source(last, opts['max_dim'], opts['white'], **reading)
+    for row, model in models.items(): yield row, *model_source(model, row, names, opts)
 
 # %% ../../nbs/evaluation/03_probes.ipynb #545828af
 def hold_out_facts(
@@ -520,14 +494,60 @@ def majority(
     "The share of the most frequent class: what always guessing it is worth."
     return labels.unique(return_counts=True)[1].max().item() / len(labels)
 
+# %% ../../nbs/evaluation/03_probes.ipynb #1634ac6f
 def hold_out_words(
     results: dict[str, Any], # of `compare`, or with the same keys
 ) -> list[str]: # lines; none for results of older versions
-    "The same for people."
+    "The facts of `hold_out_facts` in words."
     groups, lost = results.get('groups'), results.get('unlabelled')
     together = [f"Held back by group: {groups['n']:,} groups by {groups['by']}."] if groups else []
     without = [f'{lost:,} images without a label were left out.'] if lost else []
     return together + without + [f'Warning: {w}.' for w in results.get('warnings', [])]
+
+# %% ../../nbs/evaluation/03_probes.ipynb #6cafeb98
+def compare(
+    models: dict[str, HJEPA | TimmFeatures], # name of the row → network; the last is compared with the others
+    train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
+    test_set: ImageDataset, # with labels; looked at once
+    pixels: bool = True, # raw pixels as the first row
+    names: Sequence[str] | None = None, # read-outs to choose from; None: `readout_names` of each network
+    white: bool = True, # whitened ones among them, for k-NN
+    k: int | Sequence[int] = (5, 10, 20, 50), # neighbours, or several to choose from
+    max_train: int | None = 20_000, # training images used at most; None: all
+    max_test: int | None = 10_000, # test images used at most
+    max_dim: int = 12_288, # widest read-out; pixels are made smaller to fit
+    seed: int = 0, # of what is held back
+    encoder: str = 'target', # 'target' or 'context', of an HJEPA
+    fpn: bool = True, # levels of the FPN, where a model has one
+    batch_size: int = 256, # images per pass
+    num_workers: int = 0, # processes that read images
+    precision: str = 'auto', # of the encoders, see `autocast_for`
+    progress: bool = False, # show progress bars
+    groups: str | Path | None = None, # what is held back together, see `choose_groups`
+    **how, # passed to `score_features`: temperature, alphas, val_share, device
+) -> dict[str, Any]: # everything that was found, ready for JSON; `format_table` makes a table of it
+    """Frozen features of any networks side by side, each at its best read-out: linear probe and k-NN.
+
+    Raises ValueError for data without labels, of one class, or with fewer images than the smallest `k`."""
+    opts, start, rows, rights = dict(locals()), time.monotonic(), [], []
+    if not models: raise ValueError('models: no network was given')
+    check_groups(groups)
+    train_set, test_set = as_images(train_set), as_images(test_set)
+    train_set, test_set, lost = labelled_sets(train_set, test_set, max_train, max_test, seed)
+    by, group = choose_groups(train_set, groups)
+    for row, source, some in row_sources(models, pixels, names, opts):
+        a, b = source(train_set), source(test_set)
+        train_x, test_x = whiten(a.vectors, b.vectors, some)
+        of = None if group is None else group[a.index]
+        score, right = score_features(train_x, a.labels, test_x, b.labels, k, seed=seed, groups=of, **how)
+        rows.append(dict(name=row) | score)
+        rights.append(right)
+    parts = stratified_split(a.labels, how.get('val_share', .2), seed, of)
+    k = k if isinstance(k, int) else list(k)
+    counts = dict(n_train=len(a), n_val=len(parts[1]), n_test=len(b), unlabelled=lost)
+    return dict(rows=rows, differences=_differences(rows, rights), **counts, k=k, encoder=encoder,
+                bad=[*a.bad, *b.bad], seconds=round(time.monotonic() - start, 1),
+                **hold_out_facts(a, b, parts, by, of))
 
 # %% ../../nbs/evaluation/03_probes.ipynb #869ff75f
 def evaluate(

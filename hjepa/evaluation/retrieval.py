@@ -73,7 +73,7 @@ class Gallery:
     where an interruption left them."""
     def __init__(self,
         model: HJEPA | TimmFeatures,
-        images: ImageDataset | str | Path, # a data set, or a folder of images (searched through)
+        images: ImageDataset | str | Path, # a data set, or a folder of images (with its subfolders)
         readout: str | None = None, # what is compared, '|white' to whiten; None: `search_readout`
         store: str | Path | None = None, # folder for features on disk; None: in memory
         encoder: str = 'target', # 'target' or 'context'
@@ -168,7 +168,7 @@ def search(self: Gallery,
 ) -> Neighbours:
     "The images most like the queries. Raises ValueError for a k that the gallery is too small for."
     queries = list(queries) if isinstance(queries, (list, tuple, range)) else [queries]
-    if not queries: raise ValueError('no images were asked for')
+    if not queries: raise ValueError('no queries were given')
     own = [self._place(q) for q in queries]
     most = len(self) - any(o is not None for o in own)
     if not 1 <= k <= most:

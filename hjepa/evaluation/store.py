@@ -250,7 +250,7 @@ def extract_to_disk(
     # read-outs, see `hjepa.evaluation.encodings.readout`; 'level0' keeps a whole map
     names: Sequence[str] = ('mean',),
     batch_size: int = 256, # images per pass
-    shard: int = 1024, # images per file, and the most that an interruption costs
+    shard: int = 1024, # images per file; an interruption loses at most one file
     # 'float16' or 'float32', on disk; None: that of the folder, float16 for a new one
     dtype: str | None = None,
     encoder: str = 'target', # 'target' or 'context'
@@ -376,8 +376,8 @@ class FeatureStore:
         self.widths, self.names, self.n = plan['widths'], list(plan['widths']), plan['ends'][-1]
         missing, total = missing_shards(self.folder), len(plan['ends'])
         if missing and not partial:
-            raise ValueError(f'{self.folder}: {total - len(missing)} of {total} shards are there; run the '
-                             'extraction again to go on, or open it with partial=True')
+            raise ValueError(f'{self.folder}: {total - len(missing)} of {total} shards are there; run '
+                             'the extraction again to make the rest, or open it with partial=True')
         self.shards = [s for s in range(total) if s not in set(missing)]
         self.bad, index, label = [], [], []
         for s in self.shards:

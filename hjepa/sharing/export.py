@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZE_FREE', 'cubic_weights', 'on_grid', 'mean_weights', 'double_weights', 'FeatureGraph', 'check_export',
-           'free_place', 'write_checked', 'example_images', 'export_program', 'guards_off', 'without_guards',
+           'free_place', 'example_images', 'write_checked', 'export_program', 'guards_off', 'without_guards',
            'export_facts', 'export_torch', 'need_onnx', 'export_onnx', 'timm_arguments', 'export_timm']
 
 # %% ../../nbs/sharing/05_export.ipynb #0854f0eb
@@ -93,36 +93,42 @@ class FeatureGraph(nn.Module):
         super().__init__()
         if (kind := next(model.parameters()).dtype) != torch.float32:
             raise ValueError(f'the weights are {kind}; files are made of float32 ones: model.float()')
-        n = self.num_levels = model.num_levels
-        self.levels = list(
-            dict.fromkeys(levels)) if levels is not None else [] if readouts else list(range(n))
-        self.readouts = list(dict.fromkeys(readouts))
-        self.last = blocks_needed(readouts)
-        self.how = dict(fpn=fpn, encoder=encoder)
-        if not self.levels + self.readouts or not all(0 <= l < n for l in self.levels):
-            raise ValueError(f'levels={self.levels}: this model has levels 0 (finest) to {n - 1}')
-        if white := [r for r in self.readouts if parse_readout(r)[1]]:
-            raise ValueError(f'read-out {white[0]!r}: whitening is fitted on training features, which a '
-                             'file does not have; export the plain one')
-        self.names = [f'level{l}'
-                      for l in self.levels] + [re.sub(r'\W', '_', f'readout_{r}') for r in self.readouts]
+        self.how, self.last = dict(fpn=fpn, encoder=encoder), blocks_needed(readouts)
+        self._choose(model.num_levels, levels, readouts)
         self.encoder = model.context_encoder if encoder == 'context' else model.target_encoder.encoder
         self.fpn = model.fpn if fpn else None
+        device = next(model.parameters()).device
         for name, v in zip(('pixel_mean', 'pixel_std'), model.pixel_stats, strict=True):
-            self.register_buffer(name,
-                                 torch.tensor(v, device=next(model.parameters()).device).view(-1, 1, 1))
+            self.register_buffer(name, torch.tensor(v, device=device).view(-1, 1, 1))
         # raises for what is not there
         self.reference(model, torch.zeros(1, self.encoder.in_chans, *model.img_size, dtype=torch.uint8))
 
-    @torch.no_grad()
-    def reference(self,
-        model: HJEPA, # that the graph is of
-        images: Tensor, # uint8 [B, C, H, W]
-    ) -> list[Tensor]: # what `forward` must give
-        "The same features by the model itself."
-        x = (images.to(self.pixel_mean.device).float() / 255 - self.pixel_mean) / self.pixel_std
-        e = model.encode(x, self.last, **self.how)
-        return [e.levels[l] for l in self.levels] + [readout(e, r) for r in self.readouts]
+# %% ../../nbs/sharing/05_export.ipynb #5cd0156e
+@patch
+def _choose(self: FeatureGraph, n: int, levels: Sequence[int] | None, readouts: Sequence[str]):
+    "Levels (of n) and read-outs, each once, and the names of the outputs."
+    self.num_levels = n
+    if levels is None: levels = () if readouts else range(n)
+    self.levels, self.readouts = list(dict.fromkeys(levels)), list(dict.fromkeys(readouts))
+    if not self.levels + self.readouts or not all(0 <= l < n for l in self.levels):
+        raise ValueError(f'levels={self.levels}: this model has levels 0 (finest) to {n - 1}')
+    if white := [r for r in self.readouts if parse_readout(r)[1]]:
+        raise ValueError(f'read-out {white[0]!r}: whitening is fitted on training features, which a '
+                         'file does not have; export the plain one')
+    self.names = [f'level{l}' for l in self.levels]
+    self.names += [re.sub(r'\W', '_', f'readout_{r}') for r in self.readouts]
+
+# %% ../../nbs/sharing/05_export.ipynb #8f74d41a
+@patch
+@torch.no_grad()
+def reference(self: FeatureGraph,
+    model: HJEPA, # that the graph is of
+    images: Tensor, # uint8 [B, C, H, W]
+) -> list[Tensor]: # what `forward` must give
+    "The same features by the model itself."
+    x = (images.to(self.pixel_mean.device).float() / 255 - self.pixel_mean) / self.pixel_std
+    e = model.encode(x, self.last, **self.how)
+    return [e.levels[l] for l in self.levels] + [readout(e, r) for r in self.readouts]
 
 # %% ../../nbs/sharing/05_export.ipynb #17e0b44c
 @patch
@@ -219,6 +225,7 @@ def _append_digest(
     digest = file_sha256(file)
     with open(file, 'ab') as f: f.write(_TAILS[suffix] + digest.encode())
 
+# %% ../../nbs/sharing/05_export.ipynb #01fadaac
 def check_export(
     file: str | Path, # .onnx, .pt2 or .safetensors, as `hjepa export` wrote it
 ) -> str: # the digest, 64 hexadecimal digits
@@ -260,6 +267,17 @@ def free_place(
                               'line --overwrite)')
     return check_target(file)
 
+# %% ../../nbs/sharing/05_export.ipynb #2f2f75bf
+def example_images(
+    model: HJEPA, # that is compared
+    size: tuple[int, int] | None = None, # the only size, if there is one
+) -> list[Tensor]: # uint8 [2, C, H, W]
+    "Noise of the trained size and of another one."
+    (h, w), (ph, pw), g = model.img_size, model.context_encoder.patch_size, torch.Generator().manual_seed(0)
+    sizes = [(h, w), (h + ph, w + 2 * pw)] if size is None else [tuple(size)]
+    return [torch.randint(0, 256, (2, model.config.in_chans, *hw), dtype=torch.uint8, generator=g)
+            for hw in sizes]
+
 def write_checked(
     file: Path, # where the file should be
     write: Callable[[Path], None], # writes it under a temporary name
@@ -287,17 +305,6 @@ def write_checked(
     write_atomic(file, go)
     return found
 
-def example_images(
-    model: HJEPA, # that is compared
-    size: tuple[int, int] | None = None, # the only size, if there is one
-) -> list[Tensor]: # uint8 [2, C, H, W]
-    "Noise of the trained size and of another one."
-    (h, w), (ph, pw), g = model.img_size, model.context_encoder.patch_size, torch.Generator().manual_seed(0)
-    return [
-        torch.randint(0, 256, (2, model.config.in_chans, *hw), dtype=torch.uint8, generator=g)
-        for hw in ([(h, w), (h + ph, w + 2 * pw)] if size is None else [tuple(size)])
-    ]
-
 # %% ../../nbs/sharing/05_export.ipynb #0c5cf018
 # kinds of rotary positions that are made from symbolic sizes
 SIZE_FREE = ('NoneType', 'RotaryEmbedding', 'RotaryEmbeddingCat', 'RotaryEmbeddingMixed')
@@ -324,11 +331,12 @@ def export_program(
     with torch.no_grad():
         return torch.export.export(graph.eval(), (images,), dynamic_shapes=(shapes,), strict=False)
 
+# %% ../../nbs/sharing/05_export.ipynb #eb5881f9
 def guards_off() -> dict[str, bool]: # arguments of `ExportedProgram.module`
     """What turns guards on sizes off in the installed torch; versions before guards have no such option,
     and need none."""
-    return {'check_guards': False} if 'check_guards' in signature(
-        torch.export.ExportedProgram.module).parameters else {}
+    options = signature(torch.export.ExportedProgram.module).parameters
+    return {'check_guards': False} if 'check_guards' in options else {}
 
 def without_guards(
     program: torch.export.ExportedProgram, # of `export_program`
@@ -344,14 +352,16 @@ def export_facts(
 ) -> dict[str, Any]: # for JSON
     "What a user of an exported file needs to know: input, outputs, sizes and the model's configuration."
     from hjepa import __version__
-    shapes = [f'level {l}: [batch, cells, width], cells in raster order'
-              for l in graph.levels] + [f'read-out {r}: [batch, width]' for r in graph.readouts]
-    return dict(hjepa=__version__, input='images: uint8 [batch, channels, height, width], RGB or grey, not '
-                                         'normalised', channels=graph.encoder.in_chans,
-                size='any that the patch size divides' if size is None else list(size), trained_size=list(
-                    model.img_size), patch_size=list(graph.encoder.patch_size), outputs=dict(
-                        zip(graph.names, shapes, strict=True)), model=asdict(model.config)) | graph.how
+    shapes = [f'level {l}: [batch, cells, width], cells in raster order' for l in graph.levels]
+    shapes += [f'read-out {r}: [batch, width]' for r in graph.readouts]
+    return dict(hjepa=__version__,
+                input='images: uint8 [batch, channels, height, width], RGB or grey, not normalised',
+                channels=graph.encoder.in_chans,
+                size='any that the patch size divides' if size is None else list(size),
+                trained_size=list(model.img_size), patch_size=list(graph.encoder.patch_size),
+                outputs=dict(zip(graph.names, shapes, strict=True)), model=asdict(model.config)) | graph.how
 
+# %% ../../nbs/sharing/05_export.ipynb #06e57129
 def export_torch(
     model: HJEPA, # on the CPU
     file: str | Path, # .pt2
@@ -439,6 +449,7 @@ def timm_arguments(
     kwargs |= {'use_fc_norm' if isinstance(enc.vit, Eva) else 'fc_norm': False}
     return c.encoder_type, kwargs if c.patch_size is None else kwargs | dict(patch_size=c.patch_size)
 
+# %% ../../nbs/sharing/05_export.ipynb #da9996c8
 def export_timm(
     model: HJEPA, # on the CPU
     file: str | Path, # .safetensors

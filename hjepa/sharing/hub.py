@@ -73,8 +73,8 @@ def weights_file(
     try: return find_weights(folder)
     except FileNotFoundError as e:
         if not (folder/'config.yaml').is_file(): raise
-        raise FileNotFoundError(f'{run}: this run has not saved a checkpoint yet; wait for its first one, '
-                                f'or go on with hjepa train --resume {run}') from e
+        raise FileNotFoundError(f'{run}: this run has not saved a checkpoint yet; wait for its '
+                                f'first one, or resume with hjepa train --resume {run}') from e
 
 # %% ../../nbs/sharing/01_hub.ipynb #194be3df
 def need_hub(

@@ -64,9 +64,8 @@ def load_ijepa(self: Predictor,
     state = {re.sub('^predictor_', '', k): v for k, v in tensors.items()}
     pos = state.pop('pos_embed', None)
     own = {k: v for k, v in self.state_dict().items() if k != 'flip_token'}
-    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape] + [k for k in state
-                                                                                    if k not in own]
-    if wrong:
+    wrong = [k for k in own if k not in state or state[k].shape != own[k].shape]
+    if wrong := wrong + [k for k in state if k not in own]:
         width = state['mask_token'].shape[-1] if 'mask_token' in state else 'unknown'
         depth = len({k.split('.')[1] for k in state if k.startswith('blocks.')})
         raise ValueError(f'{where}: its predictor (width {width}, {depth} blocks) is not this one (width '

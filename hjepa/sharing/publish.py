@@ -91,33 +91,35 @@ def describe_training(
     return '\n'.join(f'- {line}' for line in lines)
 
 # %% ../../nbs/sharing/04_publish.ipynb #d57c88b8
+def _accuracies(results: dict[str, Any]) -> str:
+    "A row of accuracies for pixels, random weights and the run."
+    say = lambda s, more='': f'{s["accuracy"]:.1%} ({s["readout"].replace("|white", ", whitened")}{more})'
+    k = results.get('k')               # a table of an older version may not have it
+    many = isinstance(k, (list, tuple))  # then it was chosen for each row
+    rows = [(r['name'], say(r['linear']),
+             say(r['knn'], f', k = {r["knn"]["k"]}' if many and 'k' in r['knn'] else ''))
+            for r in results['rows']]
+    return _table(['frozen features', 'linear probe', f'k-NN (k = {k})' if isinstance(k, int) else 'k-NN'],
+                  rows)
+
+def _health(results: dict[str, Any]) -> str:
+    "A row for each measure of health, those of random weights in brackets."
+    found, blank = ({k: v for k, v in results.get(name, {}).items() if isinstance(v, list)}
+                    for name in ('health', 'random_health'))
+    if not found: return 'Not measured yet.'
+    head = 'without labels' + (' (random weights)' if blank else '')
+    levels = [f'level {l}' for l in range(len(next(iter(found.values()))))]
+    return _table([head, *levels],
+                  [(k, *map(health_words, v, blank.get(k) or [None] * len(v))) for k, v in found.items()])
+
+# %% ../../nbs/sharing/04_publish.ipynb #0f909f0c
 def describe_results(
     results: dict[str, Any], # results.json of a run
 ) -> str: # Markdown
     """The table of accuracies beside random weights and raw pixels, or the health of features where there
     were no labels."""
-    if 'rows' not in results:
-        health, blank = ({k: v
-                          for k, v in results.get(name, {}).items()
-                          if isinstance(v, list)}
-                         for name in ('health', 'random_health'))
-        if not health: return 'Not measured yet.'
-        head = 'without labels' + (' (random weights)' if blank else '')
-        return _table([head, *(f'level {l}' for l in range(len(next(iter(health.values())))))],
-                      [(k, *map(health_words, v,
-                                blank.get(k) or [None] * len(v))) for k, v in health.items()])
-    say = lambda s, more='': f'{s["accuracy"]:.1%} ({s["readout"].replace("|white", ", whitened")}{more})'
-    # a table of an older version may not have it
-    k = results.get('k')
-    # then it was chosen for each row
-    many = isinstance(k, (list, tuple))
-    rows = [(r['name'], say(r['linear']),
-             say(r['knn'], f', k = {r["knn"]["k"]}' if many and 'k' in r['knn'] else ''))
-            for r in results['rows']]
-    parts = [
-        _table(['frozen features', 'linear probe', f'k-NN (k = {k})' if isinstance(k, int) else 'k-NN'],
-               rows)
-    ]
+    if 'rows' not in results: return _health(results)
+    parts, many = [_accuracies(results)], isinstance(results.get('k'), (list, tuple))
     diff = lambda d: (f'over {d["name"]} {d["linear"]["points"]:+.1f} ± {d["linear"]["stderr"]:.1f} points '
                       f'(linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)')
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
@@ -139,6 +141,7 @@ from sklearn.pipeline import make_pipeline
 classifier = make_pipeline(HJEPAFeatures({where!r}), LogisticRegression(max_iter=1000)).fit(paths, labels)
 ```'''
 
+# %% ../../nbs/sharing/04_publish.ipynb #ce169c7f
 def model_card(
     run: str | Path, # see `weights_file`
     repo_id: str | None = None, # owner/name on the hub, for the title and the lines that load it
@@ -196,26 +199,32 @@ def save_for_hub(
     loads."""
     from hjepa import __version__
     file, folder = weights_file(run), expand(folder)
-    if folder.is_file(): raise FileExistsError(f'{folder} is a file; expected a folder')
-    if (folder/'config.yaml').exists():
-        raise FileExistsError(f'{folder} is the folder of a run, whose checkpoints a model.safetensors '
-                              'would hide; choose another folder')
-    if file.resolve().parent == folder.resolve():
-        raise FileExistsError(f'{folder} is where these weights are; choose another folder')
-    there = [n for n in HUB_FILES if (folder/n).exists()]
-    if there and not overwrite:
-        raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say '
-                              'overwrite=True (on the command line --overwrite)')
+    there = _may_write(file, folder, overwrite)
     tensors, meta = load_tensors(file)
+    meta = {k: v for k, v in meta.items() if k != 'sha256'}
     config = dict(library_name='hjepa', hjepa_version=__version__, model=saved_config(file))
     card = model_card(run, repo_id, license)
-    files = {'model.safetensors': lambda p: save_tensors(p, tensors,
-                                                         {k: v for k, v in meta.items() if k != 'sha256'}),
+    files = {'model.safetensors': lambda p: save_tensors(p, tensors, meta),
              'config.json': lambda p: write_json(p, config),
              'README.md': lambda p: write_text(p, card)}
     check_target(folder, folder=True, room=file.stat().st_size)
     _write_all(folder, files, there)
     return folder
+
+# %% ../../nbs/sharing/04_publish.ipynb #b3fc9dc6
+def _may_write(weights: Path, folder: Path, overwrite: bool) -> list[str]: # files that are there already
+    "`FileExistsError` for a folder that must stay as it is."
+    if folder.is_file(): raise FileExistsError(f'{folder} is a file; expected a folder')
+    if (folder/'config.yaml').exists():
+        raise FileExistsError(f'{folder} is the folder of a run, whose checkpoints a model.safetensors '
+                              'would hide; choose another folder')
+    if weights.resolve().parent == folder.resolve():
+        raise FileExistsError(f'{folder} is where these weights are; choose another folder')
+    there = [n for n in HUB_FILES if (folder/n).exists()]
+    if there and not overwrite:
+        raise FileExistsError(f'{folder} has {", ".join(there)} already; choose another folder, or say '
+                              'overwrite=True (on the command line --overwrite)')
+    return there
 
 def _write_all(folder: Path, files: dict[str, Any], there: list[str]):
     "Write files into a folder; if one cannot be written, take away those that were not `there` before."
@@ -253,6 +262,7 @@ class _Upload(ModelHubMixin):
         folder.mkdir(parents=True, exist_ok=True)
         for n in HUB_FILES: shutil.copyfile(Path(self.run).expanduser()/n, folder/n)
 
+# %% ../../nbs/sharing/04_publish.ipynb #9cbc0686
 def push_to_hub(
     # a run, see `weights_file`; a folder that `save_for_hub` wrote, whose card may have been edited since;
     # or a model in memory

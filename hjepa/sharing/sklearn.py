@@ -148,22 +148,9 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
         device: str | None = None, # None: the accelerator if there is one
         progress: bool = False, # show a progress bar
     ):
-        self.run = run
-        self.level = level
-        self.readout = readout
-        self.encoder = encoder
-        self.fpn = fpn
-        self.white_dim = white_dim
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.device = device
-        self.progress = progress
-    def fit(self,
-        X: Any, # images
-        y: Any = None, # not looked at
-    ) -> 'HJEPAFeatures': # itself
-        "Check the parameters and what kind of input this is; fit the whitening, if there is one."
-        return self._fit(X)[0]
+        self.run, self.level, self.readout, self.encoder, self.fpn = run, level, readout, encoder, fpn
+        self.white_dim, self.batch_size, self.num_workers = white_dim, batch_size, num_workers
+        self.device, self.progress = device, progress
     def fit_transform(self,
         X: Any, # images
         y: Any = None, # not looked at
@@ -179,6 +166,15 @@ class HJEPAFeatures(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         z = self._features(self._check_input(X, reset=False))
         return self._white(z) if self._plan()[1] else z.numpy()
+
+# %% ../../nbs/sharing/03_sklearn.ipynb #533cd095
+@patch
+def fit(self: HJEPAFeatures,
+    X: Any, # images
+    y: Any = None, # not looked at
+) -> HJEPAFeatures: # itself
+    "Check the parameters and what kind of input this is; fit the whitening, if there is one."
+    return self._fit(X)[0]
 
 # %% ../../nbs/sharing/03_sklearn.ipynb #9d8fc2f5
 @patch
@@ -207,6 +203,7 @@ def _check_input(self: HJEPAFeatures, X: Any, reset: bool) -> Any: # X, or a mat
                          f'{self.n_features_in_} features as input')
     return X
 
+# %% ../../nbs/sharing/03_sklearn.ipynb #8e65e429
 @patch
 def _fit(
         self: HJEPAFeatures, X: Any
