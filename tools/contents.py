@@ -18,10 +18,10 @@ ROOMS = {   # folder: (title, what is in it)
     'tutorials': ('Tutorials', 'Complete examples with their results. They export nothing.'),
     'core': ('Core', 'Independent of models: files, configuration, random numbers, the training loop.'),
     'data': ('Data', 'Reading images, cutting views and crops, building batches.'),
-    'vit': ('Vision Transformers', 'What is taken from timm, and how its blocks are run.'),
+    'vit': ('Vision Transformers', 'The parts that come from timm, and how its blocks are run.'),
     'objectives': ('Objectives', 'Additional losses: regularizers and the prediction of pixels.'),
-    'settings': ('Settings', 'Every key of a model and of a run.'),
-    'masks': ('Masks', 'Checks of the strategies\' settings, and masks for several crops of an image.'),
+    'settings': ('Settings', 'The keys of a model and of a run.'),
+    'masks': ('Masks', 'Checks of mask settings, masks for several crops.'),
     'figures': ('Figures', 'Plots of training curves, embeddings, attention and predictions.'),
     'evaluation': ('Evaluation', 'Accuracy of frozen features, collapse, retrieval, features on disk, cost.'),
     'sharing': ('Sharing', 'The Hugging Face hub, scikit-learn, ONNX and timm.'),
@@ -70,11 +70,11 @@ def sections(nbs: Path) -> list[tuple[str, str, list[Path]]]:
 
 def page(found: list[tuple[str, str, list[Path]]], nbs: Path) -> str:
     "The text of contents.ipynb."
-    texts = ['# Contents\n\n> Every page, room by room',
+    texts = ['# Contents\n\n> All pages, by subject',
              'The notebooks are the source of the package, its documentation and most of its tests. A\n'
              'module imports only from modules that come before it, in this order: *core*, *data*, the\n'
-             'ideas with *objectives* and *figures*, *evaluation*, *report*, *sharing*, *detection*,\n'
-             '*compression*, *command*.']
+             'ideas with *vit*, *objectives*, *settings*, *masks* and *figures*, *evaluation*, *report*,\n'
+             '*sharing*, *detection*, *compression*, *command*.']
     for title, sentence, paths in found:
         rows = ['| notebook | about |', '|---|---|']
         for p in paths:

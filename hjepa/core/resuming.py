@@ -212,7 +212,7 @@ def _resume(self: Resumable, allow: tuple[str, ...]) -> int:
     odd = [p for w in patterns for p in self.run_dir.glob(f'checkpoints/{w}') if p not in found]
     if not found and not odd and (self.run_dir/'config.yaml').is_file(): return self.step
     if not found:
-        raise FileNotFoundError(f'{self.run_dir}: nothing to resume from (looked for checkpoints/step_*/'
+        raise FileNotFoundError(f'{self.run_dir}: no checkpoint to resume (looked for checkpoints/step_*/'
                                 'state.json)' + ''.join(f'; {p.name} is damaged' for p in odd[:1]))
     for path in reversed(found):
         step = None
