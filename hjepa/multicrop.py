@@ -143,10 +143,9 @@ def overlap_targets(
     area = (add(y, ch)[..., :, None] * add(x, cw)[..., None, :]).flatten(-2)               # [v, g, B, C]
     total = area.sum(-1)
     size = (local[..., 2] - local[..., 0]) * (local[..., 3] - local[..., 1])
-    # targets stay in float32
-    with torch.autocast(cells.device.type, enabled=False):
-        return torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None],
-                            cells.float()), total / size
+    with torch.autocast(cells.device.type, enabled=False):                       # targets stay in float32
+        mean = torch.einsum('vgbc,gbcd->vgbd', area / total.clamp(min=1e-6)[..., None], cells.float())
+    return mean, total / size
 
 # %% ../nbs/05_multicrop.ipynb #68327d28
 @patch
@@ -161,12 +160,11 @@ def forward_crops(self: HJEPA,
     images, views = crops.global_crops, _Views(self, crops)
     target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
-    # [v·B, P + k, D], or None
-    local = self._encode_local(crops, masks)
+    local = self._encode_local(crops, masks)                                               # [v·B, P + k, D]
     seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
     if local is not None and masks.strategy != 'global_only':
-        # [v·B, P + k, W]
-        seen.append(views.place(local, masks.num_global, masks.num_global + masks.num_visible, masks.local))
+        g, v = masks.num_global, masks.num_visible
+        seen.append(views.place(local, g, g + v, masks.local))                             # [v·B, P + k, W]
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
@@ -260,8 +258,8 @@ def _usable(masks: MultiCropMasks, length: int) -> Tensor: # [v·B, k] bool, on 
     """Which of the visible local crops' encoded patches may be attended to; `length` of each, if all of
     them are seen."""
     if masks.local_seen is not None: return masks.local_seen
-    return torch.ones(masks.num_visible * masks.batch_size, length,
-                      dtype=torch.bool) if masks.local is None else masks.local >= 0
+    if masks.local is not None: return masks.local >= 0
+    return torch.ones(masks.num_visible * masks.batch_size, length, dtype=torch.bool)
 
 def key_mask(
     *parts: Tensor, # bool [B, T_i] each, on the CPU: True = may be attended to
@@ -301,13 +299,12 @@ def cell_places(
     "Centre and footprint of each cell of crops; cells at the edge may be smaller."
     def merge(t):  # [n, k] → mean [n, c], members [c]
         n, step = t.shape[1], 2 ** level
-        count = torch.tensor([min(step, n - i) for i in range(0, n, step)],
-                             dtype=t.dtype).to(t.device, non_blocking=True)
+        count = torch.tensor([min(step, n - i) for i in range(0, n, step)], dtype=t.dtype)
+        count = count.to(t.device, non_blocking=True)
         return F.pad(t, (0, -n % step)).unflatten(1, (-1, step)).sum(2) / count, count
     (x, w), (y, h) = merge(axes[0]), merge(axes[1])
     rows, cols = y.shape[1], x.shape[1]
-    # [n, cols], [n, rows]
-    width, height = (axes[2][:, i:i + 1] + n.log2() for i, n in enumerate((w, h)))
+    width, height = (axes[2][:, i:i + 1] + n.log2() for i, n in enumerate((w, h)))     # [n, cols], [n, rows]
     wide = lambda t: t[:, None].expand(-1, rows, -1)
     tall = lambda t: t[:, :, None].expand(-1, -1, cols)
     return torch.stack([wide(x), tall(y), wide(width), tall(height)], -1).flatten(1, 2)
@@ -365,12 +362,9 @@ def _meeting_places(model: HJEPA, views: _Views, v: int) -> Tensor: # [v·B, g, 
     """Position embedding of the region that each visible local crop shares with each global crop (its own
     box, if they do not overlap)."""
     g, boxes = views.num_global, views.crops.boxes
-    # [v, 1, B, 4], [1, g, B, 4]
-    local = boxes[g:g + v, None]
-    glob = boxes[None, :g]
-    both = torch.cat(
-        [torch.maximum(local[..., :2], glob[..., :2]),
-         torch.minimum(local[..., 2:], glob[..., 2:])], -1)
+    local, glob = boxes[g:g + v, None], boxes[None, :g]                        # [v, 1, B, 4], [1, g, B, 4]
+    low = torch.maximum(local[..., :2], glob[..., :2])                                     # [v, g, B, 2]
+    both = torch.cat([low, torch.minimum(local[..., 2:], glob[..., 2:])], -1)
     both = torch.where((both[..., 2:] > both[..., :2]).all(-1, keepdim=True), both, local) # [v, g, B, 4]
     flat = both.transpose(1, 2).reshape(-1, 4)                                             # [v·B·g, 4]
     sizes = views.crops.sizes.repeat_interleave(g, 0).repeat(v, 1)
@@ -410,7 +404,7 @@ def _all_hidden(n: int, grid: tuple[int, int]) -> Masks:
     "Masks that predict everything: what is seen is in other crops, which `Masks` by itself does not allow."
     new = object.__new__(Masks)
     every = torch.ones(n, grid[0] * grid[1], dtype=torch.bool)
-    new.__dict__.update(context=~every, target=every, grid=grid,
-                        context_index=torch.empty(n, 0,
-                                                  dtype=torch.int64), target_index=mask_to_index(every))
+    nothing = torch.empty(n, 0, dtype=torch.int64)
+    new.__dict__.update(context=~every, target=every, grid=grid, context_index=nothing,
+                        target_index=mask_to_index(every))
     return new

@@ -123,10 +123,12 @@ def build_crop_masks(
 ) -> MultiCropMaskGenerator:
     "The mask generator for crops; `ConfigError` if its settings do not fit."
     m, c, enc = config.masking, config.multicrop, model.context_encoder
-    try: return MultiCropMaskGenerator(
-        c.strategy, c.num_global_crops, c.num_local_crops, config.model.num_hierarchies, m.num_target_masks,
-        enc.grid_size, enc.grid_of(local_size(config, model)), m.kind, c.local_keep, c.exclude_overlap,
-        **_mask_settings(config))
+    how = m.kind, c.local_keep, c.exclude_overlap
+    try:
+        grids = enc.grid_size, enc.grid_of(local_size(config, model))              # of global and local crops
+        return MultiCropMaskGenerator(c.strategy, c.num_global_crops, c.num_local_crops,
+                                      config.model.num_hierarchies, m.num_target_masks, *grids, *how,
+                                      **_mask_settings(config))
     except ValueError as e: raise ConfigError(f'masking and multicrop: {e}') from e
 
 # %% ../nbs/07_training.ipynb #e7d866e7

@@ -86,6 +86,9 @@ def show_masks(
     _mask_legend(fig, [k for k, v in mask_parts(masks).items() if v[:n].any()])
     return fig
 
+# %% ../nbs/08_visualization.ipynb #53cd6af7
+#| code-fold: true
+#| code-summary: "The legend"
 def _mask_legend(fig: Figure, kinds: Sequence[str]):
     "Name the tints in use, below the figure, in as many columns as fit."
     handles = [Patch(color=MASK_TINTS[k][0], label=MASK_TINTS[k][2]) for k in kinds]
@@ -130,6 +133,9 @@ def patch_at(
     at = lambda v, s, g: min(g - 1, max(0, int((v + .5) * g // s)))
     return at(xy[1], size[0], grid[0]), at(xy[0], size[1], grid[1])
 
+# %% ../nbs/08_visualization.ipynb #64f3023c
+#| code-fold: true
+#| code-summary: "A frame around a cell"
 def mark_cell(ax, patch: tuple[int, int], grid: tuple[int, int], size: tuple[int, int], level: int = 0):
     "Frame a cell."
     (r, c), h, w = patch, 2 ** level * size[0] / grid[0], 2 ** level * size[1] / grid[1]
@@ -176,6 +182,8 @@ def show_mask_levels(
                       'hidden share of a cell’s patches  (no colour: not asked)')
 
 # %% ../nbs/08_visualization.ipynb #0c522621
+#| code-fold: true
+#| code-summary: "Lines between cells"
 def _cell_lines(ax, level: int, grid: tuple[int, int], size: tuple[int, int]):
     "Thin lines between the cells of a level."
     h, w = (2 ** level * s / g for s, g in zip(size, grid, strict=True))
@@ -202,8 +210,7 @@ def match_components(
 ) -> tuple[list[int], Tensor]: # order and signs [3], so that scores[:, order] * signs resembles the reference
     "Order and signs of components that correlate best with the reference."
     standard = lambda s: (s - s.mean(0)) / s.std(0, unbiased=False).clamp(min=1e-30)
-    # [3 of scores, 3 of reference]
-    corr = standard(scores).T @ standard(reference) / len(scores)
+    corr = standard(scores).T @ standard(reference) / len(scores)          # [3 of scores, 3 of reference]
     k = list(range(corr.shape[1]))
     order = max(itertools.permutations(k), key=lambda p: corr[list(p), k].abs().sum().item())
     return list(order), torch.where(corr[list(order), k] < 0, -1., 1.).to(scores)
@@ -221,6 +228,7 @@ def oklab_to_rgb(
     x = ((lab @ to_lms.T).pow(3) @ to_linear.T).clamp(0, 1)
     return torch.where(x <= .0031308, 12.92 * x, 1.055 * x.clamp(min=1e-9).pow(1 / 2.4) - .055)
 
+# %% ../nbs/08_visualization.ipynb #c29f92ac
 def component_colours(
     scores: Tensor, # [..., 3]
     # what counts as darkest and lightest; outliers beyond are clipped
@@ -234,8 +242,8 @@ def component_colours(
     lo, hi = torch.where(narrow, flat.amin(0), lo), torch.where(narrow, flat.amax(0), hi)
     unit = torch.where(hi > lo, (scores - lo) / (hi - lo).clamp(min=1e-30), .5).clamp(0, 1)
     lightness, blue_yellow, green_red = unit.unbind(-1)
-    return oklab_to_rgb(
-        torch.stack([.25 + .65 * lightness, .24 * (green_red - .5), .28 * (blue_yellow - .5)], -1)).float()
+    lab = [.25 + .65 * lightness, .24 * (green_red - .5), .28 * (blue_yellow - .5)]
+    return oklab_to_rgb(torch.stack(lab, -1)).float()
 
 # %% ../nbs/08_visualization.ipynb #f3147ed1
 def pca_colours(
@@ -248,6 +256,9 @@ def pca_colours(
     of level 0. Rotation, reflection, shift and scaling of a level's feature space change nothing."""
     return [component_colours(s) for s in level_scores(levels, grid)[0]]
 
+# %% ../nbs/08_visualization.ipynb #a6056395
+#| code-fold: true
+#| code-summary: "Scores of all levels, matched with those of level 0"
 def level_scores(levels: list[Tensor], grid: tuple[int, int]) -> tuple[list[Tensor], list[float]]:
     "Matched scores [B, gh_l, gw_l, 3] and the share of the variance that they hold, per level."
     out, shares, reference = [], [], None
@@ -380,6 +391,9 @@ def show_pyramid(
                   fontsize=8)
     return fig
 
+# %% ../nbs/08_visualization.ipynb #1180887a
+#| code-fold: true
+#| code-summary: "Scores of plain levels and pyramid in the same order and signs"
 def _matched_scores(plain: list[Tensor], pyramid: list[Tensor], grid: tuple[int, int]) -> list[Tensor]:
     "Scores of both sets of levels, those of the pyramid in the order and signs of the plain level 0."
     for f in pyramid: check_finite(f)
@@ -455,6 +469,9 @@ def show_prediction_error(
     label = 'prediction error, 1 − cosine  (0 exact, 1 unrelated)'
     return colour_bar(fig, axes, drawn, label, extend=beyond)
 
+# %% ../nbs/08_visualization.ipynb #48dd08c2
+#| code-fold: true
+#| code-summary: "Titles of the figure"
 def _error_titles(axes, maps: list[Tensor], guess: list[float]):
     "Titles over the first row: the mean error of all images, and that of a constant guess."
     axes[0].set_title('image', fontsize=9)

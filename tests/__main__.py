@@ -23,7 +23,7 @@ root = Path(__file__).resolve().parents[1]
 
 
 # begun first, so that all workers end together
-LONGEST = '00_tour', 'report/01_verdict', 'tutorials/reading_a_run', 'evaluation/04_lowshot'
+LONGEST = '00_tour', 'report/01_verdict', '08_visualization', 'tutorials/reading_a_run'
 
 
 def run_notebook(*args, **kwargs):

@@ -32,9 +32,8 @@ def watch_attention(
     layers = [m for m in module.modules() if hasattr(m, 'fused_attn') and hasattr(m, 'attn_drop')]
     if not layers: raise ValueError(f'{type(module).__name__} has no attention layer of timm to watch')
     seen, fused = [], [m.fused_attn for m in layers]
-    hooks = [
-        m.attn_drop.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach())) for m in layers
-    ]
+    note = lambda _, args: seen.append(args[0].detach())
+    hooks = [m.attn_drop.register_forward_pre_hook(note) for m in layers]
     try:
         for m in layers: m.fused_attn = False
         yield seen
@@ -43,6 +42,7 @@ def watch_attention(
             m.fused_attn = f
             h.remove()
 
+# %% ../../nbs/figures/04_attention.ipynb #a5767237
 def attention_weights(
     encoder: ContextEncoder, # for a model: `model.target_encoder.encoder` or `model.context_encoder`
     images: Tensor, # [B, C, H, W], normalised
@@ -131,6 +131,8 @@ def show_attention(
     return _log_bar(fig, axes, norms[0], f'attention of the last block, {rest}')
 
 # %% ../../nbs/figures/04_attention.ipynb #aa4275da
+#| code-fold: true
+#| code-summary: "The frames"
 def _draw_attention(shown: Tensor, maps, own, heads: list[int], query, grid, norms):
     "Frames of images and maps, with titles."
     size = tuple(shown.shape[-2:])
@@ -149,6 +151,8 @@ def _draw_attention(shown: Tensor, maps, own, heads: list[int], query, grid, nor
     return fig, axes
 
 # %% ../../nbs/figures/04_attention.ipynb #f5af3ad5
+#| code-fold: true
+#| code-summary: "Heads, scale and titles"
 def _last_and_rollout(weights: list[Tensor]) -> tuple[Tensor, Tensor]:
     "Attention of the last block, and rollout per head of it; both [B, heads, T, T]."
     last, rollout = weights[-1].float(), attention_rollout(weights, per_head=True)

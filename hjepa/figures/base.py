@@ -70,6 +70,9 @@ def to_pixels(
     if x.shape[1] != 3: return repeat(x.mean(1), 'b h w -> b h w c', c=3)
     return rearrange(x, 'b c h w -> b h w c')
 
+# %% ../../nbs/figures/01_base.ipynb #e9e62287
+#| code-fold: true
+#| code-summary: "Chosen channels"
 def _choose(x: Tensor, channels: tuple[int, ...]) -> Tensor:
     if max(channels) >= x.shape[1]:
         raise ValueError(f'channels {channels}: these images have the channels 0 to {x.shape[1] - 1}')

@@ -74,6 +74,8 @@ def show_multicrop(
     return fig
 
 # %% ../../nbs/figures/06_crops.ipynb #85b80827
+#| code-fold: true
+#| code-summary: "The source, three times"
 def _local_grid(crops: Crops, masks: MultiCropMasks) -> tuple[int, int]:
     "Patches of a local crop: as large as those of global ones."
     if not crops.num_local: return masks.globals.grid
@@ -99,6 +101,8 @@ def _draw_source(axes, pixels: Tensor, crops: Crops, masks: MultiCropMasks, imag
     _draw_boxes(axes[0], boxes, flips, g, len(crops) - masks.num_hidden)
 
 # %% ../../nbs/figures/06_crops.ipynb #fe2e39d8
+#| code-fold: true
+#| code-summary: "Crops and boxes"
 def _draw_crops(axes, crops: Crops, masks: MultiCropMasks, image: int, parts, local_grid):
     "Each crop with its tints."
     g = crops.num_global

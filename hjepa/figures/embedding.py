@@ -44,6 +44,7 @@ class EmbeddingMap:
     kept: float # see `kept_neighbours`
     k: int # of `kept`
 
+# %% ../../nbs/figures/03_embedding.ipynb #e29f36d9
 def embedding_map(
     features: Any, # [n, d] array or tensor, one vector per image, see `hjepa.evaluation.encodings.readout`
     method: str = 'pca', # 'pca', 'tsne' or 'umap'
@@ -69,6 +70,8 @@ def embedding_map(
     return EmbeddingMap(points, method, *labels, kept_neighbours(x, points, k), k)
 
 # %% ../../nbs/figures/03_embedding.ipynb #86ad7677
+#| code-fold: true
+#| code-summary: "The three layouts"
 def _by_pca(x, seed, k):
     points, shares = principal_scores(torch.as_tensor(x), 2, sign='axis', noise=0)
     names = [f'principal component {i} ({s:.0%} of the variance)' for i, s in enumerate(shares, 1)]
@@ -111,11 +114,6 @@ def thumbnail_squares(
     return which, centre[which], side
 
 # %% ../../nbs/figures/03_embedding.ipynb #c71b0884
-_CLASS_COLOURS = [OKABE_ITO[c] for c in ('blue', 'orange', 'green', 'purple', 'vermilion', 'sky', 'black')]
-_CLASS_MARKERS = ['o', '^', 's', 'D', 'v']
-# colours come twice: the second time dotted
-def _frame(i: int) -> Any: return '-' if i < 7 else (0, (1, .7))
-
 def show_embedding(
     layout: EmbeddingMap,
     images: Any = None, # [n, C, H, W], uint8 or float in 0 … 1: thumbnails; None: points
@@ -143,16 +141,14 @@ def show_embedding(
     if styles: _class_legend(fig, styles, points=images is None)
     return fig
 
-def _class_legend(fig: Figure, styles: dict, points: bool):
-    "Class names beside a dot, or a piece of frame, in the style of the class."
-    def look(i, marker):
-        if points: return dict(linestyle='', marker=marker, markersize=6)
-        return dict(linestyle=_frame(i), linewidth=2.5)
-    handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
-    names = [name for name, *_ in styles.values()]
-    plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))
-
 # %% ../../nbs/figures/03_embedding.ipynb #e21518bf
+#| code-fold: true
+#| code-summary: "Colours, points, thumbnails and legend"
+_CLASS_COLOURS = [OKABE_ITO[c] for c in ('blue', 'orange', 'green', 'purple', 'vermilion', 'sky', 'black')]
+_CLASS_MARKERS = ['o', '^', 's', 'D', 'v']
+# colours come twice: the second time dotted
+def _frame(i: int) -> Any: return '-' if i < 7 else (0, (1, .7))
+
 def _class_styles(labels: np.ndarray | None, classes: Sequence[str] | None,
                   most: int = 14) -> dict[int, tuple[str, str, str]]:
     "Class → name, colour, marker, for the most frequent classes; key −1 is all others."
@@ -189,3 +185,12 @@ def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squar
         ax.add_patch(Rectangle((x - reach[0], y - reach[1]), *(2 * reach), **look))
     ax.set_xlim(centre[:, 0].min() - side / 2, centre[:, 0].max() + side / 2)
     ax.set_ylim(centre[:, 1].min() - side / 2, centre[:, 1].max() + side / 2)
+
+def _class_legend(fig: Figure, styles: dict, points: bool):
+    "Class names beside a dot, or a piece of frame, in the style of the class."
+    def look(i, marker):
+        if points: return dict(linestyle='', marker=marker, markersize=6)
+        return dict(linestyle=_frame(i), linewidth=2.5)
+    handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
+    names = [name for name, *_ in styles.values()]
+    plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))

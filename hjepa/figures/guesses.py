@@ -90,6 +90,9 @@ def build_patch_bank(
     image, cell = (t.flatten() for t in places)
     return PatchBank(F.normalize(features.flatten(0, 1), dim=-1), pixels.flatten(0, 1), image, cell, level)
 
+# %% ../../nbs/figures/05_guesses.ipynb #df6add81
+#| code-fold: true
+#| code-summary: "Targets of whole images"
 def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cells, D]
     "What the model would have to predict for each cell, were it hidden completely."
     grid = model.context_encoder.grid_of(x.shape[-2:])

@@ -164,8 +164,7 @@ def _keep_local(masks: MultiCropMasks, seen: Tensor, kept: Tensor):
 @patch
 def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -> MultiCropMasks:
     "Context tokens of any crop against the boxes of hidden local crops."
-    # [c, B, h, N] each
-    touch = [tokens_touching(e, boxes[-masks.num_hidden:]) for e in extents]
+    touch = [tokens_touching(e, boxes[-masks.num_hidden:]) for e in extents]               # [c, B, h, N] each
     hit = [(t.any(2) & s) for t, s in zip(touch, seen, strict=True)]
     masks.overlap = sum(h.sum() for h in hit).item() / sum(s.sum() for s in seen).item()
     if not self.exclude_overlap: return masks
@@ -187,11 +186,9 @@ def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -
 def _exclude_targets(self: MultiCropMaskGenerator, masks, seen, extents, boxes, flips) -> MultiCropMasks:
     "Tokens of local crops against the hidden patches of global crops."
     g, (gh, gw) = masks.num_global, masks.globals.grid
-    # [g, B, gw, 2], [g, B, gh, 2]
-    cols, rows = patch_edges(boxes[:g], flips[:g], (gh, gw))
-    # [v, g, B, lw, gw], [v, g, B, lh, gh]
-    x, y = (shared_length(e[:, None], p).gt(0).float()
-            for e, p in zip(extents[1], (cols, rows), strict=True))
+    edges = patch_edges(boxes[:g], flips[:g], (gh, gw))                      # [g, B, gw, 2], [g, B, gh, 2]
+    x, y = (shared_length(e[:, None], p).gt(0).float()                       # [v, g, B, lw, gw] and
+            for e, p in zip(extents[1], edges, strict=True))                 # [v, g, B, lh, gh]
     target = masks.globals.target.float().view(g, -1, gh, gw)
     touch = (y @ target @ x.mT > 0).any(1).flatten(-2)                                     # [v, B, N]
     masks.overlap = (touch & seen[1]).sum().item() / seen[1].sum().item()
