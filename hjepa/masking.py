@@ -312,6 +312,6 @@ def build_mask_generator(
     known = takes - {*ours}
     for key in kwargs:
         if key not in known:
-            raise ValueError(f'{key}={kwargs[key]!r} is no setting of {kind} masks: '
+            raise ValueError(f'{key}={kwargs[key]!r} is not a setting of {kind} masks: '
                              f'use one of {", ".join(sorted(known))}')
     return MASKS[kind](grid, **{k: v for k, v in ours.items() if k in takes}, **kwargs)

@@ -399,7 +399,7 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
 
 # %% ../nbs/05_multicrop.ipynb #17d3993f
 #| code-fold: true
-#| code-summary: "Masks that ask for everything"
+#| code-summary: "Masks in which everything is predicted"
 def _all_hidden(n: int, grid: tuple[int, int]) -> Masks:
     "Masks that predict everything: what is seen is in other crops, which `Masks` by itself does not allow."
     new = object.__new__(Masks)

@@ -175,11 +175,11 @@ def show_mask_levels(
             draw_cells(ax, share, l, masks.grid, size, **look)
             _cell_lines(ax, l, masks.grid, size)
     neither = ', grey: neither' if not (masks.context | masks.target)[:n].all() else ''
-    axes[0, 0].set_title(f'blue: seen{neither}\norange: asked', fontsize=9 if not neither else 8)
+    axes[0, 0].set_title(f'blue: seen{neither}\norange: to be predicted', fontsize=9 if not neither else 8)
     for l, ax in enumerate(axes[0, 1:]):
         ax.set_title(f'level {l}\n{"×".join(map(str, level_grid(masks.grid, l)))} cells', fontsize=9)
     return colour_bar(fig, axes, ScalarMappable(Normalize(0, 1), 'YlOrBr'),
-                      'hidden share of a cell’s patches  (no colour: not asked)')
+                      'hidden share of a cell’s patches  (no colour: not predicted)')
 
 # %% ../nbs/08_visualization.ipynb #0c522621
 #| code-fold: true
@@ -286,7 +286,7 @@ def show_feature_maps(
     fpn: bool = True, # False: pooled encoder tokens even if the model has an FPN
     encoder: str = 'target', # 'target' or 'context'
 ) -> Figure: # a row per image: the image, then a map per level
-    "What each level tells apart: feature maps as PCA colours."
+    "Feature maps of each level as PCA colours."
     x, shown = model_images(model, images)
     with torch.no_grad(), evaluating(model): levels = model.extract_levels(x, fpn=fpn, encoder=encoder)
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])
@@ -326,7 +326,7 @@ def show_similarity(
     encoder: str = 'target', # 'target' or 'context'
     center: bool = True, # see `cell_similarity`
 ) -> Figure: # a row per image: the image, then a map per level
-    "Which places look like a chosen one to the model, in its own image and in others."
+    "Similarity of all places to a chosen one, in its own image and in others."
     x, shown = model_images(model, images)
     if not 0 <= image < len(x): raise ValueError(f'image={image}: there are images 0 to {len(x) - 1}')
     size, grid = tuple(x.shape[-2:]), model.context_encoder.grid_of(x.shape[-2:])

@@ -147,7 +147,7 @@ def test_a_damaged_part_is_repaired(whole, tmp_path, fault):
     with pytest.warns(UserWarning, match='lambda_2 not finished, or damaged, and left out'):
         assert list(hjepa.compression.training.codec_runs(run)) == [.2]
     said = finish(command('train', '--resume', run), tmp_path/'log')
-    assert ('begins anew' in said) == (fault == 'all damaged'), said
+    assert ('starts again' in said) == (fault == 'all damaged'), said
     check_same(run, whole)
     assert fault == 'all damaged' or 'epoch 1/2' not in said    # nothing more is trained than what was lost
 

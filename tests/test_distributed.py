@@ -167,7 +167,7 @@ def stuck(task: dict):
     try: Trainer(load_config('tiny', SMALL), task['run'], other)
     except ValueError as e: print(f'other images on rank {group.rank}: {e}', file=sys.stderr, flush=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with group.watch('go on with --resume somewhere', every=.2, grace=1):
+    with group.watch('resume with --resume somewhere', every=.2, grace=1):
         time.sleep(2)
         if group.rank == 1: os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(300)
@@ -412,7 +412,7 @@ def test_another_process_dies_while_this_one_is_stuck(tmp_path):
     start = time.time()
     out = launch(tmp_path, [dict(stuck=True, run=str(tmp_path/'run'))], code=None)
     assert 'rank 0 of 2: another process of this run has ended' in out
-    assert 'go on with --resume somewhere' in out
+    assert 'resume with --resume somewhere' in out
     assert time.time() - start < 200                    # the other one would sleep for 300
     for rank in (0, 1):
         assert f'refused on rank {rank}: processes differ: images is 100 on rank 0 and 101 on rank 1' in out
@@ -498,7 +498,7 @@ def test_a_process_is_killed(garments, tmp_path, rank, more):
     said = [l for l in out.splitlines() if 'another process of this run has ended' in l]
     saved = sorted((run/'checkpoints').glob('step_*'))[-1]
     step, last = int(saved.name[5:]), max(h['step'] for h in history(run))
-    assert said and f'rank {1 - rank} of 2' in said[0] and f'go on with --resume {run}' in said[0], out
+    assert said and f'rank {1 - rank} of 2' in said[0] and f'resume with --resume {run}' in said[0], out
     # no traceback but torchrun's own
     assert 'hjepa/training.py' not in out, out
     if rank == 1: assert f'(from step {step})' in said[0]

@@ -35,7 +35,7 @@ def some_features(
     cfg, # a CodecRun
     source, # the training features
 ) -> list: # of FPNFeatures
-    "What the analyses of a run show: features of test images; of the training where there are no others."
+    "The features that analyses show: of test images, or of training images if there are no test images."
     from hjepa.compression.training import feature_source
     if cfg.data.features and not cfg.data.test_features: return list(source.sample(cfg.evaluation.pictures))
     e, test = cfg.evaluation, feature_source(cfg, 'test', source.detector, device=best_device())
@@ -45,7 +45,7 @@ def some_features(
 def describe_codec(
     trainer, # a CodecTrainer
 ):
-    "Print what will happen."
+    "Print data, model and length of the run."
     m, s, t = trainer.model, trainer.dataset, trainer.config.training
     n = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
     kept = ', kept in memory' if s.kept is not None else ''
@@ -55,7 +55,7 @@ def describe_codec(
                 f'({levels} channels{kept}); '
                 f'transforms {n(m.analysis) + n(m.synthesis):.2f} M, '
                 f'densities {n(m.priors):.3f} M parameters; {trainer.world_size} process(es) on '
-                f'{trainer.device}, precision {trainer.accelerator.mixed_precision}\n'
+                f'{trainer.device}, precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
                 f'{t.epochs} epochs of {trainer.steps_per_epoch} steps from step {trainer.step}; '
                 f'run folder {trainer.run_dir}')
 
@@ -82,7 +82,7 @@ def same_measure(
     a: dict, # results of `measure_codecs`
     b: dict, # other results
 ) -> bool:
-    "Whether two results are of the same images under the same detector."
+    "Whether two results are of the same images and detector."
     same = all(a.get(k) == b.get(k) for k in ('images', 'canvas', 'small_below'))
     return same and a['reference'].get('map') == b['reference'].get('map')
 
@@ -98,7 +98,7 @@ def with_older_rows(
     results: dict, # just measured
     file: Path, # results.json, if there is one
 ) -> dict: # with the baselines of the older results, where these are of the same images
-    "Measuring the codecs again does not lose the baselines."
+    "Keep the older baselines when only the codecs are measured again."
     from hjepa.core.files import read_json
     try: old = read_json(file)
     except (OSError, ValueError): return results
@@ -126,7 +126,7 @@ def report_codec(
     runs = codec_runs(run_dir)
     codecs = {f'λ {lam:g}': load_compression_model(folder, best_device()) for lam, folder in runs.items()}
     if cfg.data.features and not cfg.data.test_features:
-        say(f'\n{run_dir}: nothing to measure on; give data.test_features=DIR to hjepa codec eval')
+        say(f'\n{run_dir}: no test features; give data.test_features=DIR to hjepa codec eval')
         return {}
     if not cfg.data.features: need_extra()
     source = feature_source(cfg, 'test', detector, device=best_device())
@@ -184,7 +184,7 @@ def _train(overrides, config, run_dir=None, resume=None, allow=()) -> int:
 
 # %% ../../nbs/cli/13_codec.ipynb #5cbecce6
 def _read_settings(overrides, config, resume):
-    "The run's configuration, with its detector; what is missing is known before hours of training."
+    "The run's configuration, with its detector; missing parts are reported before hours of training."
     from hjepa.compression.coding import need_constriction
     from hjepa.compression.training import load_codec_config, load_codec_run
     from hjepa.detection.results import need_extra
@@ -241,7 +241,7 @@ def eval_codec(
     results = report_codec(expand(run), cfg, None, baselines, out)
     if other and not same_measure(results, other):
         raise ValueError(f'{against} was measured on other images or with another detector '
-                         f'({other["images"]} images on {other["canvas"]}); measure both alike')
+                         f'({other["images"]} images on {other["canvas"]}); measure both in the same way')
     if other: say('\n' + format_bd_rate(results, other, run, against))
     return 0
 
@@ -250,7 +250,7 @@ def read_results(
     run: str | Path, # of a measured run
     overrides: list[str] = (), # settings that it was measured with, if it was; else its own
 ) -> dict: # its results.json
-    "What a run has measured. Raises FileNotFoundError, or ValueError for results of another kind."
+    "The results of a run. Raises FileNotFoundError, or ValueError for results of another kind."
     from hjepa.core.files import read_json
     file = evaluation_folder(run, overrides)/'results.json'
     if not file.is_file(): file = Path(run).expanduser()/'results.json'

@@ -28,7 +28,7 @@ def describe_detection(
     trainer, # a DetectionTrainer
     test, # images that will be measured on; None on processes that do not measure
 ):
-    "Print what will happen, and what was wrong with the annotations."
+    "Print data, model and length of the run, and problems of the annotations."
     m, cfg, data = trainer.model, trainer.config, trainer.dataset
     if test is not None: _report_left_out(data, test, trainer.run_dir/'problems.txt')
     count = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
@@ -43,7 +43,7 @@ def describe_detection(
         f'{cfg.model.head} on {", ".join(m.backbone.levels)} of {cfg.model.backbone}: '
         f'backbone {body:.1f} M, pyramid {pyramid:.2f} M, head {head:.2f} M parameters; '
         f'{trainer.world_size} process(es) on {trainer.device}, '
-        f'precision {trainer.accelerator.mixed_precision}\n'
+        f'precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
         f'{cfg.training.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
 
 # %% ../../nbs/cli/12_detect.ipynb #a81b36c7
@@ -116,7 +116,7 @@ def _train(overrides, config, run_dir=None, resume=None, allow=()) -> int:
     check_start(config, run_dir, resume, allow)
     from hjepa.detection.results import need_extra
     from hjepa.detection.training import detection_dataset, load_detection_config, load_detection_run
-    need_extra()                                                # better now than after hours of training
+    need_extra()                                                # now, not after hours of training
     if resume: check_kind(resume, 'detector')
     if resume: cfg = load_detection_run(resume, overrides)
     else: cfg = load_detection_config(config or 'scenes', overrides)
@@ -179,8 +179,8 @@ def eval_detection(
     scales: list[Annotated[float, 'S']] = (1.,), # sizes of the canvas to try, as multiples of the trained one
     per_class: bool = False, # print the average precision of every class
 ) -> int: # 0
-    """Measure a detector again: average precision, figures, results.json. With other settings, in a folder of
-    its own, RUN/evaluations/SETTINGS.
+    """Measure a detector again: average precision, figures, results.json. With other settings, they are
+    written to RUN/evaluations/SETTINGS.
 
     examples:
       hjepa detect eval runs/scenes-20300101-120000 --per-class
@@ -214,18 +214,18 @@ def rows_text(
 # %% ../../nbs/cli/12_detect.ipynb #de61f2a4
 @delegates(reading_options, but=['num_workers'])
 def detect(
-    images: list[str], # images, or folders of images (searched through)
+    images: list[str], # images, or folders of images (with their subfolders)
     *,
     # folder of a run, or a .safetensors file; None: the newest detector under runs/
     model: Annotated[str | None, 'RUN'] = None,
     output: Annotated[str, 'FILE'] = 'detections.json', # where boxes are written
     figures: Annotated[str | None, 'DIR'] = None, # draw the boxes into figures in this folder
-    threshold: float = 0.3, # least score
+    threshold: float = 0.3, # lowest score of a box that is returned
     scales: list[Annotated[float, 'S']] = (1.,), # sizes of the canvas to try, as multiples of the trained one
     batch_size: Positive = 8, # images at a time
     **kwargs,
 ) -> int: # 0
-    """Find objects in images: boxes, classes, scores. What cannot be read is left out, and counted.
+    """Find objects in images: boxes, classes, scores. Files that cannot be read are left out and counted.
 
     examples:
       hjepa detect run ~/photos --figures drawn
@@ -303,7 +303,7 @@ def draw_boxes(
     found: list[dict], # their boxes
     model, # an FPNDetector
 ):
-    "Images with their boxes, under the images' names; one that is taken gets a number. Whole or not at all."
+    "Images with their boxes, under the images' names; names that are taken get a number."
     from hjepa.detection.results import save_figure, show_detections
     for path, image, r in zip(paths, images, found, strict=True):
         # with number and suffix at most 255 bytes

@@ -283,7 +283,7 @@ def decompress(
     output: Annotated[str | None, 'DIR'] = None,
     # find objects in the features and write their boxes here, as hjepa detect run does
     detect: Annotated[str | None, 'FILE'] = None,
-    threshold: float = 0.3, # least score
+    threshold: float = 0.3, # lowest score of a box that is returned
 ) -> int: # 0; 1 if some streams could not be read
     """Decompress streams into feature maps (.safetensors) and boxes.
 

@@ -87,7 +87,7 @@ def describe(
                 f'{m.num_levels} levels{_crop_words(trainer)}\n'
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; '
                 f'{trainer.world_size} process(es) on {trainer.device}, '
-                f'precision {trainer.accelerator.mixed_precision}\n'
+                f'precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
                 f'{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
 
 def _crop_words(trainer) -> str:

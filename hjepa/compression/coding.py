@@ -147,7 +147,7 @@ def update_tables(self: FactorizedPrior):
 
 # %% ../../nbs/compression/01_coding.ipynb #84ae3608
 def need_constriction() -> Any: # its module `stream`
-    "The library that codes. Raises an ImportError that says how to get it."
+    "The entropy coder. Raises an ImportError that says how to install it."
     try: import constriction
     except ImportError as e:
         raise ImportError('coding streams needs constriction: pip install "hjepa[compression]"') from e

@@ -414,7 +414,7 @@ def format_rows(
 
 # %% ../../nbs/compression/07_rate_distortion.ipynb #26176614
 def _format_reference(results: dict) -> list[str]:
-    "What was measured on, and what nothing compressed gives."
+    "What was measured on, and what uncompressed features give."
     ref, canvas = results['reference'], results['canvas']
     seeds = f', {ref["seeds"]} seeds: median (lowest–highest)' if 'seeds' in ref else ''
     where = '{} × {} pixels'.format(*canvas) if canvas else 'canvases of several sizes'

@@ -51,22 +51,22 @@ _FILES = 'null where data.detector or data.dataset is given: features come from 
 class CodecData:
     "Which features: of a detector's images, or from files. What is null is as in the detector's own run."
     detector: str | None = None # a detector's run folder or file; null: the newest one under runs/
-    features: str | None = None # instead: a folder of feature maps, see `read_maps`
-    test_features: str | None = None # another folder of maps to measure on
+    features: str | None = None # instead of a detector, a folder of feature maps, see `read_maps`
+    test_features: str | None = None # with data.features: a folder of feature maps to measure on
     # a name known to `build_box_dataset`
     dataset: str | None = setting(None, choices=BOX_DATASETS, others=True)
-    path: str | None = None # its folder
+    path: str | None = None # folder of the data
     annotations: str | None = None # see `hjepa.detection.training.DetectionData`
     test_annotations: str | None = None # likewise for the test
     split: str | None = None # the part to train on
     test_split: str | None = None # the part to measure on
-    n: int | None = setting(None, low=1, unit='images') # at most so many
+    n: int | None = setting(None, low=1, unit='images') # most images to train on
     test_n: int | None = setting(None, low=1, unit='images') # likewise for the test
-    download: bool | None = None # fetch it if it can be fetched
+    download: bool | None = None # download the data, where that is possible
     # [height, width] that images are fitted into
     resize: list[int] | None = setting(None, low=1, length=2, unit='pixels',
                                        expected='null, or [height, width] in pixels')
-    # probability of a horizontal flip; above 0 features are made anew each time
+    # probability of a horizontal flip; above 0 features are computed each time
     flip: float = setting(0.0, **CHANCE)
     cache_gb: float = setting(2.0, low=0, unit='GB') # features are kept in memory if they need less than this
     num_workers: int = setting(0, low=0) # processes that load images
@@ -88,14 +88,14 @@ class CodecTraining(TrainingConfig):
     clip_grad: float = setting(1.0, low=0)
     log_steps: int = setting(1, low=1, unit='steps')
     prior_lr: float = setting(1e-2, above=0) # learning rate of the densities
-    aux_lr: float = setting(1e-2, above=0) # learning rate of their quantiles
+    aux_lr: float = setting(1e-2, above=0) # learning rate of the densities' quantiles
     # a sweep: a codec for each λ, forked from one base run; null: one codec, for model.lambda_value
     lambda_values: list[float] | None = setting(None, above=0, length=(1, math.inf), expected=_LAMBDAS)
     base_epochs: int = setting(5, low=1, unit='epochs') # length of a sweep's base run
-    start: str | None = None # a codec whose weights to begin with
-    # that statistics and first transforms are made from
+    start: str | None = None # codec whose weights training starts from
+    # images from which statistics and first transforms are made
     fit_pictures: int = setting(256, low=1, unit='images')
-    first_step: float = setting(1.0, above=0) # rounding step to begin with, in spreads of a level
+    first_step: float = setting(1.0, above=0) # rounding step at the start, in standard deviations of a level
 
 # %% ../../nbs/compression/08_training.ipynb #6070ffaa
 @dataclass
@@ -103,8 +103,8 @@ class CodecEvaluation:
     "What is measured."
     # time between analyses of features and latents; null: only at the end
     every: int | None = setting(1, low=1, unit='epochs')
-    pictures: int = setting(64, low=1, unit='images') # how many are analysed
-    batch_size: int = setting(16, low=1, unit='images') # how many at once
+    pictures: int = setting(64, low=1, unit='images') # images that are analysed
+    batch_size: int = setting(16, low=1, unit='images') # images that are measured at once
     # see `hjepa.detection.training.DetectionEvaluation`
     small_below: float = setting(32.0, above=0, unit='pixels')
 
@@ -696,6 +696,6 @@ def _begin_part(one: CodecRun, folder: Path, source, make_callbacks, allow) -> C
     except ValueError as e:
         trainer.accelerator.wait_for_everyone()                       # until they have other names
         if checkpoints(folder): raise
-        trainer.say(f'{e}; {folder.name} begins anew')
+        trainer.say(f'{e}; {folder.name} starts again')
         return CodecTrainer(one, folder, source, make_callbacks(one))
     return trainer

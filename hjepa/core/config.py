@@ -196,8 +196,8 @@ class PlainLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _yaml_error('a key is no plain text', key.start_mark)
-            if key.value in seen: raise _yaml_error(f'the key {key.value!r} stands twice', key.start_mark)
+                raise _yaml_error('a key is not plain text', key.start_mark)
+            if key.value in seen: raise _yaml_error(f'the key {key.value!r} occurs twice', key.start_mark)
             seen.add(key.value)
         return {k.value: self.construct_object(v, deep=deep) for k, v in node.value}
 
@@ -520,7 +520,7 @@ def read_plain(
         shipped = ', '.join(list_configs(job))
         raise ConfigError(f'{what}: no such file, and not one of the shipped ones ({shipped})')
     if len(text) > MAX_YAML:
-        raise ConfigError(f'{what} is larger than {MAX_YAML // 1024} kB: it is no configuration')
+        raise ConfigError(f'{what} is larger than {MAX_YAML // 1024} kB: it is not a configuration')
     values = read_yaml(text, what)
     check_plain(values)
     if not isinstance(values or {}, dict):

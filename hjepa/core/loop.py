@@ -385,9 +385,9 @@ def _skip(self: Loop, batches: list[dict], losses: list[Tensor]):
     raise FloatingPointError(
         f'{most} steps in a row had a loss or a gradient that is not finite; the first was step '
         f'{self.before_bad["step"] + 1}. The weights are those from before it, and the images are named in '
-        f'history.jsonl (lines of the kind "skipped"). Go on with --resume {self.run_dir} and '
-        f'training.precision=fp32, or get past them with training.max_bad_steps={10 * most}; if neither '
-        'helps, start anew with a lower training.lr')
+        f'history.jsonl (lines of the kind "skipped"). Resume with --resume {self.run_dir} and '
+        f'training.precision=fp32, or allow more of them with training.max_bad_steps={10 * most}; if neither '
+        'helps, start a new run with a lower training.lr')
 
 @patch
 def _names(self: Loop, batches: list[dict], losses: list[Tensor]) -> list:
@@ -527,7 +527,7 @@ def fit(self: Loop) -> bool:  # True if the run is complete, False if it was sto
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
     with ExitStack() as stack:
-        watch = self.process_group.watch(f'go on with --resume {self.run_dir}')
+        watch = self.process_group.watch(f'resume with --resume {self.run_dir}')
         for block in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()):
             stack.enter_context(block)
         try:
@@ -575,7 +575,7 @@ def _rescue(self: Loop):
             with suppress(OSError, FloatingPointError): self.save_checkpoint()
         last = self._last_step()
         how = 'there is no checkpoint yet: start again'
-        if last is not None: how = f'go on with --resume {self.run_dir} (from step {last})'
+        if last is not None: how = f'resume with --resume {self.run_dir} (from step {last})'
         raise LostProcess(lost_message(self.process_group, how)) from e
 
 # %% ../../nbs/core/13_loop.ipynb #bf3618a6
@@ -590,7 +590,7 @@ def _last_step(self: Loop) -> int | None:
 def _lost_worker(self: Loop, error: Exception) -> ChildProcessError:
     "The message when a process that loads images was killed; that may be noticed in the middle of a step."
     last = self._last_step()
-    go_on = 'Start again' if last is None else f'The newest checkpoint is of step {last}: go on'
+    go_on = 'Start again' if last is None else f'The newest checkpoint is of step {last}: resume'
     how = str(error).partition('\n')[0]
     return ChildProcessError(f'a process that loads images has ended at step {self.step} ({how}); '
                              f'was the memory full? {go_on} with --resume {self.run_dir}, perhaps with fewer '

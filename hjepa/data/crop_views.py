@@ -197,7 +197,7 @@ def _note(
     "Keep the names of images that could not be read, and warn once."
     if bad and not len(seen):
         warnings.warn(f'cannot be read: {why(bad[0])}; the next image that can takes its place. '
-                      'This is said once; `.bad.names` has all of them', stacklevel=3)
+                      'This is printed once; `.bad.names` has all of them', stacklevel=3)
     seen.update(bad)
 
 # %% ../../nbs/data/09_crop_views.ipynb #b5fea4fd

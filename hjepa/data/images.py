@@ -88,8 +88,8 @@ def _note(self: PixelRange, counts: np.ndarray):
     "Count an image, or refuse it if its numbers do not fit the range."
     if self.strict and counts[1:].sum() > counts[0] / 1000:
         raise ValueError(f'{counts[1:].sum() / counts[0]:.0%} of its pixels are outside of {self}: '
-                         'set data.pixel_range (pixel_range=) to the numbers that shall become black and '
-                         'white')
+                         'set data.pixel_range (pixel_range=) to the numbers that become '
+                         'black and white')
     if self._counts is None: return
     worker = torch.utils.data.get_worker_info()
     self._counts[0 if worker is None else 1 + worker.id % 64] += torch.from_numpy(counts)

@@ -28,7 +28,7 @@ from .named import class_folders, find_images, IMAGE_SUFFIXES
 FORMAT = 1
 
 def _webdataset():
-    "The library, or a message how to get it."
+    "Import the library, or raise an error that says how to install it."
     try: import webdataset
     except ImportError as e:
         raise DataError('shards need the library webdataset: pip install "hjepa[webdataset]"') from e
@@ -386,7 +386,7 @@ def index_shards(
     if not urls: raise ShardError(f'{path}: there is no .tar file')
     local = all(url_scheme(u) is None for u in urls)
     if out is None and not local:
-        raise ValueError(f'{path}: say where the index shall be written (out=, or -o)')
+        raise ValueError(f'{path}: say where to write the index (out=, or -o)')
     file = check_target(out if out else Path(urls[0]).parent/'index.json')
     left_out = LeftOut()
     shards = [_counted(urls[i], file, local, left_out) for _, i in _with_bar(range(len(urls)), progress)]

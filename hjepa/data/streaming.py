@@ -175,7 +175,7 @@ class _Subset(ImageDataset):
 @register_dataset('shards', url=True)
 def _shards(path, split, download) -> ShardDataset:
     if path is None:
-        raise ValueError('shards needs a data_path: a folder of .tar files, a pattern such as '
+        raise ValueError('shards needs a path (data.path): a folder of .tar files, a pattern such as '
                          'shards/train-{000000..000063}.tar, or an index file')
     return ShardDataset(str(path), split)
 

@@ -30,7 +30,7 @@ def parse_levels(
     for level in [levels] if isinstance(levels, (str, int)) else levels:
         digits = str(level).lower().removeprefix('p')
         if not digits.isdecimal():
-            raise ValueError(f"levels={levels!r}: {level!r} is no level; expected names such as 'p3' or "
+            raise ValueError(f"levels={levels!r}: {level!r} is not a level; expected names such as 'p3' or "
                              "numbers such as 3")
         numbers.append(int(digits))
     if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):

@@ -48,7 +48,7 @@ def _read_json(
         raise DataError(f'{path}:{e.lineno}: this is not JSON: {e.msg} (column {e.colno})') from e
     except ValueError as e: raise DataError(f'{path}: a number in it has more than 4,300 digits') from e
     except RecursionError as e:
-        raise DataError(f'{path}:1: this is no file of boxes: its lists are nested too deeply') from e
+        raise DataError(f'{path}:1: this is not a file of boxes: its lists are nested too deeply') from e
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(table, dict) or not isinstance(table.get(key), list):
             raise DataError(f'{path}:1: there is no list {key!r}; a COCO file of boxes has the lists '

@@ -50,33 +50,33 @@ class DetectorConfig:
     pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file')
     # which encoder of an H-JEPA: target, context, or random (its architecture, fresh weights)
     encoder: str = setting('target', choices=ENCODERS)
-    pyramid: str | None = setting(None, choices=PYRAMIDS) # its kind; null: what suits the backbone
-    channels: int = setting(256, low=1) # channels of every level
-    # [p3, p4, p5]; null: all that the backbone has
+    pyramid: str | None = setting(None, choices=PYRAMIDS) # kind of pyramid; null: that of the backbone
+    channels: int = setting(256, low=1) # channels of all levels of the pyramid
+    # levels of the pyramid, for example [p3, p4, p5]; null: all that the backbone has
     levels: list[int | str] | int | str | None = setting(None, length=(1, 16))
-    # of the pyramid: norm, upsample, extra, bottom_up, init, stage; see `build_backbone`
+    # options of the pyramid: norm, upsample, extra, bottom_up, init, stage; see `build_backbone`
     pyramid_options: dict[str, Any] = setting({})
     backbone_kwargs: dict[str, Any] = setting({}) # further arguments of timm
-    # stem and so many blocks or stages do not train; -1: the whole backbone
+    # blocks or stages that are frozen, with the stem; 0: none; -1: the whole backbone
     frozen_blocks: int = setting(0, low=-1)
     frozen_norm: bool = False # batch norms of the backbone keep their statistics
-    head: str = setting('fcos', choices=HEADS) # which detector stands on the pyramid
+    head: str = setting('fcos', choices=HEADS) # detector on the pyramid
     # convolutions in each branch of fcos; null: 4
     head_convs: int | None = setting(None, low=0, expected=_CONVS)
-    # smallest anchor; null: 4 (retinanet), 8 (faster_rcnn)
+    # size of the smallest anchor, in strides; null: 4 (retinanet), 8 (faster_rcnn)
     anchor_scale: float | None = setting(None, above=0, unit='strides')
     # weight of each level's loss; null: 1
     level_weights: list[float] | None = setting(None, low=0, length=(1, 16))
-    img_size: int | list[int] = setting(640, **_CANVAS) # the canvas; images are fitted into it
+    img_size: int | list[int] = setting(640, **_CANVAS) # size of the canvas into which images are fitted
     in_chans: int = setting(3, low=1) # channels of the images: 3 colour, 1 grey, or what the files have
     # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or
     # the backbone's H-JEPA says, else the type's
     pixel_range: list[float] | None = setting(None, **RANGE)
-    classes: list[str] | None = setting(None, **_NAMES) # their names; null: those of the training data
-    score_threshold: float = setting(0.05, low=0, below=1) # boxes below it are not returned
+    classes: list[str] | None = setting(None, **_NAMES) # their names; null: from the training data
+    score_threshold: float = setting(0.05, low=0, below=1) # boxes with a lower score are not returned
     # overlap above which the weaker of two boxes of a class is dropped; null: the head's usual
     nms_threshold: float | None = setting(None, above=0, high=1)
-    max_detections: int = setting(100, low=1) # most boxes per image
+    max_detections: int = setting(100, low=1) # most boxes that are returned per image
     # filled in: architecture of the H-JEPA that `backbone` pointed to
     hjepa_config: dict[str, Any] | None = None
 
@@ -462,8 +462,8 @@ def load_detection_model(
         config = from_values(DetectorConfig,
                              saved_config(file, 'detector') | dict(pretrained=False), 'model')
         if config.hjepa_config is None and not timm.is_model(config.backbone):
-            raise ValueError(f'{file}: its backbone {config.backbone!r} is no timm model, and other '
-                             'files are not read for it')
+            raise ValueError(f'{file}: its backbone {config.backbone!r} is not a timm model, '
+                             'and other files are not read for it')
         return model_from_file(file, FPNDetector, config)
     def checked(file):
         with _naming_file(file): return load(file)
@@ -482,7 +482,7 @@ def _naming_file(file: Path):
 def load_weights(self: FPNDetector,
     path: str | Path, # a detector's file or run
 ):
-    """Take the weights of another detector of the same design. Raises `ConfigError` naming the first
+    """Load the weights of another detector of the same design. Raises `ConfigError` naming the first
     difference in design."""
     file = find_weights(path)
     with _naming_file(file): theirs = from_values(DetectorConfig, saved_config(file, 'detector'), 'model')

@@ -232,7 +232,7 @@ def _settle(
         if bad > max_bad_share*n or bad == n > 0:
             limit = f'the limit is max_bad_share={max_bad_share:.0%}' if bad < n else 'nothing is left'
             raise DataError(f'{name}: {bad:,} of {n:,} {kind} ({bad/n:.0%}) cannot be used; {limit}. '
-                            f'{format_left_out(account.left_out)}. Mend them, or allow more. '
+                            f'{format_left_out(account.left_out)}. Fix them, or allow more. '
                             'The first ones:\n' + '\n'.join(report[:5]))
     return report
 
@@ -324,7 +324,7 @@ def choose_classes(
     if isinstance(classes, str) or not all(isinstance(c, str) for c in classes):
         raise ValueError(f'classes={classes!r}: expected a list of names')
     if twice := [c for c, n in Counter(classes).items() if n > 1]:
-        raise ValueError(f'classes={list(classes)}: {twice[0]!r} stands there twice')
+        raise ValueError(f'classes={list(classes)}: {twice[0]!r} is listed twice')
     missing = [c for c in classes if c not in known]
     if missing and (all_present or len(missing) == len(classes)):
         near = difflib.get_close_matches(missing[0], known, 1)

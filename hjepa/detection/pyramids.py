@@ -243,7 +243,7 @@ def _rename(state: dict[str, Tensor], table: dict[str, str], whose: str) -> dict
             if m := re.match(old.replace('.', r'\.').replace('#', r'(\d+)') + r'\.', key):
                 out[new.replace('#', m[1] if m.groups() else '') + key[m.end() - 1:]] = value
                 break
-        else: raise ValueError(f'{key!r} is no weight of {whose}; those begin with {", ".join(table)}')
+        else: raise ValueError(f'{key!r} is not a weight of {whose}; those begin with {", ".join(table)}')
     return out
 
 def fpn_from_torchvision(

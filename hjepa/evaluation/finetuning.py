@@ -282,7 +282,7 @@ def _tuned(
 def fine_tune(
     model: HJEPA | TimmFeatures, # where to start; not changed
     train_set: ImageDataset, # with labels
-    test_set: ImageDataset, # with labels; looked at once each by the probe and by what is returned
+    test_set: ImageDataset, # with labels; used once by the probe and once by what is returned
     readout: str = 'mean', # what the head reads, see `hjepa.evaluation.encodings.readout`
     encoder: str = 'target', # which encoder of an HJEPA to start from
     num_workers: int = 0, # processes that read images

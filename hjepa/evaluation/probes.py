@@ -508,7 +508,7 @@ def hold_out_words(
 def compare(
     models: dict[str, HJEPA | TimmFeatures], # name of the row → network; the last is compared with the others
     train_set: ImageDataset, # with labels; features of these are the neighbours, and train the probe
-    test_set: ImageDataset, # with labels; looked at once
+    test_set: ImageDataset, # with labels; used once
     pixels: bool = True, # raw pixels as the first row
     names: Sequence[str] | None = None, # read-outs to choose from; None: `readout_names` of each network
     white: bool = True, # whitened ones among them, for k-NN
@@ -553,7 +553,7 @@ def compare(
 def evaluate(
     model: HJEPA, # or `TimmFeatures` made from a name
     train_set: ImageDataset, # with labels
-    test_set: ImageDataset, # with labels; looked at once
+    test_set: ImageDataset, # with labels; used once
     baselines: Sequence[str] = ('pixels', 'random'), # what to compare with
     random_seed: int = 0, # of the random weights; with a run's own seed they are those that it started from
     device: torch.device | str | None = None, # the model is moved there; None: where it is

@@ -125,7 +125,7 @@ def show_attention(
     norms = [_multiples(m, reach) for m in maps]
     fig, axes = _draw_attention(shown, maps, own, heads, query, grid, norms)
     others = '' if own is None else ', others only'
-    rest = f'in multiples of uniform{others}  (×1: like everyone)'
+    rest = f'in multiples of uniform{others}  (×1: uniform)'
     if norms[0].vmax == norms[1].vmax: return _log_bar(fig, axes, norms[0], f'attention and rollout, {rest}')
     _log_bar(fig, axes, norms[1], f'rollout, {rest}')
     return _log_bar(fig, axes, norms[0], f'attention of the last block, {rest}')

@@ -82,7 +82,7 @@ def _choose(x: Tensor, channels: tuple[int, ...]) -> Tensor:
 def plain_text(
     artist: Any, # of matplotlib: a text, a legend, axes, a whole figure
 ) -> Any: # the same
-    "Draw the text of an artist as it is written: a `$` begins no formula."
+    "Draw the text of an artist literally: a `$` does not begin a formula."
     for t in artist.findobj(Text): t.set_parse_math(False)
     return artist
 

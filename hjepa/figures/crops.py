@@ -93,7 +93,7 @@ def _draw_source(axes, pixels: Tensor, crops: Crops, masks: MultiCropMasks, imag
     large = [crop_coverage(boxes[:g], flips[:g], t, masks.globals.grid, size) for t in parts[:2]]
     small = [crop_coverage(boxes[g:], flips[g:], t, local_grid, size) for t in parts[2:]]
     shown = [pixels, *(_spotlight(pixels, a | b) for a, b in zip(large, small, strict=True))]
-    titles = ('the crops', 'seen through some crop', 'asked for')
+    titles = ('the crops', 'visible in some crop', 'to be predicted')
     for ax, title, what in zip(axes, titles, shown, strict=True):
         ax.imshow(what)
         ax.set_axis_off()

@@ -94,7 +94,7 @@ def build_patch_bank(
 #| code-fold: true
 #| code-summary: "Targets of whole images"
 def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cells, D]
-    "What the model would have to predict for each cell, were it hidden completely."
+    "The target of each cell if all of it were hidden."
     grid = model.context_encoder.grid_of(x.shape[-2:])
     with torch.no_grad(), evaluating(model): tokens = model.target_tokens(x)
     everywhere = torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device)

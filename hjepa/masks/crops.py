@@ -175,7 +175,7 @@ def _exclude_hidden(self: MultiCropMaskGenerator, masks, seen, extents, boxes) -
         asked[i] = ((seen[0] & ~more).sum(-1) >= self.least_context).all(0)                # [B]
         dropped = torch.where(asked[i][:, None], more, dropped)
     masks.asked = asked
-    self._say_if_little_is_left(1 - asked.float().mean(), 'hidden crops are not asked for')
+    self._say_if_little_is_left(1 - asked.float().mean(), 'hidden crops are not predicted')
     masks.globals = Masks((seen[0] & ~dropped).flatten(0, 1), masks.globals.target, masks.globals.grid,
                           target_index=masks.globals.target_index)
     if len(seen) > 1: _keep_local(masks, seen[1], seen[1] & ~(touch[1] & asked.T[..., None]).any(2))

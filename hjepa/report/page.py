@@ -61,7 +61,7 @@ def plot_course(
         _draw_health(axes[name], looks, name, limits or HealthLimits())
     for name in set(axes) - {'schedule', 'skill'}: axes[name].set_ylim(bottom=0)
     lines = named_lines(axes[k] for k in ('rank', 'loss') if k in axes)
-    lines['least that is healthy'] = Line2D([], [], color='.3', linestyle=':', linewidth=1.2)
+    lines['lowest healthy value'] = Line2D([], [], color='.3', linestyle=':', linewidth=1.2)
     fig.legend(lines.values(), lines, loc='outside upper center', ncols=6, fontsize=8, frameon=False)
     return fig
 
@@ -81,7 +81,7 @@ def _draw_skill(ax, steps: np.ndarray, values: np.ndarray):
     if np.nanmin(values, initial=0) < -1: ax.set_ylim(-1.05, max(.05, 1.1 * np.nanmax(values, initial=0)))
 
 def _draw_health(ax, looks: list[dict], name: str, limits: HealthLimits):
-    "One measure of the verdict, with the least healthy value of each level."
+    "One measure of the verdict, with the lowest healthy value of each level."
     values = np.array([health_values(r)[name] for r in looks])                           # [looks, levels]
     draw_levels(ax, np.array([r['step'] for r in looks]), values, 1)
     for l, start in enumerate(values[0]):
@@ -118,7 +118,7 @@ def _wrapped(texts: Sequence[str], width: int = 115) -> list[str]: # lines that 
     return [line for t in texts for line in textwrap.wrap(t, width, subsequent_indent='    ')]
 
 def _mark_findings(panels: Sequence[Any], findings: Sequence[Finding]):
-    "A numbered line in every panel where a finding began."
+    "A numbered line in every panel at the step where a finding began."
     near = .05 * (panels[0].get_xlim()[1] - panels[0].get_xlim()[0])
     for i, f in enumerate(findings, 1):
         # marks of about the same step are below each other
@@ -133,34 +133,34 @@ def _mark_findings(panels: Sequence[Any], findings: Sequence[Finding]):
 
 # %% ../../nbs/report/02_page.ipynb #68c23de6
 CAPTIONS = dict(
-    masks=('What is asked',
+    masks=('Context and targets',
         'Blue: what the encoder sees. Orange: what it must predict, in feature space. Grey: neither.'),
-    mask_levels=('What is asked at each level',
+    mask_levels=('Targets at each level',
         'Every cell is coloured by the share of its patches that is hidden. A coarse cell counts in the '
         'loss by that share.'),
     crops=('Crops of one image',
-        'Boxes in the source image, what is seen through some crop, what is asked for, and the crops '
-        'themselves.'),
-    feature_maps=('What each level tells apart',
+        'Boxes in the source image, what is visible in some crop, what is to be predicted, '
+        'and the crops.'),
+    feature_maps=('Feature maps of each level',
         'Equal colours mean similar features, within a column. The objects should stand out. If three '
         'components hold nearly all of the variance, features use few directions.'),
-    pyramid=('What the pyramid adds',
-        'Feature maps without and with the pyramid. A larger share between parent cells says that coarse '
-        'knowledge has reached the fine cells.'),
-    prediction_error=('Where the prediction is wrong',
+    pyramid=('Effect of the feature pyramid',
+        'Feature maps without and with the pyramid. The larger the share of variance between parent cells, '
+        'the more coarse information the fine cells have.'),
+    prediction_error=('Prediction error',
         '1 − cosine between prediction and target; 0 is exact. A model that is not clearly below the '
         'constant guess in the titles has learned nothing about the image.'),
-    guesses=('What it believes is hidden',
+    guesses=('Predictions as real patches',
         'Predictions shown as the real patches whose features are nearest. The column of the true target '
         'is the best that these patches can do.'),
-    attention=('Where it looks',
+    attention=('Attention',
         'Orange: read more than uniform attention would, violet: less. The same blob in every image '
         'means that only positions have been learned.'),
-    similarity=('Places that look alike',
+    similarity=('Similar places',
         'Orange cells are similar to the framed one. Parts of the same kind should light up, in other '
         'images too.'),
     embedding=('A map of the data set',
-        'Images next to each other have similar features; the title says how far the map can be trusted.'))
+        'Images next to each other have similar features; the title says how many neighbours the map keeps.'))
 
 # %% ../../nbs/report/02_page.ipynb #6ac8e029
 def data_uri(
@@ -221,7 +221,7 @@ def _probes_html(results: dict[str, Any]) -> str:
     said += hold_out_words(results)
     if 'note' in results: said.append(results['note'])
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
-    table = table_html(header, rows, 'Share of test images whose class is read off correctly')
+    table = table_html(header, rows, 'Share of test images that are classified correctly')
     return table + f'<p class="small">{html.escape(" ".join(said))}</p>'
 
 # %% ../../nbs/report/02_page.ipynb #0c1deafd
@@ -233,7 +233,7 @@ def results_html(
         return ('<p>Features have not been measured yet: '
                 'they are when the run is complete, or by <code>hjepa eval RUN</code>.</p>')
     if 'rows' in results: return _probes_html(results)
-    words = 'There were no labels, so nothing can be said about classes.'
+    words = 'There were no labels, so accuracies could not be measured.'
     if results.get('random_health'): words += ' In brackets: the same network with random weights.'
     return f'<p>{words}</p>' + _health_table(results.get('health', {}), results.get('random_health'))
 
@@ -372,7 +372,7 @@ def _figures_html(run: RunFolder) -> list[str]:
     "All figures of the folder, those with a caption first; the course of the run has been shown already."
     names = [n for n in CAPTIONS if n in run.figures]
     names += [n for n in run.figures if n not in CAPTIONS and n not in ('losses', 'course')]
-    title = '<h2>What it sees</h2>'
+    title = '<h2>Figures</h2>'
     if not names:
         return [f'{title}<p>There are no figures in this folder yet; '
                 '<code>hjepa show RUN</code> draws them.</p>']
@@ -388,7 +388,7 @@ def _use_html(run: RunFolder) -> list[str]:
     facts = {k: v for k, v in (run.results or {}).items() if k in ('seed', 'threads', 'hjepa', 'torch')}
     versions = ', '.join(f'{k} {v}' for k, v in facts.items())
     settings = f'<pre><code>{html.escape(settings)}</code></pre>'
-    return ['<h2>Use it</h2>', f'<pre><code>{html.escape(code)}</code></pre>', '<h2>How it was made</h2>',
+    return ['<h2>Use</h2>', f'<pre><code>{html.escape(code)}</code></pre>', '<h2>Settings and versions</h2>',
             f'<p class="small">{html.escape(versions)}</p>' if versions else '',
             f'<details><summary>All settings</summary>{settings}</details>']
 
@@ -403,8 +403,8 @@ def run_page(
     parts = [
         _HEAD.format(title=f'{name} · hjepa', style=page_style()),
         f'<main><p class="small">Report of a training run</p><h1>{name}</h1>',
-        verdict_html(run.verdict), f'<dl>{tiles}</dl>', '<h2>What its features are worth</h2>',
-        results_html(run.results), '<h2>How it went</h2>',
+        verdict_html(run.verdict), f'<dl>{tiles}</dl>', '<h2>Evaluation of the features</h2>',
+        results_html(run.results), '<h2>Training</h2>',
         _course_html(run)]
     return '\n'.join(parts + _figures_html(run) + _use_html(run)) + '\n</main></body></html>\n'
 

@@ -32,7 +32,7 @@ from ..training import load_run
 # %% ../../nbs/report/01_verdict.ipynb #16806b7d
 @dataclass
 class HealthLimits:
-    """Least healthy values of three measures of the targets, each as a share of its start, between two
+    """Lowest healthy values of three measures of the targets, each as a share of its start, between two
     bounds.
 
     `images` and `tokens` are one minus the mean cosine between images at a place and between tokens of an
@@ -43,14 +43,14 @@ class HealthLimits:
     images_bounds: tuple[float, float] = (0.005, 0.05)
     tokens_share: float = 0.1 # of the difference between tokens at the start
     tokens_bounds: tuple[float, float] = (0.004, 0.015)
-    patience: int = 2  # how many looks in a row must be bad; a value that is not a number counts at once
+    patience: int = 2  # bad measurements in a row that make a finding; NaN counts at once
     early: int = 20 # optimiser steps before which nothing is called healthy
 
     def least(self,
         kind: str, # 'rank', 'images' or 'tokens'
         start: float, # the measure before training; NaN: unknown
     ) -> float:
-        "The least healthy value of a measure."
+        "The lowest healthy value of a measure."
         (low, high), share = getattr(self, f'{kind}_bounds'), getattr(self, f'{kind}_share')
         return high if math.isnan(start) else min(high, max(low, share * start))
 
@@ -112,7 +112,7 @@ class Verdict:
         else: said = '; '.join(f.text for f in self.findings) + '. Try: ' + '; '.join(self.advice)
         return '. '.join([said, *self.remarks])
     def _no_collapse(self) -> str:
-        "Nothing is wrong; whether that is good, only random weights show."
+        "The line of a run without findings, compared with random weights."
         differ = 'they differ between images and between places, in many directions'
         if self.better: return f'the features are healthy at step {self.step}: {differ}; {self.compared}'
         if self.better is False:
@@ -124,7 +124,7 @@ class Verdict:
 
 # %% ../../nbs/report/01_verdict.ipynb #1c7b9c12
 _TEXTS = dict(nan='features{at} are not numbers{since}: training has diverged',
-    alike='features{at} have become alike everywhere{since}, whatever the image and the place '
+    alike='features{at} have become alike everywhere{since}, for any image and place '
           '(difference between images {value:.3f}, healthy > {limit:.3f})',
     images='features{at} hardly depend on the image{since}: they say where a patch is, not what it '
            'shows (difference between images {value:.3f}, healthy > {limit:.3f})',
@@ -190,7 +190,7 @@ def _advice(
     m, t = (None, None) if config is None else (config.model, config.training)
     if m is not None and m.ema.momentum < .9:
         out.append(f'model.ema.momentum=0.99 or more (it is {m.ema.momentum:g}: '
-                   'targets follow at once whatever makes the loss small)')
+                   'targets then follow anything that makes the loss small)')
     rest = ' and a longer training.warmup_epochs'
     if 'nan' in kinds: rest = ', training.clip_grad=1, training.precision=fp32'
     out.append('a lower training.lr' + ('' if t is None else f' than {t.lr:g}') + rest)
@@ -274,7 +274,7 @@ class HealthCallback(Callback):
     def __init__(self,
         dataset: ImageDataset | None = None, # where the images are from; None: the training images
         n: int = 128, # how many, evenly spaced
-        every: int | None = None, # steps between looks; None: a quarter of an epoch, at most 200
+        every: int | None = None, # steps between measurements; None: a quarter of an epoch, at most 200
         views: int = 4, # of each image, for LiDAR at the end of an epoch; 0: no LiDAR
         limits: HealthLimits | None = None, # None: the default ones
         batch_size: int = 128, # images per pass

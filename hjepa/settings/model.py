@@ -41,8 +41,8 @@ class EMAConfig:
 @dataclass
 class FPNConfig:
     "The token feature pyramid."
-    use_fpn: bool = False # whether the model has one
-    # one width, a list with one per level, or null for the encoder's
+    use_fpn: bool = False # whether the model has a feature pyramid
+    # width of its features: a number, a list with one per level, or null for the encoder's
     feature_dim: int | list[int] | None = setting(None, low=1, length=(1, 4))
     fusion_method: str = setting('add', choices=FUSIONS) # how a level is joined with the one above it
     # how a level is brought to the grid below it
@@ -54,17 +54,17 @@ class FPNConfig:
 @dataclass
 class RegularizerConfig:
     "A loss that keeps images' embeddings apart (see the notebook on regularizers)."
-    kind: str | None = setting(None, choices=REGULARIZERS) # which loss; null: none
-    # weight of it, beside the loss on features; suits sigreg, the others want about 1
+    kind: str | None = setting(None, choices=REGULARIZERS) # kind of loss; null: none
+    # weight of this loss; the default suits sigreg, vicreg and visreg need about 1
     weight: float = setting(0.05, above=0, expected='a number above 0 (kind=null switches it off)')
-    # widths of the network before it: hidden, out
+    # hidden and output width of the projector before this loss
     projector: list[int] = setting([512, 64], length=2, low=1)
 
 @dataclass
 class CropsConfig:
-    "Learning from several crops of an image (see the notebook on multi-crop)."
-    enabled: bool = False # the predictor learns what mirrored crops look like, and a head reads local crops
-    # weight of the loss of local crops that predict coarse cells of global ones
+    "What a model needs to learn from several crops of an image (see the notebook on multi-crop)."
+    enabled: bool = False # add an embedding of mirrored crops and a head for local crops
+    # weight of the loss with which local crops predict coarse cells of global crops
     local_weight: float = setting(1.0, low=0)
     # weight of the loss on hidden local crops (cross_crop_prediction)
     cross_weight: float = setting(1.0, low=0)
@@ -84,8 +84,8 @@ class ModelConfig:
     encoder_type: str = 'vit_base_patch16_224' # name of a timm VisionTransformer or Eva
     img_size: int | list[int] = setting(224, **SIZE) # size of the images: one number, or [H, W]
     in_chans: int = setting(3, low=1) # channels of the images
-    patch_size: int | None = setting(None, low=1, unit='pixels') # side of a patch; null: the encoder's own
-    # width of the encoder; null, or the encoder's own as a check
+    patch_size: int | None = setting(None, low=1, unit='pixels') # side of a patch; null: the encoder's
+    # expected width of the encoder, an error if it differs; null: any
     embed_dim: int | None = setting(None, low=1)
     num_hierarchies: int = setting(3, low=2, high=4, expected='from 2 to 4 levels') # levels, 2 to 4
     # weights of the levels' losses; null: see `default_level_weights`
@@ -97,16 +97,16 @@ class ModelConfig:
     target_blocks: int | list[int] | None = setting(None, low=1, length=(1, 4))
     # weight of a loss on patches' pixels, beside that on features; 0: none
     pixel_weight: float = setting(0.0, low=0)
-    # hidden tokens are dropped, or (zero) set to zero
+    # drop: hidden tokens are left out; zero: they are set to zero
     mask_mode: str = setting('drop', choices=('drop', 'zero'))
     # stochastic depth of the context encoder and the predictor
     drop_path_rate: float = setting(0.0, low=0, below=1)
-    use_gradient_checkpointing: bool = False # less memory, more time
+    use_gradient_checkpointing: bool = False # recompute blocks in the backward pass: less memory, more time
     # true: timm's weights from the hub; or the path of a .safetensors file
     pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file')
     # mean of each channel's pixels, in [0, 1]; null: ImageNet's, or 0.5
     pixel_mean: list[float] | None = setting(None, low=0, high=1)
-    pixel_std: list[float] | None = setting(None, above=0, high=1) # their standard deviations
+    pixel_std: list[float] | None = setting(None, above=0, high=1) # deviations; null: ImageNet's, or 0.5
     # numbers of deep images (16 bits, floats) that become black and white; null: what data.pixel_range or
     # training says
     pixel_range: list[float] | None = setting(None, **RANGE)
@@ -151,7 +151,7 @@ def _momentum_rises(e: EMAConfig) -> list[tuple]:
 
 @relation(ModelConfig)
 def _timm_arguments(m: ModelConfig) -> list[tuple]:
-    "None that makes timm read a file, that has a key of its own, or that takes all blocks away."
+    "Refuse arguments that make timm read a file, that have a key of their own, or that remove all blocks."
     check_timm_kwargs(m.encoder_kwargs, 'model.encoder_kwargs')
     own = ('img_size', 'in_chans', 'mask_mode', 'use_gradient_checkpointing')
     depth = m.encoder_kwargs.get('depth', 1)

@@ -37,9 +37,9 @@ class DataConfig:
     "Which images, and how they are cropped."
     # a name known to `build_dataset`; `images` is any folder of images
     dataset: str = setting('fashion_mnist_mini', choices=DATASETS, others=True)
-    path: str | None = None # where it lies; null: the package's own, or a cache folder
+    path: str | None = None # folder of the data; null: the package's own, or a cache folder
     split: str = 'train' # the part to train on
-    download: bool = True # fetch it if it is missing and can be fetched
+    download: bool = True # download missing data, where that is possible
     # area of the random crop, as a share of the image
     crop_scale: list[float] = setting([0.3, 1.0], **SHARES)
     crop_ratio: list[float] = setting([0.75, 4 / 3], **RATIOS) # width over height of the random crop
@@ -48,12 +48,12 @@ class DataConfig:
     # JPEG: auto (torchvision.io, large ones at reduced size), torchvision, or pillow (whole images,
     # fractional boxes)
     decoder: str = setting('auto', choices=DECODERS)
-    # crops of images in memory and colours of several crops are made on the device, in batches: the same
-    # numbers, worth it where a GPU waits for the loader
+    # cut images in memory, and change colours of crops, on the device in batches:
+    # useful where a GPU waits for the loader
     augment_on_device: bool = False
     # shards: streams per process, each with shards of its own; a multiple of num_workers is fastest
     lanes: int = setting(8, low=1)
-    # shards: how many images (as files) a process holds to mix them
+    # shards: images (as files) that a process holds to shuffle them
     shuffle_buffer: int = setting(4096, low=1, unit='images')
     max_bad_share: float = setting(0.1, **SHARE) # stop if more than this share of images cannot be read
     # numbers of deep images (16 bits, floats) that become black and white; null: the type's, or measured on
@@ -66,17 +66,17 @@ class DataConfig:
 @dataclass
 class MaskingConfig:
     "What is hidden; null leaves a setting at the generator's default."
-    kind: str = setting('multiblock', choices=MASKS) # the strategy, see the notebook on masks
-    num_target_masks: int = setting(4, low=1) # blocks per image; not of random masks
-    # maskings of an image that share one pass of the target encoder
+    kind: str = setting('multiblock', choices=MASKS) # strategy, see the notebook on masks
+    num_target_masks: int = setting(4, low=1) # target blocks per image (random masks have none)
+    # masks per image; they share one pass of the target encoder
     masks_per_image: int = setting(1, low=1)
-    target_scale: list[float] | None = setting(None, **PARTS) # area of a block, as a share of the grid
-    # height over width of a block
+    target_scale: list[float] | None = setting(None, **PARTS) # area of a target block, as a share of the grid
+    # height over width of a target block
     target_aspect: list[float] | None = setting(None, length=2, above=0, rising=True)
-    context_scale: list[float] | None = setting(None, **PARTS) # multiblock: area of the context block
+    context_scale: list[float] | None = setting(None, **PARTS) # multiblock: share of the context block
     min_context: int | None = setting(None, low=1, unit='patches') # multiblock: fewest context patches
-    target_share: list[float] | None = setting(None, **PARTS) # hierarchical: bounds of the hidden share
-    # hierarchical: share of the rest that is seen
+    target_share: list[float] | None = setting(None, **PARTS) # hierarchical: share of cells that is hidden
+    # hierarchical: share of the other cells that the encoder sees
     context_share: list[float] | None = setting(None, **PARTS)
     # random: share of the patches that is hidden
     hidden_share: float | None = setting(None, above=0, below=1)
@@ -99,19 +99,19 @@ class TrainingConfig:
     weight_decay_end: float = setting(0.4, low=0) # weight decay at the end
     betas: list[float] = setting([0.9, 0.95], length=2, low=0, below=1) # β1 and β2 of AdamW
     clip_grad: float = setting(3.0, low=0) # largest norm of the gradient; 0: no clipping
-    # of the networks' arithmetic; auto: bf16 where the processor has it
+    # precision of the networks' arithmetic; auto: bf16 where the device computes in it
     precision: str = setting('auto', choices=PRECISIONS)
     compile: bool = False # compile the transformer blocks when they first run (pretraining only)
     # none (DDP), or full: weights, gradients and moments are split over all processes (FSDP2)
     sharding: str = setting('none', choices=SHARDING)
     # how long a step waits for another process before the run ends
     timeout_minutes: float = setting(10.0, **MINUTES)
-    seed: int = 0 # of weights, order, crops and masks
+    seed: int = 0 # seed of weights, order, crops and masks
     log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
-    checkpoint_minutes: float = setting(10.0, **MINUTES) # at most this long between checkpoints
-    # and at most this many steps between them
+    checkpoint_minutes: float = setting(10.0, **MINUTES) # longest time between checkpoints
+    # most steps between checkpoints
     checkpoint_steps: int | None = setting(None, low=1, unit='steps')
-    keep_checkpoints: int = setting(2, low=1) # how many are kept; older ones are deleted
+    keep_checkpoints: int = setting(2, low=1) # checkpoints that are kept; older ones are deleted
     # stop after this many steps in a row with a gradient that is not finite
     max_bad_steps: int = setting(10, low=1, unit='steps')
 
@@ -119,19 +119,19 @@ class TrainingConfig:
 @dataclass
 class MultiCropConfig:
     "Several crops of each image."
-    # how they learn from each other; null: one crop per image
+    # how crops learn from each other; null: one crop per image
     strategy: str | None = setting(None, choices=STRATEGIES)
     num_global_crops: int = setting(2, low=1) # global crops per image
     num_local_crops: int = setting(6, low=0) # local crops per image
-    min_local_crops: int | None = setting(None, low=0) # begin with so many local crops; null: with all
-    # when num_local_crops is reached (with min_local_crops)
+    min_local_crops: int | None = setting(None, low=0) # local crops in epoch 0; null: num_local_crops
+    # epoch at which num_local_crops is reached (with min_local_crops)
     warmup_epochs: int = setting(30, low=0, unit='epochs')
     # size of a local crop; null: 3/7 of the model's image size, in whole patches
     local_crop_size: int | list[int] | None = setting(None, **SIZE
                                                       | dict(expected='null, or ' + SIZE['expected']))
-    global_crop_scale: list[float] = setting([0.4, 1.0], **SHARES) # area, as a share of the image
-    local_crop_scale: list[float] = setting([0.05, 0.4], **SHARES) # area, as a share of the image
-    # strength of the colours' change; 1: brightness, contrast, saturation ±100 %, hue ±0.25 turn
+    global_crop_scale: list[float] = setting([0.4, 1.0], **SHARES) # share of the image in a global crop
+    local_crop_scale: list[float] = setting([0.05, 0.4], **SHARES) # share of the image in a local crop
+    # colour jitter of global crops; 1: brightness, contrast, saturation ±100 %, hue ±0.25 turn
     global_color_jitter: float = setting(0.4, low=0, high=1)
     local_color_jitter: float = setting(0.4, low=0, high=1) # the same for local crops
     hue: str = setting('yiq', choices=('yiq', 'hsv')) # how hue is turned: yiq (fast) or hsv (exact)
@@ -143,16 +143,16 @@ class MultiCropConfig:
 @dataclass
 class EvaluationConfig:
     "What is measured when the run ends."
-    probe: bool = True # k-NN and linear probe, where the data has labels
+    probe: bool = True # measure k-NN and linear probe, where the data has labels
     test_split: str = 'test' # the part to test on
-    # names to choose from, see the notebook on encodings; null: all that suit the model
+    # read-outs to choose from, see the notebook on encodings; null: all that suit the model
     readouts: list[str] | None = setting(None, length=(1, math.inf))
-    whiten: bool = True # whitened ones among them, for k-NN
-    # neighbours: a number, or several to choose from
+    whiten: bool = True # also try whitened read-outs, for k-NN
+    # neighbours of k-NN: a number, or several to choose from
     knn_k: int | list[int] = setting([5, 10, 20, 50], low=1, length=(1, math.inf))
-    max_train: int = setting(20_000, low=1, unit='images') # at most so many for the probes to train on
-    # what is held back together: stem, folder, a file of NAME,GROUP, or position (nothing); null: stems
-    # where names tell, see the notebook on hold-outs
+    max_train: int = setting(20_000, low=1, unit='images') # most images that the probes are trained on
+    # images that are held back together: stem, folder, a file of NAME,GROUP, or position (none); null:
+    # stems where names tell, see the notebook on hold-outs
     groups: str | None = None
 
 # %% ../../nbs/settings/02_run.ipynb #fd461ab0

@@ -36,7 +36,7 @@ def run_record(
     found = dict(model=config)
     if not (folder/'config.yaml').is_file(): return found
     found['config'] = load_run(folder)
-    for name, path, repair in [('results', folder / 'results.json', f'hjepa eval {run} writes it anew'),
+    for name, path, repair in [('results', folder / 'results.json', f'hjepa eval {run} writes it again'),
                                ('state', file.parent / 'state.json',
                                 'remove that checkpoint, and use the one before')]:
         if not path.is_file(): continue

@@ -49,7 +49,7 @@ def check_vit(
     vit: nn.Module, # made by timm
     name: str, # of the model, for messages
 ):
-    "Refuse, by name and with the reason, what cannot run on a subset of patches."
+    "Raise a ValueError, with the reason, for models that cannot run on a subset of patches."
     why = None
     if not isinstance(vit, (VisionTransformer, Eva)):
         why = f'it is a {type(vit).__name__}, not a VisionTransformer or Eva'
@@ -87,7 +87,7 @@ def weights_part(
 # %% ../../nbs/vit/01_by_name.ipynb #d87fdb39
 @contextmanager
 def loading_reports() -> Iterator[list]:
-    "What `load_state_dict` reports within the block, for any module."
+    "The reports of `load_state_dict` within the block, for any module."
     found, plain = [], nn.Module.load_state_dict
     def load(self, *args, **kwargs):
         found.append(plain(self, *args, **kwargs))
