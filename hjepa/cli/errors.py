@@ -78,6 +78,6 @@ def finish_later(
     try:
         with lock_folder(run_dir, 'run') if Path(run_dir).is_dir() else nullcontext(): yield
     except KeyboardInterrupt:
-        say('\nall steps are done and saved; measures and figures are made by:\n'
+        say('\nall steps are done and saved; to make measures and figures:\n'
             f'  {command} --resume {run_dir}', sys.stderr)
         raise
