@@ -124,7 +124,7 @@ def to(self: Masks,
 
 # %% ../nbs/01_encoder.ipynb #4335eaef
 #| code-fold: true
-#| code-summary: "Checks of masks and lists"
+#| code-summary: "Checks of masks"
 @patch
 def _check(self: Masks):
     "Raise a ValueError that names what is wrong and in which image."
@@ -158,6 +158,9 @@ def _not_empty(name: str, mask: Tensor):
         raise ValueError(f'the {name} of image {empty[0]} in the batch is empty ({len(empty)} of '
                          f'{len(mask)} images): every image needs at least one {kind}')
 
+# %% ../nbs/01_encoder.ipynb #7012f543
+#| code-fold: true
+#| code-summary: "Checks of lists of patches"
 def _index_of(name: str, mask: Tensor, index: Tensor | None) -> Tensor:
     "The index form [B, K] of a set [B, N]: the given list, checked and in order, or the derived one."
     if index is None: return mask_to_index(mask)
@@ -289,9 +292,13 @@ def gather_rope(
 
 # %% ../nbs/01_encoder.ipynb #2f4bf97d
 @patch
-def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None,
-                grid: tuple[int, int]) -> Iterator[Tensor]:
-    "Tokens [B, P + K, D] after each transformer block in turn."
+def each_block(self: ContextEncoder,
+    x: Tensor, # [B, P + K, D] embedded tokens
+    index: Tensor | None, # [B, K] which patches they are, for rotary positions; None: all
+    attn_mask: Tensor | None, # [B, 1, 1, P + K] bool; None: nothing is padded
+    grid: tuple[int, int], # (gh, gw)
+) -> Iterator[Tensor]: # [B, P + K, D] each
+    "Tokens after each transformer block in turn, before the final norm."
     rope, per_block = getattr(self.vit, 'rope', None), getattr(self.vit, 'rope_mixed', False)
     if rope is not None: rope = gather_rope(rope.get_embed(shape=grid), index)
     for i, block in enumerate(self.vit.blocks):
@@ -306,7 +313,7 @@ def _each_block(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask
 def _blocks(self: ContextEncoder, x: Tensor, index: Tensor | None, attn_mask: Tensor | None,
             grid: tuple[int, int]) -> Tensor:
     "All transformer blocks on tokens [B, P + K, D]."
-    for tokens in self._each_block(x, index, attn_mask, grid): last = tokens
+    for tokens in self.each_block(x, index, attn_mask, grid): last = tokens
     return last
 
 # %% ../nbs/01_encoder.ipynb #001d9a29
@@ -417,7 +424,7 @@ def intermediate(self: ContextEncoder,
     if not blocks or not all(1 <= b <= depth for b in blocks):
         raise ValueError(f'blocks={blocks}: expected numbers from 1 to {depth}, this encoder\'s blocks')
     found = {}
-    for i, x in enumerate(self._each_block(self.embed(images), None, None, grid), 1):
+    for i, x in enumerate(self.each_block(self.embed(images), None, None, grid), 1):
         if i in blocks: found[i] = (self.final_norm(x) if i == depth else x)[:, self.num_prefix_tokens:]
         if i == max(blocks): break
     return [found[b] for b in blocks]

@@ -83,6 +83,32 @@ def test_a_lazy_arrow_is_an_arrow(tmp_path):
     assert imports('data.named', file, known) == known - {'predictor'}
 
 
+def private(name: str) -> bool: return name.startswith('_') and not name.startswith('__')
+
+
+def names_of(tree: ast.AST) -> set[str]:
+    "What a module defines: functions, classes, variables and attributes."
+    stored = (n for n in ast.walk(tree) if isinstance(getattr(n, 'ctx', None), ast.Store))
+    defined = (n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef)))
+    return {*defined, *(getattr(n, 'attr', getattr(n, 'id', None)) for n in stored)}
+
+
+def test_private_names_stay_at_home():
+    """A module neither imports a private name from another, nor uses one of its methods. The loop, which is
+    one class in several notebooks, may call its own."""
+    trees = {m: ast.parse(p.read_text(encoding='utf-8')) for m, p in modules().items()}
+    own = {m: names_of(t) for m, t in trees.items()}
+    everywhere, wrong = set().union(*own.values()), []
+    for m, tree in trees.items():
+        for n in ast.walk(tree):
+            if isinstance(n, ast.ImportFrom) and (n.level or 'hjepa' in (n.module or '')):
+                wrong += [f'{m}: {a.name}' for a in n.names if private(a.name)]
+            if not isinstance(n, ast.Attribute) or not private(n.attr) or n.attr not in everywhere: continue
+            of_loop = m.startswith('core.') and getattr(n.value, 'id', '') == 'self'
+            if n.attr not in own[m] and not of_loop: wrong.append(f'{m}:{n.lineno}: {n.attr}')
+    assert not wrong
+
+
 def test_notebooks_are_read_in_this_order():
     "Notebooks of a room are numbered as their modules are listed here."
     seen = defaultdict(list)

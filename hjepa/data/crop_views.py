@@ -251,7 +251,7 @@ class MultiCropSampler:
                          world_size=world_size)
         self.total = len(EpochBatchSampler(**self.args))
         self._next = transform.epoch
-        self._seen = int(transform._clock[1])
+        self._seen = int(transform.clock[1])
     def set_epoch(self,
         epoch: int # The next iteration's epoch
     ):
@@ -263,7 +263,7 @@ class MultiCropSampler:
         self
     ) -> Iterator[list[tuple[int,
                              int]]]:  # a generator: PyTorch's loader makes two iterators and uses one
-        clock = self.transform._clock
+        clock = self.transform.clock
         if clock[1] != self._seen: self._next, self._seen = int(clock[0]), int(clock[1])
         epoch, self._next = self._next, self._next + 1
         # so that the transform knows what is being shown

@@ -258,7 +258,7 @@ class MultiCropTransform:
         self.flip, self.ratio, self.hue, self.in_chans = horizontal_flip_prob, tuple(ratio), hue, in_chans
         self._check()
         # epoch, and how often it was set
-        self._clock = torch.zeros(2, dtype=torch.int64).share_memory_()
+        self.clock = torch.zeros(2, dtype=torch.int64).share_memory_()
 
 # %% ../../nbs/data/08_crops.ipynb #b0915f27
 @patch
@@ -286,7 +286,7 @@ def num_local_at(self: MultiCropTransform,
 @patch(as_prop=True)
 def epoch(self: MultiCropTransform) -> int:
     "The epoch set last."
-    return int(self._clock[0])
+    return int(self.clock[0])
 
 @patch(as_prop=True)
 def num_local_crops(self: MultiCropTransform) -> int:
@@ -300,12 +300,12 @@ def set_epoch(self: MultiCropTransform,
     "Set the epoch of the transform, in this process and in all workers that have it."
     if not hasattr(epoch, '__index__') or epoch < 0:
         raise ValueError(f'epoch is {epoch!r}; expected 0, 1, 2, …')
-    self._clock += torch.tensor([int(epoch) - self.epoch, 1])
+    self.clock += torch.tensor([int(epoch) - self.epoch, 1])
 
 @patch
 def __setstate__(self: MultiCropTransform, state: dict):
     self.__dict__.update(state)
-    if not self._clock.is_shared(): self._clock = self._clock.clone().share_memory_()
+    if not self.clock.is_shared(): self.clock = self.clock.clone().share_memory_()
 
 # %% ../../nbs/data/08_crops.ipynb #9d4cd7df
 @patch

@@ -172,7 +172,7 @@ def encode(self: HJEPA,
         raise ValueError(f'last={last}: expected from 1 to {depth}, this encoder\'s blocks')
     tokens = [
         enc.final_norm(x)
-        for i, x in enumerate(enc._each_block(enc.embed(images), None, None, grid))
+        for i, x in enumerate(enc.each_block(enc.embed(images), None, None, grid))
         if i >= depth - last
     ]
     cls = [x[:, 0].float() for x in tokens] if getattr(enc.vit, 'cls_token', None) is not None else []

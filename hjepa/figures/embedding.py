@@ -143,7 +143,7 @@ def show_embedding(
 
 # %% ../../nbs/figures/03_embedding.ipynb #e21518bf
 #| code-fold: true
-#| code-summary: "Colours, points, thumbnails and legend"
+#| code-summary: "Colours, points and legend"
 _CLASS_COLOURS = [OKABE_ITO[c] for c in ('blue', 'orange', 'green', 'purple', 'vermilion', 'sky', 'black')]
 _CLASS_MARKERS = ['o', '^', 's', 'D', 'v']
 # colours come twice: the second time dotted
@@ -169,6 +169,18 @@ def _draw_points(ax, points: np.ndarray, labels, styles: dict):
     for c, (_, colour, marker) in styles.items():
         ax.scatter(*points[style == c].T, s=16, color=colour, marker=marker, alpha=.75, linewidths=0)
 
+def _class_legend(fig: Figure, styles: dict, points: bool):
+    "Class names beside a dot, or a piece of frame, in the style of the class."
+    def look(i, marker):
+        if points: return dict(linestyle='', marker=marker, markersize=6)
+        return dict(linestyle=_frame(i), linewidth=2.5)
+    handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
+    names = [name for name, *_ in styles.values()]
+    plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))
+
+# %% ../../nbs/figures/03_embedding.ipynb #019347fb
+#| code-fold: true
+#| code-summary: "Thumbnails"
 def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squares: int):
     "An image per square, framed in its class's colour."
     which, centre, side = thumbnail_squares(points, squares)
@@ -185,12 +197,3 @@ def _draw_thumbnails(ax, points: np.ndarray, images, labels, styles: dict, squar
         ax.add_patch(Rectangle((x - reach[0], y - reach[1]), *(2 * reach), **look))
     ax.set_xlim(centre[:, 0].min() - side / 2, centre[:, 0].max() + side / 2)
     ax.set_ylim(centre[:, 1].min() - side / 2, centre[:, 1].max() + side / 2)
-
-def _class_legend(fig: Figure, styles: dict, points: bool):
-    "Class names beside a dot, or a piece of frame, in the style of the class."
-    def look(i, marker):
-        if points: return dict(linestyle='', marker=marker, markersize=6)
-        return dict(linestyle=_frame(i), linewidth=2.5)
-    handles = [Line2D([], [], color=c, **look(i, m)) for i, (_, c, m) in enumerate(styles.values())]
-    names = [name for name, *_ in styles.values()]
-    plain_text(fig.legend(handles, names, loc='outside lower center', ncols=5, fontsize=8, frameon=False))

@@ -140,7 +140,7 @@ def forward(self: FeatureGraph,
     gh, gw = images.shape[2] // ph, images.shape[3] // pw
     x = self._embed((images.float() / 255 - self.pixel_mean) / self.pixel_std, gh, gw)
     # [B, P + N, D]
-    blocks = [enc.final_norm(t) for t in list(enc._each_block(x, None, None, (gh, gw)))[-self.last:]]
+    blocks = [enc.final_norm(t) for t in list(enc.each_block(x, None, None, (gh, gw)))[-self.last:]]
     maps = [t[:, p:].reshape(t.shape[0], gh, gw, t.shape[-1]) for t in blocks]
     levels = [_pooled(maps[-1], l) for l in range(self.num_levels)]
     if self.fpn is not None: levels = self._pyramid(levels)
