@@ -595,8 +595,7 @@ def preprocess(self: HJEPA,
     return normalize(preprocess(images, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 
 # %% ../nbs/04_hierarchy.ipynb #9af48115
-_SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', regularizer='regularizer',
-                 image_level='image_level', crops='crops')
+_SECTIONS = ('predictor', 'fpn', 'ema', 'regularizer', 'image_level', 'crops')
 
 def create_hjepa(
     encoder_type: str = 'vit_base_patch16_224', # a timm VisionTransformer or Eva
@@ -614,10 +613,10 @@ def create_hjepa(
                   img_size=list(img_size) if isinstance(img_size, tuple) else img_size, embed_dim=embed_dim,
                   num_hierarchies=num_hierarchies, fpn=dict(use_fpn=use_fpn))
     for key, value in kwargs.items():
-        section, _, rest = key.partition('_')
+        section = next((s for s in _SECTIONS if key.startswith(f'{s}_')), None)
         value = str(value) if isinstance(value, Path) else value
-        if section in _SECTIONS and rest: values.setdefault(section, {})[rest] = value
-        else: values[key] = value
+        if section is None: values[key] = value
+        else: values.setdefault(section, {})[key.removeprefix(f'{section}_')] = value
     return HJEPA(from_values(ModelConfig, values, 'model'), ema_steps)
 
 # %% ../nbs/04_hierarchy.ipynb #17b898f5
