@@ -25,7 +25,7 @@ Training:
     load_config, load_run, new_run
 Features and their evaluation:
     extract_dataset, TimmFeatures, random_like, evaluate, compare, linear_probe, format_table,
-    compare_low_shot, fine_tune, diagnose, run_verdict, FeatureStore, extract_to_disk, Gallery
+    compare_low_shot, fine_tune, dense_probe, diagnose, run_verdict, FeatureStore, extract_to_disk, Gallery
 Figures and reports:
     show_images, show_masks, show_multicrop, show_feature_maps, show_prediction_error, show_attention,
     show_similarity, show_guesses, show_neighbours, plot_history, read_history, write_report
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from .detection.results import evaluate_detector
     from .detection.scenes import make_scenes
     from .encoder import ContextEncoder, Masks, TargetEncoder
+    from .evaluation.dense import dense_probe
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
     from .evaluation.finetuning import fine_tune
     from .evaluation.lowshot import compare_low_shot
@@ -125,6 +126,7 @@ _names = {
     'detection.results': 'evaluate_detector',
     'detection.scenes': 'make_scenes',
     'encoder': 'ContextEncoder Masks TargetEncoder',
+    'evaluation.dense': 'dense_probe',
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
     'evaluation.finetuning': 'fine_tune',
     'evaluation.lowshot': 'compare_low_shot',

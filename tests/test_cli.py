@@ -75,6 +75,8 @@ MISTAKES = [
     ('neighbours runs/none', 'runs/none: no such file or folder'),
     ('neighbours runs/none -k 0', "'0' is not a whole number from 1"),
     ('lowshot runs/none --shots few', 'such as 1%'),
+    ('dense runs/none streets', 'runs/none: no such file or folder'),
+    ('dense runs/none', 'the following arguments are required: FOLDER'),
     ('show runs/none maks', 'did you mean masks?'),
     ('show runs/none --patch 3', 'such as 3,5'),
     ('report runs/none', 'runs/none: no such file or folder'),

@@ -19,7 +19,7 @@ objectives.regularizers objectives.pixels objectives.image_level settings.model
 hierarchy multicrop masks.checks masking masks.crops settings.run training visualization
 figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
-evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning
+evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning evaluation.dense
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats
@@ -28,7 +28,7 @@ detection.results detection.training
 compression.coding compression.latents compression.codec compression.features compression.streams
 compression.baselines compression.rate_distortion compression.training
 cli.errors cli.arguments cli.inputs cli.evaluate cli.train cli.features cli.neighbours cli.lowshot cli.show
-cli.share cli.shards cli.detect cli.codec cli.streams cli.config cli.main
+cli.share cli.shards cli.detect cli.codec cli.streams cli.config cli.dense cli.main
 '''.split()
 
 

@@ -16,7 +16,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 root = Path(__file__).resolve().parents[1]
-EXTRAS = 'detection', 'compression', 'export', 'webdataset', 'tiff'
+EXTRAS = 'detection', 'dense', 'compression', 'export', 'webdataset', 'tiff'
 ONCE = ['training.epochs=1', 'training.warmup_epochs=0']
 OWN = [*ONCE, 'data.dataset=imagefolder', 'data.path=images', 'training.batch_size=8']
 IMAGES = """
@@ -29,6 +29,17 @@ for i in range(400):
     if label < 2 and len(list((folder/str(label)).glob('*'))) < 20:
         (folder/str(label)).mkdir(parents=True, exist_ok=True)
         data.load(i).save(folder/str(label)/f'{i:03d}.png')
+"""
+
+MASKS = """
+import sys
+from pathlib import Path
+from PIL import Image
+for i, file in enumerate(sorted(Path(sys.argv[1]).rglob('*.png'))):
+    image, split = Image.open(file), Path(sys.argv[2])/('val' if i % 3 else 'train')
+    for kind, made in (('images', image), ('masks', image.convert('L').point(lambda v: v > 60))):
+        (split/kind).mkdir(parents=True, exist_ok=True)
+        made.save(split/kind/f'{i:02d}.png')
 """
 
 CHECK = 'import sys; from hjepa.sharing.export import check_export; check_export(sys.argv[1])'
@@ -104,6 +115,8 @@ def commands(
     go('store', 'run', 'images', '-o', 'store')
     go('neighbours', 'run', one, '--images', 'images', '-k', '3')
     go('lowshot', 'run', '--shots', '2', '--seeds', '1')
+    run(programs/'python', '-c', MASKS, work/'images', work/'scenes', cwd=work)
+    go('dense', 'run', 'scenes', '--maps', 'level0')
     go('shards', 'images', 'shards')
     go('config', '--check', 'run/config.yaml')
     go('detect train', '--run-dir', 'detector', 'data.n=32', 'data.test_n=8', *ONCE)
