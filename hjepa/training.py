@@ -22,6 +22,7 @@ from .core.checkpoints import reload_config
 from .core.compiling import compile_blocks
 from .core.config import ConfigError
 from .core.loop import Loop
+from .core.optimizers import named_optimizer
 from .data.crop_views import MultiCropView
 from .data.crops import AdaptiveMultiCropTransform, MultiCropTransform
 from .data.datasets import ImageDataset, settle_range
@@ -56,7 +57,7 @@ def learning_rate(
 # %% ../nbs/07_training.ipynb #df8dd30a
 def parameter_groups(
     model: nn.Module, # an HJEPA
-) -> list[dict]: # for AdamW; `decay` says whether weight decay applies
+) -> list[dict]: # for an optimiser; `decay` says whether weight decay applies
     "Trainable parameters in two groups, with and without weight decay, each with its names."
     tokens = ('pos_embed', 'cls_token', 'dist_token', 'reg_token', 'mask_token', 'flip_token')
     groups = [dict(params=[], names=[], decay=True), dict(params=[], names=[], decay=False)]
@@ -68,12 +69,13 @@ def parameter_groups(
     return groups
 
 def build_optimizer(
-    model: nn.Module, # an HJEPA
+    model: nn.Module, # an HJEPA, a detector or a codec
     cfg: TrainingConfig,
-) -> torch.optim.AdamW:
-    "AdamW over `parameter_groups`; learning rate and decay are set at every step by the loop."
-    fused = next(model.parameters()).device.type in ('cuda', 'cpu')
-    return torch.optim.AdamW(parameter_groups(model), lr=cfg.lr, betas=tuple(cfg.betas), fused=fused)
+    groups: list[dict] | None = None, # of its parameters; None: `parameter_groups`
+) -> torch.optim.Optimizer:
+    "The optimiser that `cfg` names; learning rate and decay are set at every step by the loop."
+    groups = parameter_groups(model) if groups is None else groups
+    return named_optimizer(groups, cfg.optimizer, cfg.lr, cfg.betas, cfg.optimizer_kwargs)
 
 # %% ../nbs/07_training.ipynb #3ea5ded7
 def schedules(
@@ -192,7 +194,8 @@ class Trainer(Loop):
     def make_dataset(self) -> ImageDataset: return run_dataset(self.config)
     def make_view(self) -> TrainView | MultiCropView:
         return build_view(self.config, self.model, self.dataset)
-    def make_optimizer(self) -> torch.optim.AdamW: return build_optimizer(self.model, self.config.training)
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        return build_optimizer(self.model, self.config.training)
     def make_model(self) -> nn.Module:
         "The model, and beside it what masks its images."
         pixels = self._settle_pixels()

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 ORDER = '''
 core.files core.config core.random core.linalg core.distributed core.loader core.weights
 core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling core.schema
+core.optimizers
 data.images data.cutting data.datasets data.named data.views data.shards data.color data.crops
 data.crop_views data.streaming
 figures.base figures.curves figures.embedding

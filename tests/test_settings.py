@@ -93,6 +93,8 @@ TRAINING = {
     'training.weight_decay': Row('0.9'),
     'training.weight_decay_end': Row('0.9'),
     'training.betas': Row('[0.5, 0.5]'),
+    'training.optimizer': Row('lion', ends=('muon', 'adamw', 'lookahead_adan')),
+    'training.optimizer_kwargs': Row('{{eps: 1e-2}}'),
     'training.clip_grad': Row('0.01'),
     'training.precision': Row('bf16'),
     'training.seed': Row('5', ends=(f'{1 - LARGEST}', f'{LARGEST - 1}')),

@@ -42,7 +42,7 @@ from ..detection.results import save_figure
 from ..detection.training import (detection_dataset, DetectionConfig, DetectionData, load_detection_run,
                                       only_pretraining)
 from ..settings.run import CHANCE, load_config, SHARE, TrainingConfig, warn_training
-from ..training import schedules
+from ..training import build_optimizer, schedules
 
 # %% ../../nbs/compression/08_training.ipynb #4812ceb7
 _FILES = 'null where data.detector or data.dataset is given: features come from files or from images'
@@ -257,7 +257,7 @@ def fill_from_features(
 def codec_groups(
     codec: FPNCodec,
     t: CodecTraining, # gives the three rates
-) -> list[dict]: # for AdamW; `lr_scale` multiplies the learning rate
+) -> list[dict]: # for an optimiser; `lr_scale` multiplies the learning rate
     "Transforms and gains, densities, quantiles."
     names = {p: n for n, p in codec.named_parameters()}
     kind = lambda n: 'aux' if n.endswith('.quantiles') else 'prior' if n.startswith('priors.') else 'main'
@@ -301,10 +301,9 @@ class CodecTrainer(Loop):
         codec = FPNCodec(fill_from_features(self.config.model, self.dataset)).to(self.device)
         if not checkpoints(self.run_dir): start_codec(codec, self.config, self.dataset)
         return codec.train()
-    def make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> torch.optim.Optimizer:
         t = self.config.training
-        return torch.optim.AdamW(codec_groups(self.model, t), lr=t.lr, betas=tuple(t.betas),
-                                 fused=self.device.type in ('cuda', 'cpu'))
+        return build_optimizer(self.model, t, codec_groups(self.model, t))
     def schedule(self, step: int) -> dict[str, float]:
         return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
 

@@ -131,7 +131,8 @@ def _odd_keys(state: dict) -> list[str]:
     odd = [k for k in counts if type(state.get(k)) is not int or state[k] < 0]
     kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
     # not in older files
-    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list)
+    newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list,
+                 optimizer=dict)
     odd += [k for k, kind in kinds.items() if not isinstance(state.get(k), kind)]
     return odd + [k for k, kind in newer.items() if k in state and not isinstance(state[k], kind)]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .callbacks import Callback, Host, MOMENTS
 from .checkpoints import (checkpoints, FORMAT, prune, read_state, read_tensors, run_folders,
                                     sync_folder, write_state)
-from .config import ConfigError, flatten, from_values
+from .config import ConfigError, flatten, from_values, shown
 from .distributed import cut_like, environment, split_batch, whole
 from .files import (clear_temporaries, json_sha256, naming, temporary_name, tensors_sha256,
                               write_atomic)
@@ -88,19 +88,46 @@ def _named(self: Resumable) -> list[tuple[str, nn.Parameter]]:
 
 @patch(as_prop=True)
 def _raw_optimizer(self: Resumable) -> torch.optim.Optimizer:
-    "The optimiser without accelerate's wrapper."
-    return getattr(self.optimizer, 'optimizer', self.optimizer)
+    "The optimiser that holds the state: without the wrappers of accelerate and of Lookahead."
+    inner = getattr(self.optimizer, 'optimizer', self.optimizer)
+    return getattr(inner, '_base_optimizer', inner)
 
 @patch
 def optimizer_tensors(self: Resumable) -> dict[str, Tensor]:  # on the CPU; on the main process
-    "AdamW's moments, whole, under the names of their parameters."
+    "The optimiser's tensors (AdamW's two moments), whole, under the names of their parameters."
     out = {}
     if self._hosting: self._meet(MOMENTS)
     for name, p in self._named():
         for key, value in self._raw_optimizer.state.get(p, {}).items():
+            if not isinstance(value, Tensor): continue
             value = whole(value.detach())
             if self.is_main: out[f'{name}|{key}'] = value.cpu().contiguous()
     return out
+
+# %% ../../nbs/core/12_resuming.ipynb #opt0rest
+_OF_GROUPS = ('lr', 'weight_decay', 'lr_scale')  # set at every step, or by whoever makes the groups
+
+@patch
+def optimizer_rest(self: Resumable) -> dict[str, Any]:  # {} if there is nothing
+    """The optimiser's state that is no tensor, as plain JSON: `state` of parameters, counts of `groups`.
+
+    TypeError for what is neither."""
+    raw, state = self._raw_optimizer, {}
+    for name, p in self._named():
+        plain = {k: v for k, v in raw.state.get(p, {}).items() if not isinstance(v, Tensor)}
+        if plain: state[name] = plain
+    odd = [f'{n}|{k}' for n, s in state.items() for k, v in s.items()
+           if not isinstance(v, (int, float, str, type(None)))]
+    if odd: raise TypeError(f'{odd[0]}: this state of {type(raw).__name__} is not saved')
+    groups = [_counts(g, raw.defaults) for g in raw.param_groups]
+    return (dict(state=state) if state else {}) | (dict(groups=groups) if any(groups) else {})
+
+def _counts(group: dict, defaults: dict) -> dict[str, Any]:
+    "Numbers of a group that are not as they were at the start; a tensor of one number as {type: number}."
+    plain = {k: v for k, v in group.items() if type(v) in (int, float) and k not in _OF_GROUPS}
+    single = {k: {str(v.dtype): v.item()} for k, v in group.items()
+              if isinstance(v, Tensor) and v.ndim == 0 and k not in _OF_GROUPS}
+    return {k: v for k, v in plain.items() if v != defaults.get(k)} | single
 
 # %% ../../nbs/core/12_resuming.ipynb #39d4a23b
 @patch
@@ -115,13 +142,16 @@ def state(self: Resumable) -> dict[str, Any]:
                grad_accumulation=t.grad_accumulation, images=len(self.dataset), listing=self.listing,
                config=self._asked, config_sha256=json_sha256(self._asked, compact=True),
                environment=environment(), scaler=scaler.state_dict() if scaler is not None else None)
+    rest = self.optimizer_rest()
+    if rest: how['optimizer'] = rest
     return far | how | dict(unwritten=[l for c in self.callbacks for l in getattr(c, 'unwritten', ())])
 
 @patch
 def _check_finite(self: Resumable):
     "FloatingPointError, naming the first, if weights or moments are not finite numbers."
     state = self._raw_optimizer.state
-    moments = {f'{n}|{k}': v for n, p in self._named() for k, v in state.get(p, {}).items() if v.ndim}
+    moments = {f'{n}|{k}': v for n, p in self._named() for k, v in state.get(p, {}).items()
+               if isinstance(v, Tensor) and v.ndim}
     if (name := not_finite(self.model.state_dict() | moments)) is None: return
     last = ''.join(f'; {p.name} is the last good one, from which --resume {self.run_dir} resumes'
                    for p in checkpoints(self.run_dir)[-1:])
@@ -245,11 +275,12 @@ def _load(self: Resumable, path: Path, allow: tuple[str, ...] = ()) -> int:
     state = read_state(path)
     self._check_same_model(path)
     self._check_same_work(path, state, 'data' in allow)
+    self._check_same_optimizer(path, state)
     self._check_same_config(path, state, 'config' in allow)
     self._share_out(path, state)
     weights, moments = (read_tensors(path/f'{n}.safetensors') for n in ('model', 'optimizer'))
     self._check_tensors(path, weights, moments)
-    self._place(weights, moments)
+    self._place(weights, moments, state.get('optimizer', {}))
     for k in ('step', 'epoch', 'step_in_epoch', 'images_seen', 'seconds', 'skipped'):
         setattr(self, k, state[k])
     self.bad.update(state['bad_images'][self.rank::self.world_size])  # each process counts its own
@@ -262,23 +293,35 @@ def _load(self: Resumable, path: Path, allow: tuple[str, ...] = ()) -> int:
     return self.step
 
 @patch
-def _place(self: Resumable, weights: dict[str, Tensor], moments: dict[str, Tensor]):
-    "Weights into the model, moments into the optimiser; each process keeps its part."
+def _place(self: Resumable, weights: dict[str, Tensor], moments: dict[str, Tensor], rest: dict):
+    "Weights into the model, state into the optimiser; each process keeps its part."
     raw, per_param = self._raw_optimizer, {n: {} for n, _ in self._named()}
     for key, value in moments.items():
         name, _, moment = key.rpartition('|')
         per_param[name][moment] = value
+    for name, values in rest.get('state', {}).items(): per_param[name] |= values
+    if 'groups' in rest:
+        for g, counts in zip(raw.param_groups, rest['groups'], strict=True): g.update(_recount(counts))
     own = self.model.state_dict()
     self.model.load_state_dict({k: cut_like(v, own[k]) for k, v in weights.items()})
     for n, p in self._named():
-        if per_param[n]: raw.state[p] = {k: _placed(v, p, raw) for k, v in per_param[n].items()}
+        if per_param[n]: raw.state[p] = {k: _placed(k, v, p, raw) for k, v in per_param[n].items()}
 
-def _placed(value: Tensor, like: nn.Parameter, optimizer) -> Tensor:
+def _recount(counts: dict[str, Any]) -> dict[str, Any]:
+    "Numbers of a group as they were before they were written."
+    types = {str(d): d for d in (torch.float32, torch.float64, torch.int32, torch.int64)}
+    made = lambda v: torch.tensor(*v.values(), dtype=types[next(iter(v))]) if isinstance(v, dict) else v
+    return {k: made(v) for k, v in counts.items()}
+
+def _placed(key: str, value: Any, like: nn.Parameter, optimizer) -> Any:
     """A moment in its parameter's layout (fused AdamW goes through memory, for any strides).
 
-    The step count goes where AdamW expects it."""
-    if value.shape == like.shape: return torch.empty_like(like).copy_(cut_like(value, like))
-    return value.to(like.device) if optimizer.defaults.get('fused') else value
+    The step count goes where PyTorch's optimisers expect it."""
+    if not isinstance(value, Tensor): return value
+    on_device = optimizer.defaults.get('fused') or optimizer.defaults.get('capturable')
+    if key == 'step' and not on_device: return value
+    if value.shape != like.shape: return value.to(like.device)
+    return torch.empty_like(like, dtype=value.dtype).copy_(cut_like(value, like))
 
 # %% ../../nbs/core/12_resuming.ipynb #43ab8fbb
 @patch
@@ -286,11 +329,12 @@ def _check_tensors(self: Resumable, path: Path, weights: dict[str, Tensor], mome
     "ValueError unless these are tensors of this model, of the right shapes and finite."
     own = {k: v.shape for k, v in self.model.state_dict().items()}
     shapes = {n: p.shape for n, p in self._named()}
+    moments_alike = isinstance(self._raw_optimizer, torch.optim.AdamW)  # others keep rows, columns, …
     wrong = [k for k in sorted(own.keys() | weights.keys())
              if k not in weights or own.get(k) != weights[k].shape]
     for key, v in moments.items():
         name = key.rpartition('|')[0]
-        if name not in shapes or v.ndim and v.shape != shapes[name]: wrong.append(key)
+        if name not in shapes or moments_alike and v.ndim and v.shape != shapes[name]: wrong.append(key)
     if wrong:
         raise ValueError(f'{path}: its tensors are not those of this model, first {wrong[0]!r} '
                          f'({len(wrong)} tensors)')
@@ -330,6 +374,18 @@ def _check_same_work(self: Resumable, path: Path, state: dict, allowed: bool):
     if state['threads'] != torch.get_num_threads():
         self.say(f'{state["threads"]} threads before, {torch.get_num_threads()} now: the run '
                  'continues, but not bit for bit as before')
+
+# %% ../../nbs/core/12_resuming.ipynb #opt0same
+@patch
+def _check_same_optimizer(self: Resumable, path: Path, state: dict):
+    "Raise `ConfigError` for another optimiser than before."
+    now, before = self._asked['training'], state.get('config', {}).get('training', {})
+    for key, usual in dict(optimizer='adamw', optimizer_kwargs={}).items():
+        was, wish = before.get(key, usual), now.get(key, usual)
+        if was == wish: continue
+        raise ConfigError(f'{path} was written with training.{key}={shown(was)}, now it is {shown(wish)}: '
+                          "the optimiser's state would not fit. Restore it, or start a new run"
+                          + self.start_hint)
 
 # %% ../../nbs/core/12_resuming.ipynb #36155b00
 @patch

@@ -29,7 +29,7 @@ from .formats import BOX_DATASETS, box_settings, build_box_dataset
 from .results import evaluate_detector
 from ..settings.model import RANGE
 from ..settings.run import CHANCE, load_config, SHARE, SHARES, TrainingConfig, warn_training
-from ..training import parameter_groups, schedules
+from ..training import build_optimizer, parameter_groups, schedules
 
 # %% ../../nbs/detection/13_training.ipynb #cb5c41af
 @dataclass
@@ -173,7 +173,7 @@ def detection_dataset(
 def detection_groups(
     model: FPNDetector, # to be trained
     layer_decay: float = 1.0, # γ
-) -> list[dict]: # for AdamW; `lr_scale` multiplies the learning rate
+) -> list[dict]: # for an optimiser; `lr_scale` multiplies the learning rate
     "Trainable parameters by depth, and by whether weight decay applies."
     groups = {}
     for g in parameter_groups(model):
@@ -195,10 +195,9 @@ class DetectionTrainer(Loop):
 
     def check(self, config: DetectionConfig) -> DetectionConfig: return check_detection_config(config)
     def make_dataset(self) -> BoxDataset: return detection_dataset(self.config)
-    def make_optimizer(self) -> torch.optim.AdamW:
+    def make_optimizer(self) -> torch.optim.Optimizer:
         t = self.config.training
-        return torch.optim.AdamW(detection_groups(self.model, t.layer_decay), lr=t.lr, betas=tuple(t.betas),
-                                 fused=self.device.type in ('cuda', 'cpu'))
+        return build_optimizer(self.model, t, detection_groups(self.model, t.layer_decay))
     def schedule(self, step: int) -> dict[str, float]:
         return schedules(self.config.training, step, self.total_steps, self.warmup_steps)
     def summary(self) -> str:

@@ -278,6 +278,7 @@ def state_bytes(
     precision: str = 'bf16', # of what is gathered: 'bf16', 'fp16' or 'fp32'
     accumulation: int = 1, # forward and backward passes per step
     bucket_view: bool = False, # DDP: gradients are views into its buckets, and need no memory of their own
+    moments: float = 8, # bytes of the optimiser's state per weight: AdamW's; of others, `moment_bytes`
 ) -> dict[str, float]: # part → bytes on one device
     "Memory that does not depend on the batch. Raises ValueError for an unknown sharding."
     if sharding not in SHARDINGS:
@@ -286,7 +287,7 @@ def state_bytes(
     teacher = shape.parameters['target encoder']
     share = processes if sharding == 'full' else 1
     out = dict(weights=4 * n / share, gradients=4 * n / (share if accumulation == 1 else 1),
-               moments=8 * n / share, teacher=4 * teacher / share)
+               moments=moments * n / share, teacher=4 * teacher / share)
     if sharding == 'none' and processes > 1 and not bucket_view: out['buckets'] = 4 * n
     # a block at work, and the next on its way
     if sharding == 'full' and processes > 1: out['gathered'] = 2 * _size(precision) * shape.largest
@@ -441,13 +442,14 @@ def step_bytes(
     processes: int = 1, # devices
     sharding: str = 'none', # see `state_bytes`
     masks_per_image: int = 1, # context and target sets per pass of the target encoder
+    moments: float = 8, # see `state_bytes`
 ) -> dict[str, float]: # part → bytes on one device
     "Memory of a training step."
     acts = activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
     # those are the gathered ones
     if sharding == 'full' and processes > 1: acts.pop('rounded weights', 0)
     passing = passing_bytes(shape, tokens, batch_size, precision, masks_per_image)
-    state = state_bytes(shape, processes, sharding, precision)
+    state = state_bytes(shape, processes, sharding, precision, moments=moments)
     return state | dict(activations=sum(acts.values()), passing=passing)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #589c8641
@@ -460,10 +462,11 @@ def largest_batch(
     sharding: str = 'none', # see `state_bytes`
     reserve: float = 0.1, # share of the memory that is not to be filled
     fixed: float = 2 ** 30, # bytes that are gone before the first tensor
+    moments: float = 8, # see `state_bytes`
 ) -> int: # images per device; 0: not even one
     "How many images a device's memory holds in training."
     def room(n):
-        used = sum(step_bytes(shape, tokens, n, precision, processes, sharding).values())
+        used = sum(step_bytes(shape, tokens, n, precision, processes, sharding, moments=moments).values())
         return (1 - reserve) * memory - fixed - used
     return max(0, int(room(0) // max(1., room(0) - room(1))))
 
@@ -479,7 +482,7 @@ def memory_table(
     for name, s in shapes.items():
         for often, label in [(False, name), (True, f'{name}, checkpointing')]:
             s = replace(s, config=replace(s.config, use_gradient_checkpointing=often))
-            k = {k: v for k, v in kwargs.items() if k in ('precision', 'processes', 'sharding')}
+            k = {k: v for k, v in kwargs.items() if k in ('precision', 'processes', 'sharding', 'moments')}
             state = sum(step_bytes(s, tokens[name], 0, **k).values())
             image = sum(step_bytes(s, tokens[name], 1, **k).values())
             fits = [largest_batch(s, tokens[name], g * 1e9, **kwargs) for g in sizes]
