@@ -87,6 +87,7 @@ if TYPE_CHECKING:
                           RandomMaskGenerator, register_masks)
     from .masks.crops import MultiCropMaskGenerator
     from .multicrop import MultiCropMasks
+    from .objectives.image_level import ImageLevel
     from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
     from .predictor import Predictor, PredictorBlock
     from .report.page import write_report
@@ -141,6 +142,7 @@ _names = {
                'RandomMaskGenerator register_masks',
     'masks.crops': 'MultiCropMaskGenerator',
     'multicrop': 'MultiCropMasks',
+    'objectives.image_level': 'ImageLevel',
     'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
     'predictor': 'Predictor PredictorBlock',
     'report.page': 'write_report',

@@ -29,7 +29,8 @@ from .encoder import (as_weights, check_float32, ema_momentum, gather_tokens, ma
                            TargetEncoder)
 from .fpn import level_widths, sum2x2, TokenFPN
 from .objectives.pixels import PixelHead
-from .objectives.regularizers import Projector, regularize
+from .objectives.image_level import ImageLevel
+from .objectives.regularizers import mean_token, Projector, regularize
 from .predictor import Predictor
 from .settings.model import (blame, build_encoder, check_model_config, check_target_blocks, ModelConfig,
                                   without_idle)
@@ -186,6 +187,9 @@ class HJEPA(nn.Module):
         patch_size = self.context_encoder.patch_size
         self.pixel_head = PixelHead(D, patch_size, c.in_chans) if c.pixel_weight else None
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
+        whole = c.image_level
+        self.image_level = ImageLevel(D, whole.projector, whole.regularizer,
+                                      whole.share) if whole.weight else None
         # reads a local crop's answer, see the notebook on multi-crop
         self.crop_head = nn.Linear(D, D) if c.crops.enabled else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
@@ -236,7 +240,11 @@ def forward(self: HJEPA,
     targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
     predicted = self.predictor(tokens, masks.grid, context=context, target=target)  # [B, M, D]
-    out = self.losses(images, masks, self.patch_tokens(tokens), predicted, targets, visible)
+    patches = self.patch_tokens(tokens)                                             # [B, K, D]
+    out = self.losses(images, masks, patches, predicted, targets, visible)
+    if self.image_level is not None:
+        views = mean_token(patches, context.to(patches.device)).unflatten(0, (masks.per_image, -1))
+        out = self.add_image_level(out, views, masks.per_image)
     if self.crop_head is not None:
         out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else finest_only(out)
@@ -503,6 +511,19 @@ def _add_regularizer(self: HJEPA, out: dict, patches: Tensor, masks: Masks) -> d
     loss = regularize(patches, masks.context_index, self.projector, c.kind, masks.per_image)
     return out | dict(loss=out['loss'] + c.weight * loss, regularizer_loss=loss.detach())
 
+# %% ../nbs/04_hierarchy.ipynb #4ba1839a
+@patch
+def add_image_level(self: HJEPA,
+    out: dict[str, Any], # losses so far
+    summaries: Tensor, # [V, B, D] mean tokens of V views of B images, global crops first
+    num_global: int, # how many of the views are global
+) -> dict[str, Any]: # with the image level's
+    "The loss of the image level."
+    found = self.image_level(summaries, num_global)
+    loss = found.pop('image_loss')
+    return out | found | dict(loss=out['loss'] + self.config.image_level.weight * loss,
+                              image_loss=loss.detach())
+
 # %% ../nbs/04_hierarchy.ipynb #b967a5a5
 @patch
 def update_target_encoder(self: HJEPA,
@@ -574,7 +595,7 @@ def preprocess(self: HJEPA,
     return normalize(preprocess(images, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
 
 # %% ../nbs/04_hierarchy.ipynb #9af48115
-_SECTIONS = dict(predictor='predictor', fpn='fpn', ema='ema', regularizer='regularizer', crops='crops')
+_SECTIONS = ('predictor', 'fpn', 'ema', 'regularizer', 'image_level', 'crops')
 
 def create_hjepa(
     encoder_type: str = 'vit_base_patch16_224', # a timm VisionTransformer or Eva
@@ -592,10 +613,10 @@ def create_hjepa(
                   img_size=list(img_size) if isinstance(img_size, tuple) else img_size, embed_dim=embed_dim,
                   num_hierarchies=num_hierarchies, fpn=dict(use_fpn=use_fpn))
     for key, value in kwargs.items():
-        section, _, rest = key.partition('_')
+        section = next((s for s in _SECTIONS if key.startswith(f'{s}_')), None)
         value = str(value) if isinstance(value, Path) else value
-        if section in _SECTIONS and rest: values.setdefault(section, {})[rest] = value
-        else: values[key] = value
+        if section is None: values[key] = value
+        else: values.setdefault(section, {})[key.removeprefix(f'{section}_')] = value
     return HJEPA(from_values(ModelConfig, values, 'model'), ema_steps)
 
 # %% ../nbs/04_hierarchy.ipynb #17b898f5

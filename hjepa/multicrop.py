@@ -23,6 +23,7 @@ from .encoder import check_index, gather_tokens, index_to_mask, mask_to_index, M
 from .hierarchy import (finest_only, HJEPA, idle_loss, level_counts, level_grid, level_loss,
                              level_targets, pool_levels, register_input, scatter_tokens, target_cells,
                              visible_cells)
+from .objectives.regularizers import mean_token
 from .predictor import crop_axes, crop_positions, place_embedding
 
 # %% ../nbs/05_multicrop.ipynb #8d09af56
@@ -168,6 +169,7 @@ def forward_crops(self: HJEPA,
     predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
+    if self.image_level is not None: out = self._add_image(out, tokens, local, masks)
     if masks.overlap is not None: out['overlap'] = masks.overlap
     if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
     else: out['loss'] = out['loss'] + idle_loss(*self.crop_head.parameters())
@@ -267,6 +269,18 @@ def key_mask(
     "Key mask for attention over concatenated parts."
     valid = torch.cat(parts, 1)
     return None if valid.all() else valid[:, None, None]
+
+# %% ../nbs/05_multicrop.ipynb #7ab9ada4
+@patch
+def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, masks: MultiCropMasks) -> dict:
+    "The loss of the image level on global crops and visible local ones."
+    def summaries(tokens, index, n):  # [n·B, P + k, D] → [n, B, D]
+        patches = self.patch_tokens(tokens)
+        if index is None: return patches.float().mean(1).unflatten(0, (n, -1))
+        return mean_token(patches, index.to(patches.device, non_blocking=True)).unflatten(0, (n, -1))
+    views = [summaries(tokens, masks.globals.context_index, masks.num_global)]
+    if local is not None: views.append(summaries(local, masks.local, masks.num_visible))
+    return self.add_image_level(out, torch.cat(views), masks.num_global)
 
 # %% ../nbs/05_multicrop.ipynb #9658f7f8
 def by_image(

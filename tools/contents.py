@@ -19,7 +19,7 @@ ROOMS = {   # folder: (title, what is in it)
     'core': ('Core', 'Independent of models: files, configuration, random numbers, the training loop.'),
     'data': ('Data', 'Reading images, cutting views and crops, building batches.'),
     'vit': ('Vision Transformers', 'The parts that come from timm, and how its blocks are run.'),
-    'objectives': ('Objectives', 'Additional losses: regularizers and the prediction of pixels.'),
+    'objectives': ('Objectives', 'Additional losses: regularizers, pixels, the whole image.'),
     'settings': ('Settings', 'The keys of a model and of a run.'),
     'masks': ('Masks', 'Checks of mask settings, masks for several crops.'),
     'figures': ('Figures', 'Plots of training curves, embeddings, attention and predictions.'),

@@ -6,7 +6,7 @@
 __all__ = ['PATIENCE', 'SHARDING', 'cpu_flags', 'choose_precision', 'computes_bf16', 'cpu_has_bf16', 'training_precision',
            'launched_processes', 'make_accelerator', 'plain_gradients', 'environment', 'batch_place', 'split_batch',
            'ProcessGroup', 'shard', 'shard_units', 'whole', 'cut_like', 'gather_weights', 'sync_gradients',
-           'clip_gradients', 'LostProcess', 'is_lost', 'lost_message']
+           'clip_gradients', 'gather_rows', 'same_random', 'LostProcess', 'is_lost', 'lost_message']
 
 # %% ../../nbs/core/05_distributed.ipynb #d6b5c41d
 import os
@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -349,6 +349,44 @@ def clip_gradients(
 ) -> float: # the norm of the whole gradient before clipping
     "Clip the gradient of all parameters together, on all processes."
     return float(whole(accelerator.clip_grad_norm_(parameters, limit)))
+
+# %% ../../nbs/core/05_distributed.ipynb #746c17cd
+class _GatherRows(torch.autograd.Function):
+    "All processes' rows; backwards each receives the sum of the gradients of its own."
+    @staticmethod
+    def forward(ctx, x: Tensor, dim: int) -> Tensor:
+        ctx.dim, ctx.rows = dim, x.shape[dim]
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts, dim)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.narrow(ctx.dim, dist.get_rank() * ctx.rows, ctx.rows), None
+
+def gather_rows(
+    x: Tensor, # equally many rows on every process
+    dim: int = 0, # along which rows are counted
+) -> Tensor: # the rows of rank 0, then those of rank 1, …; with one process x itself
+    "Rows of all processes, with a gradient."
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return _GatherRows.apply(x, dim) if several else x
+
+# %% ../../nbs/core/05_distributed.ipynb #dd4ad35f
+@contextmanager
+def same_random(
+    device: torch.device, # whose generator is used in the block, beside the CPU's
+) -> Iterator[None]:
+    "In the block PyTorch's generators give the same numbers on all processes; afterwards they continue."
+    seed = torch.randint(2 ** 53, ())
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        seed = seed.to(device)
+        dist.broadcast(seed, 0)
+    with torch.random.fork_rng([device] if device.type == 'cuda' else [], device_type='cuda'):
+        torch.manual_seed(int(seed))
+        yield
 
 # %% ../../nbs/core/05_distributed.ipynb #85561c8f
 class LostProcess(ConnectionError):

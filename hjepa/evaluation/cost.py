@@ -26,7 +26,7 @@ from ..vit.blocks import can_pick
 from ..encoder import Masks
 from ..fpn import FUSIONS
 from ..hierarchy import count_parameters, HJEPA, level_grid, target_cells, visible_cells
-from ..settings.model import ModelConfig, RegularizerConfig
+from ..settings.model import ModelConfig
 from ..objectives.regularizers import REGULARIZERS
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6
@@ -82,7 +82,9 @@ class Shape:
     matrices: int # elements of all trainable weight matrices
     largest: int # parameters of the largest block
     fusion: list[float] # operations of the FPN's fusion for one cell, at each level but the coarsest
-    regularizer: tuple[float, float] # its operations for one image: on what is trained, and on constants
+    # operations for one image of the regularizer and of the image level's: on what is trained, on constants
+    regularizer: tuple[float, float]
+    image_level: tuple[float, float]
 
 def describe(
     config: ModelConfig | dict, # of a model, or the section `model` of a configuration
@@ -90,6 +92,7 @@ def describe(
     "A model's shape, without making its weights. Raises `ConfigError` for impossible ones."
     config = from_values(ModelConfig, config, 'model') if isinstance(config, dict) else config
     with torch.device('meta'): model = HJEPA(replace(config, pretrained=False))
+    r, w = config.regularizer, config.image_level
     enc, trained = model.context_encoder, [p for p in model.parameters() if p.requires_grad]
     blocks = [*enc.vit.blocks, *model.predictor.blocks]
     matrices = sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4)
@@ -97,7 +100,8 @@ def describe(
     widths, patch_values = [h.in_features for h in model.heads], math.prod(enc.patch_size) * enc.in_chans
     return Shape(config, stack_of(enc.vit.blocks), stack_of(model.predictor.blocks), enc.num_prefix_tokens,
                  enc.grid_size, patch_values, widths, count_parameters(model), matrices, largest,
-                 _count_fusion(model), _count_regularizer(config.regularizer))
+                 _count_fusion(model), _count_regularizer(r.kind, r.projector[1]),
+                 _count_regularizer(w.regularizer if w.weight else None, w.projector[1]))
 
 # %% ../../nbs/evaluation/08_cost.ipynb #555c9397
 def _count_fusion(model: HJEPA) -> list[float]:
@@ -110,13 +114,13 @@ def _count_fusion(model: HJEPA) -> list[float]:
         found.append(counter.get_total_flops() / 8)
     return found
 
-def _count_regularizer(r: RegularizerConfig) -> tuple[float, float]:
+def _count_regularizer(kind: str | None, width: int) -> tuple[float, float]:
     """Operations of the forward pass for one image, products of two tensors that get gradients and of one.
 
     A backward pass repeats the first twice, the second once: so both follow from two counts."""
-    if r.kind is None: return 0., 0.
-    z = torch.empty(64, r.projector[1], device='meta', requires_grad=True)
-    with FlopCounterMode(display=False) as counter: loss = REGULARIZERS[r.kind](z)
+    if kind is None: return 0., 0.
+    z = torch.empty(64, width, device='meta', requires_grad=True)
+    with FlopCounterMode(display=False) as counter: loss = REGULARIZERS[kind](z)
     forward = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter: loss.backward()
     trained = counter.get_total_flops() - forward
@@ -195,11 +199,15 @@ def forward_flops(
 def regularizer_flops(
     shape: Shape,
 ) -> dict[str, float]: # part → operations
-    "Operations of the projector and of the regularizer behind it for one image; nothing without."
-    r, (trained, constant) = shape.config.regularizer, shape.regularizer
-    if r.kind is None: return {}
-    hidden, out = r.projector
-    return {'projector': 2 * hidden * (shape.encoder.width + out) + trained, 'directions': constant}
+    "Operations of projectors and of the regularizers behind them for one image; nothing without."
+    c, found = shape.config, {}
+    for where, used, widths, (trained, constant) in (
+            ('projector', c.regularizer.kind, c.regularizer.projector, shape.regularizer),
+            ('image level', c.image_level.weight, c.image_level.projector, shape.image_level)):
+        if used:
+            found[where] = 2 * widths[0] * (shape.encoder.width + widths[1]) + trained
+            found['directions'] = found.get('directions', 0) + constant
+    return found
 
 # %% ../../nbs/evaluation/08_cost.ipynb #cdec58a9
 def pool_flops(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'SIZE', 'RANGE', 'MODEL_IDLE', 'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig',
-           'CropsConfig', 'ModelConfig', 'check_timm_kwargs', 'check_model_config', 'check_target_blocks', 'blame',
-           'build_encoder', 'without_idle']
+           'ImageLevelConfig', 'CropsConfig', 'ModelConfig', 'check_timm_kwargs', 'check_model_config',
+           'check_target_blocks', 'blame', 'build_encoder', 'without_idle']
 
 # %% ../../nbs/settings/01_model.ipynb #bce79e7c
 import warnings
@@ -58,6 +58,17 @@ class RegularizerConfig:
     # weight of this loss; the default suits sigreg, vicreg and visreg need about 1
     weight: float = setting(0.05, above=0, expected='a number above 0 (kind=null switches it off)')
     # hidden and output width of the projector before this loss
+    projector: list[int] = setting([512, 64], length=2, low=1)
+
+@dataclass
+class ImageLevelConfig:
+    "The whole image as the last level (see the notebook on the image level)."
+    weight: float = setting(0.0, low=0) # weight of its loss; 0: none
+    # which loss keeps different images apart
+    regularizer: str = setting('sigreg', choices=REGULARIZERS)
+    # share of that loss in the level's loss; the rest is the agreement of an image's views
+    share: float = setting(0.05, above=0, below=1)
+    # widths of the network before both: hidden, out
     projector: list[int] = setting([512, 64], length=2, low=1)
 
 @dataclass
@@ -116,6 +127,7 @@ class ModelConfig:
     ema: EMAConfig = field(default_factory=EMAConfig)
     fpn: FPNConfig = field(default_factory=FPNConfig)
     regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    image_level: ImageLevelConfig = field(default_factory=ImageLevelConfig)
     crops: CropsConfig = field(default_factory=CropsConfig)
 
 # %% ../../nbs/settings/01_model.ipynb #3eba2779
@@ -172,6 +184,8 @@ MODEL_IDLE = [
      lambda m: not m.fpn.use_fpn, 'as model.fpn.use_fpn is false'),
     ('regularizer.weight regularizer.projector',
      lambda m: m.regularizer.kind is None, 'as model.regularizer.kind is null'),
+    ('image_level.regularizer image_level.share image_level.projector',
+     lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
     ('encoder_kwargs.patch_size', lambda m: m.patch_size is not None, 'as model.patch_size is given too'),

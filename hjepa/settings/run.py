@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'CHANCES', 'JITTER', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'RUN_IDLE', 'DataConfig',
            'MaskingConfig', 'TrainingConfig', 'MultiCropConfig', 'EvaluationConfig', 'RunConfig', 'check_run_config',
-           'warn_training', 'warn_schedules', 'warn_run', 'load_config']
+           'warn_training', 'warn_views', 'warn_schedules', 'warn_run', 'load_config']
 
 # %% ../../nbs/settings/02_run.ipynb #eabce67d
 import math
@@ -229,6 +229,16 @@ def warn_training(
     warnings.warn(f'training.warmup_epochs={t.warmup_epochs:g} is not below training.epochs={t.epochs}: '
                   f'training.lr={t.lr:g} is never reached', stacklevel=2)
 
+def warn_views(
+    cfg: RunConfig,
+):
+    "Warn of an image level that has nothing to compare."
+    c = cfg.multicrop
+    views = c.num_global_crops + c.num_local_crops if _crops(cfg) else cfg.masking.masks_per_image
+    if cfg.model.image_level.weight == 0 or views > 1: return
+    warnings.warn(f'model.image_level.weight={cfg.model.image_level.weight:g}: an image has one view, so no '
+                  'two can agree. Set multicrop.strategy (best) or masking.masks_per_image=2', stacklevel=2)
+
 def warn_schedules(
     cfg: RunConfig,
 ):
@@ -294,6 +304,7 @@ def warn_run(
     "Warn of settings without effect, and of schedules that do not fit."
     warn_idle(cfg, RUN_IDLE)
     warn_idle(cfg.model, MODEL_IDLE, 'model.')
+    warn_views(cfg)
     warn_schedules(cfg)
 
 # %% ../../nbs/settings/02_run.ipynb #d30cc1ac
