@@ -166,7 +166,10 @@ def _crops_of(config: RunConfig, model: HJEPA) -> MultiCropTransform:
                local_crop_size=local_size(config, model), global_crop_scale=tuple(c.global_crop_scale),
                local_crop_scale=tuple(c.local_crop_scale), ratio=tuple(d.crop_ratio), hue=c.hue,
                global_color_jitter=c.global_color_jitter, local_color_jitter=c.local_color_jitter,
-               horizontal_flip_prob=d.flip)
+               horizontal_flip_prob=d.flip, color_jitter_prob=c.color_jitter_prob,
+               global_greyscale=c.global_greyscale, local_greyscale=c.local_greyscale,
+               global_blur=c.global_blur, local_blur=c.local_blur, blur_sigma=tuple(c.blur_sigma),
+               global_solarize=c.global_solarize, local_solarize=c.local_solarize)
     if c.min_local_crops is None: return MultiCropTransform(num_local_crops=c.num_local_crops, **how)
     return AdaptiveMultiCropTransform(min_local_crops=c.min_local_crops, max_local_crops=c.num_local_crops,
                                       warmup_epochs=c.warmup_epochs, **how)

@@ -105,7 +105,7 @@ class MultiCropView(Dataset):
     def __len__(self) -> int: return len(self.source)
 
 # %% ../../nbs/data/09_crop_views.ipynb #fc288050
-_PLACE, _COLOR = 5, 6   # streams: what a random number is for
+_PLACE, _COLOR, _CHANCE = 5, 6, 15   # streams: what a random number is for
 
 @patch
 def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[str, Any]:
@@ -119,8 +119,9 @@ def __getitems__(self: MultiCropView, keys: Sequence[tuple[int, int]]) -> dict[s
         raise ValueError(
             f'the epochs {epoch.unique().tolist()} of one batch have {sorted(counts)} local crops')
     n = t.num_global_crops + counts.pop()
-    place, color = (keyed_uniform(self.seed, epoch, index, n * k, stream=s).view(-1, n, k)
-                    for k, s in ((5, _PLACE), (4, _COLOR)))
+    place, color, chance = (keyed_uniform(self.seed, epoch, index, n * k, stream=s).view(len(keys), n, k)
+                            for k, s in ((5, _PLACE), (4, _COLOR), (t.color_numbers - 4, _CHANCE)))
+    color = torch.cat([color, chance], -1)
     if self.cut_later: return self._uncut(index, place, color)
     loaded, found, bad = zip(*(read_next(self.source, i) for i in index.tolist()), strict=True)
     pixels, sizes, labels = zip(*loaded, strict=True)
@@ -207,6 +208,8 @@ def plain(self: MultiCropTransform) -> MultiCropTransform:
     epoch."""
     new = copy.copy(self)
     new.jitters, new.transforms, new.flip = (0, 0), (None, None), 0
+    # as many random numbers as before, and nothing comes of them
+    if self.color_numbers > 4: new.chances = tuple(torch.zeros_like(c) for c in self.chances)
     return new
 
 class MultiCropDatasetRaw(MultiCropDataset):
