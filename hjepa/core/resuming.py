@@ -292,6 +292,7 @@ def _load(self: Resumable, path: Path, allow: tuple[str, ...] = ()) -> int:
     if state['scaler'] and scaler is not None: scaler.load_state_dict(state['scaler'])
     return self.step
 
+# %% ../../nbs/core/12_resuming.ipynb #c3f62f16
 @patch
 def _place(self: Resumable, weights: dict[str, Tensor], moments: dict[str, Tensor], rest: dict):
     "Weights into the model, state into the optimiser; each process keeps its part."

@@ -318,6 +318,7 @@ def jackknife_stderr(
     "Standard error of a measure over images."
     return math.sqrt((len(values) - 1) * values.var(unbiased=False).item())
 
+# %% ../../nbs/evaluation/10_dense.ipynb #ba1059f8
 class Segmentation:
     "Predicted masks against true ones."
     def __init__(self, num_classes: int): self.metric, self.counts = _jaccard(num_classes), []
@@ -490,6 +491,7 @@ def _count_classes(train_set: MaskDataset, test_set: MaskDataset, num_classes: i
     test_set.check_masks(n)
     return n
 
+# %% ../../nbs/evaluation/10_dense.ipynb #7167e005
 def _dense_results(rows: list[tuple[str, dict]]) -> dict[str, Any]: # rows, differences
     "The rows ready for JSON, and how much better the last is than each other one."
     chosen = [max(maps, key=lambda m: maps[m][0]['val_miou']) for _, maps in rows]
@@ -503,6 +505,7 @@ def _dense_results(rows: list[tuple[str, dict]]) -> dict[str, Any]: # rows, diff
                                 stderr=100 * jackknife_stderr(last.without_each() - other.without_each())))
     return dict(rows=out, differences=differences)
 
+# %% ../../nbs/evaluation/10_dense.ipynb #e0531399
 def format_dense(
     results: dict[str, Any], # of `dense_probe`
 ) -> str:
