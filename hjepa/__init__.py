@@ -9,8 +9,8 @@ On the command line: `hjepa --help`.
 
 The model:
     HJEPA, create_hjepa, create_hjepa_from_config, ModelConfig, ContextEncoder, TargetEncoder, Predictor,
-    PredictorBlock, TokenFPN, FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision, sigreg, vicreg,
-    visreg
+    PredictorBlock, TokenFPN, FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision, ImageLevel,
+    sigreg, vicreg, visreg
 Masks:
     Masks, MultiCropMasks, build_mask_generator, RandomMaskGenerator, MultiBlockMaskGenerator,
     HierarchicalMaskGenerator, MultiCropMaskGenerator
