@@ -751,6 +751,7 @@ def count_parameters(
     n = lambda m: sum(p.numel() for p in m.parameters())
     parts = {'context encoder': model.context_encoder, 'target encoder': model.target_encoder,
              'predictor': model.predictor, 'projections': model.heads, 'FPN': model.fpn,
-             'pixel head': model.pixel_head, 'visible head': model.visible_head, 'projector': model.projector, 'crop head': model.crop_head}
+             'pixel head': model.pixel_head, 'visible head': model.visible_head,
+             'projector': model.projector, 'crop head': model.crop_head}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {k: n(m) for k, m in parts.items() if m is not None} | dict(total=n(model), trainable=trained)

@@ -358,7 +358,8 @@ def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_toke
     "The loss of visible local crops on the coarsest cells of global crops."
     g, v, b, L, crops = masks.num_global, masks.num_visible, masks.batch_size, self.num_levels, views.crops
     whole = torch.ones(g * b, math.prod(views.grids[0]), dtype=torch.bool, device=local.device)
-    cells = level_targets(target_tokens, whole, views.grids[0], L, self.config.target_norm, self.num_depths)[-1]
+    cells = level_targets(target_tokens, whole, views.grids[0], L, self.config.target_norm,
+                          self.num_depths)[-1]
     target, share = overlap_targets(cells.unflatten(0, (g, b)), crops.boxes[:g + v], crops.flips[:g + v],
                                     views.grids[0], L - 1)
     seen, usable = self._evidence(views, local, masks)

@@ -383,7 +383,8 @@ def activation_bytes(
     inside, D, pixels = shape.prefix + tokens.context + tokens.target, e.width, shape.patch_values
     read = tokens.target + tokens.context * bool(c.visible_weight and not p.cross)
     if c.use_gradient_checkpointing:
-        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, tokens.target if p.cross else inside)]]
+        moved = tokens.target if p.cross else inside
+        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, moved)]]
     else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, read)]
     # embedding, final norm and narrowing, the predictor's end
     joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * read
@@ -398,11 +399,13 @@ def activation_bytes(
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     "Pooled maps, heads and losses of one image, and the pyramid."
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
+    both = 8 * D * len(shape.config.target_depths or [0])       # an answer, and what it is compared with
+    if shape.config.visible_weight: total += tokens.context * (s * D + both)
     fusion = FUSIONS[shape.config.fpn.fusion_method]
     for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
                                          shape.widths, strict=False)):
         # the head's input, both sides of the loss
-        total += (m + pyramid * v) * (s * w + 8 * D)
+        total += (m + pyramid * v) * (s * w + both)
         # which patches a mean is over
         if not pyramid and l: total += 4 * m * tokens.target
         # lateral and top-down linear map and norm, the map
