@@ -277,16 +277,16 @@ def step_logs(self: Trainer) -> dict[str, Any]:
 @patch
 def summary(self: Trainer) -> str:
     "What is printed after an epoch."
-    return epoch_line(self.logs, self.config.training.epochs)
+    return epoch_line(self.logs, self.epoch_name())
 
 def epoch_line(
     logs: dict,  # an epoch's line of history
-    epochs: int,  # of the run
+    name: str,  # of the epoch, see `Loop.epoch_name`
 ) -> str:
     "An epoch of pretraining in one line: loss, and per level loss, target spread and effective rank."
     per = lambda key, form: ' '.join('–' if v is None else form.format(v) for v in logs[key])
-    line = (f'epoch {logs["epoch"] + 1:>{len(str(epochs))}}/{epochs}  loss {logs["loss"]:.4f}  '
-            f'per level: loss {per("level_losses", "{:.4f}")}  spread {per("target_std", "{:.2f}")}')
+    line = (f'{name}  loss {logs["loss"]:.4f}  per level: loss {per("level_losses", "{:.4f}")}  '
+            f'spread {per("target_std", "{:.2f}")}')
     return line + (f'  rank {per("effective_rank", "{:.0f}")}' if 'effective_rank' in logs else '')
 
 # %% ../nbs/07_training.ipynb #38862509

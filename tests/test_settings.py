@@ -84,12 +84,15 @@ def ends(hint: Any, rule: Rule) -> list[str]:
 SAME = 'the same numbers, only sooner or with less memory: '
 ALONE = 'for several processes: tests/test_distributed.py'
 TRAINING = {
-    'training.epochs': Row('2'),
+    'training.epochs': Row('2', ends=('1', 'null & training.minutes=1e-6')),
+    'training.minutes': Row('1e-6', given='training.epochs=null', other='0.02',
+                            ends=('1e-6 & training.epochs=null',)),
     'training.batch_size': Row('2'),
     'training.grad_accumulation': Row('2'),
     'training.lr': Row('1e-2'),
     'training.lr_min': Row('1e-4', ends=('0',)),
     'training.warmup_epochs': Row('0.5'),
+    'training.warmup': Row('0.5'),
     'training.weight_decay': Row('0.9'),
     'training.weight_decay_end': Row('0.9'),
     'training.betas': Row('[0.5, 0.5]'),
