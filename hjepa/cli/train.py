@@ -118,7 +118,7 @@ def train(
     """Train a hierarchical I-JEPA on images without labels.
 
     examples:
-      hjepa train                                         garments of the package, a few minutes on two cores
+      hjepa train                                         garments of the package, for four minutes
       hjepa train --config photos data.path=~/photos      your own images
       hjepa train --config multicrop                      two large and six small crops of each garment
       hjepa train --config default data.path=/data/imagenet training.batch_size=128

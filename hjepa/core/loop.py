@@ -587,7 +587,7 @@ def _leave_terminal():
 # %% ../../nbs/core/13_loop.ipynb #f238ccfb
 @patch
 def fit(self: Loop) -> bool:  # True if the run is complete, False if it was stopped
-    "Train until the last epoch, until the time is up, or until stopped. The global random state is left as it was."
+    "Train to the end, or until stopped. The global random state is left as it was."
     begin, before = time.monotonic(), self.seconds  # clocks of the wall can be set back
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.config import (check_sections, check_settings, ConfigError, is_given, Kind, layering, load_kind,
-                               register_kind, relation, setting, warn_idle)
+from ..core.config import (check_sections, check_settings, ConfigError, is_given, Kind, layering,
+                               load_kind, register_kind, relation, setting, warn_idle)
 from ..core.distributed import SHARDING
 from ..core.optimizers import optimizer_checks, takes_two_betas
 from ..data.cutting import DECODERS
