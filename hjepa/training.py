@@ -181,8 +181,9 @@ SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.do
              'data.max_bad_share', 'data.max_megapixels', 'training.log_steps',
              'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps',
-             'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k',
-             'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+             'training.precision', 'training.trackers', 'evaluation.probe', 'evaluation.test_split',
+             'evaluation.every', 'evaluation.every_minutes', 'evaluation.knn_k', 'evaluation.readouts',
+             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
 
 # %% ../nbs/07_training.ipynb #2c33be9a
 class Trainer(Loop):
@@ -287,7 +288,8 @@ def epoch_line(
     per = lambda key, form: ' '.join('–' if v is None else form.format(v) for v in logs[key])
     line = (f'{name}  loss {logs["loss"]:.4f}  per level: loss {per("level_losses", "{:.4f}")}  '
             f'spread {per("target_std", "{:.2f}")}')
-    return line + (f'  rank {per("effective_rank", "{:.0f}")}' if 'effective_rank' in logs else '')
+    if 'effective_rank' in logs: line += f'  rank {per("effective_rank", "{:.0f}")}'
+    return line + (f'  k-NN {logs["knn"]:.1%}' if 'knn' in logs else '')
 
 # %% ../nbs/07_training.ipynb #38862509
 def load_run(

@@ -146,10 +146,13 @@ def _build_trainer(cfg, resume: str | None):
     from hjepa.evaluation.holdouts import check_groups
     from hjepa.core.resuming import CheckpointCallback
     from hjepa.core.history import HistoryCallback, ProgressCallback
+    from hjepa.core.trackers import tracker_callbacks
+    from hjepa.evaluation.monitor import probe_callbacks
     from hjepa.training import Trainer
     if resume: cfg.model.pretrained = False                     # its weights are in the checkpoint
     if cfg.evaluation.probe: check_groups(cfg.evaluation.groups)
-    callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
+    callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback(),
+                 *probe_callbacks(cfg.evaluation), *tracker_callbacks(cfg.training)]
     trainer = Trainer(cfg, resume or 'runs', callbacks=callbacks)
     check_readouts(cfg.evaluation.readouts or (), trainer.model)
     return trainer

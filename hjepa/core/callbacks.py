@@ -33,6 +33,7 @@ class Callback:
         `after_step` follows."""
     def after_epoch(self, trainer):
         "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
+    def record(self, trainer, line: dict): "When a line is added to the history, if the run keeps one."
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer):
         """When the loop ends with an exception (`trainer.error`), even before `before_fit` was called.
@@ -49,6 +50,7 @@ class Host:
     _spare: nn.Module | None = None  # of a sharded model: a whole one, which callbacks see
     _kept: nn.Module | None = None  # the whole model that is left when a sharded run has ended
     _agreed = False  # whether all processes know that they stop
+    measured = ''  # what probes found last, for the progress bar
     spent = 0.  # seconds of training, by the main process's clock
 
     @property

@@ -19,6 +19,7 @@ from ..core.config import (check_sections, check_settings, ConfigError, is_given
                                load_kind, register_kind, relation, setting, warn_idle)
 from ..core.distributed import SHARDING
 from ..core.optimizers import optimizer_checks, takes_two_betas
+from ..core.trackers import TRACKERS
 from ..data.cutting import DECODERS
 from ..data.named import DATASETS
 from ..masking import mask_settings, MASKS
@@ -122,6 +123,8 @@ class TrainingConfig:
     timeout_minutes: float = setting(10.0, **MINUTES)
     seed: int = 0 # seed of weights, order, crops and masks
     log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
+    # where numbers go besides the history, see the notebook on trackers
+    trackers: list[str] = setting([], choices=TRACKERS, expected=f'a list of {", ".join(TRACKERS)}')
     checkpoint_minutes: float = setting(10.0, **MINUTES) # longest time between checkpoints
     # most steps between checkpoints
     checkpoint_steps: int | None = setting(None, low=1, unit='steps')
@@ -170,9 +173,13 @@ class MultiCropConfig:
 # %% ../../nbs/settings/02_run.ipynb #7c3eb46f
 @dataclass
 class EvaluationConfig:
-    "What is measured when the run ends."
+    "What is measured when the run ends, and on the way."
     probe: bool = True # measure k-NN and linear probe, where the data has labels
     test_split: str = 'test' # the part to test on
+    # time between probes of some 2,000 training images during training; null: none (see every_minutes)
+    every: int | None = setting(None, low=1, unit='epochs')
+    # the same in minutes of training
+    every_minutes: float | None = setting(None, **MINUTES)
     # read-outs to choose from, see the notebook on encodings; null: all that suit the model
     readouts: list[str] | None = setting(None, length=(1, math.inf))
     whiten: bool = True # also try whitened read-outs, for k-NN
@@ -317,7 +324,8 @@ _CROP_KEYS = ' '.join(f'multicrop.{f.name}' for f in fields(MultiCropConfig) if 
 _LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale',
                                                   'local_color_jitter', 'local_greyscale', 'local_blur',
                                                   'local_solarize', 'local_keep'))
-_PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name != 'probe')
+_MEASURED = ('probe', 'every', 'every_minutes') # without labels, too
+_PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name not in _MEASURED)
 
 def _crops(c: RunConfig) -> bool: return c.multicrop.strategy is not None
 def _no_local(c: RunConfig) -> bool: return _crops(c) and c.multicrop.num_local_crops == 0
