@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 
 from ..core.files import check_target, expand, read_json, write_text
 from ..core.history import read_history
-from ..evaluation.probes import hold_out_words
+from ..evaluation.probes import choice_words, hold_out_words
 from ..figures.base import Figure, LEVEL_COLOURS, OKABE_ITO
 from ..figures.curves import (add_total, draw_levels, draw_schedules, history_series, named_lines,
                                   plot_history, smooth, step_panels)
@@ -217,7 +217,7 @@ def _probes_html(results: dict[str, Any]) -> str:
     differences = results.get('differences', [])
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in differences]
     said = [f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings '
-            f'of both were chosen on {results["n_val"]:,} held-back training images.']
+            f'of both were chosen {choice_words(results)}.']
     said += hold_out_words(results)
     if 'note' in results: said.append(results['note'])
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
