@@ -86,7 +86,7 @@ def leak(x, y, k: int = 20) -> float:
     return 100 * sum(gain) / 5
 
 
-def measure(a, b, names: list[str], bf16: bool) -> dict:
+def measure(a, b, names: list[str], bf16: bool, first: bool) -> dict:
     "The four choices for both readers, and what the two rules cost in seconds."
     rounded = lambda xs: {n: x.bfloat16().float() if bf16 else x for n, x in xs.items()}
     train, test = rounded(a.vectors), rounded(b.vectors)
@@ -106,7 +106,7 @@ def measure(a, b, names: list[str], bf16: bool) -> dict:
                      oracle=max(found, key=found.get))
         out[what] = {rule: dict(readout=n, setting=s, accuracy=found[n, s]) for rule, (n, s) in pairs.items()}
         out[what]['second round'] = of['n_val'] > len(y) / 3
-    return out | dict(seconds=seconds, leak=None if bf16 else leak(train['level0'], y))
+    return out | dict(seconds=seconds, leak=leak(train['level0'], y) if first else None)
 
 
 def run(args):
@@ -130,7 +130,9 @@ def run(args):
             names = readout_names(model, white=True)
             found = [collect_readouts(model, s, names, precision='fp32') for s in (train, test)]
             rows = [dict(data=name, encoder=kind, seed=seed, minutes=args.minutes * (kind == 'trained'),
-                         precision=p, **measure(*found, names, p == 'bf16')) for p in ('fp32', 'bf16')]
+                         precision=p,
+                         **measure(*found, names, p == 'bf16', seed == 0 and p == 'fp32'))
+                    for p in ('fp32', 'bf16')]
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder/'result.json', lambda p, rows=rows: p.write_text(json.dumps(rows, indent=1)))
             print(folder.name, *(f'{w} ' + ' '.join(f'{100 * r[w][c]["accuracy"]:.1f}' for c in

@@ -6,7 +6,7 @@
 __all__ = ['SHRINKAGES', 'NEVER', 'read_mask', 'MaskDataset', 'mask_folder', 'cut_mask', 'parse_map', 'map_names', 'check_maps',
            'side_by_side', 'encode_maps', 'pixel_map', 'CellDiscriminant', 'cell_counts', 'upsample_logits',
            'class_iou', 'jackknife_stderr', 'Segmentation', 'near_best_maps', 'held_back', 'each_batch', 'probe_maps',
-           'dense_probe', 'format_dense']
+           'dense_probe', 'dense_words', 'format_dense']
 
 # %% ../../nbs/evaluation/10_dense.ipynb #1e4df1f8
 import math
@@ -516,6 +516,19 @@ def _dense_results(rows: list[tuple[str, dict]]) -> dict[str, Any]: # rows, diff
     return dict(rows=out, differences=differences)
 
 # %% ../../nbs/evaluation/10_dense.ipynb #e0531399
+def dense_words(
+    results: dict[str, Any], # of `dense_probe`
+) -> list[str]: # sentences
+    "What stands below the table: IoU of each class, what it was measured on."
+    last = results['rows'][-1]
+    iou = last['maps'][last['chosen']]['iou']
+    each = ', '.join(f'{c} {"–" if v is None else f"{100 * v:.0f}"}' for c, v in enumerate(iou[:30]))
+    size = '×'.join(map(str, results['size']))
+    return [f'IoU of each class, {last["chosen"]}: {each}{", …" * (len(iou) > 30)}.',
+        f'{results["n_train"] + results["n_val"]:,} training images, {results["n_val"]:,} of them held back '
+        f'to choose shrinkage and map (*); {results["n_test"]:,} test images of {size} pixels.',
+        '± is the standard error over test images.']
+
 def format_dense(
     results: dict[str, Any], # of `dense_probe`
 ) -> str:
@@ -531,11 +544,4 @@ def format_dense(
         before = name
     for d in results['differences']:
         lines.append(f'{"  over " + d["name"]:<{one + two}}{d["points"]:+5.1f} ± {d["stderr"]:.1f}')
-    last = results['rows'][-1]
-    iou = last['maps'][last['chosen']]['iou']
-    each = ', '.join(f'{c} {"–" if v is None else f"{100 * v:.0f}"}' for c, v in enumerate(iou[:30]))
-    size = '×'.join(map(str, results['size']))
-    return '\n'.join([*lines, f'IoU of each class, {last["chosen"]}: {each}{", …" * (len(iou) > 30)}.',
-        f'{results["n_train"] + results["n_val"]:,} training images, {results["n_val"]:,} of them held back '
-        f'to choose shrinkage and map (*); {results["n_test"]:,} test images of {size} pixels.',
-        '± is the standard error over test images.'])
+    return '\n'.join([*lines, *dense_words(results)])
