@@ -219,6 +219,10 @@ PRETRAINING = {
                              pack='measured', ends=('null', 'stem')),
     'evaluation.knn_k': Row('1', sees='results', pack='measured'),
     'evaluation.max_train': Row('5', sees='results', pack='measured'),
+    'evaluation.dense_path': Row('{tmp}/streets', sees='results', pack='measured',
+                                 ends=('{tmp}/streets', 'null')),
+    'evaluation.dense_ignore': Row('1', sees='results', pack='measured',
+                                   given='evaluation.dense_path={tmp}/streets'),
 }
 
 MAPPED = 'what average precision is measured with, as in detection'
@@ -467,6 +471,11 @@ def tmp(tmp_path_factory) -> Path:
         for c in 'ab':
             for i in range(n): draw(root/'classes'/split/c/f'{i}.jpg')
     for i in range(8): deep(root/'deep'/f'{i}.png', rng)
+    for split, i in itertools.product(('train', 'test'), range(6)):
+        draw(root/'streets'/split/'images'/f'{i}.jpg')
+        mask = root/'streets'/split/'masks'/f'{i}.png'
+        mask.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 3, (40, 48), dtype=np.uint8)).save(mask)
     for folder in ('maps', 'maps2'): maps(root/folder, rng)
     for seed in (0, 1): boxes(root/('coco2' if seed else 'coco'), seed)
     write_shards(root/'images', root/'shards', 1)
