@@ -250,8 +250,8 @@ def on_update(self: Trainer):
 
 # %% ../nbs/07_training.ipynb #187e20b2
 # outputs that a model has with some settings only
-SCALARS = ('pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement', 'image_regularizer',
-           'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
+SCALARS = ('visible_loss', 'pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement',
+           'image_regularizer', 'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
 PER_LEVEL = ('visible_losses', 'cross_losses')
 
 @patch
