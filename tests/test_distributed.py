@@ -3,6 +3,7 @@ together.
 
 This file is also the program that they run: `torchrun -m tests.test_distributed tasks.json` does one task
 after another. Most are forked from the one that tests, see `kills`; a few are what a user starts."""
+import itertools
 import json
 import os
 import shutil
@@ -94,6 +95,9 @@ def make_trainer(task: dict):
         load_config('tiny', SMALL + task['overrides']), task['run'],
         build_dataset('fashion_mnist_mini').subset(range(128)),
         [HistoryCallback(), CheckpointCallback(), Stop()])
+    if task.get('timed'):
+        ticks = itertools.count(0, 1 + 6 * trainer.rank)
+        trainer.clock = lambda: next(ticks)
     return trainer
 
 
@@ -231,6 +235,8 @@ KEYED = dict(overrides=[
     'training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3',
     'model.predictor.kind=cross', 'model.predictor.share=0.5', 'model.predictor.position_noise=0.25'
 ])
+# six seconds; a step takes one on the main process, and seven on the other
+TIMED = dict(timed=True, overrides=['training.minutes=0.1', 'training.warmup=0.2', *KEYED['overrides'][1:]])
 
 
 @pytest.fixture(scope='module')
@@ -247,6 +253,8 @@ def two(tmp_path_factory) -> Path:
         task('crops_full', GIVEN, *CROPS, full),
         task('keyed_ddp', KEYED, 'training.grad_accumulation=2'),
         task('keyed_full', KEYED, full, 'training.grad_accumulation=2'),
+        task('timed_ddp', TIMED, 'training.grad_accumulation=2'),
+        task('timed_full', TIMED, full, 'training.grad_accumulation=2'),
         task('half_ddp', KEYED, 'training.grad_accumulation=2', stop=5),
         task('half_full', KEYED, full, 'training.grad_accumulation=2', stop=5),
         task('bf16_ddp', KEYED, 'training.precision=bf16'),
@@ -265,6 +273,7 @@ def one(tmp_path_factory) -> Path:
     do(GIVEN | dict(run=str(root/'given'), overrides=GIVEN['overrides'] + double))
     do(GIVEN | dict(run=str(root/'crops'), overrides=GIVEN['overrides'] + double + CROPS))
     do(KEYED | dict(run=str(root/'keyed'), overrides=KEYED['overrides'] + ['training.grad_accumulation=4']))
+    do(TIMED | dict(run=str(root/'timed'), overrides=TIMED['overrides'] + ['training.grad_accumulation=4']))
     do(KEYED | dict(run=str(root / 'half'), overrides=KEYED['overrides']
                     + ['training.grad_accumulation=4'], stop=5))
     return root
@@ -306,6 +315,19 @@ def test_divided_runs_are_the_same_run(one, two, how):
             a['target_std'], rel=1e-4)
     # masks differ by rank
     assert found['hidden'][0] != found['hidden'][1]
+
+
+@pytest.mark.parametrize('how', ['ddp', 'full'])
+def test_the_main_process_has_the_clock(one, two, how):
+    "A budget in minutes: all processes stop at the same step, and have the same schedules as one alone."
+    w1, _, alone = result(one/'timed')
+    w2, _, found = result(two/f'timed_{how}')
+    assert alone['step'] == found['step'] == 6 and furthest(w2, w1) < 1e-4
+    assert found['sums'][0] == found['sums'][1]
+    for a, b in zip(history(one/'timed'), history(two/f'timed_{how}'), strict=True):
+        for k in ('kind', 'step', 'epoch', 'minutes', 'lr', 'momentum'): assert a.get(k) == b.get(k), k
+        assert b['loss'] == pytest.approx(a['loss'], rel=1e-4)
+    assert history(one/'timed')[-1]['minutes'] == .1
 
 
 def test_gradients_are_sent_once_per_step(two):
