@@ -20,7 +20,8 @@ objectives.regularizers objectives.pixels objectives.image_level settings.model
 hierarchy multicrop masks.checks masking masks.crops settings.run training visualization
 figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
-evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning evaluation.dense evaluation.monitor
+evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning evaluation.dense
+evaluation.monitor
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats

@@ -124,7 +124,7 @@ class TrainingConfig:
     seed: int = 0 # seed of weights, order, crops and masks
     log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
     # where numbers go besides the history, see the notebook on trackers
-    trackers: list[str] = setting([], choices=TRACKERS, expected=f'a list of {", ".join(TRACKERS)}')
+    trackers: list[str] = setting([], expected=f'a list, of {", ".join(TRACKERS)}')
     checkpoint_minutes: float = setting(10.0, **MINUTES) # longest time between checkpoints
     # most steps between checkpoints
     checkpoint_steps: int | None = setting(None, low=1, unit='steps')
@@ -207,6 +207,10 @@ def _rate_falls(t: TrainingConfig) -> list[tuple]:
     return [(t.lr_min <= t.lr, 'lr_min', f'from 0 to training.lr ({t.lr})')]
 
 relation(TrainingConfig)(optimizer_checks)
+
+@relation(TrainingConfig)
+def _known_trackers(t: TrainingConfig) -> list[tuple]:
+    return [({*t.trackers} <= {*TRACKERS}, 'trackers', f'a list, of {", ".join(TRACKERS)}')]
 
 @relation(TrainingConfig)
 def _one_length(t: TrainingConfig) -> list[tuple]:
