@@ -183,7 +183,8 @@ SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.do
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps',
              'training.precision', 'training.trackers', 'evaluation.probe', 'evaluation.test_split',
              'evaluation.every', 'evaluation.every_minutes', 'evaluation.knn_k', 'evaluation.readouts',
-             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups', 'evaluation.dense_path',
+             'evaluation.dense_ignore')
 
 # %% ../nbs/07_training.ipynb #2c33be9a
 class Trainer(Loop):
@@ -249,8 +250,8 @@ def on_update(self: Trainer):
 
 # %% ../nbs/07_training.ipynb #187e20b2
 # outputs that a model has with some settings only
-SCALARS = ('pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement', 'image_regularizer',
-           'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
+SCALARS = ('visible_loss', 'pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement',
+           'image_regularizer', 'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
 PER_LEVEL = ('visible_losses', 'cross_losses')
 
 @patch

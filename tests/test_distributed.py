@@ -26,7 +26,8 @@ SMALL = [
 ]
 # VICReg has no random directions, which differ with the number of forward passes
 CROPS = ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=4',
-         'model.image_level.weight=1', 'model.image_level.regularizer=vicreg']
+         'model.image_level.weight=1', 'model.image_level.regularizer=vicreg',
+         'model.target_depths=[1, 2]', 'model.visible_weight=0.3']
 
 
 # ---- what a process does
@@ -231,7 +232,8 @@ def furthest(ours: dict, theirs: dict) -> float:
 GIVEN = dict(given=True, stop=3,
              overrides=['training.epochs=1', 'training.batch_size=16', 'training.checkpoint_steps=100'])
 KEYED = dict(overrides=[
-    'training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3'
+    'training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3',
+    'model.predictor.kind=cross', 'model.predictor.share=0.5', 'model.predictor.position_noise=0.25'
 ])
 # six seconds; a step takes one on the main process, and seven on the other
 TIMED = dict(timed=True, overrides=['training.minutes=0.1', 'training.warmup=0.2', *KEYED['overrides'][1:]])
@@ -295,8 +297,8 @@ def test_two_are_one_with_the_doubled_batch(one, two, what, how):
         assert a.keys() == b.keys()
         for k in ('step', 'images_seen', 'skipped', 'bad_images'): assert a.get(k) == b.get(k)
         for k in ('loss', 'level_losses', 'local_loss', 'cross_losses', 'skipped_pairs', 'skipped_crops',
-                  'overlap', 'image_loss', 'image_agreement', 'image_regularizer', 'image_std', 'lr',
-                  'momentum', 'grad_norm'):
+                  'overlap', 'visible_loss', 'image_loss', 'image_agreement', 'image_regularizer',
+                  'image_std', 'lr', 'momentum', 'grad_norm'):
             if k in a: assert b[k] == pytest.approx(a[k], rel=1e-4, abs=1e-6), k
         # a spread over half the images
         assert b['target_std'] == pytest.approx(a['target_std'], rel=.2)

@@ -189,6 +189,10 @@ class EvaluationConfig:
     # images that are held back together: stem, folder, a file of NAME,GROUP, or position (none); null:
     # stems where names tell, see the notebook on hold-outs
     groups: str | None = None
+    # images with class masks to segment by a linear probe: a folder with train/ and test/ (or val/), each
+    # with images/ and masks/ in it; null: none. Needs the extra: pip install hjepa[dense]
+    dense_path: str | None = None
+    dense_ignore: int = setting(255, low=-1) # class number of mask pixels that do not count; -1: all count
 
 # %% ../../nbs/settings/02_run.ipynb #fd461ab0
 @dataclass
@@ -328,8 +332,10 @@ _CROP_KEYS = ' '.join(f'multicrop.{f.name}' for f in fields(MultiCropConfig) if 
 _LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale',
                                                   'local_color_jitter', 'local_greyscale', 'local_blur',
                                                   'local_solarize', 'local_keep'))
-_MEASURED = ('probe', 'every', 'every_minutes') # without labels, too
-_PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name not in _MEASURED)
+# without labels, too
+_NO_PROBE_KEYS = ('probe', 'every', 'every_minutes', 'dense_path', 'dense_ignore')
+_PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig)
+                       if f.name not in _NO_PROBE_KEYS)
 
 def _crops(c: RunConfig) -> bool: return c.multicrop.strategy is not None
 def _no_local(c: RunConfig) -> bool: return _crops(c) and c.multicrop.num_local_crops == 0
@@ -366,6 +372,8 @@ RUN_IDLE = [
      'as data.dataset is not shards'),
     ('model.ema.momentum_warmup_epochs', lambda c: c.model.ema.momentum == c.model.ema.momentum_end,
      'as the momentum stays as it is'),
+    ('evaluation.dense_ignore', lambda c: c.evaluation.dense_path is None,
+     'as evaluation.dense_path is null'),
     (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
 
 # %% ../../nbs/settings/02_run.ipynb #51e4d9e4

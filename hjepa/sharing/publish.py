@@ -20,6 +20,7 @@ from ..core.files import (check_target, expand, load_tensors, read_json, save_te
                               write_text)
 from ..core.weights import read_newest, saved_config
 from ..evaluation.collapse import health_words
+from ..evaluation.probes import choice_words
 from ..report.verdict import run_verdict
 from ..hierarchy import HJEPA, level_grid
 from .hub import need_hub, one_line, weights_file
@@ -125,8 +126,7 @@ def describe_results(
                       f'(linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)')
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
     parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test images; '
-                 f'read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} '
-                 'held-back training images.')
+                 f'read-outs{", k" * many} and regularisation were chosen {choice_words(results)}.')
     return '\n\n'.join(parts + ([results['note']] if 'note' in results else []))
 
 # %% ../../nbs/sharing/04_publish.ipynb #91a92930
