@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'CHANCES', 'JITTER', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'TRAINING_IDLE',
            'RUN_IDLE', 'DataConfig', 'MaskingConfig', 'TrainingConfig', 'MultiCropConfig', 'EvaluationConfig',
-           'RunConfig', 'one_length', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run',
-           'load_config']
+           'RunConfig', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run', 'load_config']
 
 # %% ../../nbs/settings/02_run.ipynb #eabce67d
 import math
@@ -15,8 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.config import (check_sections, check_settings, ConfigError, is_given, Kind, layering,
-                               load_kind, register_kind, relation, setting, warn_idle)
+from ..core.config import (check_sections, check_settings, Kind, load_kind, register_kind, relation,
+                               setting, warn_idle)
 from ..core.distributed import SHARDING
 from ..core.optimizers import optimizer_checks, takes_two_betas
 from ..core.trackers import TRACKERS
@@ -243,38 +242,6 @@ def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
     once = cfg.masking.masks_per_image == 1 or cfg.multicrop.strategy is None
     return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
              'num_global_crops is what shows an image more than once')]
-
-# %% ../../nbs/settings/02_run.ipynb #len0ex
-@layering(TrainingConfig)
-def one_length(
-    schema: type, # of the section
-    values: dict, # of all layers, plain; changed
-    given: dict, # those of the last layer
-):
-    "Let the length and the warm-up of the last layer take the place of those below."
-    minutes, epochs = (is_given(given, k) for k in ('minutes', 'epochs'))
-    if minutes and epochs:
-        raise ConfigError(f'training.epochs={given["epochs"]} and training.minutes={given["minutes"]}: a run '
-                          'has one length; leave one of them out')
-    if epochs: values['minutes'] = None
-    if is_given(given, 'warmup'): _forget(values, given)
-    elif is_given(given, 'warmup_epochs'): values['warmup'] = None
-    elif minutes and not is_given(values, 'warmup'):
-        share = _share(schema, values)
-        if share is not None: values['warmup'] = share
-        _forget(values, given)
-    if minutes: values['epochs'] = None
-
-def _forget(values: dict, given: dict):
-    "Leave out the epochs of warm-up of a layer below."
-    if 'warmup_epochs' not in given: values.pop('warmup_epochs', None)
-
-def _share(schema: type, values: dict) -> float | None:
-    "The warm-up in epochs as a share of them."
-    usual = {f.name: f.default for f in fields(schema)}
-    try: warm, all_ = (float(values.get(k, usual[k])) for k in ('warmup_epochs', 'epochs'))
-    except (TypeError, ValueError): return None
-    return round(warm / all_, 6) if 0 <= warm < all_ else None
 
 # %% ../../nbs/settings/02_run.ipynb #094732f1
 def check_run_config(
