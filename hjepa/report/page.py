@@ -239,6 +239,23 @@ def results_html(
     if results.get('random_health'): words += ' In brackets: the same network with random weights.'
     return f'<p>{words}</p>' + _health_table(results.get('health', {}), results.get('random_health'))
 
+# %% ../../nbs/report/02_page.ipynb #e6691bc3
+_HEALTH = dict(effective_rank='effective rank (directions in use)',
+               image_similarity='cosine between images (1: all alike)',
+               token_similarity='cosine between places (1: all alike)',
+               feature_std='deviation between images (0: all alike)',
+               target_std='spread of targets (0: all alike)', skill='skill (0: a constant, 1: exact)')
+
+def _health_table(measures: dict[str, list], blank: dict[str, list] | None = None) -> str:
+    "Measures [per level] as a table, with those of random weights in brackets."
+    shown = {k: v for k, v in measures.items() if k in _HEALTH and isinstance(v, (list, tuple)) and len(v)}
+    if not shown: return ''
+    from hjepa.evaluation.collapse import health_words
+    cells = lambda k, v: map(health_words, v, (blank or {}).get(k) or [None] * len(v))
+    header = ['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))]
+    rows = [[_HEALTH[k], *cells(k, v)] for k, v in shown.items()]
+    return table_html(header, rows, 'Health of the features')
+
 # %% ../../nbs/report/02_page.ipynb #9bd13639
 def dense_html(
     results: dict[str, Any] | None, # of results.json
@@ -257,23 +274,6 @@ def dense_html(
                        'Segmentation by a linear classifier on the cells of a map')
     words = html.escape(' '.join(dense_words(dense)))
     return f'<h2>Segmentation by the features</h2>{table}<p class="small">{words}</p>'
-
-# %% ../../nbs/report/02_page.ipynb #e6691bc3
-_HEALTH = dict(effective_rank='effective rank (directions in use)',
-               image_similarity='cosine between images (1: all alike)',
-               token_similarity='cosine between places (1: all alike)',
-               feature_std='deviation between images (0: all alike)',
-               target_std='spread of targets (0: all alike)', skill='skill (0: a constant, 1: exact)')
-
-def _health_table(measures: dict[str, list], blank: dict[str, list] | None = None) -> str:
-    "Measures [per level] as a table, with those of random weights in brackets."
-    shown = {k: v for k, v in measures.items() if k in _HEALTH and isinstance(v, (list, tuple)) and len(v)}
-    if not shown: return ''
-    from hjepa.evaluation.collapse import health_words
-    cells = lambda k, v: map(health_words, v, (blank or {}).get(k) or [None] * len(v))
-    header = ['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))]
-    rows = [[_HEALTH[k], *cells(k, v)] for k, v in shown.items()]
-    return table_html(header, rows, 'Health of the features')
 
 # %% ../../nbs/report/02_page.ipynb #4a83084c
 FIGURE_FOLDERS = ('pictures', 'figures')    # of a run; the first is that of older versions
