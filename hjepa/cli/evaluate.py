@@ -158,12 +158,12 @@ def draw_crops(
     cfg, # the run's configuration, with a strategy in `multicrop`
     dataset, # its training images
 ): # a figure
-    "One image's crops and masks, as the run's last epoch cut them."
+    "One image's crops and masks, as the run's last epoch cut them, or the first of a budget in minutes."
     import torch
     from hjepa.training import build_crop_masks, build_view
     from hjepa.figures.crops import show_multicrop
     view = build_view(cfg, model, dataset)
-    key = (cfg.training.epochs - 1, len(dataset) // 2)
+    key = ((cfg.training.epochs or 1) - 1, len(dataset) // 2)
     batch = view.finish(view.__getitems__([key]))               # with augment_on_device it is yet to be cut
     masks = build_crop_masks(cfg, model)(1, batch['crops'], torch.Generator().manual_seed(cfg.training.seed))
     return show_multicrop(dataset.load(int(batch['index'][0])), batch['crops'], masks)

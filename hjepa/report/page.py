@@ -322,7 +322,8 @@ def run_tiles(
     size = m.img_size if isinstance(m.img_size, (list, tuple)) else [m.img_size] * 2
     seconds = (run.results or {}).get('seconds_training') or sum(r.get('seconds') or 0 for r in epochs)
     done = 1 + max((r['epoch'] for r in epochs), default=-1)
-    tiles = [('epochs', f'{done} of {run.config.training.epochs}'),
+    t = run.config.training
+    tiles = [('epochs', f'{done} of {t.epochs}' if t.minutes is None else f'{done} in {t.minutes:g} minutes'),
              ('steps', f'{max(get("step"), default=0):,}'),
              ('images seen', f'{max(get("images_seen"), default=0):,}'), ('training', duration(seconds)),
              ('encoder', m.encoder_type), ('image', '×'.join(map(str, size)) + ' px'),

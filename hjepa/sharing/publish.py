@@ -82,7 +82,8 @@ def describe_training(
     seen = told.get('images_seen', state.get('images_seen'))
     seconds = told.get('seconds_training', state.get('seconds', 0))
     if seen is not None:
-        lines.append(f'Budget: {seen:,} images seen ({t.epochs} epochs planned, batches of '
+        planned = f'{t.epochs} epochs' if t.minutes is None else f'{t.minutes:g} minutes'
+        lines.append(f'Budget: {seen:,} images seen ({planned} planned, batches of '
                      f'{t.batch_size * t.grad_accumulation}), {seconds / 60:.1f} minutes')
     lines.append(f'Learning rate {t.lr:g} to {t.lr_min:g}, weight decay {t.weight_decay:g}, EMA momentum '
                  f'{cfg.model.ema.momentum:g} to {cfg.model.ema.momentum_end:g}, masks '
