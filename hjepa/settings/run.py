@@ -101,6 +101,9 @@ class TrainingConfig:
     warmup_epochs: float = setting(5.0, low=0, unit='epochs') # length of the linear warm-up
     weight_decay: float = setting(0.04, low=0) # weight decay at the start; rises on a cosine
     weight_decay_end: float = setting(0.4, low=0) # weight decay at the end
+    # learning rate of each layer of the encoder as a multiple of the next layer's; below 1 for pretrained
+    # weights (0.65 to 0.9)
+    layer_decay: float = setting(1.0, above=0, high=1)
     # β1 and β2 of AdamW, and of other optimisers that take two
     betas: list[float] = setting([0.9, 0.95], length=2, low=0, below=1)
     # adamw (PyTorch's, fused), or another optimiser of timm, see the notebook on optimisers
@@ -254,8 +257,8 @@ def warn_schedules(
     cfg: RunConfig,
 ):
     "Warn of schedules that end before the run does, or after it."
-    warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
-    if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
+    warm, t, c, own = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop, cfg.model.teacher == 'ema'
+    if own and warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(
             f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
             'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
