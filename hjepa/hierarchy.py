@@ -35,8 +35,8 @@ from .objectives.image_level import ImageLevel
 from .objectives.regularizers import mean_token, Projector, regularize
 from .objectives.teachers import saved_stats, StudentFeatures, Teacher, teacher_width
 from .predictor import Predictor
-from .settings.model import (blame, build_encoder, build_teacher, check_model_config, check_target_blocks,
-                                  ModelConfig, without_idle)
+from .settings.model import (blame, build_encoder, build_teacher, check_model_config,
+                                  check_target_blocks, ModelConfig, without_idle)
 from .vit.by_name import load_vit
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
@@ -201,7 +201,8 @@ class HJEPA(nn.Module):
         self.crop_head = nn.Linear(D, taught) if c.crops.enabled else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         # last: an exact copy of the finished encoder
-        self.target_encoder = (TargetEncoder if c.teacher == 'ema' else StudentFeatures)(self.context_encoder)
+        self.target_encoder = (TargetEncoder if c.teacher == 'ema' else StudentFeatures)(
+            self.context_encoder)
         if before: self.continue_from(before)
         elif isinstance(c.pretrained, (str, Path)):
             with blame('model.pretrained'): fill_foreign(self, weights_path(c.pretrained))
@@ -361,12 +362,12 @@ def teacher(self: HJEPA) -> Teacher: # on the model's device
     if not self._frozen:
         c = self.config
         teacher = build_teacher(c, self.img_size, self.pixel_stats)
-        found = dict(teacher_dim=teacher_width(build_teacher(c, self.img_size, self.pixel_stats, load=False)),
-                     teacher_sha256=teacher.digest())
+        width = teacher_width(build_teacher(c, self.img_size, self.pixel_stats, load=False))
+        found = dict(teacher_dim=width, teacher_sha256=teacher.digest())
         for key, value in found.items():
             if (wish := getattr(c, key)) not in (None, value):
                 raise ConfigError(f'model.{key}={wish}: model.teacher={c.teacher} has {value} now; are these '
-                                  'other weights than before (model.teacher_weights=PATH says where they are)?')
+                                  'other weights than before (model.teacher_weights=PATH says where)?')
         self.config = replace(c, **found)
         self._frozen.append(teacher.to(next(self.parameters()).device))
     return self._frozen[0]

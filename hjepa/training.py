@@ -67,7 +67,8 @@ def parameter_groups(
         plain = p.ndim <= 1 or name.rsplit('.', 1)[-1] in tokens
         groups[plain]['params'].append(p)
         groups[plain]['names'].append(name)
-    return groups if layer_decay == 1 else layer_groups(groups, len(model.context_encoder.vit.blocks), layer_decay)
+    return groups if layer_decay == 1 else layer_groups(groups, len(model.context_encoder.vit.blocks),
+                                                        layer_decay)
 
 def build_optimizer(
     model: nn.Module, # an HJEPA, a detector or a codec
@@ -154,7 +155,8 @@ def build_crop_masks(
     m, c, enc = config.masking, config.multicrop, model.context_encoder
     how = m.kind, c.local_keep, c.exclude_overlap
     try:
-        grids = enc.grid_size, enc.grid_of(local_size(config, model))              # of global and local crops
+        # of global and local crops
+        grids = enc.grid_size, enc.grid_of(local_size(config, model))
         return MultiCropMaskGenerator(c.strategy, c.num_global_crops, c.num_local_crops,
                                       config.model.num_hierarchies, m.num_target_masks, *grids, *how,
                                       **_mask_settings(config))
@@ -208,8 +210,9 @@ SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.do
              'data.max_bad_share', 'data.max_megapixels', 'training.log_steps',
              'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps',
-             'training.precision', 'model.teacher_weights', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k',
-             'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+             'training.precision', 'model.teacher_weights', 'evaluation.probe', 'evaluation.test_split',
+             'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train',
+             'evaluation.groups')
 
 # %% ../nbs/07_training.ipynb #2c33be9a
 class Trainer(Loop):

@@ -129,7 +129,8 @@ PRETRAINING = {
                                 given='model.teacher=timm:resnet10t & '
                                       'model.teacher_weights={tmp}/resnet3.safetensors'),
     'model.teacher_dim': Row(why='a check: another width is refused', pack='weights', ends=('24', '512')),
-    'model.teacher_sha256': Row(why='a check, filled in: nbs/07_training.ipynb', pack='weights', ends=('null',)),
+    'model.teacher_sha256': Row(why='a check, filled in: nbs/07_training.ipynb', pack='weights',
+                                ends=('null',)),
     'model.target_norm': Row('norm_then_pool'),
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
     'model.pixel_weight': Row('0'),

@@ -79,7 +79,8 @@ class Shape:
     grid: tuple[int, int] # (gh, gw) patches
     patch_values: int # numbers in a patch, C·ph·pw
     widths: list[int] # at each level, of what the heads read
-    parameters: dict[str, int] # of each part, see `count_parameters`; 'target encoder' may be a frozen teacher
+    parameters: dict[str,
+                     int]  # of each part, see `count_parameters`; 'target encoder' may be a frozen teacher
     matrices: int # elements of all trainable weight matrices
     largest: int # parameters of the largest block
     fusion: list[float] # operations of the FPN's fusion for one cell, at each level but the coarsest
@@ -87,7 +88,7 @@ class Shape:
     regularizer: tuple[float, float]
     image_level: tuple[float, float]
     taught: int # width of what is predicted: the encoder's, or a frozen teacher's
-    frozen: float = 0. # operations of a frozen teacher for one image, convolutions included; 0: there is none
+    frozen: float = 0. # operations of a frozen teacher for one image, convolutions too; 0: there is none
 
 def describe(
     config: ModelConfig | dict, # of a model, or the section `model` of a configuration

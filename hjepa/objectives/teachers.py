@@ -30,11 +30,14 @@ from ..vit.by_name import (check_loaded, idle_arguments, load_vit, loading_repor
 
 # %% ../../nbs/objectives/04_teachers.ipynb #dc8300f6
 def between_stats(
-    ours: tuple[list[float], list[float]], # mean and deviation of each channel, as the images are normalised
+    # mean and deviation of each channel, as the images are normalised
+    ours: tuple[list[float], list[float]],
     theirs: tuple[list[float], list[float]], # as they should be
 ) -> tuple[Tensor, Tensor]: # factor and summand, [C, 1, 1]
     "How to turn images of one normalisation into those of another."
-    (m, s), (m2, s2) = ([torch.tensor(v, device='cpu')[:, None, None] for v in stats] for stats in (ours, theirs))
+    (m, s), (m2, s2) = ([torch.tensor(v, device='cpu')[:, None, None]
+                         for v in stats]
+                        for stats in (ours, theirs))
     return s / s2, (m - m2) / s2
 
 # %% ../../nbs/objectives/04_teachers.ipynb #9b78662a
@@ -65,7 +68,8 @@ def _token_map(net: nn.Module, x: Any, size: tuple[int, int]) -> Tensor:
     grid = getattr(getattr(net, 'patch_embed', None), 'dynamic_feat_size', lambda size: None)(tuple(size))
     prefix = getattr(net, 'num_prefix_tokens', 0)
     if not isinstance(x, Tensor) or x.ndim != 3 or grid is None or x.shape[1] != prefix + math.prod(grid):
-        raise ValueError(f'{type(net).__name__} gives no map of features; take a ViT or a convolutional network')
+        raise ValueError(f'{type(net).__name__} gives no map of features; take a ViT or a convolutional '
+                         'network')
     # timm's `norm` stands behind the pooling, where there is pooling
     if isinstance(getattr(net, 'norm', None), nn.Identity): x = getattr(net, 'fc_norm', net.norm)(x)
     return x[:, prefix:].transpose(1, 2).unflatten(2, grid)
@@ -115,7 +119,8 @@ class Teacher(nn.Module):
     ) -> Tensor: # as the network expects them
         "Images of the teacher's size and normalisation."
         x, size = images * self.factor + self.summand, whole_patches(
-            [h * t / s for h, t, s in zip(images.shape[-2:], self.size, self.student, strict=True)], self.unit)
+            [h * t / s for h, t, s in zip(images.shape[-2:], self.size, self.student, strict=True)],
+            self.unit)
         if size == tuple(x.shape[-2:]): return x
         return F.interpolate(x, size, mode='bicubic', antialias=True)
 
@@ -152,7 +157,8 @@ def timm_outline(
     for more in [*sized, {}]:
         try:
             with torch.device('meta'): return timm.create_model(name, **plain, **more), plain | more
-        except TypeError as e: error = e                                # convolutional networks take any size
+        # convolutional networks take any size
+        except TypeError as e: error = e
         except (AssertionError, RuntimeError, ValueError) as e: raise _cannot(name, plain | more, e) from e
     raise _cannot(name, plain, error) from error
 
@@ -189,9 +195,11 @@ def load_timm(
     cfg = dict(net.pretrained_cfg) | dict(state_dict=weights_part(tensors), source='', custom_load=False)
     chans = next(p for p in net.parameters() if p.ndim == 4).shape[1]
     try:
-        with loading_reports() as found: load_pretrained(net, cfg, num_classes=0, in_chans=chans, filter_fn=tidy)
+        with loading_reports() as found:
+            load_pretrained(net, cfg, num_classes=0, in_chans=chans, filter_fn=tidy)
     except (RuntimeError, KeyError, AssertionError) as e:
-        raise ValueError(f'{where} does not hold the weights of this network: {" ".join(str(e).split())}') from e
+        raise ValueError(
+            f'{where} does not hold the weights of this network: {" ".join(str(e).split())}') from e
     for report in found: check_loaded(net, report, where)
 
 # %% ../../nbs/objectives/04_teachers.ipynb #d89c5fcc
@@ -230,7 +238,8 @@ def own_network(
     with torch.random.fork_rng([]): net = ContextEncoder(**arguments)
     try: net.load_state_dict(state)
     except RuntimeError as e:
-        raise ValueError(f'{file}: its encoder is not that of its header: {" ".join(str(e).split())}') from e
+        raise ValueError(
+            f'{file}: its encoder is not that of its header: {" ".join(str(e).split())}') from e
     return net
 
 # %% ../../nbs/objectives/04_teachers.ipynb #faec3548
@@ -244,7 +253,8 @@ class StudentFeatures:
     @torch.no_grad()
     def __call__(self,
         images: Tensor, # [B, C, H, W], normalised
-        index: Tensor | None = None, # [B, R] patches to read, −1 where padded; None: all, and the prefix tokens
+        # [B, R] patches to read, −1 where padded; None: all, and the prefix tokens
+        index: Tensor | None = None,
     ) -> Tensor: # [B, P + N, D], or [B, R, D]; no gradient
         "Encode whole images, in evaluation mode."
         with evaluating(self.encoder):
@@ -297,9 +307,11 @@ def _patch(net: nn.Module) -> tuple[int, int]:
     p = getattr(getattr(net, 'patch_embed', None), 'patch_size', 1)
     return tuple(p) if isinstance(p, (tuple, list)) else (p, p)
 
-def _input_size(student: tuple[int, int], wish: tuple[int, int] | None, unit: tuple[int, int]) -> tuple[int, int]:
+def _input_size(student: tuple[int, int], wish: tuple[int, int] | None,
+                unit: tuple[int, int]) -> tuple[int, int]:
     "The size of a teacher's images; ValueError for a wish that is not in whole patches."
     near = whole_patches(wish or student, unit)
     if wish is None or near == tuple(wish): return near
-    raise ValueError(f'teacher_size={list(wish)}: the teacher has patches of {unit[0]}×{unit[1]} px, expected '
+    raise ValueError(f'teacher_size={list(wish)}: the teacher has patches of {unit[0]}×{unit[1]} px, '
+                     'expected '
                      f'multiples of them, for example {list(near)}')

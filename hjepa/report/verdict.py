@@ -45,7 +45,7 @@ class HealthLimits:
     tokens_bounds: tuple[float, float] = (0.004, 0.015)
     patience: int = 2  # bad measurements in a row that make a finding; NaN counts at once
     early: int = 20 # optimiser steps before which nothing is called healthy
-    kept: float = 0.7 # of the effective rank at the start of a run from pretrained weights: less is remarked
+    kept: float = 0.7  # of the effective rank at the start of a run from pretrained weights: less is remarked
 
     def least(self,
         kind: str, # 'rank', 'images' or 'tokens'
@@ -219,12 +219,16 @@ def lost_since_start(
 ) -> str: # empty if nothing is lost, or if the run did not start with pretrained weights
     "What features of pretrained weights have lost since the first step, as a sentence."
     if not records or not records[0].get('pretrained') or len(records) <= limits.patience: return ''
-    first, *late = ([_nan(v) for v in r['effective_rank']] for r in (records[0], *records[-limits.patience:]))
+    first, *late = ([_nan(v)
+                     for v in r['effective_rank']]
+                    for r in (records[0], *records[-limits.patience:]))
     worse = [l for l, a in enumerate(first) if all(r[l] < limits.kept * a for r in late)]
     if not worse: return ''
     l, where = worse[0], f" at level{'s'[:len(worse) > 1]} {_and(worse)}"
-    return (f'Features{where} use fewer directions than at the start (effective rank {late[-1][l]:.1f}, was '
-            f'{first[l]:.1f}): what the pretrained weights knew may be getting lost. Try a lower training.lr, '
+    return (f'Features{where} use fewer directions than at the start (effective rank '
+            f'{late[-1][l]:.1f}, was '
+            f'{first[l]:.1f}): what the pretrained weights knew may be getting lost. Try a lower '
+            'training.lr, '
             'training.layer_decay=0.75, a longer training.warmup_epochs, model.ema.momentum=0.999')
 
 # %% ../../nbs/report/01_verdict.ipynb #7c6ef879

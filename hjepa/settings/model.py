@@ -108,7 +108,8 @@ class ModelConfig:
     # .safetensors file of a frozen teacher's weights; null: timm's from the hub, or those of the run
     teacher_weights: str | None = None
     # image size of a frozen teacher; null: as the student's, in whole patches of the teacher
-    teacher_size: int | list[int] | None = setting(None, **SIZE | dict(expected='null, or ' + SIZE['expected']))
+    teacher_size: int | list[int] | None = setting(None,
+                                                   **SIZE | dict(expected='null, or ' + SIZE['expected']))
     # further arguments of timm for the teacher (patch_size, depth, …)
     teacher_kwargs: dict[str, Any] = setting({})
     # expected width of a frozen teacher, an error if it differs; null: filled in
@@ -129,7 +130,8 @@ class ModelConfig:
     use_gradient_checkpointing: bool = False # recompute blocks in the backward pass: less memory, more time
     # true: timm's weights from the hub; or a path: of a .safetensors file, or of a run or a file of hjepa,
     # whose weights it then starts with
-    pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file or a run')
+    pretrained: bool | str = setting(False,
+                                     expected='true, false, or the path of a .safetensors file or a run')
     # mean of each channel's pixels, in [0, 1]; null: ImageNet's, or 0.5
     pixel_mean: list[float] | None = setting(None, low=0, high=1)
     pixel_std: list[float] | None = setting(None, above=0, high=1) # deviations; null: ImageNet's, or 0.5
@@ -193,8 +195,10 @@ def _timm_arguments(m: ModelConfig) -> list[tuple]:
 def _frozen_teacher(m: ModelConfig) -> list[tuple]:
     "What a frozen teacher does not have."
     own = m.teacher == 'ema' or m.target_blocks is None
-    return [(m.teacher not in ('', TIMM), 'teacher', 'ema, the path of a run or file of hjepa, or timm:NAME'),
-            (own, 'target_blocks', f'null with model.teacher={m.teacher}: its last features are read; blocks '
+    return [(m.teacher not in ('', TIMM), 'teacher', 'ema, the path of a run or file of hjepa, or '
+                                                     'timm:NAME'),
+            (own, 'target_blocks', f'null with model.teacher={m.teacher}: its last features are read; '
+                                   'blocks '
              'are chosen of the model\'s own (model.teacher=ema)')]
 
 # %% ../../nbs/settings/01_model.ipynb #f5b59eaf

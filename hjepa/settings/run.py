@@ -257,8 +257,9 @@ def warn_schedules(
     cfg: RunConfig,
 ):
     "Warn of schedules that end before the run does, or after it."
-    warm, t, c, own = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop, cfg.model.teacher == 'ema'
-    if own and warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
+    warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
+    if cfg.model.teacher != 'ema': warm = None                          # it never moves
+    if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(
             f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
             'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
