@@ -210,9 +210,10 @@ SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.do
              'data.max_bad_share', 'data.max_megapixels', 'training.log_steps',
              'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps',
-             'training.precision', 'model.teacher_weights', 'evaluation.probe', 'evaluation.test_split',
-             'evaluation.knn_k', 'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train',
-             'evaluation.groups')
+             'training.precision', 'training.trackers', 'model.teacher_weights', 'evaluation.probe',
+             'evaluation.test_split', 'evaluation.every', 'evaluation.every_minutes', 'evaluation.knn_k',
+             'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups',
+             'evaluation.dense_path', 'evaluation.dense_ignore')
 
 # %% ../nbs/07_training.ipynb #2c33be9a
 class Trainer(Loop):
@@ -280,8 +281,8 @@ def on_update(self: Trainer):
 
 # %% ../nbs/07_training.ipynb #187e20b2
 # outputs that a model has with some settings only
-SCALARS = ('pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement', 'image_regularizer',
-           'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
+SCALARS = ('visible_loss', 'pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement',
+           'image_regularizer', 'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
 PER_LEVEL = ('visible_losses', 'cross_losses')
 
 @patch
@@ -309,17 +310,18 @@ def step_logs(self: Trainer) -> dict[str, Any]:
 @patch
 def summary(self: Trainer) -> str:
     "What is printed after an epoch."
-    return epoch_line(self.logs, self.config.training.epochs)
+    return epoch_line(self.logs, self.epoch_name())
 
 def epoch_line(
     logs: dict,  # an epoch's line of history
-    epochs: int,  # of the run
+    name: str,  # of the epoch, see `Loop.epoch_name`
 ) -> str:
     "An epoch of pretraining in one line: loss, and per level loss, target spread and effective rank."
     per = lambda key, form: ' '.join('–' if v is None else form.format(v) for v in logs[key])
-    line = (f'epoch {logs["epoch"] + 1:>{len(str(epochs))}}/{epochs}  loss {logs["loss"]:.4f}  '
-            f'per level: loss {per("level_losses", "{:.4f}")}  spread {per("target_std", "{:.2f}")}')
-    return line + (f'  rank {per("effective_rank", "{:.0f}")}' if 'effective_rank' in logs else '')
+    line = (f'{name}  loss {logs["loss"]:.4f}  per level: loss {per("level_losses", "{:.4f}")}  '
+            f'spread {per("target_std", "{:.2f}")}')
+    if 'effective_rank' in logs: line += f'  rank {per("effective_rank", "{:.0f}")}'
+    return line + (f'  k-NN {logs["knn"]:.1%}' if 'knn' in logs else '')
 
 # %% ../nbs/07_training.ipynb #38862509
 def load_run(

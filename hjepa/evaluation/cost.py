@@ -25,10 +25,11 @@ from ..core.config import from_values
 from ..vit.blocks import can_pick
 from ..encoder import Masks
 from ..fpn import FUSIONS
-from ..hierarchy import count_parameters, HJEPA, level_grid, target_cells, visible_cells
+from ..hierarchy import count_parameters, draw_targets, HJEPA, level_grid, target_cells, visible_cells
 from ..settings.model import build_teacher, ModelConfig
 from ..objectives.regularizers import REGULARIZERS
 from ..objectives.teachers import feature_map
+from ..predictor import CrossBlock
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6
 @dataclass
@@ -43,17 +44,18 @@ class Stack:
     # timm's plain blocks, not compiled and not sharded: of the last one only what is read is computed, see
     # `last_block`
     plain: bool = True
+    cross: bool = False # what is read attends to the other tokens, and only what is read is transformed
 
 def stack_of(
     blocks: nn.ModuleList, # of a timm ViT or of the predictor
 ) -> Stack:
     "Read off a stack's measures; works on the meta device."
     b = blocks[0]
-    joint = getattr(b.attn, 'qkv', None) is not None  # one matrix for queries, keys and values
-    width = (b.attn.qkv if joint else b.attn.q_proj).in_features
+    # one matrix for queries, keys and values, one for queries, or one of queries alone beside one of both
+    first = next(m for n in ('qkv', 'q_proj', 'q') if (m := getattr(b.attn, n, None)) is not None)
     matrix = sum(p.numel() for p in b.parameters() if p.ndim == 2)
-    return Stack(len(blocks), width, b.attn.num_heads, b.mlp.fc2.in_features, b.attn.proj.in_features,
-                 matrix, can_pick(blocks[-1]))
+    return Stack(len(blocks), first.in_features, b.attn.num_heads, b.mlp.fc2.in_features,
+                 b.attn.proj.in_features, matrix, can_pick(blocks[-1]), isinstance(b, CrossBlock))
 
 @patch
 def flops(self: Stack,
@@ -61,12 +63,20 @@ def flops(self: Stack,
     read: float | None = None, # R, tokens that are read behind the last block; None: all
 ) -> float: # operations of one forward pass
     "Operations of the stack for one image."
+    if self.cross: return self.depth * self._cross_flops(tokens - read, read)
     whole = 2 * tokens * self.matrix + 4 * tokens ** 2 * self.attention
     if read is None or not self.plain: return self.depth * whole
     # keys and values, of all tokens
     keys = 2 * self.width * self.attention
     last = 2 * tokens * keys + 2 * read * (self.matrix - keys) + 4 * read * tokens * self.attention
     return (self.depth - 1) * whole + last
+
+# %% ../../nbs/evaluation/08_cost.ipynb #2961256c
+@patch
+def _cross_flops(self: Stack, context: float, read: float) -> float:
+    "Operations of one cross block for one image."
+    keys = 2 * self.width * self.attention
+    return 2 * read * (self.matrix - keys) + 2 * context * keys + 4 * read * context * self.attention
 
 # %% ../../nbs/evaluation/08_cost.ipynb #a7aa0b72
 @dataclass
@@ -87,7 +97,7 @@ class Shape:
     # operations for one image of the regularizer and of the image level's: on what is trained, on constants
     regularizer: tuple[float, float]
     image_level: tuple[float, float]
-    taught: int # width of what is predicted: the encoder's, or a frozen teacher's
+    taught: int # width of what is predicted: the encoder's at all depths, or a frozen teacher's
     frozen: float = 0. # operations of a frozen teacher for one image, convolutions too; 0: there is none
 
 def describe(
@@ -169,11 +179,13 @@ def expected_tokens(
     num_levels: int = 3, # L
     draws: int = 100, # batches to average over
     seed: int = 0,
+    share: float = 1., # of the hidden patches that are predicted in a step, `model.predictor.share`
 ) -> Tokens: # means
     "Counts to expect from a mask generator. Raises ValueError for fewer than one draw."
     if draws < 1: raise ValueError(f'draws={draws}: expected a whole number from 1')
     g = Generator().manual_seed(seed)
-    found = [count_tokens(generator(batch_size, g), num_levels) for _ in range(draws)]
+    drawn = lambda masks: masks if share == 1 else draw_targets(masks, share, num_levels, g)
+    found = [count_tokens(drawn(generator(batch_size, g)), num_levels) for _ in range(draws)]
     mean = lambda values: sum(values) / draws
     return Tokens(found[0].patches, mean([t.context for t in found]), mean([t.target for t in found]),
                   [mean(c) for c in zip(*(t.cells for t in found), strict=True)],
@@ -190,23 +202,28 @@ def forward_flops(
     seen = tokens.patches if c.mask_mode == 'zero' else tokens.context
     embed = lambda patches: 2 * patches * shape.patch_values * e.width
     # then tokens of whole images, and no block after the last one requested
-    deep = c.target_blocks not in (None, 1)
-    teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
-    asked_of_teacher = tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)
+    listed = c.target_depths or (c.target_blocks if isinstance(c.target_blocks, list) else None)
+    deep = listed or c.target_blocks not in (None, 1)
+    teacher = replace(e, depth=max(listed)) if listed else e
+    seen_too = tokens.context if c.visible_weight else 0  # visible tokens that are compared, one by one
+    asked_of_teacher = tokens.target + seen_too + (tokens.visible[0] if c.fpn.use_fpn else 0)
     if deep or masks_per_image > 1: asked_of_teacher = None
     inside = shape.prefix + tokens.context
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     targets, pooling = pool_flops(shape, tokens)
+    read = tokens.target + (0 if p.cross else seen_too)   # what the predictor answers
+    wide = shape.taught                                   # what a head answers
     pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
     return {
         'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
         'target encoder': shape.frozen or embed(tokens.patches)
-                          + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher), 'predictor':
-                              (2 * (inside + tokens.target) * e.width * p.width
-                               + p.flops(inside + tokens.target, tokens.target)), 'targets': targets,
-        'pooling': pooling, 'heads': sum(2 * n * w * shape.taught
-                                         for n, w in zip(asked, shape.widths, strict=False)),
-        'FPN': fpn_flops(shape, tokens), 'pixel head': pixels if c.pixel_weight else 0
+                          + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
+        'predictor': 2 * (inside + read) * e.width * p.width + p.flops(inside + tokens.target, read),
+        'noise': 2 * tokens.target * e.width * p.width if c.predictor.position_noise else 0,
+        'targets': targets, 'pooling': pooling,
+        'heads': sum(2 * n * w * wide for n, w in zip(asked, shape.widths, strict=False)),
+        'visible tokens': 2 * seen_too * e.width * wide, 'FPN': fpn_flops(shape, tokens),
+        'pixel head': pixels if c.pixel_weight else 0
     } | regularizer_flops(shape)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #3ad3acda
@@ -268,16 +285,18 @@ def step_flops(
     "Operations of one training step: forward, backward, and what gradient checkpointing computes again."
     f = forward_flops(shape, tokens, masks_per_image)
     times = {
-        'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1,
+        'directions': 2, 'patch embedding': 2, 'noise': 2, 'pooling': 2, 'targets': 1,
         'target encoder': 1 / masks_per_image
     }
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
         seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
-        both = (shape.encoder, seen, seen), (shape.predictor, shape.prefix + tokens.context + tokens.target,
-                                             tokens.target)
+        p = shape.predictor
+        read = tokens.target + tokens.context * bool(shape.config.visible_weight and not p.cross)
+        both = (shape.encoder, seen, seen), (p, shape.prefix + tokens.context + tokens.target, read)
         # a block's last product is not needed
-        again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * t + r) * s.width * s.hidden for s, t, r in both)
+        again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * (r if s.cross else t) + r) * s.width * s.hidden
+                    for s, t, r in both)
         out['computed again'] = batch_size * masks_per_image * again
     return out | dict(total=sum(out.values()))
 
@@ -330,6 +349,10 @@ def kept_bytes(self: Stack,
     read: float | None = None, # R, tokens that are read behind the last block; None: all
 ) -> float:
     "Bytes that all blocks keep for one image."
+    if self.cross:
+        s, A = _size(precision), self.attention
+        kept = read * (self.block_bytes(precision) - 2 * s * A) + (tokens - read) * 2 * s * A
+        return self.depth * kept + (tokens - read) * (4 * self.width + 8 + s * self.width)
     if read is None or not self.plain: return self.depth * tokens * self.block_bytes(precision)
     s, W, A, H = _size(precision), self.width, self.attention, self.hidden
     of_all, of_read = 4 * W + 8 + s * (W + 2 * A), 4 * W + 8 + s * (2 * W + 2 * A + 2 * H) + 4 * self.heads
@@ -372,11 +395,13 @@ def activation_bytes(
     e, p, c, s = shape.encoder, shape.predictor, shape.config, _size(precision)
     seen = shape.prefix + (tokens.patches if c.mask_mode == 'zero' else tokens.context)
     inside, D, pixels = shape.prefix + tokens.context + tokens.target, e.width, shape.patch_values
+    read = tokens.target + tokens.context * bool(c.visible_weight and not p.cross)
     if c.use_gradient_checkpointing:
-        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, inside)]]
-    else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, tokens.target)]
+        moved = tokens.target if p.cross else inside
+        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, moved)]]
+    else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, read)]
     # embedding, final norm and narrowing, the predictor's end
-    joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * tokens.target
+    joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * read
     if c.pixel_weight: joints += (tokens.context + tokens.target) * (s * D + 8 * pixels)
     n = batch_size * masks_per_image
     out = {
@@ -388,11 +413,13 @@ def activation_bytes(
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     "Pooled maps, heads and losses of one image, and the pyramid."
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
+    both = 8 * shape.taught                                     # an answer, and what it is compared with
+    if shape.config.visible_weight: total += tokens.context * (s * D + both)
     fusion = FUSIONS[shape.config.fpn.fusion_method]
     for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
                                          shape.widths, strict=False)):
         # the head's input, both sides of the loss
-        total += (m + pyramid * v) * (s * w + 8 * shape.taught)
+        total += (m + pyramid * v) * (s * w + both)
         # which patches a mean is over
         if not pyramid and l: total += 4 * m * tokens.target
         # lateral and top-down linear map and norm, the map
