@@ -119,6 +119,10 @@ class CodecRun:
 relation(CodecTraining)(only_pretraining)
 
 @relation(CodecTraining)
+def _one_rate(t: CodecTraining) -> list[tuple]:
+    return [(t.layer_decay == 1, 'layer_decay', '1: all weights of a codec learn at one rate')]
+
+@relation(CodecTraining)
 def _lambdas_differ(t: CodecTraining) -> list[tuple]:
     lams = t.lambda_values
     return [(lams is None or len({f'{v:g}' for v in lams}) == len(lams), 'lambda_values', _LAMBDAS)]

@@ -107,6 +107,9 @@ class TrainingConfig:
     warmup: float | None = setting(None, low=0, below=1)
     weight_decay: float = setting(0.04, low=0) # weight decay at the start; rises on a cosine
     weight_decay_end: float = setting(0.4, low=0) # weight decay at the end
+    # learning rate of each layer of the encoder as a multiple of the next layer's; below 1 for pretrained
+    # weights (0.65 to 0.9)
+    layer_decay: float = setting(1.0, above=0, high=1)
     # β1 and β2 of AdamW, and of other optimisers that take two
     betas: list[float] = setting([0.9, 0.95], length=2, low=0, below=1)
     # adamw (PyTorch's, fused), or another optimiser of timm, see the notebook on optimisers
@@ -284,6 +287,7 @@ def warn_schedules(
 ):
     "Warn of schedules that end before the run does, or after it."
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
+    if cfg.model.teacher != 'ema': warm = None                          # it never moves
     if t.epochs is not None and warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(
             f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
