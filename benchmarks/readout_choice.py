@@ -111,7 +111,8 @@ def measure(a, b, names: list[str], bf16: bool, first: bool) -> dict:
 
 def said(found: dict, reader: str) -> str:
     "Accuracies of the four choices."
-    return ' '.join([reader, *(f'{100 * found[c]["accuracy"]:.1f}' for c in ('usual', 'old', 'new', 'oracle'))])
+    values = [found[c]['accuracy'] for c in ('usual', 'old', 'new', 'oracle')]
+    return ' '.join([reader, *(f'{100 * v:.1f}' for v in values)])
 
 
 def run(args):
