@@ -6,12 +6,14 @@
 __all__ = ['INPUTS', 'EVERY', 'level_grid', 'cell_of_patch', 'level_counts', 'pool_levels', 'scatter_tokens', 'target_cells',
            'draw_targets', 'cell_means', 'norm_features', 'level_targets', 'level_loss', 'default_level_weights',
            'target_spread', 'HJEPA', 'register_input', 'input_handler', 'finest_only', 'idle_loss', 'visible_cells',
-           'hidden_distance', 'create_hjepa', 'create_hjepa_from_config', 'count_parameters']
+           'hidden_distance', 'own_weights', 'create_hjepa', 'create_hjepa_from_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
 import math
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,9 @@ from torch import Tensor, nn
 
 from . import import_entries
 from .core.config import ConfigError, from_values
-from .core.files import read_meta
+from .core.files import expand, load_tensors, read_meta
 from .core.modules import evaluating
-from .core.weights import (fill_foreign, foreign_model, model_from_file, read_newest,
+from .core.weights import (fill_foreign, find_weights, foreign_model, model_from_file, read_newest,
                                 register_model_kind, save_model, saved_config, weights_path)
 from .encoder import (as_weights, check_float32, ema_momentum, gather_tokens, mask_to_index, Masks,
                            TargetEncoder)
@@ -32,9 +34,11 @@ from .fpn import level_widths, sum2x2, TokenFPN
 from .objectives.pixels import PixelHead
 from .objectives.image_level import ImageLevel
 from .objectives.regularizers import mean_token, Projector, regularize
+from .objectives.teachers import saved_stats, StudentFeatures, Teacher, teacher_width
 from .predictor import Predictor
-from .settings.model import (blame, build_encoder, check_model_config, check_target_blocks,
-                                  check_target_depths, ModelConfig, without_idle)
+from .settings.model import (blame, build_encoder, build_teacher, check_model_config,
+                                  check_target_blocks, check_target_depths, ModelConfig, without_idle)
+from .vit.by_name import load_vit
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -198,7 +202,9 @@ class HJEPA(nn.Module):
         super().__init__()
         c = self.config = check_model_config(config)
         self.ema_steps, self.num_levels = ema_steps, c.num_hierarchies
-        self.context_encoder = build_encoder(c)
+        self._frozen: list[Teacher] = []    # not a module of this one: neither saved nor trained
+        before = own_weights(c.pretrained)
+        self.context_encoder = build_encoder(replace(c, pretrained=False) if before else c)
         check_target_blocks(c.target_blocks, len(self.context_encoder.vit.blocks), self.num_levels)
         check_target_depths(c.target_depths, len(self.context_encoder.vit.blocks))
         self.num_depths = len(c.target_depths or [0])
@@ -216,7 +222,8 @@ class HJEPA(nn.Module):
             self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample,
                                 c.fpn.bottom_up)
         else: self.fpn = None
-        out = self.num_depths * D            # one linear map holds the heads of a level for all depths
+        # one linear map holds the heads of a level for all depths; or their width is a frozen teacher's
+        out = self.num_depths * D if c.teacher == 'ema' else self._teacher_width()
         self.heads = nn.ModuleList(nn.Linear(w, out) for w in widths)
         patch_size = self.context_encoder.patch_size
         self.pixel_head = PixelHead(D, patch_size, c.in_chans) if c.pixel_weight else None
@@ -231,8 +238,10 @@ class HJEPA(nn.Module):
         self.visible_head = nn.Linear(D, out) if own else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         # last: an exact copy of the finished encoder
-        self.target_encoder = TargetEncoder(self.context_encoder)
-        if isinstance(c.pretrained, (str, Path)):
+        self.target_encoder = (TargetEncoder if c.teacher == 'ema' else StudentFeatures)(
+            self.context_encoder)
+        if before: self.continue_from(before)
+        elif isinstance(c.pretrained, (str, Path)):
             with blame('model.pretrained'): fill_foreign(self, weights_path(c.pretrained))
 
 # %% ../nbs/04_hierarchy.ipynb #6d6f6ce0
@@ -389,6 +398,7 @@ def target_tokens(self: HJEPA,
 ) -> Tensor | list[Tensor]: # [B, N, D], zeros in patches that are not read; L of them with a block per level
     "The target encoder's feature of each patch, before cells are pooled."
     blocks, enc = self.config.target_blocks, self.target_encoder.encoder
+    if self.config.teacher != 'ema': return self.teacher(images, enc.grid_of(images.shape[-2:]))
     if depths := self.config.target_depths: return torch.cat(enc.intermediate(images, depths), -1)
     if blocks in (None, 1):
         if index is None: return self.patch_tokens(self.target_encoder(images))
@@ -398,6 +408,42 @@ def target_tokens(self: HJEPA,
     depth = len(enc.vit.blocks)
     found = enc.intermediate(images, list(range(depth - blocks + 1, depth + 1)))
     return torch.stack([F.layer_norm(t.float(), t.shape[-1:]) for t in found]).mean(0)
+
+# %% ../nbs/04_hierarchy.ipynb #d919c553
+@patch(as_prop=True)
+def teacher(self: HJEPA) -> Teacher: # on the model's device
+    """The frozen teacher.
+
+    Raises ConfigError or FileNotFoundError if it cannot be had or is not as it was."""
+    if not self._frozen:
+        c = self.config
+        teacher = build_teacher(c, self.img_size, self.pixel_stats)
+        width = teacher_width(build_teacher(c, self.img_size, self.pixel_stats, load=False))
+        found = dict(teacher_dim=width, teacher_sha256=teacher.digest())
+        for key, value in found.items():
+            if (wish := getattr(c, key)) not in (None, value):
+                raise ConfigError(f'model.{key}={wish}: model.teacher={c.teacher} has {value} now; are these '
+                                  'other weights than before (model.teacher_weights=PATH says where)?')
+        self.config = replace(c, **found)
+        self._frozen.append(teacher.to(next(self.parameters()).device))
+    return self._frozen[0]
+
+@patch
+def _teacher_width(self: HJEPA) -> int:
+    "Of what is predicted: the encoder's width, or a frozen teacher's."
+    c = self.config
+    if c.teacher == 'ema': return self.context_encoder.embed_dim
+    if c.teacher_dim is None:
+        with blame(f'model.teacher={c.teacher}'):
+            width = teacher_width(build_teacher(c, self.img_size, self.pixel_stats, load=False))
+        self.config = replace(c, teacher_dim=width)
+    return self.config.teacher_dim
+
+@patch
+def _apply(self: HJEPA, fn, recurse: bool = True):
+    "As any module, and the frozen teacher with it."
+    for t in self._frozen: t._apply(fn, recurse)
+    return nn.Module._apply(self, fn, recurse)
 
 # %% ../nbs/04_hierarchy.ipynb #ddce10f7
 @patch
@@ -611,8 +657,11 @@ def add_image_level(self: HJEPA,
 def update_target_encoder(self: HJEPA,
     current_step: int, # optimiser steps done so far
 ) -> float: # the momentum used
-    "Move the target encoder towards the context encoder, with the schedule's momentum at this step."
+    """Move the target encoder towards the context encoder, with the schedule's momentum at this step.
+
+    A frozen teacher has momentum 1."""
     e = self.config.ema
+    if self.config.teacher != 'ema': return 1.
     momentum = ema_momentum(current_step, self.ema_steps, e.momentum, e.momentum_end)
     self.target_encoder.update(self.context_encoder, momentum)
     return momentum
@@ -675,6 +724,43 @@ def preprocess(self: HJEPA,
     from hjepa.data.views import normalize, preprocess
     c = self.config
     return normalize(preprocess(images, self.img_size, c.in_chans, c.pixel_range), *self.pixel_stats)
+
+# %% ../nbs/04_hierarchy.ipynb #3f3b574a
+def own_weights(
+    pretrained: bool | str | Path, # `model.pretrained`
+) -> Path | None: # the file; None: it is no model of hjepa
+    "Where the weights are, if `model.pretrained` names a run or a file of hjepa."
+    if not isinstance(pretrained, (str, Path)): return None
+    path, hub = expand(pretrained), str(pretrained).startswith('hf://')
+    if not (hub or path.is_dir() or path.is_file() and path.suffix == '.safetensors'): return None
+    file = find_weights(pretrained)
+    return file if 'config' in read_meta(file) else None
+
+@patch
+def continue_from(self: HJEPA,
+    file: Path, # written by `save_pretrained`
+) -> list[str]: # parts that begin anew
+    "Start with another model's weights. Raises ValueError if its encoder is another one."
+    config, tensors = saved_config(file), load_tensors(file)[0]
+    def part(name): return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+    context, target = part('context_encoder.vit.'), part('target_encoder.encoder.vit.')
+    load_vit(self.context_encoder.vit, context, f'model.pretrained={file}')
+    if self.config.teacher == 'ema':
+        load_vit(self.target_encoder.encoder.vit, target or context, f'model.pretrained={file}')
+    own, parts = self.state_dict(), {}
+    for k in own: parts.setdefault('.'.join(k.split('.')[:1 + k.startswith('heads.')]), []).append(k)
+    fits = lambda k: k in tensors and tensors[k].shape == own[k].shape
+    anew = [name for name, keys in parts.items() if 'encoder' not in name and not all(map(fits, keys))]
+    with torch.no_grad():
+        for name, keys in parts.items():
+            if 'encoder' in name or name in anew: continue
+            for k in keys: own[k].copy_(tensors[k])
+    if anew: warnings.warn(f'model.pretrained={file}: {", ".join(anew)} begin anew', stacklevel=3)
+    if saved_stats(config) != self.pixel_stats:
+        theirs = saved_stats(config)
+        warnings.warn(f'model.pretrained={file} had other pixels: set model.pixel_mean={theirs[0]} and '
+                      f'model.pixel_std={theirs[1]}, as its features expect', stacklevel=3)
+    return anew
 
 # %% ../nbs/04_hierarchy.ipynb #9af48115
 _SECTIONS = ('predictor', 'fpn', 'ema', 'regularizer', 'image_level', 'crops')
@@ -749,7 +835,8 @@ def count_parameters(
 ) -> dict[str, int]: # part → number of parameters, then 'total' and 'trainable'
     "Parameters of each part of the model."
     n = lambda m: sum(p.numel() for p in m.parameters())
-    parts = {'context encoder': model.context_encoder, 'target encoder': model.target_encoder,
+    copy = model.target_encoder if model.config.teacher == 'ema' else None
+    parts = {'context encoder': model.context_encoder, 'target encoder': copy,
              'predictor': model.predictor, 'projections': model.heads, 'FPN': model.fpn,
              'pixel head': model.pixel_head, 'visible head': model.visible_head,
              'projector': model.projector, 'crop head': model.crop_head}

@@ -16,11 +16,12 @@ data.crop_views data.streaming
 figures.base figures.curves figures.embedding
 vit.by_name vit.blocks
 encoder predictor fpn
-objectives.regularizers objectives.pixels objectives.image_level settings.model
+objectives.regularizers objectives.pixels objectives.image_level objectives.teachers settings.model
 hierarchy multicrop masks.checks masking masks.crops settings.run training visualization
 figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
-evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning evaluation.dense evaluation.monitor
+evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning evaluation.dense
+evaluation.monitor
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats

@@ -42,6 +42,8 @@ from hjepa.core.config import list_configs
 from hjepa.core.callbacks import Callback
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
+from hjepa.core.trackers import tracker_callbacks
+from hjepa.evaluation.monitor import probe_callbacks
 from hjepa.settings.run import RunConfig, load_config
 from hjepa.training import Trainer
 from hjepa.core.checkpoints import checkpoints, new_run
@@ -95,6 +97,7 @@ TRAINING = {
     'training.warmup': Row('0.5'),
     'training.weight_decay': Row('0.9'),
     'training.weight_decay_end': Row('0.9'),
+    'training.layer_decay': Row('0.1'),
     'training.betas': Row('[0.5, 0.5]'),
     'training.optimizer': Row('lion', ends=('muon', 'adamw', 'lookahead_adan')),
     'training.optimizer_kwargs': Row('{{eps: 1e-2}}'),
@@ -105,6 +108,7 @@ TRAINING = {
     'training.timeout_minutes': Row(why=ALONE),
     'training.compile': Row(why='the same numbers up to rounding: nbs/04_hierarchy.ipynb', ends=('false',)),
     'training.log_steps': Row('1', sees='files'),
+    'training.trackers': Row('[csv]', sees='files', ends=('[]', '[csv]')),
     'training.checkpoint_minutes': Row('1e-6', sees='files', given='training.keep_checkpoints=5'),
     'training.checkpoint_steps': Row('1', sees='files', given='training.keep_checkpoints=5'),
     'training.keep_checkpoints': Row('1', sees='files', given='training.checkpoint_steps=1'),
@@ -122,6 +126,17 @@ PRETRAINING = {
     'model.embed_dim': Row(why='a check: another width is refused', ends=('null', '24')),
     'model.num_hierarchies': Row('3'),
     'model.level_weights': Row('[1, 0.1]', pack='fpn', ends=('null', '[0, 1]')),
+    'model.teacher': Row('{tmp}/teacher', pack='weights', other='ema',
+                         ends=('{tmp}/teacher', 'timm:resnet10t')),
+    'model.teacher_weights': Row('{tmp}/teacher2', pack='weights',
+                                 ends=('{tmp}/teacher', '{tmp}/resnet3.safetensors')),
+    'model.teacher_size': Row('56', pack='weights', ends=('null', '[56, 84]')),
+    'model.teacher_kwargs': Row('{{act_layer: gelu}}', pack='weights',
+                                given='model.teacher=timm:resnet10t & '
+                                      'model.teacher_weights={tmp}/resnet3.safetensors'),
+    'model.teacher_dim': Row(why='a check: another width is refused', pack='weights', ends=('24', '512')),
+    'model.teacher_sha256': Row(why='a check, filled in: nbs/07_training.ipynb', pack='weights',
+                                ends=('null',)),
     'model.target_norm': Row('norm_then_pool'),
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
     'model.target_depths': Row('[1, 2]', pack='crops', ends=('[2, 1]', 'null', '[1]')),
@@ -216,6 +231,8 @@ PRETRAINING = {
     'multicrop.local_keep': Row('1', pack='crops'),
     'multicrop.exclude_overlap': Row('true', pack='cross'),
     'evaluation.probe': Row('false', sees='results', pack='measured'),
+    'evaluation.every': Row('1', sees='files', pack='measured', ends=('null', '1')),
+    'evaluation.every_minutes': Row('1e-6', sees='files', pack='measured', ends=('null', '1e-6')),
     'evaluation.test_split': Row('val', sees='results', pack='measured'),
     'evaluation.readouts': Row('[level1]', sees='results', pack='measured',
                                ends=('null', '[mean, level0|white]')),
@@ -286,6 +303,7 @@ DETECTION = {
     'evaluation.small_below': Row('3', sees='results'),
 }
 CODEC = {
+    'training.layer_decay': Row(why='of encoders: a codec refuses it', ends=('1',)),
     'model.fpn_channels_per_level': Row('[8, 8]', given='model.shared=false & model.num_fpn_levels=2',
                                         other='8 & model.shared=true', ends=('null', '8')),
     'model.num_fpn_levels': Row(why='as the features have: another number is refused', ends=('null', '2')),
@@ -408,7 +426,7 @@ OF_IMAGES = base('data.features=null', 'data.test_features=null', 'data.detector
 PACKS = dict(
     pretraining=dict(
         plain='',
-        weights='model.patch_size=7',
+        weights='model.patch_size=7 & model.teacher={tmp}/teacher',
         fpn='model.fpn.use_fpn=true & model.regularizer.kind=sigreg',
         blocks='masking.kind=multiblock & model.patch_size=4',
         cells='masking.kind=hierarchical & model.patch_size=4',
@@ -450,7 +468,7 @@ TRAINING_ONLY = {f'training.{k}': row for k, row in ONLY.items()}
 JOBS = dict(
     pretraining=Job(RunConfig, TRAINING | PRETRAINING, PACKS['pretraining'],
                     functools.partial(load_config, 'tiny'), trains(Trainer), pretraining_results,
-                    lambda cfg: [HealthCallback()], PRETRAINING_BASE),
+                    lambda cfg: [HealthCallback(), *probe_callbacks(cfg.evaluation)], PRETRAINING_BASE),
     detection=Job(DetectionConfig, TRAINING | DETECTION | TRAINING_ONLY, PACKS['detection'],
                   functools.partial(load_detection_config, 'scenes'), trains(DetectionTrainer),
                   detection_results, detection_callbacks, DETECTION_BASE),
@@ -530,7 +548,10 @@ def weights(root: Path):
     torch.manual_seed(5)
     model = create_hjepa_from_config(asdict(load_config('tiny', spelled(f'{COLOUR} & {NET}', root)).model))
     save_file(model.context_encoder.vit.state_dict(), root/'vit.safetensors')
+    model.save_pretrained(root/'teacher')
+    create_hjepa_from_config(asdict(model.config)).save_pretrained(root/'teacher2')
     save_file(timm.create_model('resnet10t', in_chans=1).state_dict(), root/'resnet.safetensors')
+    save_file(timm.create_model('resnet10t').state_dict(), root/'resnet3.safetensors')
     own = load_config('tiny',
                       spelled(f'{NET} & model.img_size=64 & model.patch_size=8 & model.fpn.use_fpn=true',
                               root)).model
@@ -592,10 +613,13 @@ def ends_well(job: Job, overrides: list[str], run: Path) -> bool:
 
 
 def files_of(job: Job, overrides: list[str], run: Path) -> list[str]:
-    "Names of checkpoints, and the kinds of lines in the history."
-    train(job, overrides, run, HistoryCallback(), CheckpointCallback(), *job.callbacks(job.load(overrides)))
+    "Names of checkpoints and tables, and the kinds of lines in the history."
+    cfg = job.load(overrides)
+    train(job, overrides, run, HistoryCallback(), CheckpointCallback(), *tracker_callbacks(cfg.training),
+          *job.callbacks(cfg))
     lines = [json.loads(line) for line in (run/'history.jsonl').read_text(encoding='utf-8').splitlines()]
-    return [p.name for p in checkpoints(run)] + [f'{h["kind"]} {h["step"]} {sorted(h)}' for h in lines]
+    kept = [p.name for p in [*checkpoints(run), *run.glob('*.csv')]]
+    return kept + [f'{h["kind"]} {h["step"]} {sorted(h)}' for h in lines]
 
 
 def plain(value: Any) -> str:

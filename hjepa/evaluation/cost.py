@@ -26,8 +26,9 @@ from ..vit.blocks import can_pick
 from ..encoder import Masks
 from ..fpn import FUSIONS
 from ..hierarchy import count_parameters, draw_targets, HJEPA, level_grid, target_cells, visible_cells
-from ..settings.model import ModelConfig
+from ..settings.model import build_teacher, ModelConfig
 from ..objectives.regularizers import REGULARIZERS
+from ..objectives.teachers import feature_map
 from ..predictor import CrossBlock
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6
@@ -88,13 +89,16 @@ class Shape:
     grid: tuple[int, int] # (gh, gw) patches
     patch_values: int # numbers in a patch, C·ph·pw
     widths: list[int] # at each level, of what the heads read
-    parameters: dict[str, int] # of each part, see `count_parameters`
+    parameters: dict[str,
+                     int]  # of each part, see `count_parameters`; 'target encoder' may be a frozen teacher
     matrices: int # elements of all trainable weight matrices
     largest: int # parameters of the largest block
     fusion: list[float] # operations of the FPN's fusion for one cell, at each level but the coarsest
     # operations for one image of the regularizer and of the image level's: on what is trained, on constants
     regularizer: tuple[float, float]
     image_level: tuple[float, float]
+    taught: int # width of what is predicted: the encoder's at all depths, or a frozen teacher's
+    frozen: float = 0. # operations of a frozen teacher for one image, convolutions too; 0: there is none
 
 def describe(
     config: ModelConfig | dict, # of a model, or the section `model` of a configuration
@@ -108,10 +112,13 @@ def describe(
     matrices = sum(p.numel() for p in trained if p.ndim == 2 or p.ndim == 4)
     largest = max(sum(p.numel() for p in b.parameters()) for b in blocks)
     widths, patch_values = [h.in_features for h in model.heads], math.prod(enc.patch_size) * enc.in_chans
+    parameters, frozen = count_parameters(model), 0.
+    if config.teacher != 'ema': parameters['target encoder'], frozen = _count_teacher(model)
     return Shape(config, stack_of(enc.vit.blocks), stack_of(model.predictor.blocks), enc.num_prefix_tokens,
-                 enc.grid_size, patch_values, widths, count_parameters(model), matrices, largest,
+                 enc.grid_size, patch_values, widths, parameters, matrices, largest,
                  _count_fusion(model), _count_regularizer(r.kind, r.projector[1]),
-                 _count_regularizer(w.regularizer if w.weight else None, w.projector[1]))
+                 _count_regularizer(w.regularizer if w.weight else None, w.projector[1]),
+                 model.heads[0].out_features, frozen)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #555c9397
 def _count_fusion(model: HJEPA) -> list[float]:
@@ -123,6 +130,13 @@ def _count_fusion(model: HJEPA) -> list[float]:
         with torch.no_grad(), FlopCounterMode(display=False) as counter: fuse(x, y)
         found.append(counter.get_total_flops() / 8)
     return found
+
+def _count_teacher(model: HJEPA) -> tuple[int, float]:
+    "Parameters of a frozen teacher, and the operations of its pass for one image."
+    teacher = build_teacher(model.config, model.img_size, model.pixel_stats, load=False)
+    x = torch.empty(1, model.config.in_chans, *teacher.size, device='meta')
+    with torch.no_grad(), FlopCounterMode(display=False) as counter: feature_map(teacher.net, x)
+    return sum(p.numel() for p in teacher.net.parameters()), counter.get_total_flops()
 
 def _count_regularizer(kind: str | None, width: int) -> tuple[float, float]:
     """Operations of the forward pass for one image, products of two tensors that get gradients and of one.
@@ -198,11 +212,11 @@ def forward_flops(
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     targets, pooling = pool_flops(shape, tokens)
     read = tokens.target + (0 if p.cross else seen_too)   # what the predictor answers
-    wide = e.width * len(c.target_depths or [0])          # what a head answers
+    wide = shape.taught                                   # what a head answers
     pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
     return {
         'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
-        'target encoder': embed(tokens.patches)
+        'target encoder': shape.frozen or embed(tokens.patches)
                           + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
         'predictor': 2 * (inside + read) * e.width * p.width + p.flops(inside + tokens.target, read),
         'noise': 2 * tokens.target * e.width * p.width if c.predictor.position_noise else 0,
@@ -232,13 +246,13 @@ def pool_flops(
     tokens: Tokens,
 ) -> tuple[float, float]: # of targets, of predictions
     "Operations of the means over cells at the coarser levels, for one image."
-    mean = lambda cells, patches: sum(2 * n * patches * shape.encoder.width for n in cells[1:])
-    target, f = mean(tokens.cells, tokens.target), shape.config.fpn
-    depths = len(shape.config.target_depths or [0])
-    if not f.use_fpn: return depths * target, target
-    pooled = mean(tokens.level_cells, tokens.context + tokens.target)
+    mean = lambda cells, patches, width: sum(2 * n * patches * width for n in cells[1:])
+    D, T, f = shape.encoder.width, shape.taught, shape.config.fpn
+    target = mean(tokens.cells, tokens.target, T)
+    if not f.use_fpn: return target, mean(tokens.cells, tokens.target, D)
+    pooled = mean(tokens.level_cells, tokens.context + tokens.target, D)
     # PANet's pyramid pools by sums of 2×2, which are no products
-    return depths * (target + mean(tokens.visible, tokens.visible[0])), 0 if f.bottom_up else pooled
+    return target + mean(tokens.visible, tokens.visible[0], T), 0 if f.bottom_up else pooled
 
 # %% ../../nbs/evaluation/08_cost.ipynb #d9a5055b
 def _pyramid_cells(shape: Shape, tokens: Tokens) -> list[float]:
@@ -307,7 +321,7 @@ def state_bytes(
     teacher = shape.parameters['target encoder']
     share = processes if sharding == 'full' else 1
     out = dict(weights=4 * n / share, gradients=4 * n / (share if accumulation == 1 else 1),
-               moments=moments * n / share, teacher=4 * teacher / share)
+               moments=moments * n / share, teacher=4 * teacher / (1 if shape.frozen else share))
     if sharding == 'none' and processes > 1 and not bucket_view: out['buckets'] = 4 * n
     # a block at work, and the next on its way
     if sharding == 'full' and processes > 1: out['gathered'] = 2 * _size(precision) * shape.largest
@@ -399,7 +413,7 @@ def activation_bytes(
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     "Pooled maps, heads and losses of one image, and the pyramid."
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
-    both = 8 * D * len(shape.config.target_depths or [0])       # an answer, and what it is compared with
+    both = 8 * shape.taught                                     # an answer, and what it is compared with
     if shape.config.visible_weight: total += tokens.context * (s * D + both)
     fusion = FUSIONS[shape.config.fpn.fusion_method]
     for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
@@ -548,6 +562,7 @@ def step_work(
     n, teacher, e = shape.parameters['trainable'], shape.parameters['target encoder'], shape.encoder
     teaching = batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
     traffic = 3 * sum(acts.values()) + teaching
+    if shape.frozen: teacher = 0                        # neither updated nor divided
     return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n,
                 _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'SIZE', 'RANGE', 'MODEL_IDLE', 'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig',
            'ImageLevelConfig', 'CropsConfig', 'ModelConfig', 'check_timm_kwargs', 'check_model_config',
-           'check_target_blocks', 'check_target_depths', 'blame', 'build_encoder', 'without_idle']
+           'check_target_blocks', 'check_target_depths', 'blame', 'build_encoder', 'build_teacher', 'without_idle']
 
 # %% ../../nbs/settings/01_model.ipynb #bce79e7c
 import warnings
@@ -19,6 +19,7 @@ from ..encoder import ContextEncoder
 from ..vit.by_name import idle_arguments
 from ..fpn import FUSIONS, UPSAMPLE_METHODS
 from ..objectives.regularizers import REGULARIZERS
+from ..objectives.teachers import make_teacher, TAKEN, Teacher, TIMM
 from ..predictor import PREDICTORS
 
 # %% ../../nbs/settings/01_model.ipynb #2f2cca29
@@ -108,6 +109,20 @@ class ModelConfig:
     num_hierarchies: int = setting(3, low=2, high=4, expected='from 2 to 4 levels') # levels, 2 to 4
     # weights of the levels' losses; null: see `default_level_weights`
     level_weights: list[float] | None = setting(None, low=0)
+    # whose features are predicted: ema, a moving average of the model's own; a run or a file of hjepa; or
+    # timm:NAME, a network of timm. The latter two never move (see the notebook on teachers)
+    teacher: str = setting('ema', expected='ema, the path of a run or file of hjepa, or timm:NAME')
+    # .safetensors file of a frozen teacher's weights; null: timm's from the hub, or those of the run
+    teacher_weights: str | None = None
+    # image size of a frozen teacher; null: as the student's, in whole patches of the teacher
+    teacher_size: int | list[int] | None = setting(None,
+                                                   **SIZE | dict(expected='null, or ' + SIZE['expected']))
+    # further arguments of timm for the teacher (patch_size, depth, …)
+    teacher_kwargs: dict[str, Any] = setting({})
+    # expected width of a frozen teacher, an error if it differs; null: filled in
+    teacher_dim: int | None = setting(None, low=1)
+    # expected digest (SHA-256) of a frozen teacher's weights, an error if it differs; null: filled in
+    teacher_sha256: str | None = None
     # whether features are averaged over a cell before or after they are normalised
     target_norm: str = setting('pool_then_norm', choices=TARGET_NORMS)
     # blocks that targets are read from: null, the last; a number K, the mean of the last K; a list,
@@ -126,8 +141,10 @@ class ModelConfig:
     # stochastic depth of the context encoder and the predictor
     drop_path_rate: float = setting(0.0, low=0, below=1)
     use_gradient_checkpointing: bool = False # recompute blocks in the backward pass: less memory, more time
-    # true: timm's weights from the hub; or the path of a .safetensors file
-    pretrained: bool | str = setting(False, expected='true, false, or the path of a .safetensors file')
+    # true: timm's weights from the hub; or a path: of a .safetensors file, or of a run or a file of hjepa,
+    # whose weights it then starts with
+    pretrained: bool | str = setting(False,
+                                     expected='true, false, or the path of a .safetensors file or a run')
     # mean of each channel's pixels, in [0, 1]; null: ImageNet's, or 0.5
     pixel_mean: list[float] | None = setting(None, low=0, high=1)
     pixel_std: list[float] | None = setting(None, above=0, high=1) # deviations; null: ImageNet's, or 0.5
@@ -186,11 +203,23 @@ def _momentum_rises(e: EMAConfig) -> list[tuple]:
 def _timm_arguments(m: ModelConfig) -> list[tuple]:
     "Refuse arguments that make timm read a file, that have a key of their own, or that remove all blocks."
     check_timm_kwargs(m.encoder_kwargs, 'model.encoder_kwargs')
+    check_timm_kwargs(m.teacher_kwargs, 'model.teacher_kwargs')
     own = ('img_size', 'in_chans', 'mask_mode', 'use_gradient_checkpointing')
     depth = m.encoder_kwargs.get('depth', 1)
     return [*((False, f'encoder_kwargs.{k}', f'no such argument here: it is model.{k}')
               for k in own if k in m.encoder_kwargs),
-            (type(depth) is int and depth > 0, 'encoder_kwargs.depth', 'a whole number from 1')]
+            (type(depth) is int and depth > 0, 'encoder_kwargs.depth', 'a whole number from 1'),
+            *((False, f'teacher_kwargs.{k}', f'no such argument here: {why}')
+              for k, why in TAKEN.items() if k in m.teacher_kwargs)]
+
+@relation(ModelConfig)
+def _frozen_teacher(m: ModelConfig) -> list[tuple]:
+    "What a frozen teacher does not have."
+    own, said = m.teacher == 'ema', 'its last features are read; blocks are chosen of the model\'s own (ema)'
+    named = m.teacher not in ('', TIMM)
+    return [(named, 'teacher', 'ema, the path of a run or file of hjepa, or timm:NAME'),
+            *((own or getattr(m, k) is None, k, f'null with model.teacher={m.teacher}: {said}')
+              for k in ('target_blocks', 'target_depths'))]
 
 # %% ../../nbs/settings/01_model.ipynb #f5b59eaf
 def check_model_config(
@@ -205,6 +234,11 @@ MODEL_IDLE = [
      lambda m: not m.fpn.use_fpn, 'as model.fpn.use_fpn is false'),
     ('regularizer.weight regularizer.projector',
      lambda m: m.regularizer.kind is None, 'as model.regularizer.kind is null'),
+    ('teacher_weights teacher_size teacher_dim teacher_sha256', lambda m: m.teacher == 'ema',
+     'as model.teacher is ema: the model itself'),
+    ('teacher_kwargs', lambda m: not m.teacher.startswith(TIMM), 'as model.teacher is no network of timm'),
+    ('ema.momentum ema.momentum_end ema.momentum_warmup_epochs', lambda m: m.teacher != 'ema',
+     'as model.teacher is another network, which does not move'),
     ('image_level.regularizer image_level.share image_level.projector',
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
@@ -270,6 +304,23 @@ def build_encoder(
                           f'whose width is {enc.embed_dim}; leave it out, choose another encoder, or set '
                           'model.encoder_kwargs.embed_dim')
     return enc
+
+# %% ../../nbs/settings/01_model.ipynb #a311dda7
+def build_teacher(
+    c: ModelConfig, # checked, with a frozen teacher
+    student: tuple[int, int], # (H, W), the student's image size
+    stats: tuple[list[float], list[float]], # mean and deviation, as its images are normalised
+    load: bool = True, # False: without weights, to count by
+) -> Teacher:
+    "The frozen teacher of a configuration. `ConfigError`, or FileNotFoundError where it is not to be had."
+    given = c.teacher_size if isinstance(c.teacher_size, (list, tuple, type(None))) else [c.teacher_size]
+    size = None if given is None else tuple(list(given) * (2 // len(given)))        # (H, W)
+    try:
+        with blame(said := f'model.teacher={c.teacher}'):
+            return make_teacher(c.teacher, student, stats, c.teacher_weights, size, c.teacher_kwargs, load)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f'{said}: {e}. It is needed to train, not for features. If it is elsewhere '
+                                'now: model.teacher_weights=PATH (also when a run resumes)') from e
 
 # %% ../../nbs/settings/01_model.ipynb #4c09e0fc
 def without_idle(
