@@ -1,5 +1,5 @@
 """What the choice of a read-out costs: test accuracy with the usual read-out, with the best on one held-back
-part (the rule of versions before 0.2), with the rule of `score_features`, and with the best on the test
+part (how earlier tables were made), with the rule of `score_features`, and with the best on the test
 images themselves, which nobody can know.
 
     python benchmarks/readout_choice.py run --out RUNS   # resumable: garments; or class folders:

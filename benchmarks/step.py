@@ -123,7 +123,7 @@ def separate_passes(model):
     I-JEPA's four passes."""
     import torch
     predict = model.predictor.forward
-    def four(tokens, grid, context, target):
+    def four(tokens, grid, context, target, read_context=False):
         return torch.cat(
             [predict(tokens, grid, context=context, target=part) for part in target.chunk(4, 1)], 1)
     model.predictor.forward = four
@@ -241,7 +241,9 @@ def ratio(one, other, turns) -> float:
 
 
 def predictors(args) -> dict:
-    "How many times as long a step takes as with the joint predictor of everything; all take turns."
+    """How many times as long a step takes as with the joint predictor of everything; all take turns.
+
+    In processor time, which other programs on the machine change little; so with one thread."""
     import torch
     torch.set_num_threads(args.threads)
     found = {}
@@ -251,13 +253,13 @@ def predictors(args) -> dict:
         for n in range(1 + args.repeats):
             took = {}
             for form in list(steps)[::1 if n % 2 else -1]:
-                begin = time.perf_counter()
+                begin = time.process_time()
                 steps[form](n).item()
-                took[form] = time.perf_counter() - begin
+                took[form] = time.process_time() - begin
             rounds.append(took)
         found[name] = {f: statistics.median(r[f] / r['joint'] for r in rounds[1:]) for f in FORMS}
         found[name]['joint, seconds'] = statistics.median(r['joint'] for r in rounds[1:])
-        print(name, found[name])
+        print(name, found[name], flush=True)
     return found
 
 

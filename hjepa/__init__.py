@@ -21,8 +21,8 @@ Several crops of an image:
     MultiCropDatasetRaw, build_multicrop_dataset, build_multicrop_transform, build_multicrop_dataloader,
     multicrop_collate_fn
 Training:
-    Trainer, Callback, CheckpointCallback, HistoryCallback, HealthCallback, RunConfig, ConfigError,
-    load_config, load_run, new_run
+    Trainer, Callback, CheckpointCallback, HistoryCallback, HealthCallback, ProbeCallback,
+    TrackersCallback, RunConfig, ConfigError, load_config, load_run, new_run
 Features and their evaluation:
     extract_dataset, TimmFeatures, random_like, evaluate, compare, linear_probe, format_table,
     compare_low_shot, fine_tune, dense_probe, diagnose, run_verdict, FeatureStore, extract_to_disk, Gallery
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from .core.config import ConfigError
     from .core.history import HistoryCallback, read_history
     from .core.resuming import CheckpointCallback
+    from .core.trackers import TrackersCallback
     from .data.crop_views import (build_multicrop_dataloader, build_multicrop_dataset,
                                   build_multicrop_transform, multicrop_collate_fn, MultiCropDataset,
                                   MultiCropDatasetRaw)
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from .evaluation.encodings import extract_dataset, random_like, register_readout, TimmFeatures
     from .evaluation.finetuning import fine_tune
     from .evaluation.lowshot import compare_low_shot
+    from .evaluation.monitor import ProbeCallback
     from .evaluation.probes import compare, evaluate, format_table, linear_probe
     from .evaluation.retrieval import Gallery, show_neighbours
     from .evaluation.store import extract_to_disk, FeatureStore
@@ -110,6 +112,7 @@ _names = {
     'core.config': 'ConfigError',
     'core.history': 'HistoryCallback read_history',
     'core.resuming': 'CheckpointCallback',
+    'core.trackers': 'TrackersCallback',
     'data.crop_views': 'build_multicrop_dataloader build_multicrop_dataset build_multicrop_transform '
                        'multicrop_collate_fn MultiCropDataset MultiCropDatasetRaw',
     'data.crops': 'AdaptiveMultiCropTransform Crops MultiCropEvalTransform MultiCropTransform',
@@ -130,6 +133,7 @@ _names = {
     'evaluation.encodings': 'extract_dataset random_like register_readout TimmFeatures',
     'evaluation.finetuning': 'fine_tune',
     'evaluation.lowshot': 'compare_low_shot',
+    'evaluation.monitor': 'ProbeCallback',
     'evaluation.probes': 'compare evaluate format_table linear_probe',
     'evaluation.retrieval': 'Gallery show_neighbours',
     'evaluation.store': 'extract_to_disk FeatureStore',

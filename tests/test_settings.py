@@ -42,6 +42,8 @@ from hjepa.core.config import list_configs
 from hjepa.core.callbacks import Callback
 from hjepa.core.resuming import CheckpointCallback
 from hjepa.core.history import HistoryCallback
+from hjepa.core.trackers import tracker_callbacks
+from hjepa.evaluation.monitor import probe_callbacks
 from hjepa.settings.run import RunConfig, load_config
 from hjepa.training import Trainer
 from hjepa.core.checkpoints import checkpoints, new_run
@@ -106,6 +108,7 @@ TRAINING = {
     'training.timeout_minutes': Row(why=ALONE),
     'training.compile': Row(why='the same numbers up to rounding: nbs/04_hierarchy.ipynb', ends=('false',)),
     'training.log_steps': Row('1', sees='files'),
+    'training.trackers': Row('[csv]', sees='files', ends=('[]', '[csv]')),
     'training.checkpoint_minutes': Row('1e-6', sees='files', given='training.keep_checkpoints=5'),
     'training.checkpoint_steps': Row('1', sees='files', given='training.keep_checkpoints=5'),
     'training.keep_checkpoints': Row('1', sees='files', given='training.checkpoint_steps=1'),
@@ -228,6 +231,8 @@ PRETRAINING = {
     'multicrop.local_keep': Row('1', pack='crops'),
     'multicrop.exclude_overlap': Row('true', pack='cross'),
     'evaluation.probe': Row('false', sees='results', pack='measured'),
+    'evaluation.every': Row('1', sees='files', pack='measured', ends=('null', '1')),
+    'evaluation.every_minutes': Row('1e-6', sees='files', pack='measured', ends=('null', '1e-6')),
     'evaluation.test_split': Row('val', sees='results', pack='measured'),
     'evaluation.readouts': Row('[level1]', sees='results', pack='measured',
                                ends=('null', '[mean, level0|white]')),
@@ -463,7 +468,7 @@ TRAINING_ONLY = {f'training.{k}': row for k, row in ONLY.items()}
 JOBS = dict(
     pretraining=Job(RunConfig, TRAINING | PRETRAINING, PACKS['pretraining'],
                     functools.partial(load_config, 'tiny'), trains(Trainer), pretraining_results,
-                    lambda cfg: [HealthCallback()], PRETRAINING_BASE),
+                    lambda cfg: [HealthCallback(), *probe_callbacks(cfg.evaluation)], PRETRAINING_BASE),
     detection=Job(DetectionConfig, TRAINING | DETECTION | TRAINING_ONLY, PACKS['detection'],
                   functools.partial(load_detection_config, 'scenes'), trains(DetectionTrainer),
                   detection_results, detection_callbacks, DETECTION_BASE),
@@ -608,10 +613,13 @@ def ends_well(job: Job, overrides: list[str], run: Path) -> bool:
 
 
 def files_of(job: Job, overrides: list[str], run: Path) -> list[str]:
-    "Names of checkpoints, and the kinds of lines in the history."
-    train(job, overrides, run, HistoryCallback(), CheckpointCallback(), *job.callbacks(job.load(overrides)))
+    "Names of checkpoints and tables, and the kinds of lines in the history."
+    cfg = job.load(overrides)
+    train(job, overrides, run, HistoryCallback(), CheckpointCallback(), *tracker_callbacks(cfg.training),
+          *job.callbacks(cfg))
     lines = [json.loads(line) for line in (run/'history.jsonl').read_text(encoding='utf-8').splitlines()]
-    return [p.name for p in checkpoints(run)] + [f'{h["kind"]} {h["step"]} {sorted(h)}' for h in lines]
+    kept = [p.name for p in [*checkpoints(run), *run.glob('*.csv')]]
+    return kept + [f'{h["kind"]} {h["step"]} {sorted(h)}' for h in lines]
 
 
 def plain(value: Any) -> str:

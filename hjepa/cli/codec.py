@@ -172,7 +172,7 @@ def _train(overrides, config, run_dir=None, resume=None, allow=()) -> int:
     accelerator = make_accelerator(cfg.training.precision)
     source = feature_source(cfg, progress=accelerator.is_main_process, device=accelerator.device)
     seen = some_features(cfg, source) if accelerator.is_main_process else []
-    callbacks = lambda c: [*usual_callbacks(), *codec_callbacks(c, seen)]
+    callbacks = lambda c: [*usual_callbacks(c.training), *codec_callbacks(c, seen)]
     where = config or 'small', run_dir, resume
     if cfg.training.lambda_values is None:
         trainer = CodecTrainer(cfg, resume or 'runs', source, callbacks(cfg))

@@ -92,16 +92,19 @@ def train_detection(
     return _train(overrides, config, **kwargs)
 
 # %% ../../nbs/cli/12_detect.ipynb #4d9ff31e
-def usual_callbacks() -> list: # of `Callback`
-    "What every run from the shell reports and keeps: progress, history, checkpoints."
+def usual_callbacks(
+    training, # the section of a run
+) -> list: # of `Callback`
+    "What every run from the shell reports and keeps: progress, history, checkpoints, and its trackers."
     from hjepa.core.history import HistoryCallback, ProgressCallback
     from hjepa.core.resuming import CheckpointCallback
-    return [ProgressCallback(), HistoryCallback(), CheckpointCallback()]
+    from hjepa.core.trackers import tracker_callbacks
+    return [ProgressCallback(), HistoryCallback(), CheckpointCallback(), *tracker_callbacks(training)]
 
 def _build_trainer(cfg, resume: str | None):
     "A DetectionTrainer with all that a run from the shell reports."
     from hjepa.detection.training import DetectionTrainer
-    return DetectionTrainer(cfg, resume or 'runs', callbacks=usual_callbacks())
+    return DetectionTrainer(cfg, resume or 'runs', callbacks=usual_callbacks(cfg.training))
 
 def _measure_on_the_way(trainer, test):
     "Average precision during training, if the configuration requires it."

@@ -170,7 +170,8 @@ def load_codec_config(
 CODEC_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('detector', 'features', 'test_features', 'path', 'annotations', 'test_annotations',
                            'test_split', 'test_n', 'num_workers', 'download', 'max_bad_share', 'cache_gb')]
-    + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints')]
+    + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints',
+                                 'trackers')]
     # what a run may change on its way
     + [f'evaluation.{k}' for k in ('every', 'pictures', 'batch_size', 'small_below')])
 

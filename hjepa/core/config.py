@@ -6,8 +6,8 @@
 __all__ = ['LARGEST', 'SECTION_CHECKS', 'MAX_YAML', 'KINDS', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of',
            'in_words', 'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'hints_of', 'check_keys',
            'read_value', 'shown', 'from_values', 'all_settings', 'relation', 'require', 'value_at', 'check_relations',
-           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_plain', 'read_config', 'layering',
-           'is_given', 'build_config', 'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind',
+           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_plain', 'read_config',
+           'one_length', 'build_config', 'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind',
            'shipped_schema', 'find_kind', 'load_kind']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
@@ -555,32 +555,45 @@ def _laid_over(below: Any, above: Any) -> Any:
     return below | {k: _laid_over(below.get(k), v) for k, v in above.items()}
 
 # %% ../../nbs/core/02_config.ipynb #layer0ex
-_LAYERS: dict[type, list[Callable]] = {}
-
-def layering(
-    section: type, # a dataclass; what is derived from it is bound too
-) -> Callable: # a decorator of a function (schema, values, given) that changes values in place
-    "Register what the keys that a file or the command line gives do to those of the layers below."
-    def enter(f):
-        _LAYERS.setdefault(section, []).append(f)
-        return f
-    return enter
-
-def is_given(
-    values: dict, # of a section, plain
-    key: str,
-) -> bool:
-    "Whether a layer gives a key a value other than null."
-    return values.get(key) is not None and values[key] != 'null'
+def one_length(
+    schema: type, # of a section with epochs and minutes
+    values: dict, # of all layers, plain; changed
+    given: dict, # those of the last layer
+):
+    "Let the length and the warm-up of the last layer take the place of those below."
+    there = lambda values, key: values.get(key) is not None and values[key] != 'null'
+    minutes, epochs = (there(given, k) for k in ('minutes', 'epochs'))
+    if minutes and epochs:
+        raise ConfigError(f'training.epochs={given["epochs"]} and training.minutes={given["minutes"]}: a run '
+                          'has one length; leave one of them out')
+    if epochs: values['minutes'] = None
+    if there(given, 'warmup'): _forget(values, given)
+    elif there(given, 'warmup_epochs'): values['warmup'] = None
+    elif minutes and not there(values, 'warmup'):
+        share = _share(schema, values)
+        if share is not None: values['warmup'] = share
+        _forget(values, given)
+    if minutes: values['epochs'] = None
 
 # %% ../../nbs/core/02_config.ipynb #layer1ex
+def _forget(values: dict, given: dict):
+    "Leave out the epochs of warm-up of a layer below."
+    if 'warmup_epochs' not in given: values.pop('warmup_epochs', None)
+
+def _share(schema: type, values: dict) -> float | None:
+    "The warm-up in epochs as a share of them."
+    usual = {f.name: f.default for f in fields(schema)}
+    try: warm, total = (float(values.get(k, usual[k])) for k in ('warmup_epochs', 'epochs'))
+    except (TypeError, ValueError): return None
+    return round(warm / total, 6) if 0 <= warm < total else None
+
 def _settle(schema: type, values: Any, given: Any):
-    "Apply what is registered with `layering`, to sections within sections too."
+    "Apply `one_length` to every section that has both lengths."
     if not (isinstance(values, dict) and isinstance(given, dict)): return
-    for key, hint in hints_of(schema).items():
+    hints = hints_of(schema)
+    for key, hint in hints.items():
         if is_dataclass(hint): _settle(hint, values.get(key), given.get(key))
-    for section in reversed(schema.__mro__):
-        for f in _LAYERS.get(section, ()): f(schema, values, given)
+    if {'epochs', 'minutes', 'warmup', 'warmup_epochs'} <= hints.keys(): one_length(schema, values, given)
 
 # %% ../../nbs/core/02_config.ipynb #e3c8df44
 def build_config(

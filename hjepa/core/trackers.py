@@ -64,6 +64,8 @@ def _lines(rows) -> str:
     return text.getvalue()
 
 # %% ../../nbs/core/17_trackers.ipynb #trk00011
+_OURS = set() # addresses in folders of runs, which MLflow was told by a run before
+
 class AccelerateTracker:
     "One of accelerate's trackers, in the run's folder."
     def __init__(self, name: str, run_dir: Path): self.name, self.run_dir = name, run_dir
@@ -96,8 +98,11 @@ def _wandb(self: AccelerateTracker, tracking, known: str | None, trainer):
 def _mlflow(self: AccelerateTracker, tracking, known: str | None, trainer):
     "A run at the address that is set, or in a database in the folder."
     import mlflow
-    if not (os.environ.get('MLFLOW_TRACKING_URI') or mlflow.is_tracking_uri_set()):
-        mlflow.set_tracking_uri(f'sqlite:///{(self.run_dir/"mlflow.db").resolve()}')
+    ours = mlflow.get_tracking_uri() in _OURS or not mlflow.is_tracking_uri_set()
+    if ours and not os.environ.get('MLFLOW_TRACKING_URI'):
+        here = f'sqlite:///{(self.run_dir/"mlflow.db").resolve()}'
+        _OURS.add(here)
+        mlflow.set_tracking_uri(here)
     return tracking.MLflowTracker('hjepa', run_id=known, run_name=self.run_dir.name)
 
 def _settings(trainer) -> dict[str, Any]:
@@ -130,7 +135,8 @@ class TrackersCallback(Callback):
             tracker = CsvTracker(run_dir) if name == 'csv' else AccelerateTracker(name, run_dir)
             try: tracker.start(trainer)
             except Exception as e:
-                raise ValueError(f'training.trackers: {name} cannot be started ({type(e).__name__}: {e})') from e
+                why = f'{type(e).__name__}: {e}'
+                raise ValueError(f'training.trackers: {name} cannot be started ({why})') from e
             self.open[name] = tracker
     def record(self, trainer, line: dict):
         for name in list(self.open):

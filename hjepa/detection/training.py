@@ -140,7 +140,8 @@ def load_detection_config(
 DETECTION_SAFE_KEYS = tuple(
     [f'data.{k}' for k in ('path', 'annotations', 'test_annotations', 'test_split', 'test_n', 'num_workers',
                            'download', 'max_bad_share')]
-    + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints')]
+    + [f'training.{k}' for k in ('log_steps', 'checkpoint_minutes', 'checkpoint_steps', 'keep_checkpoints',
+                                 'trackers')]
     + [f'evaluation.{k}' for k in ('every', 'batch_size', 'small_below')]) # that a run may change on its way
 
 def load_detection_run(

@@ -354,7 +354,8 @@ def near_best_maps(
     "The candidates that are not behind the best mean IoU by more than so many standard errors."
     whole = {c: s.mean_iou() for c, s in scores.items()}
     each, best = {c: s.without_each() for c, s in scores.items()}, max(whole, key=whole.get)
-    return [c for c in scores if whole[best] - whole[c] <= errors * jackknife_stderr(each[best] - each[c])]
+    error = lambda c: jackknife_stderr(each[best] - each[c])        # NaN, for a single image, excludes none
+    return [c for c in scores if not whole[best] - whole[c] > errors * error(c)]
 
 # %% ../../nbs/evaluation/10_dense.ipynb #7a5db8c6
 def held_back(

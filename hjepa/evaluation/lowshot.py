@@ -22,8 +22,9 @@ from ..data.datasets import ImageDataset
 from .encodings import labelled, TimmFeatures, whiten
 from .holdouts import (check_groups, choose_groups, dense_groups, in_class_order,
                                        stratified_split)
-from .probes import (choice_parts, choose_linear, hold_out_facts, hold_out_words,
-                                     labelled_readouts, labelled_sets, RidgeProbe, row_sources)
+from .probes import (choice_parts, choose_linear, held_back_parts, hold_out_facts,
+                                     hold_out_words, labelled_readouts, labelled_sets, RidgeProbe,
+                                     row_sources)
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #03ed2ffb
@@ -204,7 +205,7 @@ def low_shot(
             c, score = _fit_few(z[i.to(device)], train_y[i].to(device), of)
             found[key][name] = (score, (c.predict(q) == test_y).float().mean().item())
     if choose == 'validation' and len(train_x) > 1:
-        parts = choice_parts(train_y, groups=groups)
+        parts = held_back_parts(choice_parts(train_y, groups=groups))
         fixed = choose_linear(train_x, train_y.to(device), parts, groups=groups)[0]
     return [_summary(s, [found[s, seed] for seed in seeds], len(draws[s, seeds[0]]), fixed) for s in shots]
 

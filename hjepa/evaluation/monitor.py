@@ -7,7 +7,6 @@ __all__ = ['fixed_sample', 'probe_words', 'ProbeCallback', 'probe_callbacks']
 
 # %% ../../nbs/evaluation/11_monitor.ipynb #mon00003
 import time
-import warnings
 from typing import Any
 
 import torch

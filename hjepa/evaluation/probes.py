@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['ALPHAS', 'knn_sweep', 'knn_predict', 'knn_accuracy', 'RidgeSums', 'RidgeImages', 'paired_stderr', 'near_best',
            'RidgeProbe', 'ProbeResult', 'linear_probe', 'LogisticProbe', 'labelled_sets', 'class_name',
-           'choose_candidate', 'choice_parts', 'choose_linear', 'labelled_readouts', 'score_features', 'pixel_source',
-           'model_source', 'row_sources', 'hold_out_facts', 'majority', 'hold_out_words', 'choice_words', 'compare',
-           'evaluate', 'format_table']
+           'choose_candidate', 'choice_parts', 'held_back_parts', 'choose_linear', 'labelled_readouts',
+           'score_features', 'pixel_source', 'model_source', 'row_sources', 'hold_out_facts', 'majority',
+           'hold_out_words', 'choice_words', 'compare', 'evaluate', 'format_table']
 
 # %% ../../nbs/evaluation/03_probes.ipynb #6c71aa1b
 import math
@@ -443,6 +443,14 @@ def choice_parts(
     most = len(y) if groups is None else len(groups.unique())
     return stratified_folds(y, min(most, max(2, round(1 / val_share))), seed, groups)
 
+def held_back_parts(
+    parts: Sequence[Tensor], # of `choice_parts`
+    most: int = 5000, # images, beyond the first two parts
+) -> list[Tensor]: # the first of them
+    "Those that are held back in turn: as many as are needed."
+    sizes = torch.tensor([len(p) for p in parts]).cumsum(0)
+    return list(parts[:max(2, int((sizes <= most).sum()))])
+
 # %% ../../nbs/evaluation/03_probes.ipynb #dd77ffad
 def choose_linear(
     train_x: dict[str, Tensor], # read-outs of the training images, name → [n, d], in order of preference
@@ -499,16 +507,17 @@ def score_features(
     train_x, train_y, groups = labelled_readouts(train_x, train_y, 'training', groups)
     test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     parts = choice_parts(train_y, val_share, seed, groups)
+    held = held_back_parts(parts)
     ks = _some_k(k, len(train_y) - max(map(len, parts)))
     train_y, test_y = train_y.to(device), test_y.to(device)
     on = lambda xs, name: xs[name].to(device)
     if not (plain := [n for n in train_x if not n.endswith('|white')]):
         raise ValueError(f'read-outs {", ".join(train_x)}: at least one must not be whitened')
-    p, probe, linear = choose_linear({n: train_x[n] for n in plain}, train_y, parts, alphas, groups)
-    def near(name: str, ks: list[int], held: Sequence[int]) -> dict:
-        return _knn_right(on(train_x, name), train_y, parts, held, ks, temperature)
+    p, probe, linear = choose_linear({n: train_x[n] for n in plain}, train_y, held, alphas, groups)
+    def near(name: str, ks: list[int], numbers: Sequence[int]) -> dict:
+        return _knn_right(on(train_x, name), train_y, parts, numbers, ks, temperature)
     first = {(n, v): r for n in train_x for v, r in near(n, ks, [0]).items()}
-    (q, best), knn = choose_candidate(first, lambda n, ks: near(n, ks, range(1, len(parts))), parts, groups)
+    (q, best), knn = choose_candidate(first, lambda n, ks: near(n, ks, range(1, len(held))), held, groups)
     right = dict(linear=probe.predict(on(test_x, p)) == test_y,
                  knn=knn_predict(on(train_x, q), train_y, on(test_x, q), best, temperature) == test_y)
     found = dict(linear=dict(readout=p, alpha=probe.alpha) | _held_back_facts(linear[p, probe.alpha]),

@@ -38,7 +38,8 @@ from ..settings.run import RunConfig
 _COURSE = dict(loss=('Loss', 'smooth-L1'), skill=('Skill of the prediction', '0: a constant, 1: exact'),
                rank=('Effective rank', 'directions'), schedule=('Schedules', 'learning rate'),
                images=('Difference between images', '1 − cosine (0: alike)'),
-               tokens=('Difference between places', '1 − cosine (0: alike)'))
+               tokens=('Difference between places', '1 − cosine (0: alike)'),
+               probes=('Probes during training', 'accuracy'))
 
 def plot_course(
     history: list[dict], # records of a run, as `read_history` gives them
@@ -53,7 +54,8 @@ def plot_course(
     get = lambda key, kind='step': history_series(history, key, kind)
     losses, total, skill, rates = get('level_losses'), get('loss'), get('skill', 'health'), get('lr')
     window = window or max(1, len(total[0]) // 80 * 2 + 1)
-    there = dict(loss=total, skill=skill, schedule=rates)
+    probes = {k: get(k, 'probe') for k in ('knn', 'linear')}
+    there = dict(loss=total, skill=skill, schedule=rates, probes=probes['knn'])
     titles = {k: v for k, v in _COURSE.items() if k not in there or len(there[k][0])}
     fig, axes = step_panels(titles, height=2.2, extra=.3)
     if 'loss' in axes: _draw_loss(axes['loss'], losses, total, get('pixel_loss'), window)
@@ -61,7 +63,8 @@ def plot_course(
     if 'skill' in axes: _draw_skill(axes['skill'], *skill)
     for name in ('rank', 'images', 'tokens'):
         _draw_health(axes[name], looks, name, limits or HealthLimits())
-    for name in set(axes) - {'schedule', 'skill'}: axes[name].set_ylim(bottom=0)
+    if 'probes' in axes: _draw_probes(axes['probes'], probes)
+    for name in set(axes) - {'schedule', 'skill', 'probes'}: axes[name].set_ylim(bottom=0)
     lines = named_lines(axes[k] for k in ('rank', 'loss') if k in axes)
     lines['lowest healthy value'] = Line2D([], [], color='.3', linestyle=':', linewidth=1.2)
     fig.legend(lines.values(), lines, loc='outside upper center', ncols=6, fontsize=8, frameon=False)
@@ -81,6 +84,15 @@ def _draw_skill(ax, steps: np.ndarray, values: np.ndarray):
     draw_levels(ax, steps, values, 1)
     ax.axhline(0, color='.3', linewidth=1)
     if np.nanmin(values, initial=0) < -1: ax.set_ylim(-1.05, max(.05, 1.1 * np.nanmax(values, initial=0)))
+
+def _draw_probes(ax, probes: dict[str, tuple]):
+    "k-NN and linear probe of a fixed sample, which begin with the weights before the first step."
+    looks = dict(knn=('k-NN', 'blue'), linear=('linear', 'vermilion'))
+    for name, (steps, values) in probes.items():
+        label, colour = looks[name]
+        ax.plot(steps, values[:, 0], 'o-', markersize=3, color=OKABE_ITO[colour])
+        where = steps[-1], values[-1, 0]
+        ax.annotate(label, where, color=OKABE_ITO[colour], fontsize=8, ha='right', va='bottom')
 
 def _draw_health(ax, looks: list[dict], name: str, limits: HealthLimits):
     "One measure of the verdict, with the lowest healthy value of each level."

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'CHANCES', 'JITTER', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'TRAINING_IDLE',
            'RUN_IDLE', 'DataConfig', 'MaskingConfig', 'TrainingConfig', 'MultiCropConfig', 'EvaluationConfig',
-           'RunConfig', 'one_length', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run',
-           'load_config']
+           'RunConfig', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run', 'load_config']
 
 # %% ../../nbs/settings/02_run.ipynb #eabce67d
 import math
@@ -15,8 +14,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.config import (check_sections, check_settings, ConfigError, is_given, Kind, layering,
-                               load_kind, register_kind, relation, setting, warn_idle)
+from ..core.config import (check_sections, check_settings, Kind, load_kind, register_kind, relation,
+                               setting, warn_idle)
 from ..core.distributed import SHARDING
 from ..core.optimizers import optimizer_checks, takes_two_betas
 from ..core.trackers import TRACKERS
@@ -127,7 +126,7 @@ class TrainingConfig:
     seed: int = 0 # seed of weights, order, crops and masks
     log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
     # where numbers go besides the history, see the notebook on trackers
-    trackers: list[str] = setting([], choices=TRACKERS, expected=f'a list of {", ".join(TRACKERS)}')
+    trackers: list[str] = setting([], expected=f'a list, of {", ".join(TRACKERS)}')
     checkpoint_minutes: float = setting(10.0, **MINUTES) # longest time between checkpoints
     # most steps between checkpoints
     checkpoint_steps: int | None = setting(None, low=1, unit='steps')
@@ -216,6 +215,10 @@ def _rate_falls(t: TrainingConfig) -> list[tuple]:
 relation(TrainingConfig)(optimizer_checks)
 
 @relation(TrainingConfig)
+def _known_trackers(t: TrainingConfig) -> list[tuple]:
+    return [({*t.trackers} <= {*TRACKERS}, 'trackers', f'a list, of {", ".join(TRACKERS)}')]
+
+@relation(TrainingConfig)
 def _one_length(t: TrainingConfig) -> list[tuple]:
     one = t.minutes is None or t.epochs is None
     return [(one, 'minutes', f'null, as training.epochs is {t.epochs} (a run has one length)'),
@@ -242,38 +245,6 @@ def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
     once = cfg.masking.masks_per_image == 1 or cfg.multicrop.strategy is None
     return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
              'num_global_crops is what shows an image more than once')]
-
-# %% ../../nbs/settings/02_run.ipynb #len0ex
-@layering(TrainingConfig)
-def one_length(
-    schema: type, # of the section
-    values: dict, # of all layers, plain; changed
-    given: dict, # those of the last layer
-):
-    "Let the length and the warm-up of the last layer take the place of those below."
-    minutes, epochs = (is_given(given, k) for k in ('minutes', 'epochs'))
-    if minutes and epochs:
-        raise ConfigError(f'training.epochs={given["epochs"]} and training.minutes={given["minutes"]}: a run '
-                          'has one length; leave one of them out')
-    if epochs: values['minutes'] = None
-    if is_given(given, 'warmup'): _forget(values, given)
-    elif is_given(given, 'warmup_epochs'): values['warmup'] = None
-    elif minutes and not is_given(values, 'warmup'):
-        share = _share(schema, values)
-        if share is not None: values['warmup'] = share
-        _forget(values, given)
-    if minutes: values['epochs'] = None
-
-def _forget(values: dict, given: dict):
-    "Leave out the epochs of warm-up of a layer below."
-    if 'warmup_epochs' not in given: values.pop('warmup_epochs', None)
-
-def _share(schema: type, values: dict) -> float | None:
-    "The warm-up in epochs as a share of them."
-    usual = {f.name: f.default for f in fields(schema)}
-    try: warm, all_ = (float(values.get(k, usual[k])) for k in ('warmup_epochs', 'epochs'))
-    except (TypeError, ValueError): return None
-    return round(warm / all_, 6) if 0 <= warm < all_ else None
 
 # %% ../../nbs/settings/02_run.ipynb #094732f1
 def check_run_config(
