@@ -195,8 +195,30 @@ class HJEPA(nn.Module):
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         # last: an exact copy of the finished encoder
         self.target_encoder = TargetEncoder(self.context_encoder)
+        self._freeze_idle()
         if isinstance(c.pretrained, (str, Path)):
             with blame('model.pretrained'): fill_foreign(self, weights_path(c.pretrained))
+
+# %% ../nbs/04_hierarchy.ipynb #fw0ex001
+@patch
+def _freeze_idle(self: HJEPA):
+    "Freeze what no loss reaches."
+    c = self.config
+    if c.feature_weight: return
+    for part in (self.heads, self.crop_head, None if c.pixel_weight else self.predictor):
+        if part is not None: part.requires_grad_(False)
+
+@patch(as_prop=True)
+def predicts(self: HJEPA) -> bool:
+    "Whether the predictor is used: for features, or for pixels."
+    return self.config.feature_weight > 0 or self.pixel_head is not None
+
+@patch
+def check_predicts(self: HJEPA):
+    "Raise a ValueError for a model that predicts no features."
+    if self.config.feature_weight: return
+    raise ValueError('this model predicts no features, as model.feature_weight is 0: there is nothing to '
+                     'compare with a target')
 
 # %% ../nbs/04_hierarchy.ipynb #6d6f6ce0
 #| code-fold: true
@@ -232,14 +254,16 @@ def forward(self: HJEPA,
     # False: keep only the finest level's tensors in the lists (the loss is the same)
     return_all_levels: bool = True,
 ) -> dict[str, Any]: # see the table below
-    "Predict the hidden part of images at every level and compare with the target encoder."
+    """Predict the hidden part of images at every level and compare with the target encoder. With
+    `feature_weight=0` neither is done, and the losses that are left are computed alone."""
     if not isinstance(images, Tensor): return input_handler(images)(self, images, mask, return_all_levels)
     masks = self._masks_of(images, mask)
     context, target = masks.context_index, masks.target_index                       # [B, K], [B, M]
     visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
     targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
-    predicted = self.predictor(tokens, masks.grid, context=context, target=target)  # [B, M, D]
+    predicted = None
+    if self.predicts: predicted = self.predictor(tokens, masks.grid, context=context, target=target)
     patches = self.patch_tokens(tokens)                                             # [B, K, D]
     out = self.losses(images, masks, patches, predicted, targets, visible)
     if self.image_level is not None:
@@ -285,9 +309,11 @@ def patch_tokens(self: HJEPA,
     return tokens[:, self.context_encoder.num_prefix_tokens:]
 
 @patch
-def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor]:
-    """The target encoder's tokens [B, N, D] (or one for each level), once per image. With one mask per image
-    only those that are compared with something are computed, zeros elsewhere."""
+def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor] | None:
+    """The target encoder's tokens [B, N, D] (or one for each level), once per image; None where no feature is
+    predicted. With one mask per image only those that are compared with something are computed, zeros
+    elsewhere."""
+    if not self.config.feature_weight: return None
     if masks.per_image > 1: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))
@@ -296,7 +322,7 @@ def finest_only(
     out: dict[str, Any], # what `HJEPA.forward` returns
 ) -> dict[str, Any]:
     "Keep the finest level's tensors only; losses stay."
-    return out | {k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights')}
+    return out | {k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights') if k in out}
 
 def idle_loss(
     *parameters: Tensor, # that a batch does not use
@@ -310,20 +336,27 @@ def losses(self: HJEPA,
     images: Tensor, # [B, C, H, W]
     masks: Masks, # on the CPU
     patches: Tensor, # [B, K, D] the context encoder's
-    predicted: Tensor, # [B, M, D]
-    target_tokens: Tensor | list[Tensor], # [B, N, D] the target encoder's, or one for each level
+    predicted: Tensor | None, # [B, M, D]; None: nothing is predicted
+    # [B, N, D] the target encoder's, or one for each level; None: no feature is predicted
+    target_tokens: Tensor | list[Tensor] | None,
     visible: tuple[list[Tensor], list[Tensor]] | None = None, # with FPN: see `visible_cells`
 ) -> dict[str, Any]: # as `HJEPA.forward`
     "What is compared at each level, and all losses."
-    move = lambda t: t.to(images.device, non_blocking=True)
+    on = masks.to(images.device, non_blocking=True)
+    if target_tokens is None: out = dict(loss=torch.zeros((), device=images.device))
+    else: out = self._feature_losses(patches, predicted, target_tokens, masks, on, visible)
+    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, on)
+    return out if self.projector is None else self._add_regularizer(out, patches, on)
+
+@patch
+def _feature_losses(self: HJEPA, patches, predicted, target_tokens, masks: Masks, on: Masks, visible) -> dict:
+    "The losses of all levels; masks on the CPU, and on the device."
+    move = lambda t: t.to(patches.device, non_blocking=True)
     cells, weights = (list(map(move, ts)) for ts in target_cells(masks, self.num_levels))
     if visible is not None: visible = tuple(list(map(move, ts)) for ts in visible)
     whole = bool((masks.context | masks.target).all())
-    masks = masks.to(images.device, non_blocking=True)
-    cells[0] = masks.target_index                             # `cell_means` sees that these are the patches
-    out = self.compare_levels(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
-    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, masks)
-    return out if self.projector is None else self._add_regularizer(out, patches, masks)
+    cells[0] = on.target_index                                # `cell_means` sees that these are the patches
+    return self.compare_levels(patches, predicted, target_tokens, on, cells, weights, whole, visible)
 
 # %% ../nbs/04_hierarchy.ipynb #54520524
 @patch
@@ -366,7 +399,7 @@ def compare_levels(self: HJEPA,
         predictions, seen = read(patches, predicted, masks, cells, visible[0] if visible else [], whole)
     losses = torch.stack([level_loss(*each) for each in zip(predictions, targets, weights, strict=True)])
     spread = torch.stack([target_spread(*each) for each in zip(targets, weights, strict=True)])
-    loss = (losses * losses.new_tensor(self.level_weights)).sum()
+    loss = self.config.feature_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights, loss=loss,
                level_losses=losses.detach(), target_std=spread)
     return out if visible is None else self._add_visible(out, seen, target_tokens, masks, *visible)
@@ -490,7 +523,7 @@ def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tens
     targets = self._targets(target_tokens, cells[0], cells, masks.grid)
     losses = torch.stack([level_loss(*each) for each in zip(seen, targets, weights, strict=True)])
     total = (losses * losses.new_tensor(self.level_weights)).sum()
-    out['loss'] = out['loss'] + self.config.fpn.visible_weight * total
+    out['loss'] = out['loss'] + self.config.feature_weight * self.config.fpn.visible_weight * total
     return out | dict(visible_losses=losses.detach())
 
 # %% ../nbs/04_hierarchy.ipynb #08bcb593

@@ -159,21 +159,17 @@ def forward_crops(self: HJEPA,
     self.check_learning(len(crops.sizes))
     self._check_crops(crops, masks)
     images, views = crops.global_crops, _Views(self, crops)
-    target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
+    features = self.config.feature_weight > 0
+    target_tokens = self.target_tokens(images) if features else None                       # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D]
-    seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
-    if local is not None and masks.strategy != 'global_only':
-        g, v = masks.num_global, masks.num_visible
-        seen.append(views.place(local, g, g + v, masks.local))                             # [v·B, P + k, W]
-    predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
+    seen = self._place_seen(views, tokens, local, masks) if self.predicts else []
+    predicted = self._predict_global(views, seen, masks) if seen else None                 # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
     if self.image_level is not None: out = self._add_image(out, tokens, local, masks)
     if masks.overlap is not None: out['overlap'] = masks.overlap
-    if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
-    else: out['loss'] = out['loss'] + idle_loss(*self.crop_head.parameters())
-    if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
+    if features: out = self._add_crops(out, views, seen, local, target_tokens, masks)
     return out if return_all_levels else finest_only(out)
 
 # %% ../nbs/05_multicrop.ipynb #bd30d272
@@ -269,6 +265,24 @@ def key_mask(
     "Key mask for attention over concatenated parts."
     valid = torch.cat(parts, 1)
     return None if valid.all() else valid[:, None, None]
+
+# %% ../nbs/05_multicrop.ipynb #fw0ex002
+@patch
+def _place_seen(self: HJEPA, views: _Views, tokens: Tensor, local: Tensor | None,
+                masks: MultiCropMasks) -> list[Tensor]:  # [g·B, P + K, W], perhaps [v·B, P + k, W]
+    "What the predictor reads of global crops, and of local ones where the strategy uses them."
+    g, v = masks.num_global, masks.num_visible
+    seen = [views.place(tokens, 0, g, masks.globals.context_index)]
+    if local is None or masks.strategy == 'global_only': return seen
+    return [*seen, views.place(local, g, g + v, masks.local)]
+
+@patch
+def _add_crops(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], local: Tensor | None, target_tokens,
+               masks: MultiCropMasks) -> dict:
+    "The losses on features of visible and of hidden local crops."
+    if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
+    else: out['loss'] = out['loss'] + idle_loss(*self.crop_head.parameters())
+    return self._add_cross(out, views, seen, masks) if masks.num_hidden else out
 
 # %% ../nbs/05_multicrop.ipynb #7ab9ada4
 @patch
@@ -366,7 +380,8 @@ def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_toke
     answer = self.crop_head(self.predictor.answer(seen, places, keys))                     # [v·B, g, D]
     rows = lambda t: t.movedim(2, 0).flatten(1, 2)                                         # [B, v·g, …]
     loss = level_loss(by_image(answer, b), rows(target), rows(weight).float())
-    return out | dict(loss=out['loss'] + self.config.crops.local_weight * loss, local_loss=loss.detach(),
+    weight_of = self.config.feature_weight * self.config.crops.local_weight
+    return out | dict(loss=out['loss'] + weight_of * loss, local_loss=loss.detach(),
                       skipped_pairs=1 - weight.float().mean())
 
 # %% ../nbs/05_multicrop.ipynb #57bf5c5d

@@ -121,6 +121,7 @@ PRETRAINING = {
     'model.level_weights': Row('[1, 0.1]', pack='fpn', ends=('null', '[0, 1]')),
     'model.target_norm': Row('norm_then_pool'),
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
+    'model.feature_weight': Row('0.5', ends=('0.5', '0')),
     'model.pixel_weight': Row('0'),
     'model.mask_mode': Row('zero'),
     'model.drop_path_rate': Row('0.9'),

@@ -184,7 +184,7 @@ def forward_flops(
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     targets, pooling = pool_flops(shape, tokens)
     pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
-    return {
+    found = {
         'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
         'target encoder': embed(tokens.patches)
                           + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher), 'predictor':
@@ -194,6 +194,13 @@ def forward_flops(
                                          for n, w in zip(asked, shape.widths, strict=False)),
         'FPN': fpn_flops(shape, tokens), 'pixel head': pixels if c.pixel_weight else 0
     } | regularizer_flops(shape)
+    return found | dict.fromkeys(_left_out(c), 0)
+
+# %% ../../nbs/evaluation/08_cost.ipynb #fw0ex011
+def _left_out(c: ModelConfig) -> tuple[str, ...]:
+    "Parts of a model that its steps do not use."
+    if c.feature_weight: return ()
+    return ('target encoder', 'targets', 'pooling', 'heads') + ('predictor',) * (not c.pixel_weight)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #3ad3acda
 def regularizer_flops(
@@ -261,6 +268,7 @@ def step_flops(
         seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
         both = (shape.encoder, seen, seen), (shape.predictor, shape.prefix + tokens.context + tokens.target,
                                              tokens.target)
+        if 'predictor' in _left_out(shape.config): both = both[:1]
         # a block's last product is not needed
         again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * t + r) * s.width * s.hidden for s, t, r in both)
         out['computed again'] = batch_size * masks_per_image * again
@@ -362,12 +370,14 @@ def activation_bytes(
     else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, tokens.target)]
     # embedding, final norm and narrowing, the predictor's end
     joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * tokens.target
+    if 'predictor' in _left_out(c): blocks[1], joints = 0, s * seen * pixels + (4 + s) * D * seen
     if c.pixel_weight: joints += (tokens.context + tokens.target) * (s * D + 8 * pixels)
     n = batch_size * masks_per_image
     out = {
         'context encoder': n * blocks[0], 'predictor': n * blocks[1], 'between': n * joints,
         'levels': n * _level_bytes(shape, tokens, s)
     }
+    if not c.feature_weight: out.pop('levels')
     return out | ({} if s == 4 else {'rounded weights': 2 * shape.matrices})
 
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
@@ -430,8 +440,10 @@ def passing_bytes(
     seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
     # residual stream, a norm's output, both sides of the activation function
     teacher = (shape.prefix + tokens.patches) * (8 * e.width + 2 * s * e.hidden)
-    inside = shape.prefix + tokens.context + tokens.target
-    student = max(e.block_bytes(precision) * seen, p.block_bytes(precision) * inside)
+    inside, unused = shape.prefix + tokens.context + tokens.target, _left_out(shape.config)
+    if 'target encoder' in unused: teacher = 0
+    guess = 0 if 'predictor' in unused else p.block_bytes(precision) * inside
+    student = max(e.block_bytes(precision) * seen, guess)
     return batch_size * max(teacher, again * masks_per_image * student)
 
 def step_bytes(
@@ -519,6 +531,7 @@ def step_work(
                   for k, v in forward_flops(shape, tokens, masks_per_image).items())
     n, teacher, e = shape.parameters['trainable'], shape.parameters['target encoder'], shape.encoder
     teaching = batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
+    if not shape.config.feature_weight: teaching = 0
     traffic = 3 * sum(acts.values()) + teaching
     return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n,
                 _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])

@@ -188,7 +188,7 @@ def _advice(
         out.append('look at the weights that the run started from (model.pretrained): '
                    'it was so before the first step')
     m, t = (None, None) if config is None else (config.model, config.training)
-    if m is not None and m.ema.momentum < .9:
+    if m is not None and m.feature_weight and m.ema.momentum < .9:
         out.append(f'model.ema.momentum=0.99 or more (it is {m.ema.momentum:g}: '
                    'targets then follow anything that makes the loss small)')
     rest = ' and a longer training.warmup_epochs'
@@ -206,7 +206,7 @@ def _advice_for_model(m: Any) -> list[str]: # the section `model` of a configura
     if m.regularizer.kind is None:
         out.append('model.regularizer.kind=visreg with weight=1, '
                    'which keeps images apart by a loss of its own')
-    if m.ema.momentum >= .9: out.append('a model.ema.momentum nearer to 1')
+    if m.feature_weight and m.ema.momentum >= .9: out.append('a model.ema.momentum nearer to 1')
     return out
 
 # %% ../../nbs/report/01_verdict.ipynb #7c6ef879

@@ -106,6 +106,8 @@ class ModelConfig:
     # blocks that targets are read from: null, the last; a number K, the mean of the last K; a list,
     # one block for every level
     target_blocks: int | list[int] | None = setting(None, low=1, length=(1, 4))
+    # weight of all losses on predicted features; 0: none, then no target is computed
+    feature_weight: float = setting(1.0, low=0)
     # weight of a loss on patches' pixels, beside that on features; 0: none
     pixel_weight: float = setting(0.0, low=0)
     # drop: hidden tokens are left out; zero: they are set to zero
@@ -157,6 +159,15 @@ def _lists_fit(m: ModelConfig) -> list[tuple]:
 
 def _count(values: Any, n: int) -> bool: return not isinstance(values, (list, tuple)) or len(values) == n
 
+@relation(ModelConfig)
+def _something_to_learn(m: ModelConfig) -> list[tuple]:
+    "Without predicted features there must be another loss; a pyramid learns from features alone."
+    others = m.pixel_weight > 0 or m.image_level.weight > 0
+    return [(m.feature_weight > 0 or others, 'feature_weight', 'a number above 0: with model.pixel_weight=0 '
+             'and model.image_level.weight=0 there is nothing else to learn from'),
+            (m.feature_weight > 0 or not m.fpn.use_fpn, 'fpn.use_fpn',
+             'false with model.feature_weight=0: a pyramid learns from predicted features alone')]
+
 @relation(EMAConfig)
 def _momentum_rises(e: EMAConfig) -> list[tuple]:
     return [(e.momentum <= e.momentum_end, 'momentum_end', f'from ema.momentum ({e.momentum}) to 1')]
@@ -188,6 +199,13 @@ MODEL_IDLE = [
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
+    ('level_weights target_norm target_blocks', lambda m: not m.feature_weight,
+     'as model.feature_weight is 0'),
+    ('crops.local_weight crops.cross_weight crops.min_overlap',
+     lambda m: m.crops.enabled and not m.feature_weight, 'as model.feature_weight is 0'),
+    ('predictor.depth predictor.num_heads predictor.mlp_ratio predictor.embed_dim',
+     lambda m: not m.feature_weight and not m.pixel_weight,
+     'as model.feature_weight and model.pixel_weight are 0: nothing is predicted'),
     ('encoder_kwargs.patch_size', lambda m: m.patch_size is not None, 'as model.patch_size is given too'),
     ('encoder_kwargs.drop_path_rate',
      lambda m: m.drop_path_rate > 0, 'as model.drop_path_rate is given too')] # see `warn_idle`

@@ -212,6 +212,12 @@ def _as_many_as_crops(c: MultiCropConfig) -> list[tuple]:
             (turns(c.local_color_jitter), 'local_color_jitter', JITTER['expected'])]
 
 @relation(RunConfig)
+def _hidden_crops_are_features(cfg: RunConfig) -> list[tuple]:
+    used = cfg.model.feature_weight > 0 or cfg.multicrop.strategy != 'cross_crop_prediction'
+    return [(used, 'multicrop.strategy', 'global_only or global_with_local_context with '
+             'model.feature_weight=0: of hidden crops nothing but features is predicted')]
+
+@relation(RunConfig)
 def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
     once = cfg.masking.masks_per_image == 1 or cfg.multicrop.strategy is None
     return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
