@@ -189,7 +189,7 @@ class HJEPA(nn.Module):
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
         whole = c.image_level
         self.image_level = ImageLevel(D, whole.projector, whole.regularizer,
-                                      whole.share) if whole.weight else None
+                                      whole.share, whole.teacher == 'ema') if whole.weight else None
         # reads a local crop's answer, see the notebook on multi-crop
         self.crop_head = nn.Linear(D, D) if c.crops.enabled else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
@@ -268,7 +268,7 @@ def forward(self: HJEPA,
     out = self.losses(images, masks, patches, predicted, targets, visible)
     if self.image_level is not None:
         views = mean_token(patches, context.to(patches.device)).unflatten(0, (masks.per_image, -1))
-        out = self.add_image_level(out, views, masks.per_image)
+        out = self.add_image_level(out, views, masks.per_image, self.image_targets(images, targets))
     if self.crop_head is not None:
         out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else finest_only(out)
@@ -314,7 +314,7 @@ def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> T
     predicted. With one mask per image only those that are compared with something are computed, zeros
     elsewhere."""
     if not self.config.feature_weight: return None
-    if masks.per_image > 1: return self.target_tokens(images)
+    if masks.per_image > 1 or self.image_taught: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))
 
@@ -550,12 +550,32 @@ def add_image_level(self: HJEPA,
     out: dict[str, Any], # losses so far
     summaries: Tensor, # [V, B, D] mean tokens of V views of B images, global crops first
     num_global: int, # how many of the views are global
+    whole: Tensor | None = None, # [G, B, D] with a teacher: see `image_targets`
 ) -> dict[str, Any]: # with the image level's
     "The loss of the image level."
-    found = self.image_level(summaries, num_global)
+    found = self.image_level(summaries, num_global, whole)
     loss = found.pop('image_loss')
     return out | found | dict(loss=out['loss'] + self.config.image_level.weight * loss,
                               image_loss=loss.detach())
+
+# %% ../nbs/04_hierarchy.ipynb #it0ex002
+@patch(as_prop=True)
+def image_taught(self: HJEPA) -> bool:
+    "Whether the image level has a teacher."
+    return self.image_level is not None and self.image_level.teacher is not None
+
+@patch
+@torch.no_grad()
+def image_targets(self: HJEPA,
+    images: Tensor, # [G·B, C, H, W] global views, or images
+    tokens: Tensor | list[Tensor] | None = None, # [G·B, N, D] targets of features, all patches
+    num_views: int = 1, # G
+) -> Tensor | None: # [G, B, D] float32; None without a teacher
+    "The target encoder's summaries of whole views."
+    if not self.image_taught: return None
+    last = self.config.target_blocks in (None, 1) # what is predicted are the last block's features
+    if tokens is None or not last: tokens = self.patch_tokens(self.target_encoder(images))
+    return tokens.float().mean(1).unflatten(0, (num_views, -1))
 
 # %% ../nbs/04_hierarchy.ipynb #b967a5a5
 @patch
@@ -566,6 +586,7 @@ def update_target_encoder(self: HJEPA,
     e = self.config.ema
     momentum = ema_momentum(current_step, self.ema_steps, e.momentum, e.momentum_end)
     self.target_encoder.update(self.context_encoder, momentum)
+    if self.image_level is not None: self.image_level.follow(momentum)
     return momentum
 
 # %% ../nbs/04_hierarchy.ipynb #e0449d2c
@@ -702,6 +723,7 @@ def count_parameters(
     n = lambda m: sum(p.numel() for p in m.parameters())
     parts = {'context encoder': model.context_encoder, 'target encoder': model.target_encoder,
              'predictor': model.predictor, 'projections': model.heads, 'FPN': model.fpn,
-             'pixel head': model.pixel_head, 'projector': model.projector, 'crop head': model.crop_head}
+             'pixel head': model.pixel_head, 'projector': model.projector, 'crop head': model.crop_head,
+             'image level': model.image_level}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {k: n(m) for k, m in parts.items() if m is not None} | dict(total=n(model), trainable=trained)

@@ -167,7 +167,7 @@ def forward_crops(self: HJEPA,
     predicted = self._predict_global(views, seen, masks) if seen else None                 # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
-    if self.image_level is not None: out = self._add_image(out, tokens, local, masks)
+    if self.image_level is not None: out = self._add_image(out, tokens, local, masks, images, target_tokens)
     if masks.overlap is not None: out['overlap'] = masks.overlap
     if features: out = self._add_crops(out, views, seen, local, target_tokens, masks)
     return out if return_all_levels else finest_only(out)
@@ -286,7 +286,8 @@ def _add_crops(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], local:
 
 # %% ../nbs/05_multicrop.ipynb #7ab9ada4
 @patch
-def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, masks: MultiCropMasks) -> dict:
+def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, masks: MultiCropMasks,
+               images: Tensor, target_tokens: Tensor | list[Tensor] | None) -> dict:
     "The loss of the image level on global crops and visible local ones."
     def summaries(tokens, index, n):  # [n·B, P + k, D] → [n, B, D]
         patches = self.patch_tokens(tokens)
@@ -294,7 +295,8 @@ def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, mas
         return mean_token(patches, index.to(patches.device, non_blocking=True)).unflatten(0, (n, -1))
     views = [summaries(tokens, masks.globals.context_index, masks.num_global)]
     if local is not None: views.append(summaries(local, masks.local, masks.num_visible))
-    return self.add_image_level(out, torch.cat(views), masks.num_global)
+    whole = self.image_targets(images, target_tokens, masks.num_global)
+    return self.add_image_level(out, torch.cat(views), masks.num_global, whole)
 
 # %% ../nbs/05_multicrop.ipynb #9658f7f8
 def by_image(

@@ -179,7 +179,8 @@ def forward_flops(
     deep = c.target_blocks not in (None, 1)
     teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
     asked_of_teacher = tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)
-    if deep or masks_per_image > 1: asked_of_teacher = None
+    taught = bool(c.image_level.weight) and c.image_level.teacher == 'ema'
+    if deep or masks_per_image > 1 or taught: asked_of_teacher = None
     inside = shape.prefix + tokens.context
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     targets, pooling = pool_flops(shape, tokens)
@@ -194,7 +195,14 @@ def forward_flops(
                                          for n, w in zip(asked, shape.widths, strict=False)),
         'FPN': fpn_flops(shape, tokens), 'pixel head': pixels if c.pixel_weight else 0
     } | regularizer_flops(shape)
-    return found | dict.fromkeys(_left_out(c), 0)
+    found |= dict.fromkeys(_left_out(c), 0)
+    if not taught: return found
+    # a pass for the image level where none is made, or one of other blocks
+    inner, out = c.image_level.projector
+    found['image teacher'] = 2 * inner * (e.width + out)
+    if deep or not c.feature_weight:
+        found['image teacher'] += embed(tokens.patches) + e.flops(shape.prefix + tokens.patches)
+    return found
 
 # %% ../../nbs/evaluation/08_cost.ipynb #fw0ex011
 def _left_out(c: ModelConfig) -> tuple[str, ...]:
@@ -261,7 +269,7 @@ def step_flops(
     f = forward_flops(shape, tokens, masks_per_image)
     times = {
         'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1,
-        'target encoder': 1 / masks_per_image
+        'target encoder': 1 / masks_per_image, 'image teacher': 1 / masks_per_image
     }
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
@@ -292,7 +300,7 @@ def state_bytes(
     if sharding not in SHARDINGS:
         raise ValueError(f'sharding={sharding!r}: expected one of {", ".join(SHARDINGS)}')
     n = shape.parameters['trainable']
-    teacher = shape.parameters['target encoder']
+    teacher = shape.parameters['total'] - n                             # and what else is not trained
     share = processes if sharding == 'full' else 1
     out = dict(weights=4 * n / share, gradients=4 * n / (share if accumulation == 1 else 1),
                moments=moments * n / share, teacher=4 * teacher / share)
@@ -441,7 +449,7 @@ def passing_bytes(
     # residual stream, a norm's output, both sides of the activation function
     teacher = (shape.prefix + tokens.patches) * (8 * e.width + 2 * s * e.hidden)
     inside, unused = shape.prefix + tokens.context + tokens.target, _left_out(shape.config)
-    if 'target encoder' in unused: teacher = 0
+    if 'target encoder' in unused and shape.config.image_level.teacher == 'none': teacher = 0
     guess = 0 if 'predictor' in unused else p.block_bytes(precision) * inside
     student = max(e.block_bytes(precision) * seen, guess)
     return batch_size * max(teacher, again * masks_per_image * student)
@@ -527,11 +535,12 @@ def step_work(
     "The work of a model's step."
     flops = step_flops(shape, tokens, batch_size, masks_per_image)
     acts = activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
-    forward = sum(batch_size * (1 if k == 'target encoder' else masks_per_image) * v
+    once = ('target encoder', 'image teacher')
+    forward = sum(batch_size * (1 if k in once else masks_per_image) * v
                   for k, v in forward_flops(shape, tokens, masks_per_image).items())
     n, teacher, e = shape.parameters['trainable'], shape.parameters['target encoder'], shape.encoder
     teaching = batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
-    if not shape.config.feature_weight: teaching = 0
+    if not shape.config.feature_weight and shape.config.image_level.teacher == 'none': teaching = 0
     traffic = 3 * sum(acts.values()) + teaching
     return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n,
                 _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])

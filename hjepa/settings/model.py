@@ -70,6 +70,9 @@ class ImageLevelConfig:
     share: float = setting(0.05, above=0, below=1)
     # widths of the network before both: hidden, out
     projector: list[int] = setting([512, 64], length=2, low=1)
+    # what views must agree with: none, the mean of the global views; ema, what the target encoder sees of
+    # the whole global views
+    teacher: str = setting('none', choices=('none', 'ema'))
 
 @dataclass
 class CropsConfig:
@@ -195,7 +198,7 @@ MODEL_IDLE = [
      lambda m: not m.fpn.use_fpn, 'as model.fpn.use_fpn is false'),
     ('regularizer.weight regularizer.projector',
      lambda m: m.regularizer.kind is None, 'as model.regularizer.kind is null'),
-    ('image_level.regularizer image_level.share image_level.projector',
+    ('image_level.regularizer image_level.share image_level.projector image_level.teacher',
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),

@@ -252,9 +252,10 @@ def warn_views(
     "Warn of an image level that has nothing to compare."
     c = cfg.multicrop
     views = c.num_global_crops + c.num_local_crops if _crops(cfg) else cfg.masking.masks_per_image
-    if cfg.model.image_level.weight == 0 or views > 1: return
+    if cfg.model.image_level.weight == 0 or cfg.model.image_level.teacher == 'ema' or views > 1: return
     warnings.warn(f'model.image_level.weight={cfg.model.image_level.weight:g}: an image has one view, so no '
-                  'two can agree. Set multicrop.strategy (best) or masking.masks_per_image=2', stacklevel=2)
+                  'two can agree. Set multicrop.strategy (best), masking.masks_per_image=2 or '
+                  'model.image_level.teacher=ema', stacklevel=2)
 
 def warn_schedules(
     cfg: RunConfig,
