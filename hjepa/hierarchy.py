@@ -208,10 +208,15 @@ def _freeze_idle(self: HJEPA):
     for part in (self.heads, self.crop_head, None if c.pixel_weight else self.predictor):
         if part is not None: part.requires_grad_(False)
 
-@patch(as_prop=True)
-def predicts(self: HJEPA) -> bool:
+@patch
+def asks_features(self: HJEPA, masks: Any) -> bool:
+    "Whether features are predicted of what is hidden: not in every step with `target_every`."
+    return self.config.feature_weight > 0 and masks.features
+
+@patch
+def asks(self: HJEPA, masks: Any) -> bool:
     "Whether the predictor is used: for features, or for pixels."
-    return self.config.feature_weight > 0 or self.pixel_head is not None
+    return self.asks_features(masks) or self.pixel_head is not None
 
 @patch
 def check_predicts(self: HJEPA):
@@ -219,6 +224,16 @@ def check_predicts(self: HJEPA):
     if self.config.feature_weight: return
     raise ValueError('this model predicts no features, as model.feature_weight is 0: there is nothing to '
                      'compare with a target')
+
+# %% ../nbs/04_hierarchy.ipynb #te0ex001
+@patch
+def _add_idle(self: HJEPA, out: dict, masks: Any):
+    "A gradient of zeros for what a step without predicted features does not use."
+    used = {'context_encoder', 'target_encoder', 'pixel_head', 'projector', 'image_level'}
+    if self.asks(masks): used.add('predictor')
+    idle = [p for name, part in self.named_children() if name not in used for p in part.parameters()]
+    idle = [p for p in idle if p.requires_grad]
+    if idle: out['loss'] = out['loss'] + idle_loss(*idle)
 
 # %% ../nbs/04_hierarchy.ipynb #6d6f6ce0
 #| code-fold: true
@@ -263,12 +278,13 @@ def forward(self: HJEPA,
     targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
     predicted = None
-    if self.predicts: predicted = self.predictor(tokens, masks.grid, context=context, target=target)
+    if self.asks(masks): predicted = self.predictor(tokens, masks.grid, context=context, target=target)
     patches = self.patch_tokens(tokens)                                             # [B, K, D]
     out = self.losses(images, masks, patches, predicted, targets, visible)
     if self.image_level is not None:
         views = mean_token(patches, context.to(patches.device)).unflatten(0, (masks.per_image, -1))
         out = self.add_image_level(out, views, masks.per_image, self.image_targets(images, targets))
+    if targets is None: self._add_idle(out, masks)
     if self.crop_head is not None:
         out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else finest_only(out)
@@ -313,7 +329,7 @@ def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> T
     """The target encoder's tokens [B, N, D] (or one for each level), once per image; None where no feature is
     predicted. With one mask per image only those that are compared with something are computed, zeros
     elsewhere."""
-    if not self.config.feature_weight: return None
+    if not self.asks_features(masks): return None
     if masks.per_image > 1 or self.image_taught: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))

@@ -48,6 +48,8 @@ class MultiCropMasks(Mapping):
     # are dropped; None: not measured
     overlap: float | None = None
 
+    features = True # False: of what is hidden no features are predicted, see `model.target_every`
+
     __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
     def __iter__(self) -> Iterator[str]:
         return iter(('global_masks', 'local_masks', *self.__dataclass_fields__))
@@ -159,17 +161,18 @@ def forward_crops(self: HJEPA,
     self.check_learning(len(crops.sizes))
     self._check_crops(crops, masks)
     images, views = crops.global_crops, _Views(self, crops)
-    features = self.config.feature_weight > 0
+    features = self.asks_features(masks)
     target_tokens = self.target_tokens(images) if features else None                       # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D]
-    seen = self._place_seen(views, tokens, local, masks) if self.predicts else []
+    seen = self._place_seen(views, tokens, local, masks) if self.asks(masks) else []
     predicted = self._predict_global(views, seen, masks) if seen else None                 # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
     if self.image_level is not None: out = self._add_image(out, tokens, local, masks, images, target_tokens)
     if masks.overlap is not None: out['overlap'] = masks.overlap
     if features: out = self._add_crops(out, views, seen, local, target_tokens, masks)
+    else: self._add_idle(out, masks)
     return out if return_all_levels else finest_only(out)
 
 # %% ../nbs/05_multicrop.ipynb #bd30d272

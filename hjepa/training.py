@@ -220,12 +220,14 @@ class Trainer(Loop):
 @patch
 def inputs(self: Trainer, batch: dict, generator: torch.Generator) -> tuple:  # images or crops, and masks
     "Pixels on the device, and masks: of images, or of their crops."
+    features = (self.step + 1) % self.config.model.target_every == 0
     stats, n, batch = self.model.pixel_stats, len(batch['index']), self.view.finish(batch, self.device)
     if 'crops' in batch:
         masks = self.mask_generator(n, batch['where'], generator)
+        masks.features = features
         return batch['crops'].map(lambda x: normalize(x, *stats)), masks
     masks = self.mask_generator(n * self.config.masking.masks_per_image, generator=generator)
-    masks.per_image = self.config.masking.masks_per_image
+    masks.per_image, masks.features = self.config.masking.masks_per_image, features
     return normalize(batch['image'], *stats), masks
 
 # %% ../nbs/07_training.ipynb #fabaf6b1
@@ -257,13 +259,30 @@ OF_IMAGES = ('image_agreement', 'image_std') # of the image level
 @patch
 def averages(self: Trainer) -> dict[str, Tensor]:  # name → numbers of the last step
     "What an epoch's line of history gives the mean of."
-    o, found = self.outputs, dict(loss=self.outputs['loss'].detach())
-    return found | {k: o[k] for k in OF_LEVELS + OF_IMAGES if k in o}
+    found = self._here(('loss', *OF_LEVELS, *OF_IMAGES))
+    if self.config.model.target_every == 1 or not self.config.model.feature_weight: return found
+    nothing = found['loss'].new_zeros(self.config.model.num_hierarchies)
+    count = found['loss'].new_tensor(float(OF_LEVELS[0] in found))
+    return dict.fromkeys(OF_LEVELS, nothing) | found | dict(target_steps=count)
+
+@patch
+def _here(self: Trainer, keys: tuple[str, ...]) -> dict[str, Tensor]:
+    "Those of the last step's numbers that there are."
+    return {k: self.outputs[k].detach() for k in keys if k in self.outputs}
+
+@patch
+def _epoch_means(self: Trainer) -> dict[str, Any]:
+    "Means over the epoch's steps; of predicted features, over those that predicted them."
+    means = Loop._epoch_means(self)
+    if (share := means.get('target_steps')) is None: return means
+    each = lambda values: [v / share if share else math.nan for v in values]
+    return means | {k: each(means[k]) for k in OF_LEVELS}
 
 @patch
 def measures(self: Trainer) -> dict[str, Tensor]:
     "What is averaged over a step's forward passes and over processes."
-    return self.averages() | {k: self.outputs[k] for k in SCALARS + PER_LEVEL if k in self.outputs}
+    others = {k: self.outputs[k] for k in SCALARS + PER_LEVEL if k in self.outputs}
+    return self._here(('loss', *OF_LEVELS)) | others
 
 @patch
 def step_logs(self: Trainer) -> dict[str, Any]:

@@ -122,6 +122,7 @@ PRETRAINING = {
     'model.target_norm': Row('norm_then_pool'),
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
     'model.feature_weight': Row('0.5', ends=('0.5', '0')),
+    'model.target_every': Row('2', ends=('1', '2')),
     'model.pixel_weight': Row('0'),
     'model.mask_mode': Row('zero'),
     'model.drop_path_rate': Row('0.9'),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHARDINGS', 'LR_RULES', 'CARDS', 'Stack', 'stack_of', 'Shape', 'describe', 'Tokens', 'count_tokens',
            'expected_tokens', 'forward_flops', 'regularizer_flops', 'pool_flops', 'fpn_flops', 'step_flops',
-           'state_bytes', 'SavedBytes', 'activation_bytes', 'PeakBytes', 'passing_bytes', 'step_bytes', 'largest_batch',
-           'memory_table', 'Work', 'step_work', 'Machine', 'expected_images_per_second', 'fit_step_time',
-           'scale_settings', 'run_cost', 'machine_from_rate', 'Card', 'find_card']
+           'with_targets', 'state_bytes', 'SavedBytes', 'activation_bytes', 'PeakBytes', 'passing_bytes', 'step_bytes',
+           'largest_batch', 'memory_table', 'Work', 'step_work', 'Machine', 'expected_images_per_second',
+           'fit_step_time', 'scale_settings', 'run_cost', 'machine_from_rate', 'Card', 'find_card']
 
 # %% ../../nbs/evaluation/08_cost.ipynb #96257182
 import math
@@ -266,6 +266,7 @@ def step_flops(
     masks_per_image: int = 1, # context and target sets per pass of the target encoder
 ) -> dict[str, float]: # part → operations, and 'total'
     "Operations of one training step: forward, backward, and what gradient checkpointing computes again."
+    if shape.config.target_every > 1: return _mean_step(shape, tokens, batch_size, masks_per_image)
     f = forward_flops(shape, tokens, masks_per_image)
     times = {
         'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1,
@@ -281,6 +282,22 @@ def step_flops(
         again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * t + r) * s.width * s.hidden for s, t, r in both)
         out['computed again'] = batch_size * masks_per_image * again
     return out | dict(total=sum(out.values()))
+
+# %% ../../nbs/evaluation/08_cost.ipynb #te0ex011
+def with_targets(shape: Shape, features: bool) -> Shape:
+    "The shape in a step that predicts features, or in one that does not."
+    c = replace(shape.config, target_every=1)
+    lean = c if features else replace(c, feature_weight=0., fpn=replace(c.fpn, use_fpn=False))
+    return replace(shape, config=lean)
+
+def _mean_step(shape: Shape, tokens: Tokens, batch_size: int, masks_per_image: int) -> dict[str, float]:
+    "Mean over steps with targets, one in `target_every`, and without."
+    n, parts = shape.config.target_every, {}
+    for features, share in ((True, 1 / n), (False, 1 - 1 / n)):
+        for k, v in step_flops(with_targets(shape, features), tokens, batch_size, masks_per_image).items():
+            parts[k] = parts.get(k, 0) + share * v
+    total = parts.pop('total')
+    return parts | dict(total=total)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #ff4d5884
 SHARDINGS = ('none', 'full')
@@ -534,6 +551,7 @@ def step_work(
 ) -> Work:
     "The work of a model's step."
     flops = step_flops(shape, tokens, batch_size, masks_per_image)
+    each = step_flops(with_targets(shape, True), tokens, batch_size, masks_per_image)
     acts = activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
     once = ('target encoder', 'image teacher')
     forward = sum(batch_size * (1 if k in once else masks_per_image) * v
@@ -541,9 +559,9 @@ def step_work(
     n, teacher, e = shape.parameters['trainable'], shape.parameters['target encoder'], shape.encoder
     teaching = batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
     if not shape.config.feature_weight and shape.config.image_level.teacher == 'none': teaching = 0
-    traffic = 3 * sum(acts.values()) + teaching
+    traffic = 3 * sum(acts.values()) + teaching / shape.config.target_every
     return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n,
-                _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])
+                _size(precision) * (2 * n + teacher), 1 - forward / each['total'])
 
 # %% ../../nbs/evaluation/08_cost.ipynb #85a695e5
 @dataclass

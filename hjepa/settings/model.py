@@ -111,6 +111,8 @@ class ModelConfig:
     target_blocks: int | list[int] | None = setting(None, low=1, length=(1, 4))
     # weight of all losses on predicted features; 0: none, then no target is computed
     feature_weight: float = setting(1.0, low=0)
+    # features are predicted in one step of so many; in the others pixels and the image level are learnt alone
+    target_every: int = setting(1, low=1, unit='steps')
     # weight of a loss on patches' pixels, beside that on features; 0: none
     pixel_weight: float = setting(0.0, low=0)
     # drop: hidden tokens are left out; zero: they are set to zero
@@ -169,7 +171,9 @@ def _something_to_learn(m: ModelConfig) -> list[tuple]:
     return [(m.feature_weight > 0 or others, 'feature_weight', 'a number above 0: with model.pixel_weight=0 '
              'and model.image_level.weight=0 there is nothing else to learn from'),
             (m.feature_weight > 0 or not m.fpn.use_fpn, 'fpn.use_fpn',
-             'false with model.feature_weight=0: a pyramid learns from predicted features alone')]
+             'false with model.feature_weight=0: a pyramid learns from predicted features alone'),
+            (m.target_every == 1 or others, 'target_every', '1 with model.pixel_weight=0 and '
+             'model.image_level.weight=0: steps without targets would have nothing to learn from')]
 
 @relation(EMAConfig)
 def _momentum_rises(e: EMAConfig) -> list[tuple]:
@@ -202,7 +206,7 @@ MODEL_IDLE = [
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
-    ('level_weights target_norm target_blocks', lambda m: not m.feature_weight,
+    ('level_weights target_norm target_blocks target_every', lambda m: not m.feature_weight,
      'as model.feature_weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: m.crops.enabled and not m.feature_weight, 'as model.feature_weight is 0'),
