@@ -1,9 +1,7 @@
 """What several studies share: callbacks that give a run so much processor time, or so many steps, and no
 more; what measures the speed of steps; and masks of single blocks."""
-import json
 import time
 
-from hjepa.core.files import write_atomic
 from hjepa.core.callbacks import Callback
 
 # blocks of one patch on a 4×4 grid, about half of it hidden
@@ -14,37 +12,18 @@ BLOCKS = [
 
 
 class Budget(Callback):
-    """Ends a run when its processor time is spent, and lets schedules follow the clock. What is spent
-    survives interruptions.
+    """Ends a run when its processor time is spent, and lets schedules follow that clock: `training.minutes`
+    with another clock, in place of the configuration's epochs.
 
     With one thread, processor time is the time on the clock of an idle core, for any other load of the
     machine."""
     order = 60
     def __init__(self, seconds, warmup=.1): self.seconds, self.warmup = seconds, warmup
     def before_fit(self, trainer):
-        self.file, self.log = trainer.run_dir/'spent.json', {}
-        if self.file.exists():
-            self.log = {
-                int(k): v for k, v in json.loads(self.file.read_text()).items() if int(k) <= trainer.step
-            }
-        self.before = max(self.log.values(), default=0.)
-        self.begin = time.process_time()
-        save = trainer.save_checkpoint
-        # the time spent is part of the checkpoint
-        trainer.save_checkpoint = lambda: (self.write(trainer), save())[1]
-        self.pace(trainer)
-    def pace(self, trainer):
-        self.spent = self.before + time.process_time() - self.begin
-        trainer.total_steps = max(trainer.step + 1, round(trainer.step * self.seconds
-                                                          / self.spent)) if trainer.step >= 20 else 2000
-        trainer.warmup_steps = round(self.warmup * trainer.total_steps)
-        if hasattr(trainer.model, 'ema_steps'): trainer.model.ema_steps = trainer.total_steps
-    def write(self, trainer):
-        self.log[trainer.step] = self.spent
-        write_atomic(self.file, lambda p: p.write_text(json.dumps(self.log)))
-    def after_step(self, trainer):
-        self.pace(trainer)
-        if self.spent >= self.seconds: trainer.stopping = 'its time is spent'
+        trainer.budget, trainer.warmup, trainer.clock = self.seconds, self.warmup, time.process_time
+        self.trainer = trainer
+    @property
+    def spent(self): return self.trainer.spent
 
 
 class Length(Callback):

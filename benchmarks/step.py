@@ -6,6 +6,8 @@ undone.
     python benchmarks/step.py --ijepa ijepa                    # beside I-JEPA's own code, in the same run
     # without the rows in which a saving is undone
     python benchmarks/step.py --only T64 --repeats 5 --undo --out step.json
+    # only the kinds of predictor, beside each other, in nbs/results/predictors.json
+    python benchmarks/step.py --predictors --threads 1 --repeats 30
 
 Two pieces of work. S224: ViT-S/16, 224 px, predictor 6 × 384, batch 8. T64: 64 px, patches of 4, encoder
 192 × 6 with 3 heads, predictor 3 × 96, batch 64. I-JEPA's masks (4 targets of 0.15–0.2, context
@@ -31,6 +33,11 @@ from hardware import cpu_info, peak_mb, processor
 ROOT = Path(__file__).parents[1]
 SIZES = dict(S224=dict(img=224, patch=16, dim=384, depth=12, heads=6, pdim=384, pdepth=6, batch=8),
              T64=dict(img=64, patch=4, dim=192, depth=6, heads=3, pdim=96, pdepth=3, batch=64))
+# small images, random masks, two levels: what the kinds of predictor are compared on
+SMALL = dict(P32=dict(img=32, patch=4, dim=192, depth=6, heads=3, pdim=132, pdepth=4, batch=128),
+             P96=dict(img=96, patch=8, dim=192, depth=6, heads=3, pdim=132, pdepth=4, batch=64))
+FORMS = {'joint, half of the hidden patches': dict(share=.5), 'cross': dict(kind='cross'),
+         'cross, half': dict(kind='cross', share=.5), 'cross, a quarter': dict(kind='cross', share=.25)}
 # what is undone → in which precision its worth is measured
 UNDO = dict(one_pass='fp32', dropped='fp32', fused_attention='fp32', plain_attention='bf16', slices='both',
             last_block='fp32', one_update='fp32')
@@ -53,13 +60,13 @@ def autocast(precision):
     return torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16')
 
 
-def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled=False):
+def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled=False, predictor=None):
     "A step of this package, as `Trainer` makes it."
     import torch
     from hjepa import encoder
     from hjepa.core.compiling import compile_blocks
     from hjepa.hierarchy import create_hjepa
-    from hjepa.masking import MultiBlockMaskGenerator
+    from hjepa.masking import MultiBlockMaskGenerator, RandomMaskGenerator
     from hjepa.settings.run import TrainingConfig
     from hjepa.training import build_optimizer
     torch.manual_seed(0)
@@ -67,15 +74,18 @@ def ours(size, precision='fp32', fpn=False, undo=(), masks_per_image=1, compiled
     if 'slices' in undo: encoder.SLICE_TOKENS = 10 ** 9
     if 'last_block' in undo: encoder.can_pick = lambda block: False
     grid = (size['img'] // size['patch'],) * 2
+    more = {} if predictor is None else {f'predictor_{k}': v for k, v in predictor.items()}
+    if predictor is not None: more |= dict(num_hierarchies=2)
     model = create_hjepa(
         'vit_small_patch16_224', img_size=size['img'], patch_size=size['patch'], encoder_kwargs={
             k: size[v] for k, v in dict(embed_dim='dim', depth='depth', num_heads='heads').items()
         }, predictor_depth=size['pdepth'], predictor_embed_dim=size['pdim'],
-        predictor_num_heads=size['heads'], use_fpn=fpn, mask_mode='zero' if 'dropped' in undo else 'drop')
+        predictor_num_heads=size['heads'], use_fpn=fpn, mask_mode='zero' if 'dropped' in undo else 'drop',
+        **more)
     if compiled: compile_blocks(model)
     if 'one_pass' in undo: separate_passes(model)
     optimizer = build_optimizer(model, TrainingConfig())
-    gen = MultiBlockMaskGenerator(grid)
+    gen = MultiBlockMaskGenerator(grid) if predictor is None else RandomMaskGenerator(grid)
     x = images(size)
     if 'one_update' in undo:
         optimizer = torch.optim.AdamW(optimizer.param_groups, lr=1e-3, foreach=False, fused=False)
@@ -191,7 +201,7 @@ def work(args):
     "Child: build one case, then make a step for every line that comes in."
     import torch
     torch.set_num_threads(args.threads)
-    size, kw = SIZES[args.size], json.loads(args.work)
+    size, kw = (SIZES | SMALL)[args.size], json.loads(args.work)
     if 'pair' in kw: return print(ratio(*(ours(size, **k) for k in kw['pair']), kw['turns']))
     step = ijepa(size, path=args.ijepa, precision=kw['precision']) if kw.pop('peer', False) else ours(
         size, **kw)
@@ -228,6 +238,27 @@ def ratio(one, other, turns) -> float:
         d, c = seconds(other, n + 1), seconds(one, n + 1)
         out += [(a + c) / (b + d)]
     return statistics.median(out)
+
+
+def predictors(args) -> dict:
+    "How many times as long a step takes as with the joint predictor of everything; all take turns."
+    import torch
+    torch.set_num_threads(args.threads)
+    found = {}
+    for name, size in SMALL.items():
+        steps = {form: ours(size, predictor=how) for form, how in dict(joint={}, **FORMS).items()}
+        rounds = []
+        for n in range(1 + args.repeats):
+            took = {}
+            for form in list(steps)[::1 if n % 2 else -1]:
+                begin = time.perf_counter()
+                steps[form](n).item()
+                took[form] = time.perf_counter() - begin
+            rounds.append(took)
+        found[name] = {f: statistics.median(r[f] / r['joint'] for r in rounds[1:]) for f in FORMS}
+        found[name]['joint, seconds'] = statistics.median(r['joint'] for r in rounds[1:])
+        print(name, found[name])
+    return found
 
 
 KINDS = [('matrix products', ('mm', 'linear')), ('attention', ('scaled_dot', '_softmax')),
@@ -355,8 +386,14 @@ def main():
     p.add_argument('--out', default=ROOT/'nbs/results/step.json', help='where to write the results')
     p.add_argument('--work', help=argparse.SUPPRESS)
     p.add_argument('--size', help=argparse.SUPPRESS)
+    p.add_argument('--predictors', action='store_true', help='only the kinds of predictor')
     args = p.parse_args()
     if args.work: return work(args)
+    if args.predictors:
+        from hjepa.core.files import write_atomic
+        found = dict(machine=machine(), threads=args.threads, sizes=SMALL, times_as_long=predictors(args))
+        out = ROOT/'nbs/results/predictors.json'
+        return write_atomic(out, lambda tmp: tmp.write_text(json.dumps(found, indent=1) + '\n'))
     if args.ijepa and not (Path(args.ijepa)/'src/models/vision_transformer.py').is_file():
         p.error(f'--ijepa {args.ijepa}: no src/models/vision_transformer.py there; expected a checkout of '
                 'facebookresearch/ijepa')

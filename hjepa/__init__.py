@@ -9,8 +9,8 @@ On the command line: `hjepa --help`.
 
 The model:
     HJEPA, create_hjepa, create_hjepa_from_config, ModelConfig, ContextEncoder, TargetEncoder, Predictor,
-    PredictorBlock, TokenFPN, FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision, ImageLevel,
-    sigreg, vicreg, visreg
+    PredictorBlock, CrossBlock, TokenFPN, FPN, FPNBlock, fpn_from_torchvision, fpn_to_torchvision,
+    ImageLevel, sigreg, vicreg, visreg
 Masks:
     Masks, MultiCropMasks, build_mask_generator, RandomMaskGenerator, MultiBlockMaskGenerator,
     HierarchicalMaskGenerator, MultiCropMaskGenerator
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from .multicrop import MultiCropMasks
     from .objectives.image_level import ImageLevel
     from .objectives.regularizers import register_regularizer, sigreg, vicreg, visreg
-    from .predictor import Predictor, PredictorBlock
+    from .predictor import CrossBlock, Predictor, PredictorBlock
     from .report.page import write_report
     from .report.verdict import diagnose, HealthCallback, run_verdict
     from .settings.model import ModelConfig
@@ -146,7 +146,7 @@ _names = {
     'multicrop': 'MultiCropMasks',
     'objectives.image_level': 'ImageLevel',
     'objectives.regularizers': 'register_regularizer sigreg vicreg visreg',
-    'predictor': 'Predictor PredictorBlock',
+    'predictor': 'Predictor PredictorBlock CrossBlock',
     'report.page': 'write_report',
     'report.verdict': 'diagnose HealthCallback run_verdict',
     'settings.model': 'ModelConfig',

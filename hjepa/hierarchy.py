@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['INPUTS', 'EVERY', 'level_grid', 'cell_of_patch', 'level_counts', 'pool_levels', 'scatter_tokens', 'target_cells',
-           'cell_means', 'level_targets', 'level_loss', 'default_level_weights', 'target_spread', 'HJEPA',
-           'register_input', 'input_handler', 'finest_only', 'idle_loss', 'visible_cells', 'create_hjepa',
-           'create_hjepa_from_config', 'count_parameters']
+           'draw_targets', 'cell_means', 'norm_features', 'level_targets', 'level_loss', 'default_level_weights',
+           'target_spread', 'HJEPA', 'register_input', 'input_handler', 'finest_only', 'idle_loss', 'visible_cells',
+           'hidden_distance', 'create_hjepa', 'create_hjepa_from_config', 'count_parameters']
 
 # %% ../nbs/04_hierarchy.ipynb #8b315843
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,8 +33,8 @@ from .objectives.pixels import PixelHead
 from .objectives.image_level import ImageLevel
 from .objectives.regularizers import mean_token, Projector, regularize
 from .predictor import Predictor
-from .settings.model import (blame, build_encoder, check_model_config, check_target_blocks, ModelConfig,
-                                  without_idle)
+from .settings.model import (blame, build_encoder, check_model_config, check_target_blocks,
+                                  check_target_depths, ModelConfig, without_idle)
 
 # %% ../nbs/04_hierarchy.ipynb #d3dc3051
 def level_grid(
@@ -94,6 +95,26 @@ def target_cells(
     cells = [masks.target_index] + [mask_to_index(c > 0) for c in counts[1:]]
     return cells, [gather_tokens(c[..., None], i)[..., 0] for c, i in zip(counts, cells, strict=True)]
 
+# %% ../nbs/04_hierarchy.ipynb #10f95744
+def draw_targets(
+    masks: Masks, # what is hidden
+    share: float, # of the target patches of each image that stay targets; at least one
+    num_levels: int, # L
+    generator: torch.Generator | None = None, # on the mask's device; None: PyTorch's own
+) -> Masks: # the same context, fewer targets
+    "Draw a share of the target patches: whole coarse cells at random, the last one cut."
+    size, grid, device = masks.target.shape, masks.grid, masks.target.device
+    level = max((l for l in range(num_levels) if math.prod(level_grid(grid, l)) >= 4), default=0)
+    cell = cell_of_patch(grid, level).to(device)                                    # [N]
+    draw = lambda n: torch.rand(size[0], n, generator=generator, device=device)
+    # cells in random order; patches of a cell too
+    turn = draw(math.prod(level_grid(grid, level))).argsort(1)[:, cell] + draw(size[1])
+    place = turn.masked_fill(~masks.target, math.inf).argsort(1).argsort(1)         # [B, N]
+    target = place < (share * masks.target.sum(1, keepdim=True)).round().clamp(min=1)
+    new = object.__new__(Masks)
+    new.__dict__.update(masks.__dict__ | dict(target=target, target_index=mask_to_index(target)))
+    return new
+
 # %% ../nbs/04_hierarchy.ipynb #019d3ccb
 def cell_means(
     x: Tensor, # [B, M, D] one vector per listed patch; zeros in padded slots
@@ -111,17 +132,26 @@ def cell_means(
         return (share / share.sum(-1, keepdim=True).clamp(min=1)) @ x.float()
 
 # %% ../nbs/04_hierarchy.ipynb #fa72b70c
+def norm_features(
+    t: Tensor, # [..., n · D] features of n blocks side by side
+    depths: int = 1, # n
+) -> Tensor: # the same shape
+    "LayerNorm without affine, over each block's features by themselves."
+    parts = t.unflatten(-1, (depths, -1))
+    return F.layer_norm(parts, parts.shape[-1:]).flatten(-2)
+
 def level_targets(
     tokens: Tensor | list[Tensor], # [B, N, D] the target encoder's patch tokens, or one for each level
     present: Tensor, # [B, N] bool, patches to average over
     grid: tuple[int, int], # (gh, gw)
     num_levels: int, # L
     order: str = 'pool_then_norm', # or 'norm_then_pool'
+    depths: int = 1, # how many blocks' features lie side by side in D
 ) -> list[Tensor]: # L tensors [B, C_l, D] float32
     "Targets at every level, on the whole grid of cells."
     if isinstance(tokens, list):
-        return [level_targets(t, present, grid, num_levels, order)[l] for l, t in enumerate(tokens)]
-    norm = lambda t: F.layer_norm(t, t.shape[-1:])
+        return [level_targets(t, present, grid, num_levels, order, depths)[l] for l, t in enumerate(tokens)]
+    norm = lambda t: norm_features(t, depths)
     if order == 'norm_then_pool': return pool_levels(norm(tokens.float()), present, grid, num_levels)[0]
     return [norm(t) for t in pool_levels(tokens, present, grid, num_levels)[0]]
 
@@ -170,12 +200,15 @@ class HJEPA(nn.Module):
         self.ema_steps, self.num_levels = ema_steps, c.num_hierarchies
         self.context_encoder = build_encoder(c)
         check_target_blocks(c.target_blocks, len(self.context_encoder.vit.blocks), self.num_levels)
+        check_target_depths(c.target_depths, len(self.context_encoder.vit.blocks))
+        self.num_depths = len(c.target_depths or [0])
         D, heads = self.context_encoder.embed_dim, c.predictor.num_heads or self.context_encoder.num_heads
         with blame(f'model.predictor.num_heads={heads}'):
             self.predictor = Predictor(D, c.predictor.depth, heads, c.predictor.embed_dim,
                                        c.predictor.mlp_ratio, c.drop_path_rate,
                                        c.use_gradient_checkpointing, c.crops.enabled,
-                                       self.context_encoder.num_prefix_tokens)
+                                       self.context_encoder.num_prefix_tokens, c.predictor.kind,
+                                       c.predictor.position_noise)
         widths = [D] * self.num_levels
         if c.fpn.use_fpn:
             with blame('model.fpn.feature_dim'):
@@ -183,7 +216,8 @@ class HJEPA(nn.Module):
             self.fpn = TokenFPN(D, widths, self.num_levels, c.fpn.fusion_method, c.fpn.upsample,
                                 c.fpn.bottom_up)
         else: self.fpn = None
-        self.heads = nn.ModuleList(nn.Linear(w, D) for w in widths)
+        out = self.num_depths * D            # one linear map holds the heads of a level for all depths
+        self.heads = nn.ModuleList(nn.Linear(w, out) for w in widths)
         patch_size = self.context_encoder.patch_size
         self.pixel_head = PixelHead(D, patch_size, c.in_chans) if c.pixel_weight else None
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
@@ -191,7 +225,10 @@ class HJEPA(nn.Module):
         self.image_level = ImageLevel(D, whole.projector, whole.regularizer,
                                       whole.share, whole.teacher == 'ema') if whole.weight else None
         # reads a local crop's answer, see the notebook on multi-crop
-        self.crop_head = nn.Linear(D, D) if c.crops.enabled else None
+        self.crop_head = nn.Linear(D, out) if c.crops.enabled else None
+        # a cross predictor does not transform its context: this reads the encoder's own tokens
+        own = c.visible_weight and c.predictor.kind == 'cross'
+        self.visible_head = nn.Linear(D, out) if own else None
         self.level_weights = c.level_weights or default_level_weights(self.num_levels, c.fpn.use_fpn)
         # last: an exact copy of the finished encoder
         self.target_encoder = TargetEncoder(self.context_encoder)
@@ -205,7 +242,7 @@ def _freeze_idle(self: HJEPA):
     "Freeze what no loss reaches."
     c = self.config
     if c.feature_weight: return
-    for part in (self.heads, self.crop_head, None if c.pixel_weight else self.predictor):
+    for part in (self.heads, self.crop_head, self.visible_head, None if c.pixel_weight else self.predictor):
         if part is not None: part.requires_grad_(False)
 
 @patch
@@ -278,7 +315,9 @@ def forward(self: HJEPA,
     targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
     predicted = None
-    if self.asks(masks): predicted = self.predictor(tokens, masks.grid, context=context, target=target)
+    if self.asks(masks):
+        predicted = self.predictor(tokens, masks.grid, context=context, target=target,
+                                   read_context=self.reads(masks))                  # [B, M, D]
     patches = self.patch_tokens(tokens)                                             # [B, K, D]
     out = self.losses(images, masks, patches, predicted, targets, visible)
     if self.image_level is not None:
@@ -312,7 +351,15 @@ def _masks_of(self: HJEPA, images: Tensor, mask: Tensor | Masks) -> Masks:
         raise ValueError(f'masks for {len(masks) / masks.per_image:g} images of '
                          f'{masks.grid[0]}×{masks.grid[1]} patches, but there are {len(images)} images of '
                          f'{grid[0]}×{grid[1]}')
-    return masks
+    return self.asked(masks)
+
+@patch
+def asked(self: HJEPA,
+    masks: Masks, # what is hidden
+) -> Masks: # what is predicted of it
+    "In training with `model.predictor.share` below 1 a part drawn from PyTorch's generator, else everything."
+    share = self.config.predictor.share
+    return draw_targets(masks, share, self.num_levels) if self.training and share < 1 else masks
 
 # %% ../nbs/04_hierarchy.ipynb #06dabae7
 #| code-fold: true
@@ -332,7 +379,18 @@ def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> T
     if not self.asks_features(masks): return None
     if masks.per_image > 1 or self.image_taught: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
+    if self.config.visible_weight: index = torch.cat([masks.context_index, index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))
+
+@patch(as_prop=True)
+def reads_context(self: HJEPA) -> bool:
+    "Whether the predictor's last block is read at the context too, for the loss on visible tokens."
+    return self.config.visible_weight > 0 and self.visible_head is None
+
+@patch
+def reads(self: HJEPA, masks: Any) -> bool:
+    "Whether it is so in a step with these masks."
+    return self.reads_context and self.asks_features(masks)
 
 def finest_only(
     out: dict[str, Any], # what `HJEPA.forward` returns
@@ -352,7 +410,8 @@ def losses(self: HJEPA,
     images: Tensor, # [B, C, H, W]
     masks: Masks, # on the CPU
     patches: Tensor, # [B, K, D] the context encoder's
-    predicted: Tensor | None, # [B, M, D]; None: nothing is predicted
+    # [B, M, D]; [B, K + M, D] if visible tokens are read too; None: nothing is predicted
+    predicted: Tensor | None,
     # [B, N, D] the target encoder's, or one for each level; None: no feature is predicted
     target_tokens: Tensor | list[Tensor] | None,
     visible: tuple[list[Tensor], list[Tensor]] | None = None, # with FPN: see `visible_cells`
@@ -360,8 +419,13 @@ def losses(self: HJEPA,
     "What is compared at each level, and all losses."
     on = masks.to(images.device, non_blocking=True)
     if target_tokens is None: out = dict(loss=torch.zeros((), device=images.device))
-    else: out = self._feature_losses(patches, predicted, target_tokens, masks, on, visible)
+    seen, size = patches, (patches.shape[1], on.target_index.shape[1])
+    if target_tokens is not None:
+        if self.reads_context: seen, predicted = predicted.split(size, 1)
+        out = self._feature_losses(patches, predicted, target_tokens, masks, on, visible)
     if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, on)
+    if target_tokens is not None and self.config.visible_weight:
+        out = self._add_seen(out, seen, target_tokens, on)
     return out if self.projector is None else self._add_regularizer(out, patches, on)
 
 @patch
@@ -383,6 +447,7 @@ def target_tokens(self: HJEPA,
 ) -> Tensor | list[Tensor]: # [B, N, D], zeros in patches that are not read; L of them with a block per level
     "The target encoder's feature of each patch, before cells are pooled."
     blocks, enc = self.config.target_blocks, self.target_encoder.encoder
+    if depths := self.config.target_depths: return torch.cat(enc.intermediate(images, depths), -1)
     if blocks in (None, 1):
         if index is None: return self.patch_tokens(self.target_encoder(images))
         gh, gw = enc.grid_of(images.shape[-2:])
@@ -434,7 +499,8 @@ def _targets(self: HJEPA, tokens: Tensor | list[Tensor], index: Tensor, cells: l
              grid: tuple[int, int]) -> list[Tensor]:
     """Targets [B, M_l, D] of cells, over the listed patches [B, M] of the target encoder's tokens [B, N,
     D]: `level_targets` of just these."""
-    norm, first = lambda t: F.layer_norm(t, t.shape[-1:]), self.config.target_norm == 'norm_then_pool'
+    norm = lambda t: norm_features(t, self.num_depths)
+    first = self.config.target_norm == 'norm_then_pool'
     look = lambda t, i: norm(gather_tokens(t, i).float()) if first else gather_tokens(t, i).float()
     each = tokens if isinstance(tokens, list) else [tokens] * len(cells)
     finest = look(each[0], index)
@@ -542,6 +608,32 @@ def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tens
     out['loss'] = out['loss'] + self.config.feature_weight * self.config.fpn.visible_weight * total
     return out | dict(visible_losses=losses.detach())
 
+# %% ../nbs/04_hierarchy.ipynb #605216a6
+def hidden_distance(
+    hidden: Tensor, # [B, N] bool
+    grid: tuple[int, int], # (gh, gw)
+) -> Tensor: # [B, N] float32, 0 in hidden patches; infinite where an image has none
+    "Distance of each patch from the nearest hidden one, in patches (Felzenszwalb & Huttenlocher 2012)."
+    apart = [(n[:, None] - n).square().float() for n in (torch.arange(k, device=hidden.device) for k in grid)]
+    rows = hidden.unflatten(1, grid)[:, :, None]                                    # [B, gh, 1, gw]
+    along = apart[1].masked_fill(~rows, math.inf).amin(-1)                          # [B, gh, gw]
+    return (along[:, None] + apart[0][..., None]).amin(2).sqrt().flatten(1)
+
+# %% ../nbs/04_hierarchy.ipynb #d8451d5b
+@patch
+def _add_seen(self: HJEPA, out: dict, seen: Tensor, target_tokens: Tensor | list[Tensor],
+              masks: Masks) -> dict:
+    "Loss on visible tokens, from what is known of them [B, K, D]."
+    head, index = self.visible_head or self.heads[0], masks.context_index
+    tokens = target_tokens[0] if isinstance(target_tokens, list) else target_tokens
+    target = norm_features(gather_tokens(tokens, index).float(), self.num_depths)          # [B, K, D]
+    weight = hidden_distance(~masks.context, masks.grid).rsqrt()[..., None]
+    weight = gather_tokens(weight, index)[..., 0]                                          # [B, K]
+    per_token = F.smooth_l1_loss(head(as_weights(seen, head)).float(), target, reduction='none').mean(-1)
+    loss = ((per_token * weight).sum(1) / (index >= 0).sum(1)).mean()
+    weight = self.config.feature_weight * self.config.visible_weight
+    return out | dict(loss=out['loss'] + weight * loss, visible_loss=loss.detach())
+
 # %% ../nbs/04_hierarchy.ipynb #08bcb593
 @patch
 def _add_pixels(self: HJEPA, out: dict, images: Tensor, patches: Tensor, predicted: Tensor,
@@ -589,7 +681,8 @@ def image_targets(self: HJEPA,
 ) -> Tensor | None: # [G, B, D] float32; None without a teacher
     "The target encoder's summaries of whole views."
     if not self.image_taught: return None
-    last = self.config.target_blocks in (None, 1) # what is predicted are the last block's features
+    # what is predicted are the last block's features
+    last = self.config.target_blocks in (None, 1) and not self.config.target_depths
     if tokens is None or not last: tokens = self.patch_tokens(self.target_encoder(images))
     return tokens.float().mean(1).unflatten(0, (num_views, -1))
 
@@ -739,7 +832,7 @@ def count_parameters(
     n = lambda m: sum(p.numel() for p in m.parameters())
     parts = {'context encoder': model.context_encoder, 'target encoder': model.target_encoder,
              'predictor': model.predictor, 'projections': model.heads, 'FPN': model.fpn,
-             'pixel head': model.pixel_head, 'projector': model.projector, 'crop head': model.crop_head,
-             'image level': model.image_level}
+             'pixel head': model.pixel_head, 'visible head': model.visible_head,
+             'projector': model.projector, 'crop head': model.crop_head, 'image level': model.image_level}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {k: n(m) for k, m in parts.items() if m is not None} | dict(total=n(model), trainable=trained)

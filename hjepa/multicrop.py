@@ -9,7 +9,7 @@ __all__ = ['STRATEGIES', 'MultiCropMasks', 'patch_edges', 'shared_length', 'over
 # %% ../nbs/05_multicrop.ipynb #4a937f54
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,7 +48,7 @@ class MultiCropMasks(Mapping):
     # are dropped; None: not measured
     overlap: float | None = None
 
-    features = True # False: of what is hidden no features are predicted, see `model.target_every`
+    features: bool = True # False: of what is hidden no features are predicted, see `model.target_every`
 
     __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
     def __iter__(self) -> Iterator[str]:
@@ -160,6 +160,7 @@ def forward_crops(self: HJEPA,
     "Predict across the crops of images. `HJEPA.forward` comes here when it is given `Crops`."
     self.check_learning(len(crops.sizes))
     self._check_crops(crops, masks)
+    masks = replace(masks, globals=self.asked(masks.globals))
     images, views = crops.global_crops, _Views(self, crops)
     features = self.asks_features(masks)
     target_tokens = self.target_tokens(images) if features else None                       # [g·B, N, D]
@@ -311,7 +312,7 @@ def by_image(
 
 @patch
 def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor],
-                    masks: MultiCropMasks) -> Tensor:  # [g·B, M, D]
+                    masks: MultiCropMasks) -> Tensor:  # [g·B, M, D], or as `losses` takes it
     "Predictions of the hidden part of global crops."
     m, p, g = masks.globals, self.context_encoder.num_prefix_tokens, masks.num_global
     parts, valid = [seen[0]], [F.pad(m.context_index >= 0, (p, 0), value=True)]
@@ -319,8 +320,10 @@ def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor],
         parts.append(by_image(seen[1][:, p:], masks.batch_size).repeat(g, 1, 1))           # [g·B, v·k, W]
         valid.append(by_image(_usable(masks, seen[1].shape[1] - p), masks.batch_size).repeat(g, 1))
     asked = m.target_index >= 0
+    read = slice(p, p + m.context_index.shape[1]) if self.reads(masks) else None
     out = self.predictor.answer(torch.cat(parts, 1), views.positions(0, g, m.target_index),
-                                key_mask(*valid, asked))
+                                key_mask(*valid, asked), read)
+    if read is not None: asked = torch.cat([m.context_index >= 0, asked], 1)
     return out if asked.all() else out.masked_fill(~asked.to(out.device)[..., None], 0)
 
 # %% ../nbs/05_multicrop.ipynb #1cd7d76c
@@ -374,7 +377,8 @@ def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_toke
     "The loss of visible local crops on the coarsest cells of global crops."
     g, v, b, L, crops = masks.num_global, masks.num_visible, masks.batch_size, self.num_levels, views.crops
     whole = torch.ones(g * b, math.prod(views.grids[0]), dtype=torch.bool, device=local.device)
-    cells = level_targets(target_tokens, whole, views.grids[0], L, self.config.target_norm)[-1]
+    cells = level_targets(target_tokens, whole, views.grids[0], L, self.config.target_norm,
+                          self.num_depths)[-1]
     target, share = overlap_targets(cells.unflatten(0, (g, b)), crops.boxes[:g + v], crops.flips[:g + v],
                                     views.grids[0], L - 1)
     seen, usable = self._evidence(views, local, masks)
@@ -412,7 +416,8 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
     "The loss on hidden local crops."
     b, h, p = masks.batch_size, masks.num_hidden, self.context_encoder.num_prefix_tokens
     n, hidden = len(views.crops), views.crops.local_crops[masks.num_visible * b:]          # [h·B, C, H, W]
-    questions = by_image(views.positions(n - h, n), b)                                     # [B, h·N, W]
+    everything = self.asked(_all_hidden(h * b, views.grids[1]))
+    questions = by_image(views.positions(n - h, n, everything.target_index), b)            # [B, h·M, W]
     valid = [by_image(F.pad(masks.globals.context_index >= 0, (p, 0), value=True), b)]
     parts = [by_image(seen[0], b)]                                                         # [B, g·(P + K), W]
     if len(seen) > 1:
@@ -420,9 +425,8 @@ def _add_cross(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], masks:
         valid.append(by_image(_usable(masks, seen[1].shape[1] - p), b))
     valid.append(torch.ones(b, questions.shape[1], dtype=torch.bool))
     answer = self.predictor.answer(torch.cat(parts, 1), questions, key_mask(*valid))
-    answer = answer.unflatten(1, (h, -1)).transpose(0, 1).flatten(0, 1)                    # [h·B, N, D]
+    answer = answer.unflatten(1, (h, -1)).transpose(0, 1).flatten(0, 1)                    # [h·B, M, D]
     asked = torch.ones(h, b, dtype=torch.bool) if masks.asked is None else masks.asked
-    everything = _all_hidden(h * b, views.grids[1])
     move = lambda t: t.to(answer.device, non_blocking=True)
     cells, weights = target_cells(everything, self.num_levels)
     weights = [move(w * asked.flatten()[:, None]) for w in weights]

@@ -181,8 +181,10 @@ SAFE_KEYS = ('data.path', 'data.num_workers', 'data.augment_on_device', 'data.do
              'data.max_bad_share', 'data.max_megapixels', 'training.log_steps',
              'training.checkpoint_minutes', 'training.checkpoint_steps', 'training.keep_checkpoints',
              'training.sharding', 'training.timeout_minutes', 'training.max_bad_steps',
-             'training.precision', 'evaluation.probe', 'evaluation.test_split', 'evaluation.knn_k',
-             'evaluation.readouts', 'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups')
+             'training.precision', 'training.trackers', 'evaluation.probe', 'evaluation.test_split',
+             'evaluation.every', 'evaluation.every_minutes', 'evaluation.knn_k', 'evaluation.readouts',
+             'evaluation.whiten', 'evaluation.max_train', 'evaluation.groups', 'evaluation.dense_path',
+             'evaluation.dense_ignore')
 
 # %% ../nbs/07_training.ipynb #2c33be9a
 class Trainer(Loop):
@@ -250,8 +252,8 @@ def on_update(self: Trainer):
 
 # %% ../nbs/07_training.ipynb #187e20b2
 # outputs that a model has with some settings only
-SCALARS = ('pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement', 'image_regularizer',
-           'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
+SCALARS = ('visible_loss', 'pixel_loss', 'regularizer_loss', 'image_loss', 'image_agreement',
+           'image_regularizer', 'image_std', 'local_loss', 'skipped_pairs', 'skipped_crops', 'overlap')
 PER_LEVEL = ('visible_losses', 'cross_losses')
 OF_LEVELS = ('level_losses', 'target_std') # of predicted features
 OF_IMAGES = ('image_agreement', 'image_std') # of the image level
@@ -298,23 +300,24 @@ def step_logs(self: Trainer) -> dict[str, Any]:
 @patch
 def summary(self: Trainer) -> str:
     "What is printed after an epoch."
-    return epoch_line(self.logs, self.config.training.epochs)
+    return epoch_line(self.logs, self.epoch_name())
 
 def epoch_line(
     logs: dict,  # an epoch's line of history
-    epochs: int,  # of the run
+    name: str,  # of the epoch, see `Loop.epoch_name`
 ) -> str:
     """An epoch of pretraining in one line: loss, per level loss, target spread and effective rank, and of the
     image level the disagreement and the deviation. What a run does not have is left out."""
     say = lambda v, form: '–' if v is None or v != v else form.format(v)
-    levels = [f'{name} {" ".join(say(v, form) for v in logs[key])}' for key, name, form in (
+    levels = [f'{word} {" ".join(say(v, form) for v in logs[key])}' for key, word, form in (
         ('level_losses', 'loss', '{:.4f}'), ('target_std', 'spread', '{:.2f}'),
         ('effective_rank', 'rank', '{:.0f}')) if key in logs]
-    image = [f'{name} {say(logs[key], "{:.3f}")}' for key, name in (
+    image = [f'{word} {say(logs[key], "{:.3f}")}' for key, word in (
         ('image_agreement', 'disagreement'), ('image_std', 'deviation')) if key in logs]
-    parts = [f'epoch {logs["epoch"] + 1:>{len(str(epochs))}}/{epochs}  loss {logs["loss"]:.4f}']
+    parts = [f'{name}  loss {logs["loss"]:.4f}']
     if levels: parts.append('per level: ' + '  '.join(levels))
     if image: parts.append('image: ' + '  '.join(image))
+    if 'knn' in logs: parts.append(f'k-NN {logs["knn"]:.1%}')
     return '  '.join(parts)
 
 # %% ../nbs/07_training.ipynb #38862509

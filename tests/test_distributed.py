@@ -3,6 +3,7 @@ together.
 
 This file is also the program that they run: `torchrun -m tests.test_distributed tasks.json` does one task
 after another. Most are forked from the one that tests, see `kills`; a few are what a user starts."""
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +27,8 @@ SMALL = [
 # VICReg has no random directions, which differ with the number of forward passes
 CROPS = ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=4',
          'model.image_level.weight=1', 'model.image_level.regularizer=vicreg',
-         'model.image_level.teacher=ema']
+         'model.image_level.teacher=ema',
+         'model.target_depths=[1, 2]', 'model.visible_weight=0.3']
 
 
 # ---- what a process does
@@ -94,6 +96,9 @@ def make_trainer(task: dict):
         load_config('tiny', SMALL + task['overrides']), task['run'],
         build_dataset('fashion_mnist_mini').subset(range(128)),
         [HistoryCallback(), CheckpointCallback(), Stop()])
+    if task.get('timed'):
+        ticks = itertools.count(0, 1 + 6 * trainer.rank)
+        trainer.clock = lambda: next(ticks)
     return trainer
 
 
@@ -228,8 +233,11 @@ def furthest(ours: dict, theirs: dict) -> float:
 GIVEN = dict(given=True, stop=3,
              overrides=['training.epochs=1', 'training.batch_size=16', 'training.checkpoint_steps=100'])
 KEYED = dict(overrides=[
-    'training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3'
+    'training.epochs=2', 'model.drop_path_rate=0.2', 'training.batch_size=8', 'training.checkpoint_steps=3',
+    'model.predictor.kind=cross', 'model.predictor.share=0.5', 'model.predictor.position_noise=0.25'
 ])
+# six seconds; a step takes one on the main process, and seven on the other
+TIMED = dict(timed=True, overrides=['training.minutes=0.1', 'training.warmup=0.2', *KEYED['overrides'][1:]])
 
 
 @pytest.fixture(scope='module')
@@ -246,6 +254,8 @@ def two(tmp_path_factory) -> Path:
         task('crops_full', GIVEN, *CROPS, full),
         task('keyed_ddp', KEYED, 'training.grad_accumulation=2'),
         task('keyed_full', KEYED, full, 'training.grad_accumulation=2'),
+        task('timed_ddp', TIMED, 'training.grad_accumulation=2'),
+        task('timed_full', TIMED, full, 'training.grad_accumulation=2'),
         task('half_ddp', KEYED, 'training.grad_accumulation=2', stop=5),
         task('half_full', KEYED, full, 'training.grad_accumulation=2', stop=5),
         task('bf16_ddp', KEYED, 'training.precision=bf16'),
@@ -264,6 +274,7 @@ def one(tmp_path_factory) -> Path:
     do(GIVEN | dict(run=str(root/'given'), overrides=GIVEN['overrides'] + double))
     do(GIVEN | dict(run=str(root/'crops'), overrides=GIVEN['overrides'] + double + CROPS))
     do(KEYED | dict(run=str(root/'keyed'), overrides=KEYED['overrides'] + ['training.grad_accumulation=4']))
+    do(TIMED | dict(run=str(root/'timed'), overrides=TIMED['overrides'] + ['training.grad_accumulation=4']))
     do(KEYED | dict(run=str(root / 'half'), overrides=KEYED['overrides']
                     + ['training.grad_accumulation=4'], stop=5))
     return root
@@ -287,8 +298,8 @@ def test_two_are_one_with_the_doubled_batch(one, two, what, how):
         assert a.keys() == b.keys()
         for k in ('step', 'images_seen', 'skipped', 'bad_images'): assert a.get(k) == b.get(k)
         for k in ('loss', 'level_losses', 'local_loss', 'cross_losses', 'skipped_pairs', 'skipped_crops',
-                  'overlap', 'image_loss', 'image_agreement', 'image_regularizer', 'image_std', 'lr',
-                  'momentum', 'grad_norm'):
+                  'overlap', 'visible_loss', 'image_loss', 'image_agreement', 'image_regularizer',
+                  'image_std', 'lr', 'momentum', 'grad_norm'):
             if k in a: assert b[k] == pytest.approx(a[k], rel=1e-4, abs=1e-6), k
         # a spread over half the images
         assert b['target_std'] == pytest.approx(a['target_std'], rel=.2)
@@ -305,6 +316,19 @@ def test_divided_runs_are_the_same_run(one, two, how):
             a['target_std'], rel=1e-4)
     # masks differ by rank
     assert found['hidden'][0] != found['hidden'][1]
+
+
+@pytest.mark.parametrize('how', ['ddp', 'full'])
+def test_the_main_process_has_the_clock(one, two, how):
+    "A budget in minutes: all processes stop at the same step, and have the same schedules as one alone."
+    w1, _, alone = result(one/'timed')
+    w2, _, found = result(two/f'timed_{how}')
+    assert alone['step'] == found['step'] == 6 and furthest(w2, w1) < 1e-4
+    assert found['sums'][0] == found['sums'][1]
+    for a, b in zip(history(one/'timed'), history(two/f'timed_{how}'), strict=True):
+        for k in ('kind', 'step', 'epoch', 'minutes', 'lr', 'momentum'): assert a.get(k) == b.get(k), k
+        assert b['loss'] == pytest.approx(a['loss'], rel=1e-4)
+    assert history(one/'timed')[-1]['minutes'] == .1
 
 
 def test_gradients_are_sent_once_per_step(two):

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1]/'hjepa'
 ORDER = '''
 core.files core.config core.random core.linalg core.distributed core.loader core.weights
 core.modules core.callbacks core.history core.checkpoints core.resuming core.loop core.compiling core.schema
-core.optimizers
+core.optimizers core.trackers
 data.images data.cutting data.datasets data.named data.views data.shards data.color data.crops
 data.crop_views data.streaming
 figures.base figures.curves figures.embedding
@@ -21,6 +21,7 @@ hierarchy multicrop masks.checks masking masks.crops settings.run training visua
 figures.attention figures.guesses figures.crops
 evaluation.encodings evaluation.holdouts evaluation.probes evaluation.lowshot evaluation.collapse
 evaluation.store evaluation.retrieval evaluation.cost evaluation.finetuning evaluation.dense
+evaluation.monitor
 report.verdict report.page
 sharing.hub sharing.ijepa sharing.sklearn sharing.publish sharing.export
 detection.pyramids detection.bodies detection.backbones detection.boxes detection.formats

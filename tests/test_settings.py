@@ -84,12 +84,15 @@ def ends(hint: Any, rule: Rule) -> list[str]:
 SAME = 'the same numbers, only sooner or with less memory: '
 ALONE = 'for several processes: tests/test_distributed.py'
 TRAINING = {
-    'training.epochs': Row('2'),
+    'training.epochs': Row('2', ends=('1', 'null & training.minutes=1e-6')),
+    'training.minutes': Row('1e-6', given='training.epochs=null', other='0.02',
+                            ends=('1e-6 & training.epochs=null',)),
     'training.batch_size': Row('2'),
     'training.grad_accumulation': Row('2'),
     'training.lr': Row('1e-2'),
     'training.lr_min': Row('1e-4', ends=('0',)),
     'training.warmup_epochs': Row('0.5'),
+    'training.warmup': Row('0.5'),
     'training.weight_decay': Row('0.9'),
     'training.weight_decay_end': Row('0.9'),
     'training.betas': Row('[0.5, 0.5]'),
@@ -123,6 +126,8 @@ PRETRAINING = {
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
     'model.feature_weight': Row('0.5', ends=('0.5', '0')),
     'model.target_every': Row('2', ends=('1', '2')),
+    'model.target_depths': Row('[1, 2]', pack='crops', ends=('[2, 1]', 'null', '[1]')),
+    'model.visible_weight': Row('1', pack='crops', ends=('1', '0')),
     'model.pixel_weight': Row('0'),
     'model.mask_mode': Row('zero'),
     'model.drop_path_rate': Row('0.9'),
@@ -137,6 +142,9 @@ PRETRAINING = {
     'model.predictor.num_heads': Row('4'),
     'model.predictor.mlp_ratio': Row('2'),
     'model.predictor.embed_dim': Row('24', ends=('null & model.predictor.num_heads=null', '16')),
+    'model.predictor.kind': Row('cross', pack='crops', ends=('cross', 'joint')),
+    'model.predictor.share': Row('0.5', pack='cross', ends=('0.01', '1')),
+    'model.predictor.position_noise': Row('0.5', pack='cross', ends=('0.5', '0')),
     'model.ema.momentum': Row('0.5', ends=('0', '1')),
     'model.ema.momentum_end': Row('0.995', ends=('0 & model.ema.momentum=0', '1')),
     'model.ema.momentum_warmup_epochs': Row('0.5'),
@@ -219,6 +227,10 @@ PRETRAINING = {
                              pack='measured', ends=('null', 'stem')),
     'evaluation.knn_k': Row('1', sees='results', pack='measured'),
     'evaluation.max_train': Row('5', sees='results', pack='measured'),
+    'evaluation.dense_path': Row('{tmp}/streets', sees='results', pack='measured',
+                                 ends=('{tmp}/streets', 'null')),
+    'evaluation.dense_ignore': Row('1', sees='results', pack='measured',
+                                   given='evaluation.dense_path={tmp}/streets'),
 }
 
 MAPPED = 'what average precision is measured with, as in detection'
@@ -467,6 +479,11 @@ def tmp(tmp_path_factory) -> Path:
         for c in 'ab':
             for i in range(n): draw(root/'classes'/split/c/f'{i}.jpg')
     for i in range(8): deep(root/'deep'/f'{i}.png', rng)
+    for split, i in itertools.product(('train', 'test'), range(6)):
+        draw(root/'streets'/split/'images'/f'{i}.jpg')
+        mask = root/'streets'/split/'masks'/f'{i}.png'
+        mask.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 3, (40, 48), dtype=np.uint8)).save(mask)
     for folder in ('maps', 'maps2'): maps(root/folder, rng)
     for seed in (0, 1): boxes(root/('coco2' if seed else 'coco'), seed)
     write_shards(root/'images', root/'shards', 1)

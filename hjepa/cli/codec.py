@@ -46,7 +46,7 @@ def describe_codec(
     trainer, # a CodecTrainer
 ):
     "Print data, model and length of the run."
-    m, s, t = trainer.model, trainer.dataset, trainer.config.training
+    m, s = trainer.model, trainer.dataset
     n = lambda mod: sum(p.numel() for p in mod.parameters()) / 1e6
     kept = ', kept in memory' if s.kept is not None else ''
     if left := getattr(s, 'left_out', None): trainer.say(f'{s.name}: {left.words()}')
@@ -56,7 +56,7 @@ def describe_codec(
                 f'transforms {n(m.analysis) + n(m.synthesis):.2f} M, '
                 f'densities {n(m.priors):.3f} M parameters; {trainer.world_size} process(es) on '
                 f'{trainer.device}, precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
-                f'{t.epochs} epochs of {trainer.steps_per_epoch} steps from step {trainer.step}; '
+                f'{trainer.length()}, from step {trainer.step}; '
                 f'run folder {trainer.run_dir}')
 
 # %% ../../nbs/cli/13_codec.ipynb #dfcb11d6

@@ -44,7 +44,7 @@ def describe_detection(
         f'backbone {body:.1f} M, pyramid {pyramid:.2f} M, head {head:.2f} M parameters; '
         f'{trainer.world_size} process(es) on {trainer.device}, '
         f'precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
-        f'{cfg.training.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
+        f'{trainer.length()}; run folder {trainer.run_dir}')
 
 # %% ../../nbs/cli/12_detect.ipynb #a81b36c7
 def _report_left_out(train_set, test_set, file: Path):

@@ -35,7 +35,7 @@ def find_codec(
                          f'--codec {path/inside[len(inside) // 2]} (there are {", ".join(inside)})')
     check_kind(path, 'codec')
     trained = (path/'config.yaml').is_file() and (path/'checkpoints').is_dir()
-    if trained and not is_complete(path, load_codec_run(path).training.epochs):
+    if trained and not is_complete(path, load_codec_run(path).training):
         raise ValueError(f'{path}: this codec is not fully trained, or damaged; its '
                          'final weights cannot read its streams; resume it with hjepa codec train --resume')
     return load_compression_model(path, device)

@@ -64,23 +64,28 @@ def run_loop(
             raise FileExistsError(f'{trainer.run_dir}: another process has just trained there; '
                                   'choose another one')
         if resume:
-            step = trainer.resume(allow)
-            trainer.say(f'resuming {trainer.run_dir} at step {step} of {trainer.total_steps}')
+            trainer.resume(allow)
+            trainer.say(f'resuming {trainer.run_dir} {_place(trainer)}')
         describe(trainer)
         complete = trainer.fit()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()  # what follows is for one process, without a time limit
     if not complete:
-        trainer.say(f'stopped at step {trainer.step} of {trainer.total_steps}; everything is saved. '
+        trainer.say(f'stopped {_place(trainer)}; everything is saved. '
                     f'Resume with:\n  {command} --resume {trainer.run_dir}')
     return complete
+
+def _place(trainer) -> str:
+    "How far a run has come."
+    if trainer.budget is None: return f'at step {trainer.step} of {trainer.total_steps}'
+    return f'at step {trainer.step}, after {trainer.spent / 60:.1f} of {trainer.budget / 60:g} minutes'
 
 # %% ../../nbs/cli/05_train.ipynb #e51c4761
 def describe(
     trainer, # a Trainer
 ):
     "Print data, model and length of the run, in three lines."
-    m, t = trainer.model, trainer.config.training
+    m = trainer.model
     n = lambda part: sum(p.numel() for p in part.parameters()) / 1e6
     (gh, gw), (h, w) = m.context_encoder.grid_size, m.img_size
     trainer.say(f'{len(trainer.dataset):,} images of {trainer.dataset.name}, {h}×{w} px, {gh}×{gw} patches, '
@@ -88,7 +93,7 @@ def describe(
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; '
                 f'{trainer.world_size} process(es) on {trainer.device}, '
                 f'precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
-                f'{t.epochs} epochs of {trainer.steps_per_epoch} steps; run folder {trainer.run_dir}')
+                f'{trainer.length()}; run folder {trainer.run_dir}')
 
 def _crop_words(trainer) -> str:
     "How many crops of each image there are."
@@ -113,7 +118,7 @@ def train(
     """Train a hierarchical I-JEPA on images without labels.
 
     examples:
-      hjepa train                                         garments of the package, a few minutes on two cores
+      hjepa train                                         garments of the package, for four minutes
       hjepa train --config photos data.path=~/photos      your own images
       hjepa train --config multicrop                      two large and six small crops of each garment
       hjepa train --config default data.path=/data/imagenet training.batch_size=128
@@ -141,10 +146,13 @@ def _build_trainer(cfg, resume: str | None):
     from hjepa.evaluation.holdouts import check_groups
     from hjepa.core.resuming import CheckpointCallback
     from hjepa.core.history import HistoryCallback, ProgressCallback
+    from hjepa.core.trackers import tracker_callbacks
+    from hjepa.evaluation.monitor import probe_callbacks
     from hjepa.training import Trainer
     if resume: cfg.model.pretrained = False                     # its weights are in the checkpoint
     if cfg.evaluation.probe: check_groups(cfg.evaluation.groups)
-    callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback()]
+    callbacks = [HealthCallback(), ProgressCallback(), HistoryCallback(), CheckpointCallback(),
+                 *probe_callbacks(cfg.evaluation), *tracker_callbacks(cfg.training)]
     trainer = Trainer(cfg, resume or 'runs', callbacks=callbacks)
     check_readouts(cfg.evaluation.readouts or (), trainer.model)
     return trainer

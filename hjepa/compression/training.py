@@ -78,7 +78,7 @@ _LAMBDAS = 'null, or numbers above 0 that differ in six digits'
 @dataclass
 class CodecTraining(TrainingConfig):
     "Optimisation of a codec."
-    epochs: int = setting(20, low=1)
+    epochs: int | None = setting(20, low=1)
     batch_size: int = setting(8, low=1, unit='images')
     lr: float = setting(2e-3, above=0)
     warmup_epochs: float = setting(0.1, low=0, unit='epochs')
@@ -362,7 +362,7 @@ def summary(self: CodecTrainer) -> str:
     "After an epoch."
     l, per = self.logs, lambda k: ' '.join(f'{v:.3f}' for v in self.logs[k])
     ratio = self.config.model.lambda_value * l['bpp'] / max(l['mse'], 1e-12)
-    return (f'epoch {l["epoch"] + 1}/{self.config.training.epochs}  loss {l["loss"]:.4f}  '
+    return (f'{self.epoch_name()}  loss {l["loss"]:.4f}  '
             f'MSE {l["mse"]:.4f}  {l["bpp"]:.4f} bits per pixel  λR/D {ratio:.2f}  '
             f'|g| {self.grad_norm:.2g}  lr {self.lr:.1e}  '
             f'per level: MSE {per("level_mse")}  bits {per("level_bpp")}')
@@ -544,8 +544,7 @@ class AnalysisCallback(Callback):
         watch: CodecWatch | None = None, # says when bits drift apart
     ): self.features, self.every, self.watch = features, every, watch
     def after_epoch(self, trainer):
-        last = trainer.epoch == trainer.config.training.epochs
-        if not last and (self.every is None or trainer.epoch % self.every): return
+        if not trainer.complete and (self.every is None or trainer.epoch % self.every): return
         rows = analyse_features(trainer.model, self.features)
         estimated, real = real_bits(trainer.model, self.features)
         trainer.logs |= dict(analysis=rows, bpp_estimated=estimated, bpp_real=real)
@@ -589,7 +588,7 @@ class TablesCallback(Callback):
     "Makes the integer tables of a finished run, and writes them into its last checkpoint."
     order = 95
     def after_fit(self, trainer):
-        if trainer.epoch < trainer.config.training.epochs: return
+        if not trainer.complete: return
         trainer.model.update_tables()
         found = checkpoints(trainer.run_dir)
         if found and found[-1].name == f'step_{trainer.step:08d}': write_tables(found[-1], trainer)
@@ -622,19 +621,19 @@ def sweep_plan(
 ) -> list[tuple[Path, CodecRun]]: # folder and configuration of each run, base first
     "A sweep's runs: `base`, and `lambda_…` for every λ, smallest first."
     run_dir, lams = Path(run_dir), sorted(cfg.training.lambda_values)
-    def one(lam, epochs, start):
-        training = replace(cfg.training, lambda_values=None, epochs=epochs, start=start)
+    def one(lam, start, **length):
+        training = replace(cfg.training, lambda_values=None, start=start, **length)
         return replace(cfg, model=replace(cfg.model, lambda_value=lam), training=training)
     mean, first = math.exp(sum(map(math.log, lams)) / len(lams)), run_dir/'base'
-    forks = [(run_dir/f'lambda_{lam:g}', one(lam, cfg.training.epochs, str(first))) for lam in lams]
-    return [(first, one(mean, cfg.training.base_epochs, cfg.training.start)), *forks]
+    forks = [(run_dir/f'lambda_{lam:g}', one(lam, str(first))) for lam in lams]
+    return [(first, one(mean, cfg.training.start, epochs=cfg.training.base_epochs, minutes=None)), *forks]
 
 # %% ../../nbs/compression/08_training.ipynb #6bb4e3a1
 def is_complete(
     run_dir: str | Path, # of one codec
-    epochs: int, # of the whole run
+    training: CodecTraining, # its settings
 ) -> bool:
-    """Whether a run is at its last epoch, its newest checkpoint undamaged, with tables, and closed after
+    """Whether a run is at its end, its newest checkpoint undamaged, with tables, and closed after
     them."""
     found = checkpoints(run_dir)
     if not found: return False
@@ -645,7 +644,9 @@ def is_complete(
     except (OSError, ValueError, SafetensorError): return False
     # older ones have no sums
     closed = not sums or weights.name in sums
-    return state['epoch'] >= epochs and tables and closed
+    if training.minutes is None: done = state['epoch'] >= training.epochs
+    else: done = state.get('spent', 0.) >= 60 * training.minutes and not state['step_in_epoch']
+    return done and tables and closed
 
 # %% ../../nbs/compression/08_training.ipynb #c3adae62
 def codec_runs(
@@ -658,8 +659,8 @@ def codec_runs(
         found, lost = {cfg.model.lambda_value: run_dir} if checkpoints(run_dir) else {}, []
     else:
         parts = sweep_plan(cfg, run_dir)[1:]
-        plan = {c.model.lambda_value: (folder, c.training.epochs) for folder, c in parts}
-        found = {lam: folder for lam, (folder, epochs) in plan.items() if is_complete(folder, epochs)}
+        plan = {c.model.lambda_value: (folder, c.training) for folder, c in parts}
+        found = {lam: folder for lam, (folder, t) in plan.items() if is_complete(folder, t)}
         lost = [folder.name for lam, (folder, _) in plan.items() if lam not in found]
     how = f'hjepa codec train --resume {run_dir} makes what is missing'
     if not found: raise FileNotFoundError(f'{run_dir}: no codec is finished yet; {how}')
@@ -678,7 +679,7 @@ def train_sweep(
 ) -> bool: # True if complete, False if it was stopped
     "Train, or resume, all runs of a sweep. A damaged one resumes from its newest sound checkpoint."
     for folder, one in sweep_plan(cfg, run_dir):
-        if is_complete(folder, one.training.epochs): continue
+        if is_complete(folder, one.training): continue
         trainer = _begin_part(one, folder, source, make_callbacks, allow)
         describe(trainer)
         if not trainer.fit(): return False

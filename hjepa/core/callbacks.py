@@ -33,6 +33,7 @@ class Callback:
         `after_step` follows."""
     def after_epoch(self, trainer):
         "After each whole epoch; `trainer.logs` becomes the epoch's line of history."
+    def record(self, trainer, line: dict): "When a line is added to the history, if the run keeps one."
     def after_fit(self, trainer): "When the run is complete or has been stopped (`trainer.stopping`)."
     def on_error(self, trainer):
         """When the loop ends with an exception (`trainer.error`), even before `before_fit` was called.
@@ -49,6 +50,8 @@ class Host:
     _spare: nn.Module | None = None  # of a sharded model: a whole one, which callbacks see
     _kept: nn.Module | None = None  # the whole model that is left when a sharded run has ended
     _agreed = False  # whether all processes know that they stop
+    measured = ''  # what probes found last, for the progress bar
+    spent = 0.  # seconds of training, by the main process's clock
 
     @property
     def model(self) -> nn.Module:
@@ -112,8 +115,11 @@ def _too_many_bad(self: Host) -> bool:
 # %% ../../nbs/core/09_callbacks.ipynb #6af49420
 @patch
 def _meet(self: Host, order: int = CONTINUE) -> int:  # the main process's order
-    "Exchange orders: the main process says what comes next, any process may ask to stop."
-    order, stop = self.process_group.highest(order, self.stopping is not None)
+    """Exchange orders: the main process says what comes next, any process may ask to stop.
+
+    Its clock is the one that counts."""
+    numbers = order, self.stopping is not None, self.spent if self.is_main else 0.
+    order, stop, self.spent = self.process_group.highest(*numbers)
     if stop and not self.stopping: self.stopping = 'another process'
     self._agreed = self._agreed or stop > 0
     return int(order)

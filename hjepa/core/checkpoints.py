@@ -132,7 +132,7 @@ def _odd_keys(state: dict) -> list[str]:
     kinds = dict(seconds=(int, float), bad_images=list, sums=dict, scaler=(dict, type(None)))
     # not in older files
     newer = dict(listing=str, config=dict, config_sha256=str, environment=dict, unwritten=list,
-                 optimizer=dict)
+                 optimizer=dict, spent=(int, float))
     odd += [k for k, kind in kinds.items() if not isinstance(state.get(k), kind)]
     return odd + [k for k, kind in newer.items() if k in state and not isinstance(state[k], kind)]
 

@@ -6,9 +6,9 @@
 __all__ = ['LARGEST', 'SECTION_CHECKS', 'MAX_YAML', 'KINDS', 'ConfigError', 'flatten', 'Rule', 'setting', 'rule_of', 'kinds_of',
            'in_words', 'Plain', 'Typed', 'as_yaml', 'PlainLoader', 'read_yaml', 'check_plain', 'hints_of', 'check_keys',
            'read_value', 'shown', 'from_values', 'all_settings', 'relation', 'require', 'value_at', 'check_relations',
-           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_plain', 'read_config',
-           'build_config', 'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind', 'shipped_schema',
-           'find_kind', 'load_kind']
+           'check_settings', 'section_check', 'check_sections', 'list_configs', 'read_plain', 'read_config', 'layering',
+           'is_given', 'build_config', 'PlainDumper', 'config_yaml', 'warn_idle', 'Kind', 'register_kind',
+           'shipped_schema', 'find_kind', 'load_kind']
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0004
 import difflib
@@ -554,6 +554,34 @@ def _laid_over(below: Any, above: Any) -> Any:
     if not (isinstance(below, dict) and isinstance(above, dict)): return above
     return below | {k: _laid_over(below.get(k), v) for k, v in above.items()}
 
+# %% ../../nbs/core/02_config.ipynb #layer0ex
+_LAYERS: dict[type, list[Callable]] = {}
+
+def layering(
+    section: type, # a dataclass; what is derived from it is bound too
+) -> Callable: # a decorator of a function (schema, values, given) that changes values in place
+    "Register what the keys that a file or the command line gives do to those of the layers below."
+    def enter(f):
+        _LAYERS.setdefault(section, []).append(f)
+        return f
+    return enter
+
+def is_given(
+    values: dict, # of a section, plain
+    key: str,
+) -> bool:
+    "Whether a layer gives a key a value other than null."
+    return values.get(key) is not None and values[key] != 'null'
+
+# %% ../../nbs/core/02_config.ipynb #layer1ex
+def _settle(schema: type, values: Any, given: Any):
+    "Apply what is registered with `layering`, to sections within sections too."
+    if not (isinstance(values, dict) and isinstance(given, dict)): return
+    for key, hint in hints_of(schema).items():
+        if is_dataclass(hint): _settle(hint, values.get(key), given.get(key))
+    for section in reversed(schema.__mro__):
+        for f in _LAYERS.get(section, ()): f(schema, values, given)
+
 # %% ../../nbs/core/02_config.ipynb #e3c8df44
 def build_config(
     schema: type, # a dataclass of sections
@@ -562,13 +590,15 @@ def build_config(
     job: str = '', # see `list_configs`
 ) -> Any: # an instance of the schema
     "A job's configuration: defaults, then the file, then the overrides. Raises `ConfigError`."
-    values = read_plain(source, job)
+    values, typed = read_plain(source, job), {}
+    _settle(schema, values, values)
     for o in overrides:
         key, there, text = o.partition('=')
         if not there:
             raise ConfigError(f'override {shown(o)}: expected key=value, for example training.epochs=10')
         check_plain(o, 'override')
-        _put(values, key.split('.'), Typed(text), schema)
+        for laid in (values, typed): _put(laid, key.split('.'), Typed(text), schema)
+    _settle(schema, values, typed)
     return from_values(schema, values)
 
 # %% ../../nbs/core/02_config.ipynb #c0nf0036

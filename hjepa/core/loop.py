@@ -41,6 +41,8 @@ class Loop(Resumable):
     """Trains a model and keeps everything in a run folder.
 
     `fit()` starts or continues; after `resume()` it starts from the newest checkpoint in the folder."""
+    clock = staticmethod(time.monotonic)  # what a budget is measured with, in seconds
+    budget: float | None = None  # seconds of training; None: epochs
     def __init__(self,
         config: Any,  # what to do: a dataclass with sections `training`, `data` and `model`
         run_dir: str | Path,  # the run's folder
@@ -74,6 +76,7 @@ def _begin(self: Loop):
     "Counters of a run that has done nothing."
     self.step = self.epoch = self.step_in_epoch = self.images_seen = self.skipped = self.bad_in_a_row = 0
     self.seconds, self.logs, self.outputs, self.stopping = 0., {}, {}, None
+    self.spent, self._first, self._owed = 0., True, False
     self.bad, self._known_bad = BadImages(self.config.data.max_bad_share), set()
     self.lr, self.grad_norm, self.error = self.config.training.lr, 0., None
     self._open, self._moving, self._alone, self._buffers, self.unwritten = None, False, False, [], []
@@ -180,7 +183,14 @@ def progress(self: Loop) -> str:
 def summary(self: Loop) -> str:
     "What is printed after an epoch."
     parts = '  '.join(f'{k} {v:.3f}' for k, v in self.logs.items() if k in self.outputs)
-    return f'epoch {self.logs["epoch"] + 1}/{self.config.training.epochs}  {parts}'
+    return f'{self.epoch_name()}  {parts}'
+
+@patch
+def epoch_name(self: Loop) -> str:  # as 'epoch 3/18', or 'epoch 3 (1.2 of 4 min)'
+    "The epoch that has ended."
+    n, epochs = self.logs['epoch'] + 1, self.config.training.epochs
+    if self.budget is None: return f'epoch {n:>{len(str(epochs))}}/{epochs}'
+    return f'epoch {n} ({self.spent / 60:.1f} of {self.budget / 60:g} min)'
 
 # %% ../../nbs/core/13_loop.ipynb #11d25aad
 @patch
@@ -213,8 +223,7 @@ def _build_loader(self: Loop):
     self.loader.grace = 0. if self.world_size == 1 else 20.  # alone, it may stop between any two steps
     self.steps_per_epoch = max(1, self.sampler.total // t.grad_accumulation)
     self.accumulation = min(t.grad_accumulation, self.sampler.total)
-    self.total_steps = t.epochs * self.steps_per_epoch
-    self.warmup_steps = round(t.warmup_epochs * self.steps_per_epoch)
+    self._set_lengths()
     if self.is_main: warn_batch(t, len(self.dataset), self.world_size)
     self.on_lengths()
 
@@ -242,6 +251,58 @@ def warn_batch(
     warnings.warn(f'training.batch_size={t.batch_size}: a step would take {asked} images (grad_accumulation='
                   f'{t.grad_accumulation}, {processes} processes), but there are {images}; it takes those',
                   stacklevel=2)
+
+# %% ../../nbs/core/13_loop.ipynb #bud0ex
+@patch
+def _set_lengths(self: Loop):
+    "Steps of the whole run and of its warm-up; of a budget a guess, until some time is spent."
+    t = self.config.training
+    minutes, self.warmup = getattr(t, 'minutes', None), getattr(t, 'warmup', None)
+    if minutes is not None:
+        self.budget = 60. * minutes
+        if self.warmup is None: self.warmup = .1 if t.warmup_epochs else 0.
+    self.total_steps = 1000 if minutes is not None else t.epochs * self.steps_per_epoch
+    if self.warmup is not None: self.warmup_steps = round(self.warmup * self.total_steps)
+    else: self.warmup_steps = round(t.warmup_epochs * self.steps_per_epoch)
+
+@patch
+def _pace(self: Loop):
+    "Before a step of a budget: how many there will be."
+    if self.budget is None: return
+    known = self.spent > 0 and self.step
+    self.total_steps = max(self.step + 1, round(self.step * self.budget / self.spent) if known else 1000)
+    self.warmup_steps = round((self.warmup or 0.) * self.total_steps)
+    self.on_lengths()
+
+# %% ../../nbs/core/13_loop.ipynb #bud1ex
+@patch
+def _lap(self: Loop, since: float):  # on the clock
+    "Add a step's time to what is spent. With several processes they learn it from the main one, in `_meet`."
+    if not self.is_main: return
+    lap, done = self.clock() - since, self.step - 1
+    if self._first:
+        usual = self.spent / done if done else 0.
+        lap, self._first, self._owed = min(lap, usual), False, not usual
+    elif self._owed: lap, self._owed = 2 * lap, False
+    self.spent += lap
+
+@patch(as_prop=True)
+def time_is_up(self: Loop) -> bool:
+    "Whether a budget is spent."
+    return self.budget is not None and self.spent >= self.budget
+
+@patch(as_prop=True)
+def complete(self: Loop) -> bool:
+    "Whether the run has done all it should."
+    if self.budget is None: return self.epoch >= self.config.training.epochs
+    return self.time_is_up and not self.step_in_epoch  # else its last epoch is still to be closed
+
+@patch
+def length(self: Loop) -> str:  # as '18 epochs of 78 steps', or '4 minutes, epochs of 78 steps'
+    "How long the run is, in words."
+    epochs = f'epochs of {self.steps_per_epoch} steps'
+    if self.budget is None: return f'{self.config.training.epochs} {epochs}'
+    return f'{self.budget / 60:g} minutes, {epochs}'
 
 # %% ../../nbs/core/13_loop.ipynb #bb6deee1
 @patch
@@ -285,6 +346,7 @@ def _share_measures(self: Loop, parts: int):
 def _one_step(self: Loop, batches: list[dict]):
     "One optimiser step on `accumulation` batches."
     if not self.model.training: self.model.train()
+    self._pace()
     self._set_schedules()
     self._keep_buffers()
     before, losses = self._counters(), self._backward(batches)
@@ -408,18 +470,21 @@ def _one_epoch(self: Loop):
     start = time.monotonic()
     self._call('before_epoch')
     self.sampler.set_epoch(self.epoch, self.step_in_epoch * self.accumulation)
-    batches = []
-    for batch in self._batches():
+    batches, since = [], self.clock()
+    for batch in () if self.time_is_up else self._batches():
         batches.append(batch)
         if len(batches) < self.accumulation: continue
         self._one_step(batches)
         batches = []
+        self._lap(since)
         self._call('after_step')
-        if self._must_stop() or self.step_in_epoch == self.steps_per_epoch: break
-    if self.step_in_epoch < self.steps_per_epoch: return  # stopped on the way
+        if self._must_stop() or self.time_is_up or self.step_in_epoch == self.steps_per_epoch: break
+        since = self.clock()
+    if self.step_in_epoch < self.steps_per_epoch and not self.time_is_up: return  # stopped on the way
     self.logs = dict(kind='epoch', epoch=self.epoch, step=self.step, **self._epoch_means(), lr=self.lr,
                      images_seen=self.images_seen, skipped=self.skipped, bad_images=self._count_bad(),
                      seconds=round(time.monotonic() - start, 2))
+    if self.budget is not None: self.logs['minutes'] = round(self.spent / 60, 4)
     self._next_epoch()
     self._call('after_epoch')
 
@@ -522,17 +587,18 @@ def _leave_terminal():
 # %% ../../nbs/core/13_loop.ipynb #f238ccfb
 @patch
 def fit(self: Loop) -> bool:  # True if the run is complete, False if it was stopped
-    "Train until the last epoch, or until stopped. The global random state is left as it was."
+    "Train to the end, or until stopped. The global random state is left as it was."
     begin, before = time.monotonic(), self.seconds  # clocks of the wall can be set back
     self.elapsed = lambda: before + time.monotonic() - begin
     self._kept, self._agreed, self.error, self._moving, self._open = None, False, None, False, None
+    self._first, self._owed = True, False
     with ExitStack() as stack:
         watch = self.process_group.watch(f'resume with --resume {self.run_dir}')
         for block in (torch.random.fork_rng(), stop_on_signal(self), self._rescue(), watch, self.alone()):
             stack.enter_context(block)
         try:
             self._call('before_fit')
-            while self.epoch < self.config.training.epochs and not self._must_stop(): self._one_epoch()
+            while not self.complete and not self._must_stop(): self._one_epoch()
             self.seconds = self.elapsed()
             self._call('after_fit')
         except BaseException as e:
@@ -542,7 +608,7 @@ def fit(self: Loop) -> bool:  # True if the run is complete, False if it was sto
             if lost: raise self._lost_worker(e) from e
             raise
         if self.sharded: self._keep_whole()
-    return self.epoch >= self.config.training.epochs
+    return self.complete
 
 # %% ../../nbs/core/13_loop.ipynb #1db555a1
 @patch

@@ -135,7 +135,7 @@ def state(self: Resumable) -> dict[str, Any]:
     "How far the run has come, as plain JSON."
     scaler, t = self.accelerator.scaler, self.config.training
     far = dict(format=FORMAT, step=self.step, epoch=self.epoch, step_in_epoch=self.step_in_epoch,
-               images_seen=self.images_seen, seconds=self.elapsed(), skipped=self.skipped,
+               images_seen=self.images_seen, seconds=self.elapsed(), spent=self.spent, skipped=self.skipped,
                sums={k: v.tolist() for k, v in self._sums.items()}, summed=self._summed,
                bad_images=sorted({*map(str, self.bad.names)} | self._known_bad))
     how = dict(threads=torch.get_num_threads(), world_size=self.world_size, batch_size=t.batch_size,
@@ -287,6 +287,8 @@ def _load(self: Resumable, path: Path, allow: tuple[str, ...] = ()) -> int:
     self._known_bad, self.unwritten = set(state['bad_images']), list(state.get('unwritten', ()))
     self._sums = {k: torch.tensor(v, device=self.device) for k, v in state['sums'].items()}
     self._summed = state['summed']
+    self.spent = state.get('spent', state['seconds'])  # older ones have no such key
+    self._pace()
     self.lr = self.schedule(max(0, self.step - 1))['lr']
     scaler = self.accelerator.scaler
     if state['scaler'] and scaler is not None: scaler.load_state_dict(state['scaler'])

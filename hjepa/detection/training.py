@@ -66,7 +66,7 @@ class DetectionData:
 @dataclass
 class DetectionTraining(TrainingConfig):
     "Optimisation of a detector."
-    epochs: int = setting(12, low=1)
+    epochs: int | None = setting(12, low=1)
     batch_size: int = setting(8, low=1, unit='images')
     warmup_epochs: float = setting(0.5, low=0, unit='epochs')
     weight_decay: float = setting(0.05, low=0)

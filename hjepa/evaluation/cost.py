@@ -25,9 +25,10 @@ from ..core.config import from_values
 from ..vit.blocks import can_pick
 from ..encoder import Masks
 from ..fpn import FUSIONS
-from ..hierarchy import count_parameters, HJEPA, level_grid, target_cells, visible_cells
+from ..hierarchy import count_parameters, draw_targets, HJEPA, level_grid, target_cells, visible_cells
 from ..settings.model import ModelConfig
 from ..objectives.regularizers import REGULARIZERS
+from ..predictor import CrossBlock
 
 # %% ../../nbs/evaluation/08_cost.ipynb #f434eef6
 @dataclass
@@ -42,17 +43,18 @@ class Stack:
     # timm's plain blocks, not compiled and not sharded: of the last one only what is read is computed, see
     # `last_block`
     plain: bool = True
+    cross: bool = False # what is read attends to the other tokens, and only what is read is transformed
 
 def stack_of(
     blocks: nn.ModuleList, # of a timm ViT or of the predictor
 ) -> Stack:
     "Read off a stack's measures; works on the meta device."
     b = blocks[0]
-    joint = getattr(b.attn, 'qkv', None) is not None  # one matrix for queries, keys and values
-    width = (b.attn.qkv if joint else b.attn.q_proj).in_features
+    # one matrix for queries, keys and values, one for queries, or one of queries alone beside one of both
+    first = next(m for n in ('qkv', 'q_proj', 'q') if (m := getattr(b.attn, n, None)) is not None)
     matrix = sum(p.numel() for p in b.parameters() if p.ndim == 2)
-    return Stack(len(blocks), width, b.attn.num_heads, b.mlp.fc2.in_features, b.attn.proj.in_features,
-                 matrix, can_pick(blocks[-1]))
+    return Stack(len(blocks), first.in_features, b.attn.num_heads, b.mlp.fc2.in_features,
+                 b.attn.proj.in_features, matrix, can_pick(blocks[-1]), isinstance(b, CrossBlock))
 
 @patch
 def flops(self: Stack,
@@ -60,12 +62,20 @@ def flops(self: Stack,
     read: float | None = None, # R, tokens that are read behind the last block; None: all
 ) -> float: # operations of one forward pass
     "Operations of the stack for one image."
+    if self.cross: return self.depth * self._cross_flops(tokens - read, read)
     whole = 2 * tokens * self.matrix + 4 * tokens ** 2 * self.attention
     if read is None or not self.plain: return self.depth * whole
     # keys and values, of all tokens
     keys = 2 * self.width * self.attention
     last = 2 * tokens * keys + 2 * read * (self.matrix - keys) + 4 * read * tokens * self.attention
     return (self.depth - 1) * whole + last
+
+# %% ../../nbs/evaluation/08_cost.ipynb #2961256c
+@patch
+def _cross_flops(self: Stack, context: float, read: float) -> float:
+    "Operations of one cross block for one image."
+    keys = 2 * self.width * self.attention
+    return 2 * read * (self.matrix - keys) + 2 * context * keys + 4 * read * context * self.attention
 
 # %% ../../nbs/evaluation/08_cost.ipynb #a7aa0b72
 @dataclass
@@ -155,11 +165,13 @@ def expected_tokens(
     num_levels: int = 3, # L
     draws: int = 100, # batches to average over
     seed: int = 0,
+    share: float = 1., # of the hidden patches that are predicted in a step, `model.predictor.share`
 ) -> Tokens: # means
     "Counts to expect from a mask generator. Raises ValueError for fewer than one draw."
     if draws < 1: raise ValueError(f'draws={draws}: expected a whole number from 1')
     g = Generator().manual_seed(seed)
-    found = [count_tokens(generator(batch_size, g), num_levels) for _ in range(draws)]
+    drawn = lambda masks: masks if share == 1 else draw_targets(masks, share, num_levels, g)
+    found = [count_tokens(drawn(generator(batch_size, g)), num_levels) for _ in range(draws)]
     mean = lambda values: sum(values) / draws
     return Tokens(found[0].patches, mean([t.context for t in found]), mean([t.target for t in found]),
                   [mean(c) for c in zip(*(t.cells for t in found), strict=True)],
@@ -176,24 +188,29 @@ def forward_flops(
     seen = tokens.patches if c.mask_mode == 'zero' else tokens.context
     embed = lambda patches: 2 * patches * shape.patch_values * e.width
     # then tokens of whole images, and no block after the last one requested
-    deep = c.target_blocks not in (None, 1)
-    teacher = replace(e, depth=max(c.target_blocks)) if isinstance(c.target_blocks, list) else e
-    asked_of_teacher = tokens.target + (tokens.visible[0] if c.fpn.use_fpn else 0)
+    listed = c.target_depths or (c.target_blocks if isinstance(c.target_blocks, list) else None)
+    deep = listed or c.target_blocks not in (None, 1)
+    teacher = replace(e, depth=max(listed)) if listed else e
+    seen_too = tokens.context if c.visible_weight else 0  # visible tokens that are compared, one by one
+    asked_of_teacher = tokens.target + seen_too + (tokens.visible[0] if c.fpn.use_fpn else 0)
     taught = bool(c.image_level.weight) and c.image_level.teacher == 'ema'
     if deep or masks_per_image > 1 or taught: asked_of_teacher = None
     inside = shape.prefix + tokens.context
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     targets, pooling = pool_flops(shape, tokens)
+    read = tokens.target + (0 if p.cross else seen_too)   # what the predictor answers
+    wide = e.width * len(c.target_depths or [0])          # what a head answers
     pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
     found = {
         'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
         'target encoder': embed(tokens.patches)
-                          + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher), 'predictor':
-                              (2 * (inside + tokens.target) * e.width * p.width
-                               + p.flops(inside + tokens.target, tokens.target)), 'targets': targets,
-        'pooling': pooling, 'heads': sum(2 * n * w * e.width
-                                         for n, w in zip(asked, shape.widths, strict=False)),
-        'FPN': fpn_flops(shape, tokens), 'pixel head': pixels if c.pixel_weight else 0
+                          + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
+        'predictor': 2 * (inside + read) * e.width * p.width + p.flops(inside + tokens.target, read),
+        'noise': 2 * tokens.target * e.width * p.width if c.predictor.position_noise else 0,
+        'targets': targets, 'pooling': pooling,
+        'heads': sum(2 * n * w * wide for n, w in zip(asked, shape.widths, strict=False)),
+        'visible tokens': 2 * seen_too * e.width * wide, 'FPN': fpn_flops(shape, tokens),
+        'pixel head': pixels if c.pixel_weight else 0
     } | regularizer_flops(shape)
     found |= dict.fromkeys(_left_out(c), 0)
     if not taught: return found
@@ -208,7 +225,7 @@ def forward_flops(
 def _left_out(c: ModelConfig) -> tuple[str, ...]:
     "Parts of a model that its steps do not use."
     if c.feature_weight: return ()
-    return ('target encoder', 'targets', 'pooling', 'heads') + ('predictor',) * (not c.pixel_weight)
+    return ('target encoder', 'targets', 'pooling', 'heads') + ('predictor', 'noise') * (not c.pixel_weight)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #3ad3acda
 def regularizer_flops(
@@ -232,10 +249,11 @@ def pool_flops(
     "Operations of the means over cells at the coarser levels, for one image."
     mean = lambda cells, patches: sum(2 * n * patches * shape.encoder.width for n in cells[1:])
     target, f = mean(tokens.cells, tokens.target), shape.config.fpn
-    if not f.use_fpn: return target, target
+    depths = len(shape.config.target_depths or [0])
+    if not f.use_fpn: return depths * target, target
     pooled = mean(tokens.level_cells, tokens.context + tokens.target)
     # PANet's pyramid pools by sums of 2×2, which are no products
-    return target + mean(tokens.visible, tokens.visible[0]), 0 if f.bottom_up else pooled
+    return depths * (target + mean(tokens.visible, tokens.visible[0])), 0 if f.bottom_up else pooled
 
 # %% ../../nbs/evaluation/08_cost.ipynb #d9a5055b
 def _pyramid_cells(shape: Shape, tokens: Tokens) -> list[float]:
@@ -269,17 +287,19 @@ def step_flops(
     if shape.config.target_every > 1: return _mean_step(shape, tokens, batch_size, masks_per_image)
     f = forward_flops(shape, tokens, masks_per_image)
     times = {
-        'directions': 2, 'patch embedding': 2, 'pooling': 2, 'targets': 1,
+        'directions': 2, 'patch embedding': 2, 'noise': 2, 'pooling': 2, 'targets': 1,
         'target encoder': 1 / masks_per_image, 'image teacher': 1 / masks_per_image
     }
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
         seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
-        both = (shape.encoder, seen, seen), (shape.predictor, shape.prefix + tokens.context + tokens.target,
-                                             tokens.target)
+        p = shape.predictor
+        read = tokens.target + tokens.context * bool(shape.config.visible_weight and not p.cross)
+        both = (shape.encoder, seen, seen), (p, shape.prefix + tokens.context + tokens.target, read)
         if 'predictor' in _left_out(shape.config): both = both[:1]
         # a block's last product is not needed
-        again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * t + r) * s.width * s.hidden for s, t, r in both)
+        again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * (r if s.cross else t) + r) * s.width * s.hidden
+                    for s, t, r in both)
         out['computed again'] = batch_size * masks_per_image * again
     return out | dict(total=sum(out.values()))
 
@@ -287,7 +307,8 @@ def step_flops(
 def with_targets(shape: Shape, features: bool) -> Shape:
     "The shape in a step that predicts features, or in one that does not."
     c = replace(shape.config, target_every=1)
-    lean = c if features else replace(c, feature_weight=0., fpn=replace(c.fpn, use_fpn=False))
+    lean = c if features else replace(c, feature_weight=0., visible_weight=0.,
+                                      fpn=replace(c.fpn, use_fpn=False))
     return replace(shape, config=lean)
 
 def _mean_step(shape: Shape, tokens: Tokens, batch_size: int, masks_per_image: int) -> dict[str, float]:
@@ -348,6 +369,10 @@ def kept_bytes(self: Stack,
     read: float | None = None, # R, tokens that are read behind the last block; None: all
 ) -> float:
     "Bytes that all blocks keep for one image."
+    if self.cross:
+        s, A = _size(precision), self.attention
+        kept = read * (self.block_bytes(precision) - 2 * s * A) + (tokens - read) * 2 * s * A
+        return self.depth * kept + (tokens - read) * (4 * self.width + 8 + s * self.width)
     if read is None or not self.plain: return self.depth * tokens * self.block_bytes(precision)
     s, W, A, H = _size(precision), self.width, self.attention, self.hidden
     of_all, of_read = 4 * W + 8 + s * (W + 2 * A), 4 * W + 8 + s * (2 * W + 2 * A + 2 * H) + 4 * self.heads
@@ -390,11 +415,13 @@ def activation_bytes(
     e, p, c, s = shape.encoder, shape.predictor, shape.config, _size(precision)
     seen = shape.prefix + (tokens.patches if c.mask_mode == 'zero' else tokens.context)
     inside, D, pixels = shape.prefix + tokens.context + tokens.target, e.width, shape.patch_values
+    read = tokens.target + tokens.context * bool(c.visible_weight and not p.cross)
     if c.use_gradient_checkpointing:
-        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, inside)]]
-    else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, tokens.target)]
+        moved = tokens.target if p.cross else inside
+        blocks = [4 * k.depth * k.width * t for k, t in [(e, seen), (p, moved)]]
+    else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, read)]
     # embedding, final norm and narrowing, the predictor's end
-    joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * tokens.target
+    joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * read
     if 'predictor' in _left_out(c): blocks[1], joints = 0, s * seen * pixels + (4 + s) * D * seen
     if c.pixel_weight: joints += (tokens.context + tokens.target) * (s * D + 8 * pixels)
     n = batch_size * masks_per_image
@@ -408,11 +435,13 @@ def activation_bytes(
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
     "Pooled maps, heads and losses of one image, and the pyramid."
     D, total, pyramid = shape.encoder.width, 0, shape.config.fpn.use_fpn
+    both = 8 * D * len(shape.config.target_depths or [0])       # an answer, and what it is compared with
+    if shape.config.visible_weight: total += tokens.context * (s * D + both)
     fusion = FUSIONS[shape.config.fpn.fusion_method]
     for l, (m, v, n, w) in enumerate(zip(tokens.cells, tokens.visible, _pyramid_cells(shape, tokens),
                                          shape.widths, strict=False)):
         # the head's input, both sides of the loss
-        total += (m + pyramid * v) * (s * w + 8 * D)
+        total += (m + pyramid * v) * (s * w + both)
         # which patches a mean is over
         if not pyramid and l: total += 4 * m * tokens.target
         # lateral and top-down linear map and norm, the map

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHRINKAGES', 'NEVER', 'read_mask', 'MaskDataset', 'mask_folder', 'cut_mask', 'parse_map', 'map_names', 'check_maps',
            'side_by_side', 'encode_maps', 'pixel_map', 'CellDiscriminant', 'cell_counts', 'upsample_logits',
-           'class_iou', 'jackknife_stderr', 'Segmentation', 'held_back', 'each_batch', 'probe_maps', 'dense_probe',
-           'format_dense']
+           'class_iou', 'jackknife_stderr', 'Segmentation', 'near_best_maps', 'held_back', 'each_batch', 'probe_maps',
+           'dense_probe', 'dense_words', 'format_dense']
 
 # %% ../../nbs/evaluation/10_dense.ipynb #1e4df1f8
 import math
@@ -346,6 +346,16 @@ class Segmentation:
         return dict(miou=self.mean_iou(), stderr=jackknife_stderr(self.without_each()),
                     accuracy=(counts[0].sum() / counts[1].sum()).item(), iou=iou)
 
+# %% ../../nbs/evaluation/10_dense.ipynb #5b8aaaaa
+def near_best_maps(
+    scores: dict[Any, Segmentation], # candidate → its score on held-back images, in order of preference
+    errors: float = 1., # standard errors of the difference
+) -> list: # in the same order; the first is the choice
+    "The candidates that are not behind the best mean IoU by more than so many standard errors."
+    whole = {c: s.mean_iou() for c, s in scores.items()}
+    each, best = {c: s.without_each() for c, s in scores.items()}, max(whole, key=whole.get)
+    return [c for c in scores if whole[best] - whole[c] <= errors * jackknife_stderr(each[best] - each[c])]
+
 # %% ../../nbs/evaluation/10_dense.ipynb #7a5db8c6
 def held_back(
     n: int, # training images
@@ -382,7 +392,7 @@ def probe_maps(
     grid: tuple[int, int], # (gh, gw) patches
     num_classes: int,
     shrinkages: Sequence[float] = SHRINKAGES, # to choose from
-) -> dict[str, tuple[dict[str, Any], Segmentation]]: # name → facts of the map, and its test
+) -> dict[str, tuple[dict[str, Any], Segmentation, Segmentation]]: # name → facts; test, held back
     "Fit, choose and test a classifier on each of several maps."
     sums, found = {}, {}
     for images, masks in batches[0](): _add_cells(sums, encode(images), masks, grid, num_classes)
@@ -394,14 +404,14 @@ def probe_maps(
             _add_pixels(score, maps[name], tries[name][s], masks, grid, name)
         _add_cells(sums, maps, masks, grid, num_classes)
     for name, of in sums.items():
-        val = {s: scores[name, s].mean_iou() for s in shrinkages}
-        best = max(val, key=val.get)
-        facts = dict(width=of.sums.shape[1], shrinkage=best, val_miou=val[best])
-        found[name] = facts, Segmentation(num_classes), of.solve([best])[best]
+        val = {s: scores[name, s] for s in sorted(shrinkages, key=lambda s: abs(math.log(s / .1)))}
+        best = near_best_maps(val)[0]
+        facts = dict(width=of.sums.shape[1], shrinkage=best, val_miou=val[best].mean_iou())
+        found[name] = facts, Segmentation(num_classes), val[best], of.solve([best])[best]
     for images, masks in batches[2]():
         for name, x in encode(images).items():
-            _add_pixels(found[name][1], x, found[name][2], masks, grid, name)
-    return {name: (facts | test.facts(), test) for name, (facts, test, _) in found.items()}
+            _add_pixels(found[name][1], x, found[name][3], masks, grid, name)
+    return {name: (facts | test.facts(), test, val) for name, (facts, test, val, _) in found.items()}
 
 # %% ../../nbs/evaluation/10_dense.ipynb #6ed46967
 def _finest(name: str) -> int: # the level of a map's cells
@@ -494,8 +504,8 @@ def _count_classes(train_set: MaskDataset, test_set: MaskDataset, num_classes: i
 # %% ../../nbs/evaluation/10_dense.ipynb #7167e005
 def _dense_results(rows: list[tuple[str, dict]]) -> dict[str, Any]: # rows, differences
     "The rows ready for JSON, and how much better the last is than each other one."
-    chosen = [max(maps, key=lambda m: maps[m][0]['val_miou']) for _, maps in rows]
-    out = [dict(name=name, chosen=c, maps={m: facts for m, (facts, _) in maps.items()})
+    chosen = [near_best_maps({m: val for m, (*_, val) in maps.items()})[0] for _, maps in rows]
+    out = [dict(name=name, chosen=c, maps={m: facts for m, (facts, *_) in maps.items()})
            for (name, maps), c in zip(rows, chosen, strict=True)]
     last = rows[-1][1][chosen[-1]][1]
     differences = []
@@ -506,6 +516,19 @@ def _dense_results(rows: list[tuple[str, dict]]) -> dict[str, Any]: # rows, diff
     return dict(rows=out, differences=differences)
 
 # %% ../../nbs/evaluation/10_dense.ipynb #e0531399
+def dense_words(
+    results: dict[str, Any], # of `dense_probe`
+) -> list[str]: # sentences
+    "What stands below the table: IoU of each class, what it was measured on."
+    last = results['rows'][-1]
+    iou = last['maps'][last['chosen']]['iou']
+    each = ', '.join(f'{c} {"–" if v is None else f"{100 * v:.0f}"}' for c, v in enumerate(iou[:30]))
+    size = '×'.join(map(str, results['size']))
+    return [f'IoU of each class, {last["chosen"]}: {each}{", …" * (len(iou) > 30)}.',
+        f'{results["n_train"] + results["n_val"]:,} training images, {results["n_val"]:,} of them held back '
+        f'to choose shrinkage and map (*); {results["n_test"]:,} test images of {size} pixels.',
+        '± is the standard error over test images.']
+
 def format_dense(
     results: dict[str, Any], # of `dense_probe`
 ) -> str:
@@ -521,11 +544,4 @@ def format_dense(
         before = name
     for d in results['differences']:
         lines.append(f'{"  over " + d["name"]:<{one + two}}{d["points"]:+5.1f} ± {d["stderr"]:.1f}')
-    last = results['rows'][-1]
-    iou = last['maps'][last['chosen']]['iou']
-    each = ', '.join(f'{c} {"–" if v is None else f"{100 * v:.0f}"}' for c, v in enumerate(iou[:30]))
-    size = '×'.join(map(str, results['size']))
-    return '\n'.join([*lines, f'IoU of each class, {last["chosen"]}: {each}{", …" * (len(iou) > 30)}.',
-        f'{results["n_train"] + results["n_val"]:,} training images, {results["n_val"]:,} of them held back '
-        f'to choose shrinkage and map (*); {results["n_test"]:,} test images of {size} pixels.',
-        '± is the standard error over test images.'])
+    return '\n'.join([*lines, *dense_words(results)])

@@ -22,8 +22,8 @@ from ..data.datasets import ImageDataset
 from .encodings import labelled, TimmFeatures, whiten
 from .holdouts import (check_groups, choose_groups, dense_groups, in_class_order,
                                        stratified_split)
-from .probes import (hold_out_facts, hold_out_words, labelled_readouts, labelled_sets,
-                                     RidgeProbe, row_sources)
+from .probes import (choice_parts, choose_linear, hold_out_facts, hold_out_words,
+                                     labelled_readouts, labelled_sets, RidgeProbe, row_sources)
 from ..hierarchy import HJEPA
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #03ed2ffb
@@ -196,16 +196,16 @@ def low_shot(
     test_x, test_y, _ = labelled_readouts(test_x, test_y, 'test')
     draws = {(s, seed): draw_shots(train_y, s, seed, groups) for s in shots for seed in seeds}
     test_y = test_y.to(device)
-    found, val = {key: {} for key in draws}, {}
+    found, fixed = {key: {} for key in draws}, None
     for name, x in train_x.items():  # one read-out at a time on the device
         z, q = (v.to(device) for v in _standardised(x, test_x[name]))
         for key, i in draws.items():
             of = None if groups is None else groups[i]
             c, score = _fit_few(z[i.to(device)], train_y[i].to(device), of)
             found[key][name] = (score, (c.predict(q) == test_y).float().mean().item())
-        if choose == 'validation' and len(train_x) > 1:
-            val[name] = RidgeProbe(x.to(device), train_y.to(device), groups=groups).val_accuracy
-    fixed = max(val, key=val.get) if val else None
+    if choose == 'validation' and len(train_x) > 1:
+        parts = choice_parts(train_y, groups=groups)
+        fixed = choose_linear(train_x, train_y.to(device), parts, groups=groups)[0]
     return [_summary(s, [found[s, seed] for seed in seeds], len(draws[s, seeds[0]]), fixed) for s in shots]
 
 # %% ../../nbs/evaluation/04_lowshot.ipynb #0cd23119

@@ -98,7 +98,8 @@ def _cell_targets(model: HJEPA, x: Tensor) -> list[Tensor]: # L tensors [B, cell
     grid = model.context_encoder.grid_of(x.shape[-2:])
     with torch.no_grad(), evaluating(model): tokens = model.target_tokens(x)
     everywhere = torch.ones(len(x), math.prod(grid), dtype=torch.bool, device=x.device)
-    return level_targets(tokens, everywhere, grid, model.num_levels, model.config.target_norm)
+    return level_targets(tokens, everywhere, grid, model.num_levels, model.config.target_norm,
+                         model.num_depths)
 
 # %% ../../nbs/figures/05_guesses.ipynb #b9d30d29
 def imagine(

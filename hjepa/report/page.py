@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CAPTIONS', 'FIGURE_FOLDERS', 'plot_course', 'plot_verdict', 'data_uri', 'figure_html', 'table_html', 'results_html',
-           'RunFolder', 'read_run', 'duration', 'run_tiles', 'verdict_html', 'page_style', 'run_page', 'write_report']
+           'dense_html', 'RunFolder', 'read_run', 'duration', 'run_tiles', 'verdict_html', 'page_style', 'run_page',
+           'write_report']
 
 # %% ../../nbs/report/02_page.ipynb #4aa17c5a
 import base64
@@ -23,7 +24,8 @@ from matplotlib.lines import Line2D
 
 from ..core.files import check_target, expand, read_json, write_text
 from ..core.history import read_history
-from ..evaluation.probes import hold_out_words
+from ..evaluation.dense import dense_words
+from ..evaluation.probes import choice_words, hold_out_words
 from ..figures.base import Figure, LEVEL_COLOURS, OKABE_ITO
 from ..figures.curves import (add_total, draw_levels, draw_schedules, history_series, named_lines,
                                   plot_history, smooth, step_panels)
@@ -217,7 +219,7 @@ def _probes_html(results: dict[str, Any]) -> str:
     differences = results.get('differences', [])
     rows += [['over ' + d['name'], gain(d['linear']), gain(d['knn'])] for d in differences]
     said = [f'{results["n_train"]:,} training and {results["n_test"]:,} test images; read-outs and settings '
-            f'of both were chosen on {results["n_val"]:,} held-back training images.']
+            f'of both were chosen {choice_words(results)}.']
     said += hold_out_words(results)
     if 'note' in results: said.append(results['note'])
     header = ['frozen features', 'linear probe', f'k-NN (k = {results["k"]})' if one_k else 'k-NN']
@@ -253,6 +255,25 @@ def _health_table(measures: dict[str, list], blank: dict[str, list] | None = Non
     header = ['measure', *(f'level {l}' for l in range(max(map(len, shown.values()))))]
     rows = [[_HEALTH[k], *cells(k, v)] for k, v in shown.items()]
     return table_html(header, rows, 'Health of the features')
+
+# %% ../../nbs/report/02_page.ipynb #9bd13639
+def dense_html(
+    results: dict[str, Any] | None, # of results.json
+) -> str: # empty where no masks were given
+    "The segmentation by a linear probe: a row per map of features."
+    if not results or 'dense' not in results: return ''
+    dense, rows = results['dense'], []
+    for r in dense['rows']:
+        for name, f in r['maps'].items():
+            mark = ' *' * (name == r['chosen'] and len(r['maps']) > 1)
+            iou = f'{100 * f["miou"]:.1f} ± {100 * f["stderr"]:.1f}'
+            rows.append([r['name'], name + mark, (iou, f['miou']), f'{f["accuracy"]:.1%}'])
+    rows += [['over ' + d['name'], '', f'{d["points"]:+.1f} ± {d["stderr"]:.1f} points', '']
+             for d in dense['differences']]
+    table = table_html(['frozen features', 'map', 'mean IoU, %', 'pixels right'], rows,
+                       'Segmentation by a linear classifier on the cells of a map')
+    words = html.escape(' '.join(dense_words(dense)))
+    return f'<h2>Segmentation by the features</h2>{table}<p class="small">{words}</p>'
 
 # %% ../../nbs/report/02_page.ipynb #4a83084c
 FIGURE_FOLDERS = ('pictures', 'figures')    # of a run; the first is that of older versions
@@ -301,7 +322,8 @@ def run_tiles(
     size = m.img_size if isinstance(m.img_size, (list, tuple)) else [m.img_size] * 2
     seconds = (run.results or {}).get('seconds_training') or sum(r.get('seconds') or 0 for r in epochs)
     done = 1 + max((r['epoch'] for r in epochs), default=-1)
-    tiles = [('epochs', f'{done} of {run.config.training.epochs}'),
+    t = run.config.training
+    tiles = [('epochs', f'{done} of {t.epochs}' if t.minutes is None else f'{done} in {t.minutes:g} minutes'),
              ('steps', f'{max(get("step"), default=0):,}'),
              ('images seen', f'{max(get("images_seen"), default=0):,}'), ('training', duration(seconds)),
              ('encoder', m.encoder_type), ('image', '×'.join(map(str, size)) + ' px'),
@@ -405,7 +427,7 @@ def run_page(
         _HEAD.format(title=f'{name} · hjepa', style=page_style()),
         f'<main><p class="small">Report of a training run</p><h1>{name}</h1>',
         verdict_html(run.verdict), f'<dl>{tiles}</dl>', '<h2>Evaluation of the features</h2>',
-        results_html(run.results), '<h2>Training</h2>',
+        results_html(run.results), dense_html(run.results), '<h2>Training</h2>',
         _course_html(run)]
     return '\n'.join(parts + _figures_html(run) + _use_html(run)) + '\n</main></body></html>\n'
 

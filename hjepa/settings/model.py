@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TARGET_NORMS', 'SIZE', 'RANGE', 'MODEL_IDLE', 'PredictorConfig', 'EMAConfig', 'FPNConfig', 'RegularizerConfig',
            'ImageLevelConfig', 'CropsConfig', 'ModelConfig', 'check_timm_kwargs', 'check_model_config',
-           'check_target_blocks', 'blame', 'build_encoder', 'without_idle']
+           'check_target_blocks', 'check_target_depths', 'blame', 'build_encoder', 'without_idle']
 
 # %% ../../nbs/settings/01_model.ipynb #bce79e7c
 import warnings
@@ -19,6 +19,7 @@ from ..encoder import ContextEncoder
 from ..vit.by_name import idle_arguments
 from ..fpn import FUSIONS, UPSAMPLE_METHODS
 from ..objectives.regularizers import REGULARIZERS
+from ..predictor import PREDICTORS
 
 # %% ../../nbs/settings/01_model.ipynb #2f2cca29
 @dataclass
@@ -28,6 +29,12 @@ class PredictorConfig:
     num_heads: int | None = setting(None, low=1) # attention heads; null: as many as the encoder
     mlp_ratio: float = setting(4.0, above=0) # hidden width of the MLPs over the width
     embed_dim: int | None = setting(None, low=1) # width; null: about 0.69 of the encoder's
+    # joint: mask tokens and context attend to each other; cross: mask tokens to the context only
+    kind: str = setting('joint', choices=PREDICTORS)
+    # share of the hidden patches that are predicted in a training step, drawn anew in each
+    share: float = setting(1.0, above=0, high=1)
+    # deviation of the noise in mask tokens' positions in training (StoP); 0: none
+    position_noise: float = setting(0.0, low=0)
 
 @dataclass
 class EMAConfig:
@@ -113,6 +120,12 @@ class ModelConfig:
     feature_weight: float = setting(1.0, low=0)
     # features are predicted in one step of so many; in the others pixels and the image level are learnt alone
     target_every: int = setting(1, low=1, unit='steps')
+    # blocks each of whose outputs is a target of its own at every level, with heads of its own; null: one
+    # target, see target_blocks
+    target_depths: list[int] | None = setting(None, low=1, length=(1, 12))
+    # weight of a loss on visible tokens, divided by the root of their distance to the nearest hidden patch;
+    # 0: none
+    visible_weight: float = setting(0.0, low=0)
     # weight of a loss on patches' pixels, beside that on features; 0: none
     pixel_weight: float = setting(0.0, low=0)
     # drop: hidden tokens are left out; zero: they are set to zero
@@ -162,6 +175,14 @@ def _lists_fit(m: ModelConfig) -> list[tuple]:
             (_count(m.pixel_std, C), 'pixel_std', f'{C} numbers, one per channel, above 0, at most 1'),
             (_count(size, L) or not m.fpn.use_fpn, 'fpn.feature_dim', f'null, one width, or {L} widths')]
 
+@relation(ModelConfig)
+def _one_loss_each(m: ModelConfig) -> list[tuple]:
+    "Targets are chosen in one way, and visible tokens compared in one."
+    return [(m.target_depths is None or m.target_blocks is None, 'target_blocks',
+             'null, as model.target_depths names the blocks that are targets'),
+            (not m.visible_weight or not m.fpn.use_fpn, 'visible_weight',
+             '0 with a pyramid: it has a loss of its own on visible cells, model.fpn.visible_weight')]
+
 def _count(values: Any, n: int) -> bool: return not isinstance(values, (list, tuple)) or len(values) == n
 
 @relation(ModelConfig)
@@ -172,6 +193,8 @@ def _something_to_learn(m: ModelConfig) -> list[tuple]:
              'and model.image_level.weight=0 there is nothing else to learn from'),
             (m.feature_weight > 0 or not m.fpn.use_fpn, 'fpn.use_fpn',
              'false with model.feature_weight=0: a pyramid learns from predicted features alone'),
+            (m.feature_weight > 0 or not m.visible_weight, 'visible_weight',
+             '0 with model.feature_weight=0: visible tokens are compared with targets too'),
             (m.target_every == 1 or others, 'target_every', '1 with model.pixel_weight=0 and '
              'model.image_level.weight=0: steps without targets would have nothing to learn from')]
 
@@ -206,11 +229,12 @@ MODEL_IDLE = [
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
-    ('level_weights target_norm target_blocks target_every', lambda m: not m.feature_weight,
+    ('level_weights target_norm target_blocks target_depths target_every', lambda m: not m.feature_weight,
      'as model.feature_weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: m.crops.enabled and not m.feature_weight, 'as model.feature_weight is 0'),
-    ('predictor.depth predictor.num_heads predictor.mlp_ratio predictor.embed_dim',
+    ('predictor.depth predictor.num_heads predictor.mlp_ratio predictor.embed_dim predictor.kind '
+     'predictor.share predictor.position_noise',
      lambda m: not m.feature_weight and not m.pixel_weight,
      'as model.feature_weight and model.pixel_weight are 0: nothing is predicted'),
     ('encoder_kwargs.patch_size', lambda m: m.patch_size is not None, 'as model.patch_size is given too'),
@@ -230,6 +254,17 @@ def check_target_blocks(
     raise ConfigError(f'model.target_blocks={blocks}: expected null (the last block), how many of the last '
                       f'blocks to average (1 to {depth}), or {num_levels} block numbers from 1 to {depth}, '
                       'one for each level')
+
+# %% ../../nbs/settings/01_model.ipynb #4cf91fa6
+def check_target_depths(
+    blocks: Any, # `model.target_depths`
+    depth: int, # blocks of the encoder
+):
+    "Raise `ConfigError` for blocks that the encoder does not have, or that are listed twice."
+    whole = isinstance(blocks, list) and all(type(b) is int and 1 <= b <= depth for b in blocks)
+    if blocks is None or whole and len({*blocks}) == len(blocks) > 0: return
+    raise ConfigError(f'model.target_depths={blocks}: expected null, or different block numbers from 1 to '
+                      f'{depth}, this encoder\'s last')
 
 # %% ../../nbs/settings/01_model.ipynb #6a2ce5c9
 @contextmanager

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'CHANCES', 'JITTER', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'TRAINING_IDLE',
            'RUN_IDLE', 'DataConfig', 'MaskingConfig', 'TrainingConfig', 'MultiCropConfig', 'EvaluationConfig',
-           'RunConfig', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run', 'load_config']
+           'RunConfig', 'one_length', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run',
+           'load_config']
 
 # %% ../../nbs/settings/02_run.ipynb #eabce67d
 import math
@@ -14,10 +15,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..core.config import (check_sections, check_settings, Kind, load_kind, register_kind, relation,
-                               setting, warn_idle)
+from ..core.config import (check_sections, check_settings, ConfigError, is_given, Kind, layering,
+                               load_kind, register_kind, relation, setting, warn_idle)
 from ..core.distributed import SHARDING
 from ..core.optimizers import optimizer_checks, takes_two_betas
+from ..core.trackers import TRACKERS
 from ..data.cutting import DECODERS
 from ..data.named import DATASETS
 from ..masking import mask_settings, MASKS
@@ -93,12 +95,17 @@ MINUTES = dict(above=0, high=1e6, unit='minutes') # two years: longer, and clock
 @dataclass
 class TrainingConfig:
     "Optimisation and bookkeeping."
-    epochs: int = setting(100, low=1) # passes over the data
+    # passes over the data; null: see minutes
+    epochs: int | None = setting(100, low=1)
+    # time for training, instead of epochs: schedules follow the share of it that is spent
+    minutes: float | None = setting(None, **MINUTES)
     batch_size: int = setting(64, low=1, unit='images') # images per process and forward pass
     grad_accumulation: int = setting(1, low=1) # forward passes per optimiser step
     lr: float = setting(1e-3, above=0) # highest learning rate
     lr_min: float = setting(1e-6, low=0) # learning rate at the end
     warmup_epochs: float = setting(5.0, low=0, unit='epochs') # length of the linear warm-up
+    # the same as a share of the run, instead; null: warmup_epochs, or a tenth of a run in minutes
+    warmup: float | None = setting(None, low=0, below=1)
     weight_decay: float = setting(0.04, low=0) # weight decay at the start; rises on a cosine
     weight_decay_end: float = setting(0.4, low=0) # weight decay at the end
     # β1 and β2 of AdamW, and of other optimisers that take two
@@ -116,6 +123,8 @@ class TrainingConfig:
     timeout_minutes: float = setting(10.0, **MINUTES)
     seed: int = 0 # seed of weights, order, crops and masks
     log_steps: int = setting(10, low=1, unit='steps') # steps between lines of history
+    # where numbers go besides the history, see the notebook on trackers
+    trackers: list[str] = setting([], choices=TRACKERS, expected=f'a list of {", ".join(TRACKERS)}')
     checkpoint_minutes: float = setting(10.0, **MINUTES) # longest time between checkpoints
     # most steps between checkpoints
     checkpoint_steps: int | None = setting(None, low=1, unit='steps')
@@ -164,9 +173,13 @@ class MultiCropConfig:
 # %% ../../nbs/settings/02_run.ipynb #7c3eb46f
 @dataclass
 class EvaluationConfig:
-    "What is measured when the run ends."
+    "What is measured when the run ends, and on the way."
     probe: bool = True # measure k-NN and linear probe, where the data has labels
     test_split: str = 'test' # the part to test on
+    # time between probes of some 2,000 training images during training; null: none (see every_minutes)
+    every: int | None = setting(None, low=1, unit='epochs')
+    # the same in minutes of training
+    every_minutes: float | None = setting(None, **MINUTES)
     # read-outs to choose from, see the notebook on encodings; null: all that suit the model
     readouts: list[str] | None = setting(None, length=(1, math.inf))
     whiten: bool = True # also try whitened read-outs, for k-NN
@@ -176,6 +189,10 @@ class EvaluationConfig:
     # images that are held back together: stem, folder, a file of NAME,GROUP, or position (none); null:
     # stems where names tell, see the notebook on hold-outs
     groups: str | None = None
+    # images with class masks to segment by a linear probe: a folder with train/ and test/ (or val/), each
+    # with images/ and masks/ in it; null: none. Needs the extra: pip install hjepa[dense]
+    dense_path: str | None = None
+    dense_ignore: int = setting(255, low=-1) # class number of mask pixels that do not count; -1: all count
 
 # %% ../../nbs/settings/02_run.ipynb #fd461ab0
 @dataclass
@@ -194,6 +211,12 @@ def _rate_falls(t: TrainingConfig) -> list[tuple]:
     return [(t.lr_min <= t.lr, 'lr_min', f'from 0 to training.lr ({t.lr})')]
 
 relation(TrainingConfig)(optimizer_checks)
+
+@relation(TrainingConfig)
+def _one_length(t: TrainingConfig) -> list[tuple]:
+    one = t.minutes is None or t.epochs is None
+    return [(one, 'minutes', f'null, as training.epochs is {t.epochs} (a run has one length)'),
+            (t.minutes or t.epochs, 'epochs', 'a whole number from 1, as training.minutes is null')]
 
 @relation(MultiCropConfig)
 def _crops_grow(c: MultiCropConfig) -> list[tuple]:
@@ -223,6 +246,38 @@ def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
     return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
              'num_global_crops is what shows an image more than once')]
 
+# %% ../../nbs/settings/02_run.ipynb #len0ex
+@layering(TrainingConfig)
+def one_length(
+    schema: type, # of the section
+    values: dict, # of all layers, plain; changed
+    given: dict, # those of the last layer
+):
+    "Let the length and the warm-up of the last layer take the place of those below."
+    minutes, epochs = (is_given(given, k) for k in ('minutes', 'epochs'))
+    if minutes and epochs:
+        raise ConfigError(f'training.epochs={given["epochs"]} and training.minutes={given["minutes"]}: a run '
+                          'has one length; leave one of them out')
+    if epochs: values['minutes'] = None
+    if is_given(given, 'warmup'): _forget(values, given)
+    elif is_given(given, 'warmup_epochs'): values['warmup'] = None
+    elif minutes and not is_given(values, 'warmup'):
+        share = _share(schema, values)
+        if share is not None: values['warmup'] = share
+        _forget(values, given)
+    if minutes: values['epochs'] = None
+
+def _forget(values: dict, given: dict):
+    "Leave out the epochs of warm-up of a layer below."
+    if 'warmup_epochs' not in given: values.pop('warmup_epochs', None)
+
+def _share(schema: type, values: dict) -> float | None:
+    "The warm-up in epochs as a share of them."
+    usual = {f.name: f.default for f in fields(schema)}
+    try: warm, all_ = (float(values.get(k, usual[k])) for k in ('warmup_epochs', 'epochs'))
+    except (TypeError, ValueError): return None
+    return round(warm / all_, 6) if 0 <= warm < all_ else None
+
 # %% ../../nbs/settings/02_run.ipynb #094732f1
 def check_run_config(
     cfg: RunConfig,
@@ -235,14 +290,17 @@ def check_run_config(
 
 # %% ../../nbs/settings/02_run.ipynb #311e61f7
 TRAINING_IDLE = [('betas', lambda t: not takes_two_betas(t.optimizer),
-                  'as training.optimizer does not take two betas')] # see `warn_idle`
+                  'as training.optimizer does not take two betas'),
+                 ('warmup_epochs', lambda t: t.warmup is not None, 'as training.warmup is set'),
+                 ('warmup_epochs', lambda t: t.minutes is not None and t.warmup is None and t.warmup_epochs,
+                  'as training.minutes is set: training.warmup is a share of them')] # see `warn_idle`
 
 def warn_training(
     t: TrainingConfig, # checked
 ):
     "Warn of schedules of any training that do not fit, and of settings without effect."
     warn_idle(t, TRAINING_IDLE, 'training.')
-    if t.warmup_epochs < t.epochs: return
+    if t.epochs is None or t.warmup is not None or t.warmup_epochs < t.epochs: return
     warnings.warn(f'training.warmup_epochs={t.warmup_epochs:g} is not below training.epochs={t.epochs}: '
                   f'training.lr={t.lr:g} is never reached', stacklevel=2)
 
@@ -262,11 +320,12 @@ def warn_schedules(
 ):
     "Warn of schedules that end before the run does, or after it."
     warm, t, c = cfg.model.ema.momentum_warmup_epochs, cfg.training, cfg.multicrop
-    if warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
+    if t.epochs is not None and warm is not None and warm < t.epochs and cfg.model.ema.momentum_end == 1:
         warnings.warn(
             f'model.ema.momentum_warmup_epochs={warm} ends before training.epochs={t.epochs}: the '
             'target encoder freezes there. Set it to null to let the schedule span the run', stacklevel=2)
-    if c.strategy is not None and c.min_local_crops is not None and c.warmup_epochs >= t.epochs:
+    grows = c.strategy is not None and c.min_local_crops is not None
+    if grows and t.epochs is not None and c.warmup_epochs >= t.epochs:
         warnings.warn(f'multicrop.warmup_epochs={c.warmup_epochs} is not below training.epochs={t.epochs}: '
                       f'num_local_crops={c.num_local_crops} is never reached', stacklevel=2)
     warn_training(t)
@@ -276,7 +335,10 @@ _CROP_KEYS = ' '.join(f'multicrop.{f.name}' for f in fields(MultiCropConfig) if 
 _LOCAL_KEYS = ' '.join(f'multicrop.{k}' for k in ('local_crop_size', 'local_crop_scale',
                                                   'local_color_jitter', 'local_greyscale', 'local_blur',
                                                   'local_solarize', 'local_keep'))
-_PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig) if f.name != 'probe')
+# without labels, too
+_NO_PROBE_KEYS = ('probe', 'every', 'every_minutes', 'dense_path', 'dense_ignore')
+_PROBE_KEYS = ' '.join(f'evaluation.{f.name}' for f in fields(EvaluationConfig)
+                       if f.name not in _NO_PROBE_KEYS)
 
 def _crops(c: RunConfig) -> bool: return c.multicrop.strategy is not None
 def _no_local(c: RunConfig) -> bool: return _crops(c) and c.multicrop.num_local_crops == 0
@@ -313,6 +375,8 @@ RUN_IDLE = [
      'as data.dataset is not shards'),
     ('model.ema.momentum_warmup_epochs', lambda c: c.model.ema.momentum == c.model.ema.momentum_end,
      'as the momentum stays as it is'),
+    ('evaluation.dense_ignore', lambda c: c.evaluation.dense_path is None,
+     'as evaluation.dense_path is null'),
     (_PROBE_KEYS, lambda c: not c.evaluation.probe, 'as evaluation.probe is false')] # see `warn_idle`
 
 # %% ../../nbs/settings/02_run.ipynb #51e4d9e4

@@ -61,6 +61,9 @@ def load_ijepa(self: Predictor,
 ):
     """Load all weights of a predictor of I-JEPA. ValueError names what does not fit, and the settings that
     do."""
+    if self.kind != 'joint':
+        raise ValueError(f'{where}: in its predictor context and mask tokens attend to each other, in this '
+                         'one not: set predictor.kind=joint, or leave the predictor out of the file')
     state = {re.sub('^predictor_', '', k): v for k, v in tensors.items()}
     pos = state.pop('pos_embed', None)
     own = {k: v for k, v in self.state_dict().items() if k != 'flip_token'}

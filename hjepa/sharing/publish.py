@@ -20,6 +20,7 @@ from ..core.files import (check_target, expand, load_tensors, read_json, save_te
                               write_text)
 from ..core.weights import read_newest, saved_config
 from ..evaluation.collapse import health_words
+from ..evaluation.probes import choice_words
 from ..report.verdict import run_verdict
 from ..hierarchy import HJEPA, level_grid
 from .hub import need_hub, one_line, weights_file
@@ -81,7 +82,8 @@ def describe_training(
     seen = told.get('images_seen', state.get('images_seen'))
     seconds = told.get('seconds_training', state.get('seconds', 0))
     if seen is not None:
-        lines.append(f'Budget: {seen:,} images seen ({t.epochs} epochs planned, batches of '
+        planned = f'{t.epochs} epochs' if t.minutes is None else f'{t.minutes:g} minutes'
+        lines.append(f'Budget: {seen:,} images seen ({planned} planned, batches of '
                      f'{t.batch_size * t.grad_accumulation}), {seconds / 60:.1f} minutes')
     lines.append(f'Learning rate {t.lr:g} to {t.lr_min:g}, weight decay {t.weight_decay:g}, EMA momentum '
                  f'{cfg.model.ema.momentum:g} to {cfg.model.ema.momentum_end:g}, masks '
@@ -124,8 +126,7 @@ def describe_results(
                       f'(linear), {d["knn"]["points"]:+.1f} ± {d["knn"]["stderr"]:.1f} (k-NN)')
     if results.get('differences'): parts.append(f'This run {"; ".join(map(diff, results["differences"]))}.')
     parts.append(f'{results["n_train"]:,} training and {results["n_test"]:,} test images; '
-                 f'read-outs{", k" * many} and regularisation were chosen on {results["n_val"]:,} '
-                 'held-back training images.')
+                 f'read-outs{", k" * many} and regularisation were chosen {choice_words(results)}.')
     return '\n\n'.join(parts + ([results['note']] if 'note' in results else []))
 
 # %% ../../nbs/sharing/04_publish.ipynb #91a92930
