@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'benchmarks'))
 import rivals
 import small_budget
 from rivals import IJEPA, RIVALS, RivalTrainer, SeparateBlocks, load_rival
+from studies import GARMENTS, PHOTOGRAPHS, UNTRAINED
 
 from hjepa.data.datasets import ImageDataset
 from hjepa.data.named import build_dataset
@@ -49,7 +50,9 @@ class Watch(Callback):
 
 
 def trainer(name, folder, images, *callbacks, more=()):
-    own = [o for o in small_budget.METHODS[name] if not o.startswith('training.weight_decay')]
+    grey = [o for o in PHOTOGRAPHS.methods['dino'] if 'color' not in o and 'grey' not in o]
+    methods = GARMENTS.methods | dict(dino=['model.pixel_weight=0', *grey])
+    own = [o for o in methods[name] if not o.startswith('training.weight_decay')]
     return RivalTrainer(
         load_rival('tiny', [*SMALL, 'training.warmup_epochs=0.1', 'training.lr=3e-3', *own, *more]), folder,
         images, list(callbacks))
@@ -95,13 +98,13 @@ def test_rival_resumes_exactly(name, tmp_path, images):
 
 def test_impossible_settings():
     for name, more, word in [('mae', ['rival.mask_ratio=1'], 'mask_ratio'),
-                             ('mae', ['rival.name=dino'], 'rival.name'),
+                             ('mae', ['rival.name=simclr'], 'rival.name'),
                              ('mae', ['model.pixel_weight=1'], 'pixel_weight'),
                              ('ijepa', ['model.fpn.use_fpn=true'], 'use_fpn'),
                              ('lejepa', ['multicrop.strategy=null'], 'strategy'),
                              ('ijepa', ['multicrop.strategy=global_only'], 'strategy')]:
         with pytest.raises(ConfigError, match=word):
-            load_rival('tiny', [*small_budget.METHODS[name], *more])
+            load_rival('tiny', [*GARMENTS.methods[name], *more])
 
 
 @torch.no_grad()
@@ -169,8 +172,8 @@ def study(monkeypatch, tmp_path):
         build_dataset('fashion_mnist_mini', split=s).subset(range(n))
         for s, n in (('train', 1200), ('test', 200))
     ]
-    monkeypatch.setattr(small_budget, 'load_sets', lambda name: tuple(sets))
-    monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, *SMALL[:-1]])
+    monkeypatch.setattr(small_budget, 'load_sets', lambda args: tuple(sets))
+    monkeypatch.setattr(GARMENTS, 'common', [*GARMENTS.common, *SMALL[:-1]])
     monkeypatch.setattr(small_budget, 'DRAWS', 2)
     out, threads = tmp_path/'runs', torch.get_num_threads()
     yield out, lambda what, *more: small_budget.main([
@@ -235,7 +238,7 @@ def test_runner(study, monkeypatch, tmp_path, capsys):
     call(*run[:-1])
     assert not list(out.glob('run/*'))
     # other settings: done again
-    monkeypatch.setattr(small_budget, 'COMMON', [*small_budget.COMMON, 'training.lr=1e-4'])
+    monkeypatch.setattr(GARMENTS, 'common', [*GARMENTS.common, 'training.lr=1e-4'])
     call(*run, '--methods', 'flat')
     call('table')
     again = json.loads((tmp_path/'table.json').read_text())
@@ -267,10 +270,10 @@ def test_speed(study, monkeypatch, capsys):
 
 def test_tuning(study, monkeypatch, tmp_path):
     out, call = study
-    assert {len(t) for t in small_budget.TRIALS.values()} == {5}
-    tuned = small_budget.METHODS.keys() - {*small_budget.UNTRAINED, 'ijepa_public'}
-    assert small_budget.TRIALS.keys() == tuned
-    monkeypatch.setattr(small_budget, 'TRIALS',
+    assert {len(t) for t in GARMENTS.trials.values()} == {5}
+    tuned = GARMENTS.methods.keys() - {*UNTRAINED, 'ijepa_public'}
+    assert GARMENTS.trials.keys() == tuned
+    monkeypatch.setattr(GARMENTS, 'trials',
                         {'mae': [['training.lr=1e-9', 'training.lr_min=0'], ['rival.mask_ratio=0.5']]})
     call('tune', '--minutes', '.01', '--methods', 'mae', '--shard', '0/2')
     assert json.loads((out/'chosen.json').read_text()) == {}
@@ -278,23 +281,23 @@ def test_tuning(study, monkeypatch, tmp_path):
     trials = {r['trial']: r for r in results(out/'tune')}
     best = max(trials, key=lambda t: trials[t]['linear'])
     assert trials[0]['seed'] == 100 and json.loads(
-        (out/'chosen.json').read_text()) == {'mae': small_budget.TRIALS['mae'][best]}
+        (out/'chosen.json').read_text()) == {'mae': GARMENTS.trials['mae'][best]}
     measured(out, mae=3)
     call('run', '--methods', 'mae', '--seeds', '0', '--minutes', '.006')
-    assert small_budget.TRIALS['mae'][best][0] in results(out/'run')[0]['overrides'] and results(
+    assert GARMENTS.trials['mae'][best][0] in results(out/'run')[0]['overrides'] and results(
         out/'run')[0]['steps'] == 3
 
 
-@pytest.mark.parametrize('method', list(small_budget.TRIALS))
+@pytest.mark.parametrize('method', list(GARMENTS.trials))
 def test_every_trial_can_be_built(method):
-    load = small_budget.kind(method)[1]
-    for t in small_budget.TRIALS[method]:
-        c = load('tiny', small_budget.settings(method, 0, t))
+    load = small_budget.kind(GARMENTS, method)[1]
+    for t in GARMENTS.trials[method]:
+        c = load('tiny', GARMENTS.settings(method, 0, t))
         if load is load_rival: rivals.build_rival_masks(c, rivals.RIVALS[c.rival.name](c.model, c.rival))
 
 
 def test_public_ijepa_wants_a_checkout(study, tmp_path, capsys):
-    c = load_rival('tiny', small_budget.settings('ijepa_public', 0))
+    c = load_rival('tiny', GARMENTS.settings('ijepa_public', 0))
     with pytest.raises(ConfigError, match='--ijepa PATH'): RIVALS['public_ijepa'](c.model, c.rival)
     # its sampler would not end
     c.rival.min_keep = 7
@@ -310,11 +313,11 @@ def test_public_ijepa_wants_a_checkout(study, tmp_path, capsys):
 
 def test_ablations(study, monkeypatch):
     out, call = study
-    for change in small_budget.CHANGES.values():
-        load_config('tiny', small_budget.settings('hierarchical', 0, change))
-    monkeypatch.setattr(small_budget, 'CHANGES',
+    for change in GARMENTS.changes.values():
+        load_config('tiny', GARMENTS.settings('hierarchical', 0, change))
+    monkeypatch.setattr(GARMENTS, 'changes',
                         {'nothing': [], 'Features, alone': ['model.pixel_weight=0']})
-    monkeypatch.setattr(small_budget, 'TRIALS', {'hierarchical': [['training.lr=7e-4']]})
+    monkeypatch.setattr(GARMENTS, 'trials', {'hierarchical': [['training.lr=7e-4']]})
     with pytest.raises(SystemExit, match='`tune` first'):
         call('ablate', '--minutes', '.004', '--seeds', '0')
     call('tune', '--minutes', '.004', '--methods', 'hierarchical')
