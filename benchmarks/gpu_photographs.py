@@ -179,7 +179,8 @@ def run(args):
         row = rows[-1]
         if row.get('images_per_s') and head['peak_tflops']:
             row['peak_share'] = row['images_per_s'] * row['gflop_per_image'] / 1e3 / head['peak_tflops']
-        if args.out: write_atomic(args.out, lambda p: p.write_text(json.dumps(head | dict(rows=rows), indent=1)))
+        found = json.dumps(head | dict(rows=rows), indent=1)
+        if args.out: write_atomic(args.out, lambda p: p.write_text(found))
         print(f'{method}: {time.perf_counter() - begun:.0f} s', flush=True)
     print('\n'.join(lines(rows)))
 

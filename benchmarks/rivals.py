@@ -235,8 +235,9 @@ class DINO(Rival):
     """Self-distillation (Caron et al. 2021): each view's share of every prototype must be what an averaged
     network says of another, global view.
 
-    The teacher sees global crops alone; its answers are centred on their running mean and sharpened. Settings:
-    sections `multicrop` and `model.ema`, `rival.prototypes`, `temperatures`, `center_momentum`."""
+    The teacher sees global crops alone; its answers are centred on their running mean and sharpened.
+    Settings: sections `multicrop` and `model.ema`, `rival.prototypes`, `temperatures`,
+    `center_momentum`."""
     def build(self, plain: HJEPA):
         hidden, out = self.how.projector
         D, K = plain.context_encoder.embed_dim, self.how.prototypes
