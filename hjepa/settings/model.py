@@ -239,7 +239,11 @@ def _frozen_teacher(m: ModelConfig) -> list[tuple]:
     named = m.teacher not in ('', TIMM)
     return [(named, 'teacher', 'ema, the path of a run or file of hjepa, or timm:NAME'),
             *((own or getattr(m, k) is None, k, f'null with model.teacher={m.teacher}: {said}')
-              for k in ('target_blocks', 'target_depths'))]
+              for k in ('target_blocks', 'target_depths')),
+            (own or m.image_level.teacher == 'none', 'image_level.teacher',
+             f'none with model.teacher={m.teacher}: there is no average of the model then'),
+            (own or m.feature_weight > 0, 'teacher',
+             'ema with model.feature_weight=0: nothing is compared with a teacher\'s features')]
 
 # %% ../../nbs/settings/01_model.ipynb #f5b59eaf
 def check_model_config(
