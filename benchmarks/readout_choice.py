@@ -109,6 +109,12 @@ def measure(a, b, names: list[str], bf16: bool, first: bool) -> dict:
     return out | dict(seconds=seconds, leak=leak(train['level0'], y) if first else None)
 
 
+def said(found: dict, reader: str) -> str:
+    "Accuracies of the four choices."
+    values = [found[c]['accuracy'] for c in ('usual', 'old', 'new', 'oracle')]
+    return ' '.join([reader, *(f'{100 * v:.1f}' for v in values)])
+
+
 def run(args):
     "All cases that are not done yet."
     torch.set_num_threads(1)
@@ -135,8 +141,7 @@ def run(args):
                     for p in ('fp32', 'bf16')]
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder/'result.json', lambda p, rows=rows: p.write_text(json.dumps(rows, indent=1)))
-            print(folder.name, *(f'{w} ' + ' '.join(f'{100 * r[w][c]["accuracy"]:.1f}' for c in
-                  ('usual', 'old', 'new', 'oracle')) for r in rows for w in ('linear', 'knn')), flush=True)
+            print(folder.name, *(said(r[w], w) for r in rows for w in ('linear', 'knn')), flush=True)
 
 
 def table(args):

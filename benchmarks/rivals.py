@@ -1,4 +1,5 @@
-"""Other ways to train the same encoder, small and faithful, for comparison only: I-JEPA, MAE and LeJEPA.
+"""Other ways to train the same encoder, small and faithful, for comparison only: I-JEPA, MAE, LeJEPA
+(VISReg with another regularizer) and DINO.
 
 Each trains the `ContextEncoder` of a configuration and returns it in a plain `HJEPA` (`as_hjepa`), so
 that what is read from it is the same for all. Loader, optimiser, schedules, precision and checkpoints are
@@ -29,7 +30,7 @@ from hjepa.masking import (MultiBlockMaskGenerator, RandomMaskGenerator, keep_ra
                            sample_block_size, sample_blocks)
 from hjepa.data.crops import Crops
 from hjepa.predictor import Predictor
-from hjepa.objectives.regularizers import sigreg
+from hjepa.objectives.regularizers import REGULARIZERS, sigreg
 from hjepa.settings.run import RunConfig, check_run_config, warn_run
 from hjepa.training import Trainer
 
@@ -38,14 +39,18 @@ from hjepa.training import Trainer
 class RivalConfig:
     """How a rival learns, beside the other sections. The decoder of MAE has the size of
     `model.predictor`."""
-    name: str = 'ijepa' # ijepa, mae or lejepa
+    name: str = 'ijepa' # a name of `RIVALS`
     mask_ratio: float = 0.75 # mae: share of the patches that is hidden
     normalize_pixels: bool = True # mae: each patch's pixels have mean 0 and deviation 1 as targets
     min_keep: int = 4 # public_ijepa: fewer patches than any target block has; contexts have more
-    sigreg_weight: float = 0.05 # lejepa: λ
-    slices: int = 256 # lejepa: random directions of a step
-    projector: list[int] = field(
-        default_factory=lambda: [512, 64])  # lejepa: widths of its hidden layer and of its output
+    sigreg_weight: float = 0.05 # lejepa: λ, share of the regularizer
+    regularizer: str = 'sigreg' # lejepa: or visreg, vicreg
+    slices: int = 256 # lejepa: random directions of a step, of sigreg
+    # lejepa and dino: widths of the hidden layer and of the output
+    projector: list[int] = field(default_factory=lambda: [512, 64])
+    prototypes: int = 1024 # dino: classes that views must agree on
+    temperatures: list[float] = field(default_factory=lambda: [0.1, 0.04]) # dino: student's, teacher's
+    center_momentum: float = 0.9 # dino: of the mean answer, which is taken off the teacher's
 
 
 @dataclass
@@ -61,14 +66,20 @@ def check_rival(cfg: RivalRun) -> RivalRun:
         (r.name in RIVALS, 'rival.name', r.name, ', '.join(RIVALS)),
         (0 < r.mask_ratio < 1, 'rival.mask_ratio', r.mask_ratio, 'a share above 0 and below 1'),
         (0 <= r.sigreg_weight <= 1, 'rival.sigreg_weight', r.sigreg_weight, 'from 0 to 1'),
+        (r.regularizer in REGULARIZERS, 'rival.regularizer', r.regularizer, ', '.join(REGULARIZERS)),
         (r.slices > 0, 'rival.slices', r.slices, 'a whole number from 1'),
+        (r.prototypes > 1, 'rival.prototypes', r.prototypes, 'a whole number from 2'),
+        (len(r.temperatures) == 2 and min(r.temperatures) > 0, 'rival.temperatures', r.temperatures,
+         'two numbers above 0'),
+        (0 <= r.center_momentum < 1, 'rival.center_momentum', r.center_momentum, 'from 0, below 1'),
         (len(r.projector) == 2 and min(r.projector) > 0, 'rival.projector', r.projector, 'two widths'),
         (not m.fpn.use_fpn, 'model.fpn.use_fpn', m.fpn.use_fpn, 'false: rivals do not train a pyramid'),
         (m.pixel_weight == 0, 'model.pixel_weight', m.pixel_weight, '0: rivals have losses of their own'),
         (cfg.masking.masks_per_image == 1, 'masking.masks_per_image', cfg.masking.masks_per_image,
          '1 for a rival'),
-        ((crops == 'global_only') == (r.name == 'lejepa'), 'multicrop.strategy', crops,
-         'global_only for lejepa (which reads how many crops, and their scales), null for the others')
+        ((crops == 'global_only') == (r.name in VIEWS), 'multicrop.strategy', crops,
+         f'global_only for {" and ".join(VIEWS)} (which read how many crops, and their scales), null for '
+         'the others')
     ])
     return check_run_config(cfg)
 
@@ -197,7 +208,8 @@ class LeJEPA(Rival):
     """LeJEPA (Balestriero & LeCun 2025): views of an image agree, while each view's projections over the
     batch look normal in random directions.
 
-    No teacher, no predictor. Views are the crops of section `multicrop`, all through the one encoder;
+    `rival.regularizer` takes another loss in SIGReg's place: `visreg` makes it VISReg. No teacher, no
+    predictor. Views are the crops of section `multicrop`, all through the one encoder;
     `level_losses` are invariance and SIGReg."""
     def build(self, plain: HJEPA):
         hidden, out = self.how.projector
@@ -212,10 +224,62 @@ class LeJEPA(Rival):
         z = self.projector(z).float().unflatten(0, (len(crops), -1))                        # [n, B, d]
         invariance = (z - z[:crops.num_global].mean(0)).square().mean()
         with torch.autocast(z.device.type, enabled=False):
-            normality, weight = sigreg(z, self.how.slices), self.how.sigreg_weight
+            kind, weight = self.how.regularizer, self.how.sigreg_weight
+            normality = sigreg(z, self.how.slices) if kind == 'sigreg' else REGULARIZERS[kind](z)
         return dict(loss=(1 - weight) * invariance + weight * normality,
                     level_losses=torch.stack([invariance, normality]).detach(),
                     target_std=target_spread(z.detach(), torch.ones_like(z[..., 0]))[None])
+
+
+class DINO(Rival):
+    """Self-distillation (Caron et al. 2021): each view's share of every prototype must be what an averaged
+    network says of another, global view.
+
+    The teacher sees global crops alone; its answers are centred on their running mean and sharpened.
+    Settings: sections `multicrop` and `model.ema`, `rival.prototypes`, `temperatures`,
+    `center_momentum`."""
+    def build(self, plain: HJEPA):
+        hidden, out = self.how.projector
+        D, K = plain.context_encoder.embed_dim, self.how.prototypes
+        self.head = nn.Sequential(nn.Linear(D, hidden), nn.GELU(), nn.Linear(hidden, out))
+        # directions of length 1
+        self.prototypes = nn.Parameter(torch.randn(K, out))
+        self.target_encoder, self.ema_steps = plain.target_encoder, plain.ema_steps
+        self.teacher_head = deepcopy(self.head).requires_grad_(False)
+        self.teacher_prototypes = nn.Parameter(self.prototypes.detach().clone(), requires_grad=False)
+        self.register_buffer('center', torch.zeros(K))
+
+    def answers(self, encoder: nn.Module, head: nn.Module, prototypes: Tensor,
+                views: list[Tensor]) -> Tensor: # [n, B, K] cosines
+        "How near the mean token of each of n views is to every prototype."
+        # a summary for each image of each size of crop
+        x = torch.cat([self.patches(encoder(v)).mean(1) for v in views])                    # [n·B, D]
+        unit = partial(F.normalize, dim=-1)
+        return unit(head(x).float()) @ unit(prototypes).T
+
+    def forward(self, crops: Crops) -> dict[str, Tensor]:
+        "Loss on a batch: cross-entropy over all pairs of a global view and another view."
+        g, (warm, cold) = crops.num_global, self.how.temperatures
+        views = [crops.global_crops] + ([crops.local_crops] if crops.num_local else [])
+        said = self.answers(self.context_encoder, self.head, self.prototypes, views)
+        said = (said.unflatten(0, (len(crops), -1)) / warm).log_softmax(-1)                 # [n, B, K]
+        with torch.no_grad():
+            told = self.answers(self.target_encoder, self.teacher_head, self.teacher_prototypes, views[:1])
+            sharp = ((told - self.center) / cold).softmax(-1).unflatten(0, (g, -1))         # [g, B, K]
+            if self.training: self.center.lerp_(told.mean(0), 1 - self.how.center_momentum)
+        pairs = -torch.einsum('gbk,nbk->gn', sharp, said) / sharp.shape[1]                  # [g, n]
+        other = ~torch.eye(g, len(crops), dtype=torch.bool, device=pairs.device)
+        loss = pairs[other].mean()
+        return dict(loss=loss, level_losses=loss.detach()[None],
+                    target_std=target_spread(sharp, torch.ones_like(sharp[..., 0]))[None] * len(self.center))
+
+    @torch.no_grad()
+    def update_target_encoder(self, current_step: int) -> float: # the momentum used
+        "The teacher's weights follow, its head's too."
+        momentum = HJEPA.update_target_encoder(self, current_step)
+        old = [*self.teacher_head.parameters(), self.teacher_prototypes]
+        torch._foreach_lerp_(old, [*self.head.parameters(), self.prototypes], 1 - momentum)
+        return momentum
 
 
 PUBLIC = dict(path=None)        # where facebookresearch/ijepa is checked out
@@ -283,12 +347,14 @@ class PublicIJEPA(Rival):
         return new.eval()
 
 
-RIVALS = dict(ijepa=IJEPA, mae=MAE, lejepa=LeJEPA, public_ijepa=PublicIJEPA)
+RIVALS = dict(ijepa=IJEPA, mae=MAE, lejepa=LeJEPA, dino=DINO, public_ijepa=PublicIJEPA)
+# these compare views of an image, without masks
+VIEWS = ('lejepa', 'dino')
 
 
 def build_rival_masks(config: RivalRun, model: Rival): # called with a batch size and a generator
-    "What masks a rival's images; None for LeJEPA. `ConfigError` if the settings do not fit."
-    if config.rival.name == 'lejepa': return None
+    "What masks a rival's images; None if it has whole views. `ConfigError` if the settings do not fit."
+    if config.rival.name in VIEWS: return None
     m, grid = config.masking, model.context_encoder.grid_size
     if config.rival.name == 'mae': return RandomMaskGenerator(grid, config.rival.mask_ratio)
     if config.rival.name == 'public_ijepa':

@@ -38,13 +38,15 @@ import math
 import re
 import statistics
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from budget import BLOCKS, Budget, Clock, Length
+from budget import Budget, Clock, Length
 from hardware import processor
 from rivals import PUBLIC, RivalTrainer, load_rival
+from studies import STUDIES, UNTRAINED, Study
 
 from hjepa.core.linalg import effective_rank
 from hjepa.data.datasets import ImageDataset
@@ -62,105 +64,17 @@ from hjepa.training import Trainer, load_run
 from hjepa.settings.run import load_config
 from hjepa.core.checkpoints import new_run
 
-BASE, BATCH = 'tiny', 64
-# of every run, and all that changes the encoder
-COMMON = [
-    'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
-    f'training.batch_size={BATCH}', 'training.lr=1e-3', 'training.weight_decay=0.05',
-    'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]'
-]
-# of all that is ours
-OURS = ['masking.kind=random']
-RIVAL = ['model.pixel_weight=0']
-CROPS = [
-    'multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0',
-    'multicrop.local_color_jitter=0'
-]
-UNTRAINED = ('pixels', 'pca', 'random')
-SEPARATE = [
-    'model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4',
-    'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]', 'training.weight_decay=0.04',
-    'training.weight_decay_end=0.4'
-]
-# its masks need a larger grid than 4 × 4
-METHODS = dict.fromkeys(UNTRAINED) | dict(
-    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE],
-    ijepa_public=[*RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'],
-    mae=[*RIVAL, 'rival.name=mae'],
-    lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4',
-        'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
-    flat=[*OURS, 'model.level_weights=[1,0]'],
-    hierarchical=[*OURS],
-    fpn=[*OURS, 'model.fpn.use_fpn=true'],
-    multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'],
-)
-
-FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
-SINGLE = [[], FAST, SLOW, NEAR, ['masking.hidden_share=0.5']]
-# as many for each; the first is the method as it stands above
-TRIALS = dict(
-    ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04']],
-    mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], SLOW],
-    lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], SLOW, ['rival.sigreg_weight=0.1']],
-    flat=SINGLE,
-    hierarchical=SINGLE,
-    fpn=SINGLE,
-    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']],
-)
-# of the best trial of `hierarchical`, one at a time
-CHANGES = {
-    'nothing': [],
-    'features alone': ['model.pixel_weight=0'],
-    'a weaker pixel anchor': ['model.pixel_weight=1'],
-    'a stronger pixel anchor': ['model.pixel_weight=16'],
-    'fine level alone': ['model.level_weights=[1,0]'],
-    'coarse level alone': ['model.level_weights=[0,1]'],
-    'equal levels': ['model.level_weights=[1,1]'],
-    'targets: mean of all blocks': ['model.target_blocks=6'],
-    'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'],
-    'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
-    'targets: norm, then pool': ['model.target_norm=norm_then_pool'],
-    'half of the patches hidden': ['masking.hidden_share=0.5'],
-    '14 of 16 patches hidden': ['masking.hidden_share=0.875'],
-    'single blocks, half hidden': BLOCKS,
-    'two masks for each image': ['masking.masks_per_image=2'],
-    'EMA from 0.996': ['model.ema.momentum=0.996'],
-    'EMA to 0.999': ['model.ema.momentum_end=0.999'],
-    'EMA stays at 0.99': ['model.ema.momentum_end=0.99'],
-    'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'],
-    'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'],
-    'SIGReg': ['model.regularizer.kind=sigreg'],
-    'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
-    'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
-    'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
-    'VICReg, a stronger pixel anchor, EMA stays at 0.99': ['model.regularizer.kind=vicreg',
-        'model.regularizer.weight=0.2', 'model.pixel_weight=16', 'model.ema.momentum_end=0.99'],
-    'lr 1e-3': ['training.lr=1e-3'],
-    'lr 3e-4': ['training.lr=3e-4'],
-    'batches of 32': ['training.batch_size=32'],
-    'batches of 128': ['training.batch_size=128'],
-    'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
-    'crops of 30 to 100 %': NEAR,
-    'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
-    'patches of 4': ['model.patch_size=4'],
-    'patches of 14': ['model.patch_size=14'],
-    '3 blocks': ['model.encoder_kwargs.depth=3'],
-    '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128',
-        'model.encoder_kwargs.num_heads=4'],
-    'predictor of 1 block': ['model.predictor.depth=1'],
-    'predictor of 4 blocks': ['model.predictor.depth=4'],
-    'predictor of width 192': ['model.predictor.embed_dim=192'],
-}
-PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [
-    ('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')
-]
-MEASURES = dict(linear='linear', knn='k-NN', shots='10 labels')                            # accuracies
+# accuracies; of older tables the first three
+MEASURES = dict(linear='linear', knn='k-NN', shots='10 labels')
+MORE = dict(knn_raw='k-NN, raw', knn_mean='k-NN, mean', linear_mean='linear, mean')
 KS, DRAWS, TUNE_SEED = (5, 10, 20, 50), 10, 100
 
 
-def load_sets(name: str) -> tuple[ImageDataset, ImageDataset]:
-    "Training and test images, all with labels."
-    sets = tuple(build_dataset(name, split=s) for s in ('train', 'test'))
+def load_sets(args) -> tuple[ImageDataset, ImageDataset]:
+    "Training and test images, all with labels: a data set by its name, or class folders."
+    name, folder = args.dataset, args.path
+    if folder: sets = tuple(build_dataset('imagefolder', folder, split=s) for s in args.splits)
+    else: sets = tuple(build_dataset(name, split=s) for s in args.splits)
     if any(s.labels is None or (s.labels < 0).any() for s in sets):
         raise SystemExit(f'{name}: images without labels; features could not be compared')
     return sets
@@ -178,9 +92,9 @@ def held_back(dataset: ImageDataset) -> tuple[ImageDataset, ImageDataset]:
     return dataset.subset(order[:-n]), dataset.subset(order[-n:])
 
 
-def kind(method: str) -> tuple[type[Trainer], callable]:
+def kind(study: Study, method: str) -> tuple[type[Trainer], callable]:
     "Which loop trains it, and what reads its configuration."
-    rival = any(o.startswith('rival.') for o in METHODS[method] or [])
+    rival = any(o.startswith('rival.') for o in study.methods[method] or [])
     return (RivalTrainer, load_rival) if rival else (Trainer, load_config)
 
 
@@ -196,10 +110,10 @@ def begin(folder: Path, task: dict):
     else: write_atomic(file, lambda p: p.write_text(json.dumps(task, indent=1)))
 
 
-def train(folder: Path, task: dict, dataset: ImageDataset) -> tuple[HJEPA, dict]:
+def train(folder: Path, study: Study, task: dict, dataset: ImageDataset) -> tuple[HJEPA, dict]:
     "One run, or the rest of it: the model for evaluation, and facts."
-    (Loop, load), new = kind(task['method']), not (folder/'config.yaml').exists()
-    config = load(BASE, task['overrides']) if new else load_run(folder, load=load)
+    (Loop, load), new = kind(study, task['method']), not (folder/'config.yaml').exists()
+    config = load(study.base, task['overrides']) if new else load_run(folder, load=load)
     if new: new_run(folder, config)
     begin(folder, task)
     budget = Length(task['steps']) if 'steps' in task else Budget(60 * task['minutes'])
@@ -247,17 +161,23 @@ def pixel_readouts(
 
 
 def score(found: list[Readouts], names: list[str]) -> dict:
-    "Linear probe, k-NN and ten labels per class, of the second set with the labels of the first."
+    """Linear probe, k-NN and ten labels per class, of the second set with the labels of the first. `knn_raw`
+    has no whitened read-out to choose, `knn_mean` the mean token alone (or what stands first)."""
     a, b = found
     train_x, test_x = whiten(a.vectors, b.vectors, [*names, *(f'{n}|white' for n in names)])
-    s, _ = score_features(train_x, a.labels, test_x, b.labels, KS, seed=0)
-    plain = lambda x: {n: x[n] for n in names}
-    few = low_shot(plain(train_x), a.labels, plain(test_x), b.labels, [10], DRAWS, 'draw')[0]
+    some = lambda x, of: {n: x[n] for n in of}
+    read = lambda of: score_features(some(train_x, of), a.labels, some(test_x, of), b.labels, KS, seed=0)[0]
+    s, raw, mean = read(list(train_x)), read(names), read(names[:1])
+    few = low_shot(some(train_x, names), a.labels, some(test_x, names), b.labels, [10], DRAWS, 'draw')[0]
     return dict(linear=s['linear']['accuracy'], linear_readout=s['linear']['readout'],
                 knn=s['knn']['accuracy'], knn_readout=s['knn']['readout'], k=s['knn']['k'],
+                knn_raw=raw['knn']['accuracy'], knn_raw_readout=raw['knn']['readout'],
+                knn_mean=mean['knn']['accuracy'], linear_mean=mean['linear']['accuracy'],
                 shots=few['mean'], shots_std=few['std'], shots_readouts=few['chosen'],
                 readouts={n: r.get('linear_val') for n, r in s['readouts'].items() if 'linear_val' in r})
-def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDataset],
+
+
+def one(folder: Path, study: Study, task: dict, train_set: ImageDataset, sets: list[ImageDataset],
         known: list[dict] = ()):
     "Do a task, if it is not done, nor known from elsewhere: train on some images, read others."
     if (folder/'result.json').exists(): return begin(folder, task)
@@ -265,8 +185,8 @@ def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDatas
     method, facts = task['method'], {}
     if method in UNTRAINED:
         begin(folder, task)
-        model = random_like(HJEPA(load_config(BASE, task['overrides']).model), task['seed'])
-    else: model, facts = train(folder, task, train_set)
+        model = random_like(HJEPA(load_config(study.base, task['overrides']).model), task['seed'])
+    else: model, facts = train(folder, study, task, train_set)
     with torch.no_grad():
         read = partial(pixel_readouts, fit=train_set if method == 'pca' else None) if method in (
             'pixels', 'pca') else network_readouts
@@ -276,12 +196,6 @@ def one(folder: Path, task: dict, train_set: ImageDataset, sets: list[ImageDatas
     print(
         '  '.join([folder.name] + [f'{v} {100 * result[k]:.1f}' for k, v in MEASURES.items()]
                   + [f'rank {result["rank"]:.0f}', f'images {result.get("images_seen", 0):,}']), flush=True)
-
-
-def settings(method: str, seed: int, more: list[str] = ()) -> list[str]:
-    "Overrides of a run."
-    own = METHODS[method] if method not in UNTRAINED else METHODS['hierarchical']
-    return [*COMMON, *own, *more, f'training.seed={seed}']
 
 
 def shard(tasks: list, which: str) -> list:
@@ -313,11 +227,11 @@ def known(args, what: str) -> list[dict]:
 def choose(args) -> dict[str, list[str]]:
     """The best trial's overrides of each method whose trials are all done with these settings. Notes them
     in `chosen.json`, too."""
-    out, done, chosen = Path(args.out), results(args, 'tune'), {}
-    for m, trials in TRIALS.items():
+    out, done, chosen, study = Path(args.out), results(args, 'tune'), {}, args.study
+    for m, trials in study.trials.items():
         of = [
             r for r in done if r['method'] == m and r['trial'] < len(trials)
-            and r['overrides'] == settings(m, TUNE_SEED, trials[r['trial']])
+            and r['overrides'] == study.settings(m, TUNE_SEED, trials[r['trial']])
         ]
         if len(of) == len(trials):
             chosen[m] = trials[max(of, key=lambda r: (r['linear'], -r['trial']))['trial']]
@@ -330,46 +244,48 @@ def choose(args) -> dict[str, list[str]]:
 
 def tune(args):
     "All trials of this shard that are not done yet."
-    fit, judge = held_back(load_sets(args.dataset)[0])
+    fit, judge = held_back(load_sets(args)[0])
     sets, out, done = [some(fit, args.gallery // 2), judge], Path(args.out), known(args, 'tune')
-    trials = [(name, k) for name in args.methods if name in TRIALS for k in range(len(TRIALS[name]))]
+    study, of = args.study, args.study.trials
+    trials = [(name, k) for name in args.methods if name in of for k in range(len(of[name]))]
     for m, i in shard(trials, args.shard):
-        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or 3, dataset=args.dataset,
-                    gallery=len(sets[0]), overrides=settings(m, TUNE_SEED, TRIALS[m][i]))
-        one(out/'tune'/f'{m}-{i}', task, fit, sets, done)
+        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or study.trial_minutes,
+                    dataset=args.dataset, gallery=len(sets[0]),
+                    overrides=study.settings(m, TUNE_SEED, of[m][i]))
+        one(out/'tune'/f'{m}-{i}', study, task, fit, sets, done)
         choose(args)
     for name, chosen in choose(args).items(): print(f'{name}: {" ".join(chosen) or "as it stands"}')
 
 
 def ablate(args):
     "All changes of this shard that are not tried yet, seed by seed."
-    fit, judge = held_back(load_sets(args.dataset)[0])
+    fit, judge = held_back(load_sets(args)[0])
     sets = [some(fit, args.gallery // 2), judge]
     done = known(args, 'ablate')
-    taken = [] if args.untuned else choose(args).get('hierarchical')
+    study = args.study
+    taken = [] if args.untuned else choose(args).get(study.ours)
     if taken is None:
-        raise SystemExit(f'{args.out}: not all trials of hierarchical are done with the settings that '
+        raise SystemExit(f'{args.out}: not all trials of {study.ours} are done with the settings that '
                          'stand here: `tune` first (or --untuned: as it stands)')
     for seed, (i, (name, change)) in shard(
-        [(s, c) for s in args.seeds for c in enumerate(CHANGES.items()) if c[1][0] in args.changes],
+        [(s, c) for s in args.seeds for c in enumerate(study.changes.items()) if c[1][0] in args.changes],
             args.shard):
-        task = dict(method='hierarchical', change=name, seed=seed, minutes=args.minutes or 3,
+        task = dict(method=study.ours, change=name, seed=seed, minutes=args.minutes or study.trial_minutes,
                     dataset=args.dataset, gallery=len(sets[0]),
-                    overrides=settings('hierarchical', seed, [*taken, *change]))
-        one(
-            Path(args.out) / 'ablate' / f'{i:02d}-{re.sub("[^a-z0-9]+", "-", name.lower())}-{seed}', task,
-            fit, sets, done)
+                    overrides=study.settings(study.ours, seed, [*taken, *change]))
+        short = re.sub('[^a-z0-9]+', '-', name.lower())
+        one(Path(args.out)/'ablate'/f'{i:02d}-{short}-{seed}', study, task, fit, sets, done)
 
 
 def speed(args):
     "Images per second of each method as it runs, by turns; the median is what `run` goes by."
     out, chosen, found = Path(args.out), {} if args.untuned else choose(args), {}
     methods = [m for m in args.methods if m not in UNTRAINED]
-    data = load_sets(args.dataset)[0]
+    data = load_sets(args)[0]
     for turn in range(args.turns):
         for m in methods:
-            (Loop, load), clock = kind(m), Clock(args.seconds)
-            config = load(BASE, settings(m, 0, chosen.get(m, [])))
+            (Loop, load), clock = kind(args.study, m), Clock(args.seconds)
+            config = load(args.study.base, args.study.settings(m, 0, chosen.get(m, [])))
             with tempfile.TemporaryDirectory() as folder:
                 trainer = Loop(config, Path(folder), dataset=data, callbacks=[clock])
                 trainer.fit()
@@ -392,7 +308,7 @@ def measured(args) -> dict:
 
 def run(args):
     "All runs of this shard that are not done yet."
-    out, minutes = Path(args.out), args.minutes or 16
+    out, minutes, study = Path(args.out), args.minutes or 16, args.study
     chosen = {} if args.untuned else choose(args)
     lost = [m for m in args.methods if m not in UNTRAINED and m not in chosen]
     if lost and not args.untuned:
@@ -403,7 +319,7 @@ def run(args):
     if slow:
         raise SystemExit(f'{out}: how fast {", ".join(slow)} is has not been measured: `speed` first, '
                          'with the same --methods')
-    train_set, test_set = load_sets(args.dataset)
+    train_set, test_set = load_sets(args)
     sets, done = [some(train_set, args.gallery), test_set], known(args, 'run')
     # those two are deterministic
     tasks = [(s, m) for s in args.seeds for m in args.methods
@@ -411,10 +327,10 @@ def run(args):
     for seed, m in shard(tasks, args.shard):
         trained = m not in UNTRAINED
         task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset,
-                    gallery=len(sets[0]), overrides=settings(m, seed, chosen.get(m, [])))
-        if trained: task['steps'] = round(60 * minutes * images_per_s[m] / BATCH)
-        one(out / 'run' / (f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}'), task, train_set,
-            sets, done)
+                    gallery=len(sets[0]), overrides=study.settings(m, seed, chosen.get(m, [])))
+        if trained: task['steps'] = round(60 * minutes * images_per_s[m] / study.batch)
+        folder = out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}')
+        one(folder, study, task, train_set, sets, done)
 
 
 def mean_sd(values: list[float], scale: float = 100) -> str:
@@ -423,21 +339,21 @@ def mean_sd(values: list[float], scale: float = 100) -> str:
                                                        if len(values) > 1 else '')
 
 
-def lines(rows: list[dict], minutes: float) -> list[str]:
+def lines(study: Study, rows: list[dict], minutes: float) -> list[str]:
     "One line per method of one budget (and of those that need none), then the differences."
     rows = [r for r in rows if r['minutes'] in (0, minutes)]
     out = [
         f'{minutes:g} minutes on one core',
         f'{"":22}' + ''.join(f'{v:>14}' for v in MEASURES.values()) + f'{"rank":>14}{"images/s":>14}  seeds'
     ]
-    for m in METHODS:
+    for m in study.methods:
         if not (of := [r for r in rows if r['method'] == m]): continue
         cells = [mean_sd([r[k] for r in of]) for k in MEASURES] + [
             mean_sd([r['rank'] for r in of], 1),
             f'{statistics.mean(r["images_per_s"] for r in of):.0f}' if m not in UNTRAINED else '–'
         ]
         out.append(f'{m:22}' + ''.join(f'{c:>14}' for c in cells) + f'  {len(of)}')
-    for a, b in PAIRS:
+    for a, b in study.pairs:
         if d := paired(rows, a, b):
             out.append(f'{f"{a} − {b}":32}' + '  '.join(f'{v} {mean_sd(d[k])}' for k, v in MEASURES.items())
                        + f'  ({len(d["linear"])} seeds)')
@@ -457,43 +373,58 @@ def table(args):
     "Collect the results, write them and print them."
     out = Path(args.out)
     rows, trials, ablations = (results(args, k) for k in PARTS)
-    if not rows: raise SystemExit(f'{out}: no run/*/result.json there; `run` first')
+    if not rows + trials + ablations:
+        raise SystemExit(f'{out}: no run/*/result.json there; `run` first')
     for k in ('dataset', 'gallery'):
         if len(found := {r[k] for r in rows}) > 1:
             raise SystemExit(f'{out}: runs with {k} {sorted(found)} are not to be compared; keep them in '
                              'folders of their own')
     budgets = sorted({r['minutes'] for r in rows} - {0})
-    rows.sort(key=lambda r: (r['minutes'], list(METHODS).index(r['method']), r['seed']))
+    rows.sort(key=lambda r: (r['minutes'], list(args.study.methods).index(r['method']), r['seed']))
     found = dict(rows=rows, trials=trials, ablations=ablations, chosen=choose(args), speed=measured(args))
     write_atomic(Path(args.table), lambda p: p.write_text(json.dumps(found, indent=1) + '\n'))
-    for m in budgets or [0]: print('\n'.join(lines(rows, m)))
+    for m in budgets or [0]: print('\n'.join(lines(args.study, rows, m)))
 
 
-def main(argv: list[str] | None = None):
-    "The command line."
+def parser() -> argparse.ArgumentParser:
+    "What the command line takes."
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('what', choices=['tune', 'ablate', 'speed', 'run', 'table'])
     p.add_argument('--out', required=True, metavar='RUNS', help='folder of the runs')
-    p.add_argument('--methods', nargs='+', choices=list(METHODS), metavar='METHOD',
-                   help=f'some of {", ".join(METHODS)}; default: all, ijepa_public with --ijepa only')
+    p.add_argument('--study', choices=list(STUDIES), default='small_budget',
+                   help='whose methods, trials and changes (in studies.py)')
+    p.add_argument('--dataset', help='a name with labels and the splits train and test; with --path, what '
+                   'to call it')
+    p.add_argument('--path', help='a folder of class folders, as CIFAR-10 or Imagenette')
+    p.add_argument('--splits', nargs=2, default=['train', 'test'], metavar=('TRAIN', 'TEST'))
+    p.add_argument('--set', nargs='+', default=[], metavar='KEY=VALUE', dest='more',
+                   help='settings of every run, as model.img_size=64 model.patch_size=8')
+    p.add_argument('--methods', nargs='+', metavar='METHOD',
+                   help='some of the study; default: all, ijepa_public with --ijepa only')
     p.add_argument('--ijepa', type=Path, metavar='PATH',
                    help='a checkout of facebookresearch/ijepa, for ijepa_public')
     p.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    p.add_argument('--minutes', type=float, help='time of one core, for a run 16, for a trial 3')
+    p.add_argument('--minutes', type=float, help='time of one core, for a run 16, for a trial 3 or 8')
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
-    p.add_argument('--dataset', default='fashion_mnist',
-                   help='a name with labels and the splits train and test')
     p.add_argument('--gallery', type=int, default=20_000,
                    help='training images that are read; half as many in `tune`')
     p.add_argument('--untuned', action='store_true', help='`run` and `ablate` without trials')
-    p.add_argument('--changes', nargs='+', choices=list(CHANGES), metavar='CHANGE', default=list(CHANGES),
-                   help='`ablate` with some changes only')
+    p.add_argument('--changes', nargs='+', metavar='CHANGE', help='`ablate` with some changes only')
     p.add_argument('--turns', type=int, default=5, help='of `speed`')
     p.add_argument('--seconds', type=float, default=6, help='of each turn')
-    p.add_argument('--table', default=Path(__file__).parents[1] / 'nbs/results/small_budget.json',
-                   help='where `table` writes')
-    args = p.parse_args(argv)
-    args.methods = args.methods or [m for m in METHODS if args.ijepa or m != 'ijepa_public']
+    p.add_argument('--table', help='where `table` writes; default: nbs/results/STUDY.json')
+    return p
+
+
+def check(p: argparse.ArgumentParser, args: argparse.Namespace):
+    "Complete what was asked for, or end with what is wrong with it."
+    study = args.study = replace(STUDIES[args.study], tuned=args.more)
+    args.table, args.dataset = args.table or study.table, args.dataset or study.dataset
+    args.changes = args.changes or list(study.changes)
+    args.methods = args.methods or [m for m in study.methods if args.ijepa or m != 'ijepa_public']
+    for k, known in dict(methods=study.methods, changes=study.changes).items():
+        if odd := [v for v in getattr(args, k) if v not in known]:
+            p.error(f'--{k} {odd[0]}: expected some of {", ".join(known)}')
     if 'ijepa_public' in args.methods and not (args.ijepa and
                                                (args.ijepa / 'src/masks/multiblock.py').exists()):
         p.error(f'--ijepa {args.ijepa}: expected a checkout of facebookresearch/ijepa, for the method '
@@ -503,6 +434,12 @@ def main(argv: list[str] | None = None):
     shard([], args.shard)
     if args.minutes is not None and args.minutes <= 0:
         p.error(f'--minutes {args.minutes}: expected a number above 0')
+
+
+def main(argv: list[str] | None = None):
+    "The command line."
+    args = (p := parser()).parse_args(argv)
+    check(p, args)
     torch.set_num_threads(1)
     dict(tune=tune, ablate=ablate, speed=speed, run=run, table=table)[args.what](args)
 

@@ -88,6 +88,8 @@ class Masks:
     target_index: Tensor | None = None # [B, M] int64, as `context_index`
     per_image: int = 1 # sets per image: row i is about image i mod the number of images
 
+    features = True # False: of what is hidden no features are predicted, see `model.target_every`
+
     def __post_init__(self):
         self.context, self.target, self.grid = self.context.bool(), self.target.bool(), tuple(self.grid)
         self._check()

@@ -230,7 +230,7 @@ class HJEPA(nn.Module):
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
         whole = c.image_level
         self.image_level = ImageLevel(D, whole.projector, whole.regularizer,
-                                      whole.share) if whole.weight else None
+                                      whole.share, whole.teacher == 'ema') if whole.weight else None
         # reads a local crop's answer, see the notebook on multi-crop
         self.crop_head = nn.Linear(D, out) if c.crops.enabled else None
         # a cross predictor does not transform its context: this reads the encoder's own tokens
@@ -240,9 +240,46 @@ class HJEPA(nn.Module):
         # last: an exact copy of the finished encoder
         self.target_encoder = (TargetEncoder if c.teacher == 'ema' else StudentFeatures)(
             self.context_encoder)
+        self._freeze_idle()
         if before: self.continue_from(before)
         elif isinstance(c.pretrained, (str, Path)):
             with blame('model.pretrained'): fill_foreign(self, weights_path(c.pretrained))
+
+# %% ../nbs/04_hierarchy.ipynb #fw0ex001
+@patch
+def _freeze_idle(self: HJEPA):
+    "Freeze what no loss reaches."
+    c = self.config
+    if c.feature_weight: return
+    for part in (self.heads, self.crop_head, self.visible_head, None if c.pixel_weight else self.predictor):
+        if part is not None: part.requires_grad_(False)
+
+@patch
+def asks_features(self: HJEPA, masks: Any) -> bool:
+    "Whether features are predicted of what is hidden: not in every step with `target_every`."
+    return self.config.feature_weight > 0 and masks.features
+
+@patch
+def asks(self: HJEPA, masks: Any) -> bool:
+    "Whether the predictor is used: for features, or for pixels."
+    return self.asks_features(masks) or self.pixel_head is not None
+
+@patch
+def check_predicts(self: HJEPA):
+    "Raise a ValueError for a model that predicts no features."
+    if self.config.feature_weight: return
+    raise ValueError('this model predicts no features, as model.feature_weight is 0: there is nothing to '
+                     'compare with a target')
+
+# %% ../nbs/04_hierarchy.ipynb #te0ex001
+@patch
+def _add_idle(self: HJEPA, out: dict, masks: Any):
+    "A gradient of zeros for what a step without predicted features does not use."
+    used = {'context_encoder', 'target_encoder', 'pixel_head', 'projector', 'image_level'}
+    if self.asks(masks): used.add('predictor')
+    idle = [p for name, part in self.named_children() if name not in used for p in part.parameters()]
+    idle = [p for p in idle if p.requires_grad]
+    if idle: out['loss'] = out['loss'] + idle_loss(*idle)
 
 # %% ../nbs/04_hierarchy.ipynb #6d6f6ce0
 #| code-fold: true
@@ -278,20 +315,24 @@ def forward(self: HJEPA,
     # False: keep only the finest level's tensors in the lists (the loss is the same)
     return_all_levels: bool = True,
 ) -> dict[str, Any]: # see the table below
-    "Predict the hidden part of images at every level and compare with the target encoder."
+    """Predict the hidden part of images at every level and compare with the target encoder. With
+    `feature_weight=0` neither is done, and the losses that are left are computed alone."""
     if not isinstance(images, Tensor): return input_handler(images)(self, images, mask, return_all_levels)
     masks = self._masks_of(images, mask)
     context, target = masks.context_index, masks.target_index                       # [B, K], [B, M]
     visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
     targets = self._target_tokens(images, masks, visible)  # first: nothing is kept for a gradient yet
     tokens = self.context_encoder(images, context=context)                          # [B, P + K, D]
-    predicted = self.predictor(tokens, masks.grid, context=context, target=target,
-                               read_context=self.reads_context)                     # [B, M, D]
+    predicted = None
+    if self.asks(masks):
+        predicted = self.predictor(tokens, masks.grid, context=context, target=target,
+                                   read_context=self.reads(masks))                  # [B, M, D]
     patches = self.patch_tokens(tokens)                                             # [B, K, D]
     out = self.losses(images, masks, patches, predicted, targets, visible)
     if self.image_level is not None:
         views = mean_token(patches, context.to(patches.device)).unflatten(0, (masks.per_image, -1))
-        out = self.add_image_level(out, views, masks.per_image)
+        out = self.add_image_level(out, views, masks.per_image, self.image_targets(images, targets))
+    if targets is None: self._add_idle(out, masks)
     if self.crop_head is not None:
         out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else finest_only(out)
@@ -340,10 +381,12 @@ def patch_tokens(self: HJEPA,
     return tokens[:, self.context_encoder.num_prefix_tokens:]
 
 @patch
-def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor]:
-    """The target encoder's tokens [B, N, D] (or one for each level), once per image. With one mask per image
-    only those that are compared with something are computed, zeros elsewhere."""
-    if masks.per_image > 1: return self.target_tokens(images)
+def _target_tokens(self: HJEPA, images: Tensor, masks: Masks, visible=None) -> Tensor | list[Tensor] | None:
+    """The target encoder's tokens [B, N, D] (or one for each level), once per image; None where no feature is
+    predicted. With one mask per image only those that are compared with something are computed, zeros
+    elsewhere."""
+    if not self.asks_features(masks): return None
+    if masks.per_image > 1 or self.image_taught: return self.target_tokens(images)
     index = masks.target_index if visible is None else torch.cat([visible[0][0], masks.target_index], 1)
     if self.config.visible_weight: index = torch.cat([masks.context_index, index], 1)
     return self.target_tokens(images, index.to(images.device, non_blocking=True))
@@ -353,11 +396,16 @@ def reads_context(self: HJEPA) -> bool:
     "Whether the predictor's last block is read at the context too, for the loss on visible tokens."
     return self.config.visible_weight > 0 and self.visible_head is None
 
+@patch
+def reads(self: HJEPA, masks: Any) -> bool:
+    "Whether it is so in a step with these masks."
+    return self.reads_context and self.asks_features(masks)
+
 def finest_only(
     out: dict[str, Any], # what `HJEPA.forward` returns
 ) -> dict[str, Any]:
     "Keep the finest level's tensors only; losses stay."
-    return out | {k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights')}
+    return out | {k: out[k][:1] for k in ('predictions', 'targets', 'cells', 'weights') if k in out}
 
 def idle_loss(
     *parameters: Tensor, # that a batch does not use
@@ -371,23 +419,33 @@ def losses(self: HJEPA,
     images: Tensor, # [B, C, H, W]
     masks: Masks, # on the CPU
     patches: Tensor, # [B, K, D] the context encoder's
-    predicted: Tensor, # [B, M, D]; [B, K + M, D] if `reads_context`
-    target_tokens: Tensor | list[Tensor], # [B, N, D] the target encoder's, or one for each level
+    # [B, M, D]; [B, K + M, D] if visible tokens are read too; None: nothing is predicted
+    predicted: Tensor | None,
+    # [B, N, D] the target encoder's, or one for each level; None: no feature is predicted
+    target_tokens: Tensor | list[Tensor] | None,
     visible: tuple[list[Tensor], list[Tensor]] | None = None, # with FPN: see `visible_cells`
 ) -> dict[str, Any]: # as `HJEPA.forward`
     "What is compared at each level, and all losses."
-    move = lambda t: t.to(images.device, non_blocking=True)
+    on = masks.to(images.device, non_blocking=True)
+    if target_tokens is None: out = dict(loss=torch.zeros((), device=images.device))
+    seen, size = patches, (patches.shape[1], on.target_index.shape[1])
+    if target_tokens is not None:
+        if self.reads_context: seen, predicted = predicted.split(size, 1)
+        out = self._feature_losses(patches, predicted, target_tokens, masks, on, visible)
+    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, on)
+    if target_tokens is not None and self.config.visible_weight:
+        out = self._add_seen(out, seen, target_tokens, on)
+    return out if self.projector is None else self._add_regularizer(out, patches, on)
+
+@patch
+def _feature_losses(self: HJEPA, patches, predicted, target_tokens, masks: Masks, on: Masks, visible) -> dict:
+    "The losses of all levels; masks on the CPU, and on the device."
+    move = lambda t: t.to(patches.device, non_blocking=True)
     cells, weights = (list(map(move, ts)) for ts in target_cells(masks, self.num_levels))
     if visible is not None: visible = tuple(list(map(move, ts)) for ts in visible)
     whole = bool((masks.context | masks.target).all())
-    masks = masks.to(images.device, non_blocking=True)
-    cells[0] = masks.target_index                             # `cell_means` sees that these are the patches
-    seen = patches
-    if self.reads_context: seen, predicted = predicted.split([seen.shape[1], cells[0].shape[1]], 1)
-    out = self.compare_levels(patches, predicted, target_tokens, masks, cells, weights, whole, visible)
-    if self.pixel_head is not None: out = self._add_pixels(out, images, patches, predicted, masks)
-    if self.config.visible_weight: out = self._add_seen(out, seen, target_tokens, masks)
-    return out if self.projector is None else self._add_regularizer(out, patches, masks)
+    cells[0] = on.target_index                                # `cell_means` sees that these are the patches
+    return self.compare_levels(patches, predicted, target_tokens, on, cells, weights, whole, visible)
 
 # %% ../nbs/04_hierarchy.ipynb #54520524
 @patch
@@ -468,7 +526,7 @@ def compare_levels(self: HJEPA,
         predictions, seen = read(patches, predicted, masks, cells, visible[0] if visible else [], whole)
     losses = torch.stack([level_loss(*each) for each in zip(predictions, targets, weights, strict=True)])
     spread = torch.stack([target_spread(*each) for each in zip(targets, weights, strict=True)])
-    loss = (losses * losses.new_tensor(self.level_weights)).sum()
+    loss = self.config.feature_weight * (losses * losses.new_tensor(self.level_weights)).sum()
     out = dict(predictions=predictions, targets=targets, cells=cells, weights=weights, loss=loss,
                level_losses=losses.detach(), target_std=spread)
     return out if visible is None else self._add_visible(out, seen, target_tokens, masks, *visible)
@@ -593,7 +651,7 @@ def _add_visible(self: HJEPA, out: dict, seen: list[Tensor], target_tokens: Tens
     targets = self._targets(target_tokens, cells[0], cells, masks.grid)
     losses = torch.stack([level_loss(*each) for each in zip(seen, targets, weights, strict=True)])
     total = (losses * losses.new_tensor(self.level_weights)).sum()
-    out['loss'] = out['loss'] + self.config.fpn.visible_weight * total
+    out['loss'] = out['loss'] + self.config.feature_weight * self.config.fpn.visible_weight * total
     return out | dict(visible_losses=losses.detach())
 
 # %% ../nbs/04_hierarchy.ipynb #605216a6
@@ -619,7 +677,8 @@ def _add_seen(self: HJEPA, out: dict, seen: Tensor, target_tokens: Tensor | list
     weight = gather_tokens(weight, index)[..., 0]                                          # [B, K]
     per_token = F.smooth_l1_loss(head(as_weights(seen, head)).float(), target, reduction='none').mean(-1)
     loss = ((per_token * weight).sum(1) / (index >= 0).sum(1)).mean()
-    return out | dict(loss=out['loss'] + self.config.visible_weight * loss, visible_loss=loss.detach())
+    weight = self.config.feature_weight * self.config.visible_weight
+    return out | dict(loss=out['loss'] + weight * loss, visible_loss=loss.detach())
 
 # %% ../nbs/04_hierarchy.ipynb #08bcb593
 @patch
@@ -645,12 +704,33 @@ def add_image_level(self: HJEPA,
     out: dict[str, Any], # losses so far
     summaries: Tensor, # [V, B, D] mean tokens of V views of B images, global crops first
     num_global: int, # how many of the views are global
+    whole: Tensor | None = None, # [G, B, D] with a teacher: see `image_targets`
 ) -> dict[str, Any]: # with the image level's
     "The loss of the image level."
-    found = self.image_level(summaries, num_global)
+    found = self.image_level(summaries, num_global, whole)
     loss = found.pop('image_loss')
     return out | found | dict(loss=out['loss'] + self.config.image_level.weight * loss,
                               image_loss=loss.detach())
+
+# %% ../nbs/04_hierarchy.ipynb #it0ex002
+@patch(as_prop=True)
+def image_taught(self: HJEPA) -> bool:
+    "Whether the image level has a teacher."
+    return self.image_level is not None and self.image_level.teacher is not None
+
+@patch
+@torch.no_grad()
+def image_targets(self: HJEPA,
+    images: Tensor, # [G·B, C, H, W] global views, or images
+    tokens: Tensor | list[Tensor] | None = None, # [G·B, N, D] targets of features, all patches
+    num_views: int = 1, # G
+) -> Tensor | None: # [G, B, D] float32; None without a teacher
+    "The target encoder's summaries of whole views."
+    if not self.image_taught: return None
+    # what is predicted are the last block's features
+    last = self.config.target_blocks in (None, 1) and not self.config.target_depths
+    if tokens is None or not last: tokens = self.patch_tokens(self.target_encoder(images))
+    return tokens.float().mean(1).unflatten(0, (num_views, -1))
 
 # %% ../nbs/04_hierarchy.ipynb #b967a5a5
 @patch
@@ -664,6 +744,7 @@ def update_target_encoder(self: HJEPA,
     if self.config.teacher != 'ema': return 1.
     momentum = ema_momentum(current_step, self.ema_steps, e.momentum, e.momentum_end)
     self.target_encoder.update(self.context_encoder, momentum)
+    if self.image_level is not None: self.image_level.follow(momentum)
     return momentum
 
 # %% ../nbs/04_hierarchy.ipynb #e0449d2c
@@ -839,6 +920,6 @@ def count_parameters(
     parts = {'context encoder': model.context_encoder, 'target encoder': copy,
              'predictor': model.predictor, 'projections': model.heads, 'FPN': model.fpn,
              'pixel head': model.pixel_head, 'visible head': model.visible_head,
-             'projector': model.projector, 'crop head': model.crop_head}
+             'projector': model.projector, 'crop head': model.crop_head, 'image level': model.image_level}
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return {k: n(m) for k, m in parts.items() if m is not None} | dict(total=n(model), trainable=trained)

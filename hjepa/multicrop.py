@@ -48,6 +48,8 @@ class MultiCropMasks(Mapping):
     # are dropped; None: not measured
     overlap: float | None = None
 
+    features: bool = True # False: of what is hidden no features are predicted, see `model.target_every`
+
     __eq__, __hash__ = object.__eq__, object.__hash__        # tensors cannot be compared as a whole
     def __iter__(self) -> Iterator[str]:
         return iter(('global_masks', 'local_masks', *self.__dataclass_fields__))
@@ -160,21 +162,18 @@ def forward_crops(self: HJEPA,
     self._check_crops(crops, masks)
     masks = replace(masks, globals=self.asked(masks.globals))
     images, views = crops.global_crops, _Views(self, crops)
-    target_tokens = self.target_tokens(images)                                             # [g·B, N, D]
+    features = self.asks_features(masks)
+    target_tokens = self.target_tokens(images) if features else None                       # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D]
-    seen = [views.place(tokens, 0, masks.num_global, masks.globals.context_index)]         # [g·B, P + K, W]
-    if local is not None and masks.strategy != 'global_only':
-        g, v = masks.num_global, masks.num_visible
-        seen.append(views.place(local, g, g + v, masks.local))                             # [v·B, P + k, W]
-    predicted = self._predict_global(views, seen, masks)                                   # [g·B, M, D]
+    seen = self._place_seen(views, tokens, local, masks) if self.asks(masks) else []
+    predicted = self._predict_global(views, seen, masks) if seen else None                 # [g·B, M, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
-    if self.image_level is not None: out = self._add_image(out, tokens, local, masks)
+    if self.image_level is not None: out = self._add_image(out, tokens, local, masks, images, target_tokens)
     if masks.overlap is not None: out['overlap'] = masks.overlap
-    if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
-    else: out['loss'] = out['loss'] + idle_loss(*self.crop_head.parameters())
-    if masks.num_hidden: out = self._add_cross(out, views, seen, masks)
+    if features: out = self._add_crops(out, views, seen, local, target_tokens, masks)
+    else: self._add_idle(out, masks)
     return out if return_all_levels else finest_only(out)
 
 # %% ../nbs/05_multicrop.ipynb #bd30d272
@@ -271,9 +270,28 @@ def key_mask(
     valid = torch.cat(parts, 1)
     return None if valid.all() else valid[:, None, None]
 
+# %% ../nbs/05_multicrop.ipynb #fw0ex002
+@patch
+def _place_seen(self: HJEPA, views: _Views, tokens: Tensor, local: Tensor | None,
+                masks: MultiCropMasks) -> list[Tensor]:  # [g·B, P + K, W], perhaps [v·B, P + k, W]
+    "What the predictor reads of global crops, and of local ones where the strategy uses them."
+    g, v = masks.num_global, masks.num_visible
+    seen = [views.place(tokens, 0, g, masks.globals.context_index)]
+    if local is None or masks.strategy == 'global_only': return seen
+    return [*seen, views.place(local, g, g + v, masks.local)]
+
+@patch
+def _add_crops(self: HJEPA, out: dict, views: _Views, seen: list[Tensor], local: Tensor | None, target_tokens,
+               masks: MultiCropMasks) -> dict:
+    "The losses on features of visible and of hidden local crops."
+    if local is not None: out = self._add_local(out, views, local, target_tokens, masks)
+    else: out['loss'] = out['loss'] + idle_loss(*self.crop_head.parameters())
+    return self._add_cross(out, views, seen, masks) if masks.num_hidden else out
+
 # %% ../nbs/05_multicrop.ipynb #7ab9ada4
 @patch
-def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, masks: MultiCropMasks) -> dict:
+def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, masks: MultiCropMasks,
+               images: Tensor, target_tokens: Tensor | list[Tensor] | None) -> dict:
     "The loss of the image level on global crops and visible local ones."
     def summaries(tokens, index, n):  # [n·B, P + k, D] → [n, B, D]
         patches = self.patch_tokens(tokens)
@@ -281,7 +299,8 @@ def _add_image(self: HJEPA, out: dict, tokens: Tensor, local: Tensor | None, mas
         return mean_token(patches, index.to(patches.device, non_blocking=True)).unflatten(0, (n, -1))
     views = [summaries(tokens, masks.globals.context_index, masks.num_global)]
     if local is not None: views.append(summaries(local, masks.local, masks.num_visible))
-    return self.add_image_level(out, torch.cat(views), masks.num_global)
+    whole = self.image_targets(images, target_tokens, masks.num_global)
+    return self.add_image_level(out, torch.cat(views), masks.num_global, whole)
 
 # %% ../nbs/05_multicrop.ipynb #9658f7f8
 def by_image(
@@ -301,7 +320,7 @@ def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor],
         parts.append(by_image(seen[1][:, p:], masks.batch_size).repeat(g, 1, 1))           # [g·B, v·k, W]
         valid.append(by_image(_usable(masks, seen[1].shape[1] - p), masks.batch_size).repeat(g, 1))
     asked = m.target_index >= 0
-    read = slice(p, p + m.context_index.shape[1]) if self.reads_context else None
+    read = slice(p, p + m.context_index.shape[1]) if self.reads(masks) else None
     out = self.predictor.answer(torch.cat(parts, 1), views.positions(0, g, m.target_index),
                                 key_mask(*valid, asked), read)
     if read is not None: asked = torch.cat([m.context_index >= 0, asked], 1)
@@ -370,7 +389,8 @@ def _add_local(self: HJEPA, out: dict, views: _Views, local: Tensor, target_toke
     answer = self.crop_head(self.predictor.answer(seen, places, keys))                     # [v·B, g, D]
     rows = lambda t: t.movedim(2, 0).flatten(1, 2)                                         # [B, v·g, …]
     loss = level_loss(by_image(answer, b), rows(target), rows(weight).float())
-    return out | dict(loss=out['loss'] + self.config.crops.local_weight * loss, local_loss=loss.detach(),
+    weight_of = self.config.feature_weight * self.config.crops.local_weight
+    return out | dict(loss=out['loss'] + weight_of * loss, local_loss=loss.detach(),
                       skipped_pairs=1 - weight.float().mean())
 
 # %% ../nbs/05_multicrop.ipynb #57bf5c5d

@@ -429,6 +429,7 @@ def prediction_error(
     masks: Masks, # what is to be predicted
 ) -> list[Tensor]: # L tensors [B, gh_l, gw_l]; NaN where nothing was predicted
     "1 − cosine between what the model predicts for hidden cells and what its target encoder sees there."
+    model.check_predicts()
     with torch.no_grad(), evaluating(model):
         return error_maps(model(model_images(model, images)[0], masks), masks.grid)
 
@@ -449,6 +450,7 @@ def show_prediction_error(
     vmax: float | None = None, # end of the colour scale, to compare figures; None: the largest error shown
 ) -> Figure: # a row per image: image, mask, error of the hidden cells per level
     "Where in the image, and at which scale, the prediction is wrong."
+    model.check_predicts()
     x, shown = model_images(model, images)
     with torch.no_grad(), evaluating(model): outputs = model(x, masks)
     maps, guess = error_maps(outputs, masks.grid), constant_error(outputs)
@@ -495,6 +497,7 @@ def save_figures(
                 feature_maps=lambda: show_feature_maps(model, images),
                 prediction_error=lambda: show_prediction_error(model, images, masks),
                 losses=lambda: plot_history(history)) | (more or {})
+    if not model.config.feature_weight: draw.pop('prediction_error')
     saved = {}
     for name, make in draw.items():
         file = Path(folder)/f'{name}.png'

@@ -44,7 +44,8 @@ def test_crops_with_a_frozen_teacher(strategy, tmp_path):
     cfg = load_config('tiny', [
         'model.encoder_kwargs.depth=1', 'model.predictor.depth=1', f'multicrop.strategy={strategy}',
         'multicrop.num_local_crops=2', 'training.epochs=1', 'training.batch_size=8',
-        'training.warmup_epochs=0', 'training.precision=fp32', 'model.teacher=timm:resnet10t', f'model.teacher_weights={file}'
+        'training.warmup_epochs=0', 'training.precision=fp32',
+        'model.teacher=timm:resnet10t', f'model.teacher_weights={file}'
     ])
     trainer = Trainer(cfg, tmp_path/'run', build_dataset('fashion_mnist_mini').subset(range(16)))
     before = trainer.model.teacher.digest()

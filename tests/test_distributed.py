@@ -27,6 +27,7 @@ SMALL = [
 # VICReg has no random directions, which differ with the number of forward passes
 CROPS = ['multicrop.strategy=cross_crop_prediction', 'multicrop.num_local_crops=4',
          'model.image_level.weight=1', 'model.image_level.regularizer=vicreg',
+         'model.image_level.teacher=ema',
          'model.target_depths=[1, 2]', 'model.visible_weight=0.3']
 
 

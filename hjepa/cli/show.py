@@ -209,6 +209,7 @@ def figure_makers(
                 losses=lambda: plot_history(read_history(folder)),
                 course=lambda: plot_verdict(read_history(folder), run_verdict(folder)))
     missing = ['crops'] * (not config.multicrop.strategy) + ['pyramid'] * (not config.model.fpn.use_fpn)
+    if not config.model.feature_weight: missing += ['prediction_error', 'guesses']
     return {name: draw[name] for name in FIGURES if name not in missing}
 
 # %% ../../nbs/cli/09_show.ipynb #c1d3fa0f

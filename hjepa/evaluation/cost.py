@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SHARDINGS', 'LR_RULES', 'CARDS', 'Stack', 'stack_of', 'Shape', 'describe', 'Tokens', 'count_tokens',
            'expected_tokens', 'forward_flops', 'regularizer_flops', 'pool_flops', 'fpn_flops', 'step_flops',
-           'state_bytes', 'SavedBytes', 'activation_bytes', 'PeakBytes', 'passing_bytes', 'step_bytes', 'largest_batch',
-           'memory_table', 'Work', 'step_work', 'Machine', 'expected_images_per_second', 'fit_step_time',
-           'scale_settings', 'run_cost', 'machine_from_rate', 'Card', 'find_card']
+           'with_targets', 'state_bytes', 'SavedBytes', 'activation_bytes', 'PeakBytes', 'passing_bytes', 'step_bytes',
+           'largest_batch', 'memory_table', 'Work', 'step_work', 'Machine', 'expected_images_per_second',
+           'fit_step_time', 'scale_settings', 'run_cost', 'machine_from_rate', 'Card', 'find_card']
 
 # %% ../../nbs/evaluation/08_cost.ipynb #96257182
 import math
@@ -207,14 +207,15 @@ def forward_flops(
     teacher = replace(e, depth=max(listed)) if listed else e
     seen_too = tokens.context if c.visible_weight else 0  # visible tokens that are compared, one by one
     asked_of_teacher = tokens.target + seen_too + (tokens.visible[0] if c.fpn.use_fpn else 0)
-    if deep or masks_per_image > 1: asked_of_teacher = None
+    taught = bool(c.image_level.weight) and c.image_level.teacher == 'ema'
+    if deep or masks_per_image > 1 or taught: asked_of_teacher = None
     inside = shape.prefix + tokens.context
     asked = [m + (v if c.fpn.use_fpn else 0) for m, v in zip(tokens.cells, tokens.visible, strict=True)]
     targets, pooling = pool_flops(shape, tokens)
     read = tokens.target + (0 if p.cross else seen_too)   # what the predictor answers
     wide = shape.taught                                   # what a head answers
     pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
-    return {
+    found = {
         'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
         'target encoder': shape.frozen or embed(tokens.patches)
                           + teacher.flops(shape.prefix + tokens.patches, asked_of_teacher),
@@ -225,6 +226,20 @@ def forward_flops(
         'visible tokens': 2 * seen_too * e.width * wide, 'FPN': fpn_flops(shape, tokens),
         'pixel head': pixels if c.pixel_weight else 0
     } | regularizer_flops(shape)
+    found |= dict.fromkeys(_left_out(c), 0)
+    if not taught: return found
+    # a pass for the image level where none is made, or one of other blocks
+    inner, out = c.image_level.projector
+    found['image teacher'] = 2 * inner * (e.width + out)
+    if deep or not c.feature_weight:
+        found['image teacher'] += embed(tokens.patches) + e.flops(shape.prefix + tokens.patches)
+    return found
+
+# %% ../../nbs/evaluation/08_cost.ipynb #fw0ex011
+def _left_out(c: ModelConfig) -> tuple[str, ...]:
+    "Parts of a model that its steps do not use."
+    if c.feature_weight: return ()
+    return ('target encoder', 'targets', 'pooling', 'heads') + ('predictor', 'noise') * (not c.pixel_weight)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #3ad3acda
 def regularizer_flops(
@@ -283,10 +298,11 @@ def step_flops(
     masks_per_image: int = 1, # context and target sets per pass of the target encoder
 ) -> dict[str, float]: # part → operations, and 'total'
     "Operations of one training step: forward, backward, and what gradient checkpointing computes again."
+    if shape.config.target_every > 1: return _mean_step(shape, tokens, batch_size, masks_per_image)
     f = forward_flops(shape, tokens, masks_per_image)
     times = {
         'directions': 2, 'patch embedding': 2, 'noise': 2, 'pooling': 2, 'targets': 1,
-        'target encoder': 1 / masks_per_image
+        'target encoder': 1 / masks_per_image, 'image teacher': 1 / masks_per_image
     }
     out = {k: batch_size * masks_per_image * v * times.get(k, 3) for k, v in f.items() if v}
     if shape.config.use_gradient_checkpointing:
@@ -294,11 +310,29 @@ def step_flops(
         p = shape.predictor
         read = tokens.target + tokens.context * bool(shape.config.visible_weight and not p.cross)
         both = (shape.encoder, seen, seen), (p, shape.prefix + tokens.context + tokens.target, read)
+        if 'predictor' in _left_out(shape.config): both = both[:1]
         # a block's last product is not needed
         again = sum(s.flops(t, r) - 2 * ((s.depth - 1) * (r if s.cross else t) + r) * s.width * s.hidden
                     for s, t, r in both)
         out['computed again'] = batch_size * masks_per_image * again
     return out | dict(total=sum(out.values()))
+
+# %% ../../nbs/evaluation/08_cost.ipynb #te0ex011
+def with_targets(shape: Shape, features: bool) -> Shape:
+    "The shape in a step that predicts features, or in one that does not."
+    c = replace(shape.config, target_every=1)
+    lean = c if features else replace(c, feature_weight=0., visible_weight=0.,
+                                      fpn=replace(c.fpn, use_fpn=False))
+    return replace(shape, config=lean)
+
+def _mean_step(shape: Shape, tokens: Tokens, batch_size: int, masks_per_image: int) -> dict[str, float]:
+    "Mean over steps with targets, one in `target_every`, and without."
+    n, parts = shape.config.target_every, {}
+    for features, share in ((True, 1 / n), (False, 1 - 1 / n)):
+        for k, v in step_flops(with_targets(shape, features), tokens, batch_size, masks_per_image).items():
+            parts[k] = parts.get(k, 0) + share * v
+    total = parts.pop('total')
+    return parts | dict(total=total)
 
 # %% ../../nbs/evaluation/08_cost.ipynb #ff4d5884
 SHARDINGS = ('none', 'full')
@@ -318,7 +352,7 @@ def state_bytes(
     if sharding not in SHARDINGS:
         raise ValueError(f'sharding={sharding!r}: expected one of {", ".join(SHARDINGS)}')
     n = shape.parameters['trainable']
-    teacher = shape.parameters['target encoder']
+    teacher = shape.parameters['total'] - n                             # and what else is not trained
     share = processes if sharding == 'full' else 1
     out = dict(weights=4 * n / share, gradients=4 * n / (share if accumulation == 1 else 1),
                moments=moments * n / share, teacher=4 * teacher / (1 if shape.frozen else share))
@@ -402,12 +436,14 @@ def activation_bytes(
     else: blocks = [e.kept_bytes(seen, precision), p.kept_bytes(inside, precision, read)]
     # embedding, final norm and narrowing, the predictor's end
     joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * read
+    if 'predictor' in _left_out(c): blocks[1], joints = 0, s * seen * pixels + (4 + s) * D * seen
     if c.pixel_weight: joints += (tokens.context + tokens.target) * (s * D + 8 * pixels)
     n = batch_size * masks_per_image
     out = {
         'context encoder': n * blocks[0], 'predictor': n * blocks[1], 'between': n * joints,
         'levels': n * _level_bytes(shape, tokens, s)
     }
+    if not c.feature_weight: out.pop('levels')
     return out | ({} if s == 4 else {'rounded weights': 2 * shape.matrices})
 
 def _level_bytes(shape: Shape, tokens: Tokens, s: int) -> float:
@@ -472,8 +508,10 @@ def passing_bytes(
     seen = shape.prefix + (tokens.patches if shape.config.mask_mode == 'zero' else tokens.context)
     # residual stream, a norm's output, both sides of the activation function
     teacher = (shape.prefix + tokens.patches) * (8 * e.width + 2 * s * e.hidden)
-    inside = shape.prefix + tokens.context + tokens.target
-    student = max(e.block_bytes(precision) * seen, p.block_bytes(precision) * inside)
+    inside, unused = shape.prefix + tokens.context + tokens.target, _left_out(shape.config)
+    if 'target encoder' in unused and shape.config.image_level.teacher == 'none': teacher = 0
+    guess = 0 if 'predictor' in unused else p.block_bytes(precision) * inside
+    student = max(e.block_bytes(precision) * seen, guess)
     return batch_size * max(teacher, again * masks_per_image * student)
 
 def step_bytes(
@@ -556,15 +594,18 @@ def step_work(
 ) -> Work:
     "The work of a model's step."
     flops = step_flops(shape, tokens, batch_size, masks_per_image)
+    each = step_flops(with_targets(shape, True), tokens, batch_size, masks_per_image)
     acts = activation_bytes(shape, tokens, batch_size, precision, masks_per_image)
-    forward = sum(batch_size * (1 if k == 'target encoder' else masks_per_image) * v
+    once = ('target encoder', 'image teacher')
+    forward = sum(batch_size * (1 if k in once else masks_per_image) * v
                   for k, v in forward_flops(shape, tokens, masks_per_image).items())
     n, teacher, e = shape.parameters['trainable'], shape.parameters['target encoder'], shape.encoder
     teaching = batch_size * (shape.prefix + tokens.patches) * e.depth * e.block_bytes(precision)
-    traffic = 3 * sum(acts.values()) + teaching
+    if not shape.config.feature_weight and shape.config.image_level.teacher == 'none': teaching = 0
+    traffic = 3 * sum(acts.values()) + teaching / shape.config.target_every
     if shape.frozen: teacher = 0                        # neither updated nor divided
     return Work(batch_size, flops['total'], traffic, 28 * n + 12 * teacher, 4 * n,
-                _size(precision) * (2 * n + teacher), 1 - forward / flops['total'])
+                _size(precision) * (2 * n + teacher), 1 - forward / each['total'])
 
 # %% ../../nbs/evaluation/08_cost.ipynb #85a695e5
 @dataclass

@@ -428,7 +428,8 @@ def choose_candidate(
     race = near_best(first, 2., at(len(parts[0])))
     names = list(dict.fromkeys(n for n, _ in race))
     if len(names) == 1 or len(parts) == 1: return near_best(first, 1., at(len(parts[0])))[0], first
-    rest = {(n, s): r for n in names for s, r in more(n, [s for m, s in race if m == n]).items()}
+    settings = {n: [s for m, s in race if m == n] for n in names}
+    rest = {(n, s): r for n in names for s, r in more(n, settings[n]).items()}
     whole = {c: torch.cat([first[c], rest[c]]) for c in race}
     return near_best(whole, 1., at(len(of)))[0], first | whole
 

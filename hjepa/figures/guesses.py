@@ -114,6 +114,7 @@ def imagine(
 
     These are the nearest to the prediction, the mean of k, the nearest to the true target, or any. Patches
     that are neither seen nor predicted stay grey."""
+    model.check_predicts()
     x, shown = model_images(model, images)
     if outputs is None:
         with torch.no_grad(), evaluating(model): outputs = model(x, masks)

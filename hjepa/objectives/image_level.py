@@ -6,6 +6,8 @@
 __all__ = ['agreement_loss', 'ImageLevel']
 
 # %% ../../nbs/objectives/03_image_level.ipynb #67908d3e
+from copy import deepcopy
+
 import torch
 from torch import nn, Tensor
 
@@ -17,9 +19,10 @@ from .regularizers import Projector, REGULARIZERS
 def agreement_loss(
     z: Tensor, # [V, B, d] a vector for each of V views of B images, global ones first
     num_global: int, # how many views form the centre
+    teacher: Tensor | None = None, # [G, B, d] vectors that form it instead
 ) -> Tensor: # scalar ≥ 0
-    "Mean squared distance of the views of an image from the mean of its global views."
-    return (z - z[:num_global].mean(0)).square().mean()
+    "Mean squared distance of the views of an image from the mean of its global views, or of the teacher's."
+    return (z - (z[:num_global] if teacher is None else teacher).mean(0)).square().mean()
 
 # %% ../../nbs/objectives/03_image_level.ipynb #b22555ed
 class ImageLevel(nn.Module):
@@ -29,19 +32,23 @@ class ImageLevel(nn.Module):
         projector: tuple[int, int] = (512, 64), # widths: inside, d
         regularizer: str = 'sigreg', # a name of `REGULARIZERS`
         share: float = 0.05, # λ, of the regularizer in the loss
+        teacher: bool = False, # views agree with a teacher's summaries, through a copy of the projector
     ):
         super().__init__()
         self.projector, self.regularizer, self.share = Projector(dim, *projector), regularizer, share
+        self.teacher = deepcopy(self.projector).requires_grad_(False) if teacher else None
 
     def forward(self,
         summaries: Tensor, # [V, B, D] mean tokens of V views of B images, global ones first
         num_global: int, # how many of the views are global
+        whole: Tensor | None = None, # [G, B, D] with a teacher: its summaries of whole global views
     ) -> dict[str, Tensor]: # image_loss, and without gradient image_agreement, image_regularizer, image_std
         "Compare the views of each image, and the images of the batch."
         z = self.projector(as_weights(summaries, self.projector))
+        centre = None if whole is None else self._teach(whole)                          # [G, P·B, d]
         with torch.autocast(z.device.type, enabled=False):
             z = gather_rows(z.float(), 1)                                               # [V, P·B, d]
-            agree, apart = agreement_loss(z, num_global), self._apart(z)
+            agree, apart = agreement_loss(z, num_global, centre), self._apart(z)
             loss = (1 - self.share) * agree + self.share * apart
         return dict(image_loss=loss, image_agreement=agree.detach(), image_regularizer=apart.detach(),
                     image_std=z.detach().std(1, correction=0).mean())
@@ -50,3 +57,16 @@ class ImageLevel(nn.Module):
         "The regularizer of each view's vectors, averaged over views."
         if z.shape[1] < 2: return 0 * z.sum()
         with same_random(z.device): return REGULARIZERS[self.regularizer](z)
+
+    @torch.no_grad()
+    def _teach(self, whole: Tensor) -> Tensor:
+        "The teacher's vectors."
+        return gather_rows(self.teacher(as_weights(whole, self.teacher)).float(), 1)
+
+    @torch.no_grad()
+    def follow(self,
+        momentum: float, # m in [0, 1]; 1 leaves the teacher as it is
+    ):
+        "Move the teacher's projector towards the one that is trained."
+        if self.teacher is None: return
+        torch._foreach_lerp_([*self.teacher.parameters()], [*self.projector.parameters()], 1 - momentum)

@@ -122,7 +122,7 @@ def plot_verdict(
     if not words: return fig
     said = [headline(verdict), *(f'{i}  {f.text}' for i, f in enumerate(findings, 1))]
     if verdict.advice: said.append('Try: ' + '; '.join(verdict.advice))
-    lines = _wrapped([*said, *verdict.remarks])
+    lines = _wrapped([*said, *verdict.facts, *verdict.remarks])
     fig.set_figheight(fig.get_figheight() + .17 * len(lines) + .1)
     fig.supxlabel('\n'.join(lines), fontsize=8, x=.01, ha='left', linespacing=1.4)
     return fig
@@ -358,7 +358,8 @@ def verdict_html(
         listed = ''.join(f'<li>{html.escape(t)}</li>' for t in texts)
         return f'<{tag}>{listed}</{tag}>' if texts else ''
     found = items('ol', [f.text for f in sorted(verdict.findings, key=lambda f: f.since)])
-    remarks = ''.join(f'<p>{html.escape(t[0].upper() + t[1:])}.</p>' for t in verdict.remarks)
+    remarks = ''.join(f'<p>{html.escape(t[0].upper() + t[1:])}.</p>'
+                      for t in [*verdict.facts, *verdict.remarks])
     advice = items('ul', verdict.advice)
     if advice: advice = '<p>What to try, most promising first:</p>' + advice
     return (f'<div class="verdict {kind}"><strong><span aria-hidden="true">{sign}</span> '

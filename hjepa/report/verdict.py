@@ -43,6 +43,7 @@ class HealthLimits:
     images_bounds: tuple[float, float] = (0.005, 0.05)
     tokens_share: float = 0.1 # of the difference between tokens at the start
     tokens_bounds: tuple[float, float] = (0.004, 0.015)
+    image_std: float = 0.05 # of the image level's projected summaries over a batch; regularizers aim at 1
     patience: int = 2  # bad measurements in a row that make a finding; NaN counts at once
     early: int = 20 # optimiser steps before which nothing is called healthy
     kept: float = 0.7  # of the effective rank at the start of a run from pretrained weights: less is remarked
@@ -88,7 +89,7 @@ def _streaks(
 @dataclass
 class Finding:
     "One thing that is wrong."
-    kind: str # 'alike', 'images', 'tokens', 'rank' or 'nan'
+    kind: str # 'alike', 'images', 'tokens', 'rank', 'nan', or 'image' of the image level
     levels: list[int] # at which
     since: int # optimiser step of the first bad look
     value: float | None # the measure now, at the first of the levels; None: not a number
@@ -103,6 +104,7 @@ class Verdict:
     findings: list[Finding] = field(default_factory=list)
     advice: list[str] = field(default_factory=list) # what to try, most promising first
     remarks: list[str] = field(default_factory=list) # worth knowing, and no alarm
+    facts: list[str] = field(default_factory=list) # what else was measured
     step: int = 0 # of the last record
     why: str = 'the history holds no measures of the features' # why the state is unknown
     compared: str = '' # what was measured of this run and of random weights, see `beside_random`
@@ -111,7 +113,7 @@ class Verdict:
         if self.state == 'healthy': said = self._no_collapse()
         elif self.state == 'unknown': said = f'no verdict: {self.why}'
         else: said = '; '.join(f.text for f in self.findings) + '. Try: ' + '; '.join(self.advice)
-        return '. '.join([said, *self.remarks])
+        return '. '.join([said, *self.facts, *self.remarks])
     def _no_collapse(self) -> str:
         "The line of a run without findings, compared with random weights."
         differ = 'they differ between images and between places, in many directions'
@@ -174,6 +176,25 @@ def _findings(bad: dict, single: list[bool]) -> list[Finding]: # see `_complaint
         out.append(Finding(kind, levels, step, *finite_json([value]), limit, text))
     return out
 
+# %% ../../nbs/report/01_verdict.ipynb #iv0ex001
+def _of_image(
+    records: Sequence[dict], # of the kind `health`, in the order of steps
+    limits: HealthLimits,
+) -> tuple[list[Finding], list[str]]: # and what was measured, as a sentence
+    "What the image level shows; nothing without one."
+    seen = [(r['step'], _nan(r['image_std'])) for r in records if 'image_std' in r]
+    if not seen: return [], []
+    good = max((i for i, (_, v) in enumerate(seen) if v >= limits.image_std), default=-1)
+    bad, value = seen[good + 1:], seen[-1][1]
+    if len(bad) >= limits.patience or bad and math.isnan(value):
+        text = ('summaries of all images have become alike on the image level since step '
+                f'{bad[0][0]} (deviation {value:.3f}, healthy > {limits.image_std:.3f})')
+        return [Finding('image', [len(records[0]['effective_rank'])], bad[0][0], *finite_json([value]),
+                        limits.image_std, text)], []
+    apart = _nan(records[-1].get('image_agreement')) ** .5
+    return [], [f'On the image level summaries of a batch deviate by {value:.2f} (0: all images alike), '
+                f'views of an image by {apart:.2f} from what they must agree with']
+
 # %% ../../nbs/report/01_verdict.ipynb #08cee7e4
 def _advice(
     findings: list[Finding],
@@ -189,13 +210,16 @@ def _advice(
         out.append('look at the weights that the run started from (model.pretrained): '
                    'it was so before the first step')
     m, t = (None, None) if config is None else (config.model, config.training)
-    if m is not None and m.teacher == 'ema' and m.ema.momentum < .9:
+    if m is not None and m.feature_weight and m.teacher == 'ema' and m.ema.momentum < .9:
         out.append(f'model.ema.momentum=0.99 or more (it is {m.ema.momentum:g}: '
                    'targets then follow anything that makes the loss small)')
     rest = ' and a longer training.warmup_epochs'
     if 'nan' in kinds: rest = ', training.clip_grad=1, training.precision=fp32'
     out.append('a lower training.lr' + ('' if t is None else f' than {t.lr:g}') + rest)
     if m is not None and 'nan' not in kinds: out += _advice_for_model(m)
+    if 'image' in kinds and m is not None:
+        out.append(f'a larger model.image_level.share than {m.image_level.share:g}, and a larger '
+                   'training.batch_size: what keeps images apart looks at the images of a batch')
     if 'tokens' in kinds:
         out.append('larger hidden blocks (masking.target_scale), '
                    'so that a neighbour does not give the answer away')
@@ -207,7 +231,8 @@ def _advice_for_model(m: Any) -> list[str]: # the section `model` of a configura
     if m.regularizer.kind is None:
         out.append('model.regularizer.kind=visreg with weight=1, '
                    'which keeps images apart by a loss of its own')
-    if m.teacher == 'ema' and m.ema.momentum >= .9: out.append('a model.ema.momentum nearer to 1')
+    if m.feature_weight and m.teacher == 'ema' and m.ema.momentum >= .9:
+        out.append('a model.ema.momentum nearer to 1')
     return out
 
 # %% ../../nbs/report/01_verdict.ipynb #d9d02ba0
@@ -244,10 +269,12 @@ def diagnose(
     believed = lambda v: v[1] >= limits.patience or math.isnan(v[2])
     bad = {k: v for k, v in _streaks(records, limits).items() if believed(v)}
     findings, last = _findings(bad, [v is None for v in records[0]['token_similarity']]), records[-1]
+    of_image, facts = _of_image(records, limits)
+    findings += of_image
     if findings:
         state = 'diverged' if any(f.kind == 'nan' for f in findings) else 'collapsing'
         advice = _advice(findings, config, records[0].get('pixel_deviation'))
-        return Verdict(state, findings, advice, step=last['step'])
+        return Verdict(state, findings, advice, step=last['step'], facts=facts)
     if last['step'] < limits.early:
         why = f'{last["step"]} steps are too few to judge by (fewer than {limits.early})'
         return Verdict('unknown', step=last['step'], why=why)
@@ -255,7 +282,7 @@ def diagnose(
     if skill and last['step'] and max(skill) < .02:
         remarks = ['Predictions are not yet better than a constant: train longer, or look at training.lr']
     if lost := lost_since_start(records, limits): remarks.append(lost)
-    return Verdict('healthy', remarks=remarks, step=last['step'])
+    return Verdict('healthy', remarks=remarks, step=last['step'], facts=facts)
 
 # %% ../../nbs/report/01_verdict.ipynb #a578e7b8
 def beside_random(
@@ -283,7 +310,7 @@ def headline(
     "The verdict in one line."
     n = len(verdict.findings)
     if verdict.state in ('healthy', 'unknown'):
-        said = str(replace(verdict, findings=[], remarks=[]))
+        said = str(replace(verdict, findings=[], remarks=[], facts=[]))
         return said[0].upper() + said[1:]
     since = min(f.since for f in verdict.findings)
     when = f'since step {since:,}' if since else 'from the very beginning'
@@ -348,6 +375,8 @@ def look(self: HealthCallback, trainer) -> dict: # the record
     line = dict(kind='health', step=trainer.step, epoch=trainer.epoch) | self.measure(trainer.model)
     if 'predictions' in (trainer.outputs or {}):
         line['skill'] = finite_json(prediction_skill(trainer.outputs))
+    for key in ('image_std', 'image_agreement'):
+        if key in (trainer.outputs or {}): line[key] = finite_json([float(trainer.outputs[key])])[0]
     if not self.records:
         if trainer.config.model.pretrained: line['pretrained'] = True
         line['pixel_deviation'] = round(self.images.float().std(0, unbiased=False).mean().item(), 3)

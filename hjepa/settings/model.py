@@ -78,6 +78,9 @@ class ImageLevelConfig:
     share: float = setting(0.05, above=0, below=1)
     # widths of the network before both: hidden, out
     projector: list[int] = setting([512, 64], length=2, low=1)
+    # what views must agree with: none, the mean of the global views; ema, what the target encoder sees of
+    # the whole global views
+    teacher: str = setting('none', choices=('none', 'ema'))
 
 @dataclass
 class CropsConfig:
@@ -128,6 +131,10 @@ class ModelConfig:
     # blocks that targets are read from: null, the last; a number K, the mean of the last K; a list,
     # one block for every level
     target_blocks: int | list[int] | None = setting(None, low=1, length=(1, 4))
+    # weight of all losses on predicted features; 0: none, then no target is computed
+    feature_weight: float = setting(1.0, low=0)
+    # features are predicted in one step of so many; in the others pixels and the image level are learnt alone
+    target_every: int = setting(1, low=1, unit='steps')
     # blocks each of whose outputs is a target of its own at every level, with heads of its own; null: one
     # target, see target_blocks
     target_depths: list[int] | None = setting(None, low=1, length=(1, 12))
@@ -195,6 +202,19 @@ def _one_loss_each(m: ModelConfig) -> list[tuple]:
 
 def _count(values: Any, n: int) -> bool: return not isinstance(values, (list, tuple)) or len(values) == n
 
+@relation(ModelConfig)
+def _something_to_learn(m: ModelConfig) -> list[tuple]:
+    "Without predicted features there must be another loss; a pyramid learns from features alone."
+    others = m.pixel_weight > 0 or m.image_level.weight > 0
+    return [(m.feature_weight > 0 or others, 'feature_weight', 'a number above 0: with model.pixel_weight=0 '
+             'and model.image_level.weight=0 there is nothing else to learn from'),
+            (m.feature_weight > 0 or not m.fpn.use_fpn, 'fpn.use_fpn',
+             'false with model.feature_weight=0: a pyramid learns from predicted features alone'),
+            (m.feature_weight > 0 or not m.visible_weight, 'visible_weight',
+             '0 with model.feature_weight=0: visible tokens are compared with targets too'),
+            (m.target_every == 1 or others, 'target_every', '1 with model.pixel_weight=0 and '
+             'model.image_level.weight=0: steps without targets would have nothing to learn from')]
+
 @relation(EMAConfig)
 def _momentum_rises(e: EMAConfig) -> list[tuple]:
     return [(e.momentum <= e.momentum_end, 'momentum_end', f'from ema.momentum ({e.momentum}) to 1')]
@@ -219,7 +239,11 @@ def _frozen_teacher(m: ModelConfig) -> list[tuple]:
     named = m.teacher not in ('', TIMM)
     return [(named, 'teacher', 'ema, the path of a run or file of hjepa, or timm:NAME'),
             *((own or getattr(m, k) is None, k, f'null with model.teacher={m.teacher}: {said}')
-              for k in ('target_blocks', 'target_depths'))]
+              for k in ('target_blocks', 'target_depths')),
+            (own or m.image_level.teacher == 'none', 'image_level.teacher',
+             f'none with model.teacher={m.teacher}: there is no average of the model then'),
+            (own or m.feature_weight > 0, 'teacher',
+             'ema with model.feature_weight=0: nothing is compared with a teacher\'s features')]
 
 # %% ../../nbs/settings/01_model.ipynb #f5b59eaf
 def check_model_config(
@@ -239,10 +263,18 @@ MODEL_IDLE = [
     ('teacher_kwargs', lambda m: not m.teacher.startswith(TIMM), 'as model.teacher is no network of timm'),
     ('ema.momentum ema.momentum_end ema.momentum_warmup_epochs', lambda m: m.teacher != 'ema',
      'as model.teacher is another network, which does not move'),
-    ('image_level.regularizer image_level.share image_level.projector',
+    ('image_level.regularizer image_level.share image_level.projector image_level.teacher',
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
+    ('level_weights target_norm target_blocks target_depths target_every', lambda m: not m.feature_weight,
+     'as model.feature_weight is 0'),
+    ('crops.local_weight crops.cross_weight crops.min_overlap',
+     lambda m: m.crops.enabled and not m.feature_weight, 'as model.feature_weight is 0'),
+    ('predictor.depth predictor.num_heads predictor.mlp_ratio predictor.embed_dim predictor.kind '
+     'predictor.share predictor.position_noise',
+     lambda m: not m.feature_weight and not m.pixel_weight,
+     'as model.feature_weight and model.pixel_weight are 0: nothing is predicted'),
     ('encoder_kwargs.patch_size', lambda m: m.patch_size is not None, 'as model.patch_size is given too'),
     ('encoder_kwargs.drop_path_rate',
      lambda m: m.drop_path_rate > 0, 'as model.drop_path_rate is given too')] # see `warn_idle`

@@ -241,6 +241,12 @@ def _as_many_as_crops(c: MultiCropConfig) -> list[tuple]:
             (turns(c.local_color_jitter), 'local_color_jitter', JITTER['expected'])]
 
 @relation(RunConfig)
+def _hidden_crops_are_features(cfg: RunConfig) -> list[tuple]:
+    used = cfg.model.feature_weight > 0 or cfg.multicrop.strategy != 'cross_crop_prediction'
+    return [(used, 'multicrop.strategy', 'global_only or global_with_local_context with '
+             'model.feature_weight=0: of hidden crops nothing but features is predicted')]
+
+@relation(RunConfig)
 def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
     once = cfg.masking.masks_per_image == 1 or cfg.multicrop.strategy is None
     return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
@@ -278,9 +284,10 @@ def warn_views(
     "Warn of an image level that has nothing to compare."
     c = cfg.multicrop
     views = c.num_global_crops + c.num_local_crops if _crops(cfg) else cfg.masking.masks_per_image
-    if cfg.model.image_level.weight == 0 or views > 1: return
+    if cfg.model.image_level.weight == 0 or cfg.model.image_level.teacher == 'ema' or views > 1: return
     warnings.warn(f'model.image_level.weight={cfg.model.image_level.weight:g}: an image has one view, so no '
-                  'two can agree. Set multicrop.strategy (best) or masking.masks_per_image=2', stacklevel=2)
+                  'two can agree. Set multicrop.strategy (best), masking.masks_per_image=2 or '
+                  'model.image_level.teacher=ema', stacklevel=2)
 
 def warn_schedules(
     cfg: RunConfig,

@@ -1,0 +1,175 @@
+"""What the studies of `small_budget.py` compare: their methods, trials, and changes of our own recipe."""
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from budget import BLOCKS
+
+UNTRAINED = ('pixels', 'pca', 'random')
+RESULTS = Path(__file__).parents[1]/'nbs/results'
+
+
+@dataclass
+class Study:
+    "One encoder, trained in several ways on one data set."
+    name: str # its results are in `nbs/results/NAME.json`
+    base: str # the configuration that all begin with
+    batch: int # images of a step
+    common: list[str] # overrides of every run, and all that changes the encoder
+    methods: dict[str, list[str] | None] # further overrides; None: nothing is trained
+    # as many for each method, the first is the method as it stands
+    trials: dict[str, list[list[str]]]
+    ours: str # the method whose best trial `ablate` changes, one thing at a time
+    changes: dict[str, list[str]]
+    pairs: list[tuple[str, str]] # methods whose difference is shown, seed by seed
+    dataset: str = 'fashion_mnist' # a name, or what to call the folder `--path`
+    trial_minutes: float = 3 # of one core
+    tuned: list[str] = field(default_factory=list) # settings of the command line, for every run
+
+    def settings(self, method: str, seed: int, more: list[str] = ()) -> list[str]:
+        "Overrides of a run."
+        own = self.methods[method] if method not in UNTRAINED else self.methods[self.ours]
+        return [*self.common, *self.tuned, *own, *more, f'training.seed={seed}']
+
+    @property
+    def table(self) -> Path: return RESULTS/f'{self.name}.json'
+
+
+# ---- garments of 28 px, in `tutorials/small_budget`
+COMMON = [
+    'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
+    'training.batch_size=64', 'training.lr=1e-3', 'training.weight_decay=0.05',
+    'training.weight_decay_end=0.05', 'model.ema.momentum=0.99', 'data.crop_scale=[0.5,1.0]'
+]
+OURS = ['masking.kind=random']
+RIVAL = ['model.pixel_weight=0']
+CROPS = [
+    'multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.global_color_jitter=0',
+    'multicrop.local_color_jitter=0'
+]
+SEPARATE = [
+    'model.ema.momentum=0.996', 'masking.kind=multiblock', 'masking.num_target_masks=4',
+    'masking.target_scale=[0.15,0.2]', 'masking.context_scale=[0.85,1.0]', 'training.weight_decay=0.04',
+    'training.weight_decay_end=0.4'
+]
+# its masks need a larger grid than 4 × 4
+METHODS = dict.fromkeys(UNTRAINED) | dict(
+    ijepa=[*RIVAL, 'rival.name=ijepa', *SEPARATE],
+    ijepa_public=[*RIVAL, 'rival.name=public_ijepa', *SEPARATE, 'model.patch_size=4'],
+    mae=[*RIVAL, 'rival.name=mae'],
+    lejepa=[*RIVAL, *CROPS, 'rival.name=lejepa', 'multicrop.num_local_crops=4',
+        'multicrop.global_crop_scale=[0.3,1.0]', 'multicrop.local_crop_scale=[0.05,0.3]'],
+    flat=[*OURS, 'model.level_weights=[1,0]'],
+    hierarchical=[*OURS],
+    fpn=[*OURS, 'model.fpn.use_fpn=true'],
+    multicrop=[*OURS, *CROPS, 'multicrop.num_local_crops=4', 'multicrop.global_crop_scale=[0.5,1.0]'],
+)
+
+FAST, SLOW, NEAR = ['training.lr=2e-3'], ['training.lr=5e-4'], ['data.crop_scale=[0.3,1.0]']
+SINGLE = [[], FAST, SLOW, NEAR, ['masking.hidden_share=0.5']]
+# as many for each; the first is the method as it stands above
+TRIALS = dict(
+    ijepa=[[], FAST, SLOW, NEAR, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.04']],
+    mae=[[], FAST, NEAR, ['rival.mask_ratio=0.6'], SLOW],
+    lejepa=[[], FAST, ['rival.sigreg_weight=0.02'], SLOW, ['rival.sigreg_weight=0.1']],
+    flat=SINGLE,
+    hierarchical=SINGLE,
+    fpn=SINGLE,
+    multicrop=[[], FAST, SLOW, ['multicrop.global_crop_scale=[0.3,1.0]'], ['multicrop.num_local_crops=2']],
+)
+# of the best trial of `hierarchical`, one at a time
+CHANGES = {
+    'nothing': [],
+    'features alone': ['model.pixel_weight=0'],
+    'a weaker pixel anchor': ['model.pixel_weight=1'],
+    'a stronger pixel anchor': ['model.pixel_weight=16'],
+    'fine level alone': ['model.level_weights=[1,0]'],
+    'coarse level alone': ['model.level_weights=[0,1]'],
+    'equal levels': ['model.level_weights=[1,1]'],
+    'targets: mean of all blocks': ['model.target_blocks=6'],
+    'targets: fine of block 3, coarse of block 6': ['model.target_blocks=[3,6]'],
+    'targets: fine of block 6, coarse of block 3': ['model.target_blocks=[6,3]'],
+    'targets: norm, then pool': ['model.target_norm=norm_then_pool'],
+    'half of the patches hidden': ['masking.hidden_share=0.5'],
+    '14 of 16 patches hidden': ['masking.hidden_share=0.875'],
+    'single blocks, half hidden': BLOCKS,
+    'two masks for each image': ['masking.masks_per_image=2'],
+    'EMA from 0.996': ['model.ema.momentum=0.996'],
+    'EMA to 0.999': ['model.ema.momentum_end=0.999'],
+    'EMA stays at 0.99': ['model.ema.momentum_end=0.99'],
+    'no EMA': ['model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'VICReg': ['model.regularizer.kind=vicreg', 'model.regularizer.weight=0.2'],
+    'SIGReg': ['model.regularizer.kind=sigreg'],
+    'VISReg': ['model.regularizer.kind=visreg', 'model.regularizer.weight=0.2'],
+    'SIGReg, no EMA': ['model.regularizer.kind=sigreg', 'model.ema.momentum=0', 'model.ema.momentum_end=0'],
+    'SIGReg, features alone': ['model.regularizer.kind=sigreg', 'model.pixel_weight=0'],
+    'VICReg, a stronger pixel anchor, EMA stays at 0.99': ['model.regularizer.kind=vicreg',
+        'model.regularizer.weight=0.2', 'model.pixel_weight=16', 'model.ema.momentum_end=0.99'],
+    'lr 1e-3': ['training.lr=1e-3'],
+    'lr 3e-4': ['training.lr=3e-4'],
+    'batches of 32': ['training.batch_size=32'],
+    'batches of 128': ['training.batch_size=128'],
+    'weight decay 0.2': ['training.weight_decay=0.2', 'training.weight_decay_end=0.2'],
+    'crops of 30 to 100 %': NEAR,
+    'whole images': ['data.crop_scale=[1.0,1.0]', 'data.flip=0'],
+    'patches of 4': ['model.patch_size=4'],
+    'patches of 14': ['model.patch_size=14'],
+    '3 blocks': ['model.encoder_kwargs.depth=3'],
+    '4 blocks of width 128': ['model.encoder_kwargs.depth=4', 'model.encoder_kwargs.embed_dim=128',
+        'model.encoder_kwargs.num_heads=4'],
+    'predictor of 1 block': ['model.predictor.depth=1'],
+    'predictor of 4 blocks': ['model.predictor.depth=4'],
+    'predictor of width 192': ['model.predictor.embed_dim=192'],
+}
+PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [
+    ('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')
+]
+GARMENTS = Study('small_budget', 'tiny', 64, COMMON, METHODS, TRIALS, 'hierarchical', CHANGES, PAIRS)
+
+
+# ---- photographs, in `tutorials/photographs`
+# of every run: what the encoder is, and every part off that a method may switch on
+PLAIN = [
+    'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
+    'training.batch_size=128', 'training.lr=1e-3', 'training.weight_decay=0.05',
+    'training.weight_decay_end=0.05', 'model.num_hierarchies=2', 'model.encoder_kwargs.depth=6',
+    'model.encoder_kwargs.embed_dim=192', 'model.encoder_kwargs.num_heads=3',
+    'model.encoder_kwargs.class_token=false', 'model.encoder_kwargs.global_pool=avg',
+    'model.predictor.depth=2', 'model.predictor.num_heads=3', 'model.predictor.embed_dim=96',
+    'model.ema.momentum=0.99', 'model.pixel_weight=0', 'model.image_level.weight=0', 'masking.kind=random',
+    'multicrop.strategy=null', 'model.crops.enabled=false', 'data.crop_scale=[0.3,1.0]'
+]
+COLOURS = [
+    'multicrop.color_jitter_prob=0.8', 'multicrop.global_color_jitter=[0.4,0.4,0.2,0.1]',
+    'multicrop.local_color_jitter=[0.4,0.4,0.2,0.1]', 'multicrop.global_greyscale=0.2',
+    'multicrop.local_greyscale=0.2'
+]
+VIEWS = [
+    'multicrop.strategy=global_only', 'multicrop.num_global_crops=2', 'multicrop.num_local_crops=0',
+    'multicrop.global_crop_scale=[0.3,1.0]', *COLOURS
+]
+LOCAL = ['multicrop.num_local_crops=2', 'multicrop.local_crop_scale=[0.1,0.3]']
+PIXELS = ['model.pixel_weight=4']
+IMAGE = ['model.crops.enabled=true', *VIEWS, 'model.image_level.weight=1']
+BEFORE = [*PIXELS, 'model.num_hierarchies=3']
+QUICK, CALM = ['training.lr=2e-3'], ['training.lr=5e-4']
+PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
+    ijepa=['rival.name=ijepa', *SEPARATE],
+    mae=['rival.name=mae'],
+    lejepa=['rival.name=lejepa', *VIEWS, *LOCAL],
+    visreg=['rival.name=lejepa', 'rival.regularizer=visreg', *VIEWS, *LOCAL],
+    dino=['rival.name=dino', *VIEWS, *LOCAL],
+    before=[*PIXELS],
+    image=[*PIXELS, *IMAGE],
+)
+PHOTO_TRIALS = dict(
+    ijepa=[[], QUICK, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.05']],
+    mae=[[], QUICK, ['rival.mask_ratio=0.6']],
+    lejepa=[[], QUICK, ['multicrop.num_local_crops=0']],
+    visreg=[[], QUICK, ['multicrop.num_local_crops=0']],
+    dino=[[], QUICK, ['multicrop.num_local_crops=0']],
+    before=[[], QUICK, CALM],
+    image=[[], QUICK, CALM],
+)
+PHOTOGRAPHS = Study('photographs', 'photos', 128, PLAIN, PHOTO_METHODS, PHOTO_TRIALS, 'image',
+                    {'nothing': []}, [('image', m) for m in PHOTO_METHODS if m != 'image'], 'photographs', 8)
+STUDIES = {s.name: s for s in (GARMENTS, PHOTOGRAPHS)}
