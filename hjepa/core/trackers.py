@@ -98,8 +98,7 @@ def _wandb(self: AccelerateTracker, tracking, known: str | None, trainer):
 def _mlflow(self: AccelerateTracker, tracking, known: str | None, trainer):
     "A run at the address that is set, or in a database in the folder."
     import mlflow
-    ours = mlflow.get_tracking_uri() in _OURS or not mlflow.is_tracking_uri_set()
-    if ours and not os.environ.get('MLFLOW_TRACKING_URI'):
+    if not mlflow.is_tracking_uri_set() or mlflow.get_tracking_uri() in _OURS:
         here = f'sqlite:///{(self.run_dir/"mlflow.db").resolve()}'
         _OURS.add(here)
         mlflow.set_tracking_uri(here)
