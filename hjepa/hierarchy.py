@@ -264,7 +264,10 @@ def check_predicts(self: HJEPA):
 
 # %% ../nbs/04_hierarchy.ipynb #te0ex001
 @patch
-def _add_idle(self: HJEPA, out: dict, masks: Any):
+def add_idle(self: HJEPA,
+    out: dict[str, Any], # losses so far; its loss is changed
+    masks: Any, # of the step
+):
     "A gradient of zeros for what a step without predicted features does not use."
     used = {'context_encoder', 'target_encoder', 'pixel_head', 'projector', 'image_level'}
     if self.asks(masks): used.add('predictor')
@@ -323,7 +326,7 @@ def forward(self: HJEPA,
     if self.image_level is not None:
         views = mean_token(patches, context.to(patches.device)).unflatten(0, (masks.per_image, -1))
         out = self.add_image_level(out, views, masks.per_image, self.image_targets(images, targets))
-    if targets is None: self._add_idle(out, masks)
+    if targets is None: self.add_idle(out, masks)
     if self.crop_head is not None:
         out['loss'] = out['loss'] + idle_loss(self.predictor.flip_token, *self.crop_head.parameters())
     return out if return_all_levels else finest_only(out)

@@ -173,7 +173,7 @@ def forward_crops(self: HJEPA,
     if self.image_level is not None: out = self._add_image(out, tokens, local, masks, images, target_tokens)
     if masks.overlap is not None: out['overlap'] = masks.overlap
     if features: out = self._add_crops(out, views, seen, local, target_tokens, masks)
-    else: self._add_idle(out, masks)
+    else: self.add_idle(out, masks)
     return out if return_all_levels else finest_only(out)
 
 # %% ../nbs/05_multicrop.ipynb #bd30d272
