@@ -274,13 +274,8 @@ def check_predicts(self: HJEPA):
 # %% ../nbs/04_hierarchy.ipynb #te0ex001
 @patch
 def add_idle(self: HJEPA,
-<<<<<<< ours
     out: dict[str, Any], # what the step has so far; its loss is changed
     masks: Any, # of the batch: they know whether features are predicted in this step
-=======
-    out: dict[str, Any], # losses so far; its loss is changed
-    masks: Any, # of the step
->>>>>>> theirs
 ):
     "A gradient of zeros for what a step without predicted features does not use."
     used = {'context_encoder', 'target_encoder', 'pixel_head', 'projector', 'image_level'}
