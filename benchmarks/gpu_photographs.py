@@ -133,7 +133,8 @@ def product_flops(study, method: str, overrides: list[str], dataset: ImageDatase
 def train(study, method: str, args, sets: dict[str, ImageDataset]) -> dict:
     "One run, and what its features are worth."
     minutes = args.minutes * args.share
-    overrides = study.settings(method, args.seed, [f'training.minutes={minutes:g}'])
+    overrides = [o for o in study.settings(method, args.seed) if not o.startswith('training.epochs=')]
+    overrides.append(f'training.minutes={minutes:g}')
     Loop, load = kind(study, method)
     flops = product_flops(study, method, overrides, sets['train'])
     watch = Watch(args.skip)
@@ -207,7 +208,7 @@ def main(argv: list[str] | None = None):
     p.add_argument('--splits', nargs=2, default=['train', 'test'], metavar=('TRAIN', 'TEST'))
     p.add_argument('--size', type=int, default=112, help='prepare: pixels of a side')
     p.add_argument('--quality', type=int, default=85, help='prepare: of the JPEG files')
-    p.add_argument('--methods', nargs='+', default=['pixels', 'random', 'new', 'visreg', 'mae'])
+    p.add_argument('--methods', nargs='+', default=['pixels', 'random', 'image', 'visreg', 'mae'])
     p.add_argument('--minutes', type=float, default=2.3, help='of each method that is trained')
     p.add_argument('--share', type=float, default=1, help='of those minutes, for a rehearsal')
     p.add_argument('--seed', type=int, default=0)

@@ -92,7 +92,7 @@ def load_rival(source: str | Path = 'tiny', overrides: list[str] = ()) -> RivalR
 class Rival(nn.Module):
     """An encoder that is trained in another way. It starts from the weights that an `HJEPA` of the same
     configuration and seed starts from."""
-    pixel_stats, img_size = HJEPA.pixel_stats, HJEPA.img_size
+    pixel_stats, img_size, image_level = HJEPA.pixel_stats, HJEPA.img_size, None
     def __init__(self, config: ModelConfig, how: RivalConfig):
         super().__init__()
         plain = HJEPA(config)

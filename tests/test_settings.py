@@ -88,7 +88,7 @@ ALONE = 'for several processes: tests/test_distributed.py'
 TRAINING = {
     'training.epochs': Row('2', ends=('1', 'null & training.minutes=1e-6')),
     'training.minutes': Row('1e-6', given='training.epochs=null', other='0.02',
-                            ends=('1e-6 & training.epochs=null',)),
+                            ends=('null', '1e-6 & training.epochs=null')),
     'training.batch_size': Row('2'),
     'training.grad_accumulation': Row('2'),
     'training.lr': Row('1e-2'),

@@ -414,3 +414,28 @@ def test_photos_settings(monkeypatch, tmp_path, capsys):
     assert f'random, as in: {first}' in capsys.readouterr().out
     for arm in photos_settings.ARMS.values(): load_config('photos', [*photos_settings.COMMON, *arm])
     assert set(photos_settings.FIRST) <= photos_settings.ARMS.keys()
+
+
+def test_gpu_photographs_is_rehearsed_here(folders, tmp_path, monkeypatch, capsys):
+    import gpu_photographs
+    monkeypatch.setattr(small_budget, 'DRAWS', 1)
+    small = ['model.encoder_kwargs.depth=2', 'model.encoder_kwargs.embed_dim=48',
+             'model.encoder_kwargs.num_heads=3', 'model.predictor.depth=1', 'model.predictor.embed_dim=24']
+    monkeypatch.setattr(gpu_photographs, 'SMALL', [
+        *gpu_photographs.SMALL, *small, 'training.batch_size=16', 'training.compile=false',
+        'training.precision=fp32', 'data.num_workers=0', 'model.patch_size=8'])
+    file, out = tmp_path/'in/set.tar', tmp_path/'out.json'
+    gpu_photographs.main(['prepare', '--file', str(file), '--path', str(folders), '--splits', 'train', 'val',
+                          '--size', '32'])
+    assert '104 images of 32×32' in capsys.readouterr().out
+    gpu_photographs.main(['run', '--file', str(file), '--device', 'cpu', '--share', '.004', '--skip', '1',
+                          '--out', str(out), '--methods', 'pixels', 'random', 'image', 'visreg', 'mae'])
+    found, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert [r['method'] for r in found['rows']] == ['pixels', 'random', 'image', 'visreg', 'mae']
+    for r in found['rows'][2:]: assert r['steps'] > 1 and r['images_per_s'] > 0 < r['gflop_per_image']
+    assert all(r['knn'] > .8 for r in found['rows']) and '| VISReg, published, 224 px | 90.2 %' in said
+    # two global crops and two local ones, none masked, against a quarter of one image and a small decoder
+    flops = {r['method']: r['gflop_per_image'] for r in found['rows'][2:]}
+    assert flops['visreg'] > 2 * flops['mae']
+    with pytest.raises(SystemExit): gpu_photographs.main(['prepare', '--file', str(file)])
+    assert 'prepare needs --path' in capsys.readouterr().err
