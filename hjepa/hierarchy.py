@@ -229,8 +229,8 @@ class HJEPA(nn.Module):
         self.pixel_head = PixelHead(D, patch_size, c.in_chans) if c.pixel_weight else None
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
         whole = c.image_level
-        self.image_level = ImageLevel(D, whole.projector, whole.regularizer,
-                                      whole.share, whole.teacher == 'ema') if whole.weight else None
+        self.image_level = ImageLevel(D, whole.projector, whole.regularizer, whole.share, whole.norm,
+                                      whole.teacher == 'ema') if whole.weight else None
         # reads a local crop's answer, see the notebook on multi-crop
         self.crop_head = nn.Linear(D, out) if c.crops.enabled else None
         # a cross predictor does not transform its context: this reads the encoder's own tokens

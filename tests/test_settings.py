@@ -177,6 +177,7 @@ PRETRAINING = {
     'model.image_level.share': Row('0.5', pack='crops', given='model.image_level.weight=1'),
     'model.image_level.projector': Row('[16, 8]', pack='crops', ends=('[2, 2]', '[32, 16]'),
                                        given='model.image_level.weight=1'),
+    'model.image_level.norm': Row('layer', pack='crops', given='model.image_level.weight=1'),
     'model.image_level.teacher': Row('ema', pack='crops', given='model.image_level.weight=1'),
     'model.crops.enabled': Row('true', ends=('true', 'false')),
     'model.crops.local_weight': Row('0.1', pack='cross'),

@@ -18,6 +18,7 @@ from ..core.config import check_settings, ConfigError, relation, setting
 from ..encoder import ContextEncoder
 from ..vit.by_name import idle_arguments
 from ..fpn import FUSIONS, UPSAMPLE_METHODS
+from ..objectives.image_level import NORMS
 from ..objectives.regularizers import REGULARIZERS
 from ..objectives.teachers import make_teacher, TAKEN, Teacher, TIMM
 from ..predictor import PREDICTORS
@@ -78,6 +79,7 @@ class ImageLevelConfig:
     share: float = setting(0.05, above=0, below=1)
     # widths of the network before both: hidden, out
     projector: list[int] = setting([512, 64], length=2, low=1)
+    norm: str = setting('batch', choices=NORMS) # norm in that network: over the batch, or over features
     # what views must agree with: none, the mean of the global views; ema, what the target encoder sees of
     # the whole global views
     teacher: str = setting('none', choices=('none', 'ema'))
@@ -263,7 +265,7 @@ MODEL_IDLE = [
     ('teacher_kwargs', lambda m: not m.teacher.startswith(TIMM), 'as model.teacher is no network of timm'),
     ('ema.momentum ema.momentum_end ema.momentum_warmup_epochs', lambda m: m.teacher != 'ema',
      'as model.teacher is another network, which does not move'),
-    ('image_level.regularizer image_level.share image_level.projector image_level.teacher',
+    ('image_level.regularizer image_level.share image_level.projector image_level.norm image_level.teacher',
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
