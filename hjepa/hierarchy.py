@@ -226,7 +226,7 @@ class HJEPA(nn.Module):
         out = self.num_depths * D if c.teacher == 'ema' else self._teacher_width()
         self.heads = nn.ModuleList(nn.Linear(w, out) for w in widths)
         patch_size = self.context_encoder.patch_size
-        self.pixel_head = PixelHead(D, patch_size, c.in_chans) if c.pixel_weight else None
+        self.pixel_head = PixelHead(D, patch_size, c.in_chans, c.pixel_norm) if c.pixel_weight else None
         self.projector = Projector(D, *c.regularizer.projector) if c.regularizer.kind else None
         whole = c.image_level
         self.image_level = ImageLevel(D, whole.projector, whole.regularizer, whole.share, whole.norm,
@@ -687,9 +687,12 @@ def _add_seen(self: HJEPA, out: dict, seen: Tensor, target_tokens: Tensor | list
 @patch
 def _add_pixels(self: HJEPA, out: dict, images: Tensor, patches: Tensor, predicted: Tensor,
                 masks: Masks) -> dict:
-    "Loss on pixels, read off the encoder's tokens [B, K, D] and off predictions [B, M, D]."
-    index = torch.cat([masks.context_index, masks.target_index], 1)                 # [B, K + M]
-    answers = self.pixel_head(torch.cat([patches.to(predicted.dtype), predicted], 1))
+    "Loss on pixels, read off the encoder's tokens [B, K, D] (if those count) and off predictions [B, M, D]."
+    index = masks.target_index
+    if self.config.pixel_visible:
+        index = torch.cat([masks.context_index, index], 1)                          # [B, K + M]
+        predicted = torch.cat([patches.to(predicted.dtype), predicted], 1)
+    answers = self.pixel_head(predicted)
     loss = level_loss(answers, *self.pixel_head.targets(images, index))
     return out | dict(loss=out['loss'] + self.config.pixel_weight * loss, pixel_loss=loss.detach())
 

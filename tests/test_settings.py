@@ -144,6 +144,8 @@ PRETRAINING = {
     'model.target_depths': Row('[1, 2]', pack='crops', ends=('[2, 1]', 'null', '[1]')),
     'model.visible_weight': Row('1', pack='crops', ends=('1', '0')),
     'model.pixel_weight': Row('0'),
+    'model.pixel_norm': Row('true', given='model.pixel_weight=4'),
+    'model.pixel_visible': Row('false', given='model.pixel_weight=4'),
     'model.mask_mode': Row('zero'),
     'model.drop_path_rate': Row('0.9'),
     'model.use_gradient_checkpointing': Row(why=SAME + 'nbs/01_encoder.ipynb'),

@@ -214,7 +214,7 @@ def forward_flops(
     targets, pooling = pool_flops(shape, tokens)
     read = tokens.target + (0 if p.cross else seen_too)   # what the predictor answers
     wide = shape.taught                                   # what a head answers
-    pixels = 2 * (tokens.context + tokens.target) * e.width * shape.patch_values
+    pixels = 2 * (tokens.context * c.pixel_visible + tokens.target) * e.width * shape.patch_values
     found = {
         'patch embedding': embed(seen), 'context encoder': e.flops(shape.prefix + seen),
         'target encoder': shape.frozen or embed(tokens.patches)
@@ -437,7 +437,7 @@ def activation_bytes(
     # embedding, final norm and narrowing, the predictor's end
     joints = s * seen * pixels + (4 + s) * D * seen + (4 + s) * p.width * read
     if 'predictor' in _left_out(c): blocks[1], joints = 0, s * seen * pixels + (4 + s) * D * seen
-    if c.pixel_weight: joints += (tokens.context + tokens.target) * (s * D + 8 * pixels)
+    if c.pixel_weight: joints += (tokens.context * c.pixel_visible + tokens.target) * (s * D + 8 * pixels)
     n = batch_size * masks_per_image
     out = {
         'context encoder': n * blocks[0], 'predictor': n * blocks[1], 'between': n * joints,

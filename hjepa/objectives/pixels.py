@@ -6,6 +6,7 @@
 __all__ = ['patch_pixels', 'PixelHead']
 
 # %% ../../nbs/objectives/02_pixels.ipynb #15a81068
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -27,13 +28,16 @@ class PixelHead(nn.Linear):
         dim: int, # D, of the tokens
         patch_size: tuple[int, int], # (ph, pw)
         in_chans: int, # C, of the images
+        normalize: bool = False, # targets have mean 0 and deviation 1 in each patch (He et al. 2022, Sec. 3)
     ):
         super().__init__(dim, patch_size[0] * patch_size[1] * in_chans)
-        self.patch_size = tuple(patch_size)
+        self.patch_size, self.normalize = tuple(patch_size), normalize
 
     def targets(self,
         images: Tensor, # [B, C, H, W]
         index: Tensor, # [k·B, T] patches to predict, −1 where padded; row i is about image i mod B
     ) -> tuple[Tensor, Tensor]: # their pixels [k·B, T, C·ph·pw] float32, and weights [k·B, T]: 0 where padded
         "What the answers about listed patches are compared with."
-        return gather_tokens(patch_pixels(images, self.patch_size), index), (index >= 0).float()
+        pixels = patch_pixels(images, self.patch_size)
+        if self.normalize: pixels = F.layer_norm(pixels, pixels.shape[-1:], eps=1e-6)
+        return gather_tokens(pixels, index), (index >= 0).float()

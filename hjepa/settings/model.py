@@ -145,6 +145,8 @@ class ModelConfig:
     visible_weight: float = setting(0.0, low=0)
     # weight of a loss on patches' pixels, beside that on features; 0: none
     pixel_weight: float = setting(0.0, low=0)
+    pixel_norm: bool = False # the pixels of each patch are normalised to mean 0 and deviation 1 first
+    pixel_visible: bool = True # visible patches count too, read off the encoder; false: hidden ones alone
     # drop: hidden tokens are left out; zero: they are set to zero
     mask_mode: str = setting('drop', choices=('drop', 'zero'))
     # stochastic depth of the context encoder and the predictor
@@ -277,6 +279,7 @@ MODEL_IDLE = [
      'predictor.share predictor.position_noise',
      lambda m: not m.feature_weight and not m.pixel_weight,
      'as model.feature_weight and model.pixel_weight are 0: nothing is predicted'),
+    ('pixel_norm pixel_visible', lambda m: not m.pixel_weight, 'as model.pixel_weight is 0'),
     ('encoder_kwargs.patch_size', lambda m: m.patch_size is not None, 'as model.patch_size is given too'),
     ('encoder_kwargs.drop_path_rate',
      lambda m: m.drop_path_rate > 0, 'as model.drop_path_rate is given too')] # see `warn_idle`
