@@ -150,8 +150,10 @@ VIEWS = [
 LOCAL = ['multicrop.num_local_crops=2', 'multicrop.local_crop_scale=[0.1,0.3]']
 PIXELS = ['model.pixel_weight=4']
 IMAGE = ['model.crops.enabled=true', *VIEWS, 'model.image_level.weight=1']
-BEFORE = [*PIXELS, 'model.num_hierarchies=3']
 QUICK, CALM = ['training.lr=2e-3'], ['training.lr=5e-4']
+# hidden patches alone, each normalised, as in MAE
+HIDDEN = ['model.pixel_weight=1', 'model.pixel_norm=true', 'model.pixel_visible=false']
+NEW = [*HIDDEN, *IMAGE, 'model.target_every=4', 'model.feature_weight=0.5']
 PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     ijepa=['rival.name=ijepa', *SEPARATE],
     mae=['rival.name=mae'],
@@ -160,6 +162,7 @@ PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     dino=['rival.name=dino', *VIEWS, *LOCAL],
     before=[*PIXELS],
     image=[*PIXELS, *IMAGE],
+    new=[*NEW],
 )
 PHOTO_TRIALS = dict(
     ijepa=[[], QUICK, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.05']],
@@ -169,7 +172,42 @@ PHOTO_TRIALS = dict(
     dino=[[], QUICK, ['multicrop.num_local_crops=0']],
     before=[[], QUICK, CALM],
     image=[[], QUICK, CALM],
+    new=[[], QUICK, CALM],
 )
-PHOTOGRAPHS = Study('photographs', 'photos', 128, PLAIN, PHOTO_METHODS, PHOTO_TRIALS, 'image',
-                    {'nothing': []}, [('image', m) for m in PHOTO_METHODS if m != 'image'], 'photographs', 8)
+# of the best trial of `new`, one at a time: without each part, then with each other part
+PHOTO_CHANGES = {
+    'nothing': [],
+    'without pixels': ['model.pixel_weight=0'],
+    'pixels as before': PIXELS + ['model.pixel_norm=false', 'model.pixel_visible=true'],
+    'visible patches too': ['model.pixel_visible=true'],
+    'pixels as they are': ['model.pixel_norm=false'],
+    'without the image level': ['model.image_level.weight=0'],
+    'without predicted features': ['model.feature_weight=0'],
+    'without colours': ['multicrop.global_color_jitter=0', 'multicrop.global_greyscale=0'],
+    'features in every step': ['model.target_every=1'],
+    'features in every second step': ['model.target_every=2'],
+    'fine level alone': ['model.level_weights=[1,0]'],
+    'coarse level alone': ['model.level_weights=[0,1]'],
+    'LayerNorm in the projector': ['model.image_level.norm=layer'],
+    'VISReg': ['model.image_level.regularizer=visreg'],
+    'VICReg': ['model.image_level.regularizer=vicreg'],
+    'λ 0.02': ['model.image_level.share=0.02'],
+    'λ 0.1': ['model.image_level.share=0.1'],
+    'image level thrice': ['model.image_level.weight=3'],
+    'image level with an EMA teacher': ['model.image_level.teacher=ema'],
+    'three crops': ['multicrop.num_global_crops=3'],
+    'two local crops': [*LOCAL],
+    'blur and solarisation': ['multicrop.global_blur=[0.5,0.1]', 'multicrop.global_solarize=[0,0.2]'],
+    'half of the patches hidden': ['masking.hidden_share=0.5'],
+    'cross predictor': ['model.predictor.kind=cross'],
+    'cross predictor, half predicted': ['model.predictor.kind=cross', 'model.predictor.share=0.5'],
+    'targets of blocks 3 and 6': ['model.target_depths=[3,6]'],
+    'visible tokens': ['model.visible_weight=0.2'],
+    'noisy places': ['model.predictor.position_noise=0.25'],
+    'Muon': ['training.optimizer=muon', 'training.optimizer_kwargs.adjust_lr_fn=match_rms_adamw'],
+    'batches of 64': ['training.batch_size=64'],
+    'batches of 256': ['training.batch_size=256'],
+}
+PHOTOGRAPHS = Study('photographs', 'photos', 128, PLAIN, PHOTO_METHODS, PHOTO_TRIALS, 'new', PHOTO_CHANGES,
+                    [('new', m) for m in PHOTO_METHODS if m != 'new'], 'photographs', 8)
 STUDIES = {s.name: s for s in (GARMENTS, PHOTOGRAPHS)}

@@ -346,6 +346,15 @@ def test_tuning(study, monkeypatch, tmp_path):
         out/'run')[0]['steps'] == 3
 
 
+@pytest.mark.parametrize('change', PHOTOGRAPHS.changes)
+@pytest.mark.filterwarnings('ignore:.*no effect')
+def test_every_change_can_be_built(change):
+    c = load_config(PHOTOGRAPHS.base, PHOTOGRAPHS.settings('new', 0, [
+        'model.img_size=32', 'model.patch_size=8', *PHOTOGRAPHS.changes[change]]))
+    model = HJEPA(c.model)
+    assert model.image_level is not None or change == 'without the image level'
+
+
 @pytest.mark.parametrize('study, method', [(s, m) for s in (GARMENTS, PHOTOGRAPHS) for m in s.trials],
                          ids=lambda v: getattr(v, 'name', v))
 @pytest.mark.filterwarnings('ignore:multicrop.local')
