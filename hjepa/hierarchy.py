@@ -321,6 +321,8 @@ def forward(self: HJEPA,
     """Predict the hidden part of images at every level and compare with the target encoder. With
     `feature_weight=0` neither is done, and the losses that are left are computed alone."""
     if not isinstance(images, Tensor): return input_handler(images)(self, images, mask, return_all_levels)
+    if self.config.targets == 'views':
+        raise ValueError('model.targets=views: the targets are other crops of an image; expected Crops')
     masks = self._masks_of(images, mask)
     context, target = masks.context_index, masks.target_index                       # [B, K], [B, M]
     visible = None if self.fpn is None else visible_cells(masks, self.num_levels)

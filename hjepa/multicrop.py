@@ -162,17 +162,20 @@ def forward_crops(self: HJEPA,
     self._check_crops(crops, masks)
     masks = replace(masks, globals=self.asked(masks.globals))
     images, views = crops.global_crops, _Views(self, crops)
-    features = self.asks_features(masks)
-    target_tokens = self.target_tokens(images) if features else None                       # [g·B, N, D]
+    features, taught = self.asks_features(masks), self.config.targets == 'teacher'
+    target_tokens = self.target_tokens(images) if features and taught else None            # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
     local = self._encode_local(crops, masks)                                               # [v·B, P + k, D]
     seen = self._place_seen(views, tokens, local, masks) if self.asks(masks) else []
-    predicted = self._predict_global(views, seen, masks) if seen else None                 # [g·B, M, D]
+    about_next = features and not taught
+    predicted = self._predict_global(views, seen, masks, about_next) if seen else None     # [g·B, M, D]
+    if about_next: predicted, answers = self._split(predicted, masks)                      # [g·B, K, D]
     visible = None if self.fpn is None else visible_cells(masks.globals, self.num_levels)
     out = self.losses(images, masks.globals, self.patch_tokens(tokens), predicted, target_tokens, visible)
     if self.image_level is not None: out = self._add_image(out, tokens, local, masks, images, target_tokens)
     if masks.overlap is not None: out['overlap'] = masks.overlap
-    if features: out = self._add_crops(out, views, seen, local, target_tokens, masks)
+    if about_next: out = self._add_next(out, answers, self.patch_tokens(tokens), masks)
+    if features and taught: out = self._add_crops(out, views, seen, local, target_tokens, masks)
     else: self.add_idle(out, masks)
     return out if return_all_levels else finest_only(out)
 
@@ -206,6 +209,8 @@ def _check_crops(self: HJEPA, crops: Crops, masks: MultiCropMasks):
     if ours != theirs:
         raise ValueError('crops are {} global and {} local of {} images, but the masks are for {}, {} and '
                          '{}'.format(*ours, *theirs))
+    if self.config.targets == 'views' and crops.num_global < 2:
+        raise ValueError('model.targets=views: the targets are other global crops; expected two or more')
     grid = self.context_encoder.grid_of(crops[0].shape[-2:])
     if grid != masks.globals.grid:
         raise ValueError(f'global crops have {grid[0]}×{grid[1]} patches, but the masks are for '
@@ -311,20 +316,51 @@ def by_image(
     return x.unflatten(0, (-1, batch)).transpose(0, 1).flatten(1, 2)
 
 @patch
-def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor],
-                    masks: MultiCropMasks) -> Tensor:  # [g·B, M, D], or as `losses` takes it
-    "Predictions of the hidden part of global crops."
+def _predict_global(self: HJEPA, views: _Views, seen: list[Tensor], masks: MultiCropMasks,
+                    about_next: bool = False) -> Tensor:  # [g·B, M, D], or as `losses` takes it
+    "Predictions of the hidden part of global crops, then perhaps of what the next shows: [g·B, M + K, D]."
     m, p, g = masks.globals, self.context_encoder.num_prefix_tokens, masks.num_global
     parts, valid = [seen[0]], [F.pad(m.context_index >= 0, (p, 0), value=True)]
     if masks.strategy == 'global_with_local_context' and len(seen) > 1:
         parts.append(by_image(seen[1][:, p:], masks.batch_size).repeat(g, 1, 1))           # [g·B, v·k, W]
         valid.append(by_image(_usable(masks, seen[1].shape[1] - p), masks.batch_size).repeat(g, 1))
-    asked = m.target_index >= 0
+    places, asked = views.positions(0, g, m.target_index), m.target_index >= 0
+    if about_next:
+        first = slice(None if self.pixel_head else 0)          # of hidden patches nothing but pixels is asked
+        places = torch.cat([places[:, first], _next(views.positions(0, g, m.context_index), g)], 1)
+        asked = torch.cat([asked[:, first], _next(m.context_index >= 0, g)], 1)
     read = slice(p, p + m.context_index.shape[1]) if self.reads(masks) else None
-    out = self.predictor.answer(torch.cat(parts, 1), views.positions(0, g, m.target_index),
-                                key_mask(*valid, asked), read)
+    out = self.predictor.answer(torch.cat(parts, 1), places, key_mask(*valid, asked), read)
     if read is not None: asked = torch.cat([m.context_index >= 0, asked], 1)
     return out if asked.all() else out.masked_fill(~asked.to(out.device)[..., None], 0)
+
+# %% ../nbs/05_multicrop.ipynb #vt0ex001
+def _next(t: Tensor, g: int) -> Tensor:
+    "Rows [g·B, …] of g crops: for each crop those of the next, for the last one those of the first."
+    return t.unflatten(0, (g, -1)).roll(-1, 0).flatten(0, 1)
+
+@patch
+def _split(self: HJEPA, predicted: Tensor, masks: MultiCropMasks) -> tuple[Tensor, Tensor]:
+    "What is said of a crop's hidden part, and of the next crop."
+    k = masks.globals.context_index.shape[1]
+    return predicted[:, :-k], predicted[:, -k:]
+
+@patch
+def _add_next(self: HJEPA, out: dict, answers: Tensor, patches: Tensor, masks: MultiCropMasks) -> dict:
+    "The losses of all levels on what is seen of the next crop; its tokens [g·B, K, D] are the targets."
+    m, g, device = masks.globals, masks.num_global, answers.device
+    move = lambda t: t.to(device, non_blocking=True)
+    shown = object.__new__(Masks)          # nothing is seen of this crop here: `Masks` would not allow that
+    target, index = _next(m.context, g), _next(m.context_index, g)
+    shown.__dict__.update(context=torch.zeros_like(target), target=target, grid=m.grid,
+                          context_index=index[:, :0], target_index=index)
+    cells, weights = (list(map(move, ts)) for ts in target_cells(shown, self.num_levels))
+    cells[0] = index = move(index)                            # `cell_means` sees that these are the patches
+    targets = scatter_tokens(_next(patches.detach(), g), index, math.prod(m.grid))
+    shown = shown.to(device)
+    shown.target_index = index
+    found = self.compare_levels(answers[:, :0], answers, targets, shown, cells, weights)
+    return out | found | dict(loss=out['loss'] + found['loss'])
 
 # %% ../nbs/05_multicrop.ipynb #1cd7d76c
 def cell_places(

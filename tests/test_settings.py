@@ -140,6 +140,7 @@ PRETRAINING = {
     'model.target_norm': Row('norm_then_pool'),
     'model.target_blocks': Row('2', ends=('null', '1', '2', '[1, 2] & model.num_hierarchies=2')),
     'model.feature_weight': Row('0.5', ends=('0.5', '0')),
+    'model.targets': Row('views', pack='crops', ends=('teacher', 'views')),
     'model.target_every': Row('2', ends=('1', '2')),
     'model.target_depths': Row('[1, 2]', pack='crops', ends=('[2, 1]', 'null', '[1]')),
     'model.visible_weight': Row('1', pack='crops', ends=('1', '0')),

@@ -133,6 +133,9 @@ class ModelConfig:
     # blocks that targets are read from: null, the last; a number K, the mean of the last K; a list,
     # one block for every level
     target_blocks: int | list[int] | None = setting(None, low=1, length=(1, 4))
+    # whose features are predicted: teacher: the teacher's, of what is hidden; views: with several global
+    # crops, what the context encoder sees of the next one, for which no pass is paid
+    targets: str = setting('teacher', choices=('teacher', 'views'))
     # weight of all losses on predicted features; 0: none, then no target is computed
     feature_weight: float = setting(1.0, low=0)
     # features are predicted in one step of so many; in the others pixels and the image level are learnt alone
@@ -249,6 +252,17 @@ def _frozen_teacher(m: ModelConfig) -> list[tuple]:
             (own or m.feature_weight > 0, 'teacher',
              'ema with model.feature_weight=0: nothing is compared with a teacher\'s features')]
 
+@relation(ModelConfig)
+def _views_are_targets(m: ModelConfig) -> list[tuple]:
+    "What the next crop shows is compared as it comes: one block, no pyramid, no teacher."
+    if m.targets == 'teacher': return []
+    said = 'with model.targets=views: '
+    return [(m.teacher == 'ema', 'teacher', f'ema {said}no teacher is asked'),
+            (not m.fpn.use_fpn, 'fpn.use_fpn', f'false {said}a pyramid needs whole crops'),
+            (not m.visible_weight, 'visible_weight', f'0 {said}visible tokens are the targets'),
+            *((getattr(m, k) is None, k, f'null {said}the last block is read')
+              for k in ('target_blocks', 'target_depths'))]
+
 # %% ../../nbs/settings/01_model.ipynb #f5b59eaf
 def check_model_config(
     cfg: ModelConfig,
@@ -271,7 +285,8 @@ MODEL_IDLE = [
      lambda m: not m.image_level.weight, 'as model.image_level.weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: not m.crops.enabled, 'as model.crops.enabled is false'),
-    ('level_weights target_norm target_blocks target_depths target_every', lambda m: not m.feature_weight,
+    ('level_weights target_norm target_blocks target_depths target_every targets',
+     lambda m: not m.feature_weight,
      'as model.feature_weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: m.crops.enabled and not m.feature_weight, 'as model.feature_weight is 0'),

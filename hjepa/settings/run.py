@@ -247,6 +247,13 @@ def _hidden_crops_are_features(cfg: RunConfig) -> list[tuple]:
              'model.feature_weight=0: of hidden crops nothing but features is predicted')]
 
 @relation(RunConfig)
+def _views_need_crops(cfg: RunConfig) -> list[tuple]:
+    c = cfg.multicrop
+    several = c.strategy in ('global_only', 'global_with_local_context') and c.num_global_crops > 1
+    return [(several or cfg.model.targets == 'teacher', 'model.targets', 'teacher, or for views two global '
+             'crops or more with multicrop.strategy=global_only or global_with_local_context')]
+
+@relation(RunConfig)
 def _one_way_of_many_views(cfg: RunConfig) -> list[tuple]:
     once = cfg.masking.masks_per_image == 1 or cfg.multicrop.strategy is None
     return [(once, 'masking.masks_per_image', '1 with several crops of each image (multicrop.strategy): '
