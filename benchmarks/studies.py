@@ -186,6 +186,7 @@ PHOTO_CHANGES = {
     'without colours': ['multicrop.global_color_jitter=0', 'multicrop.global_greyscale=0'],
     'features in every step': ['model.target_every=1'],
     'features in every second step': ['model.target_every=2'],
+    'features of the next crop': ['model.targets=views', 'model.target_every=1', 'model.feature_weight=1'],
     'fine level alone': ['model.level_weights=[1,0]'],
     'coarse level alone': ['model.level_weights=[0,1]'],
     'LayerNorm in the projector': ['model.image_level.norm=layer'],
