@@ -15,6 +15,9 @@ pixels, PCA and random weights.
     python benchmarks/small_budget.py run   --out RUNS --methods ijepa_public --ijepa PATH
     # writes nbs/results/small_budget.json
     python benchmarks/small_budget.py table --out RUNS
+    # another study (its methods are in studies.py), on class folders FOLDER/train and FOLDER/val
+    python benchmarks/small_budget.py tune  --out RUNS --study photographs --table TABLE \\
+        --dataset imagenette --path FOLDER --splits train val --set model.img_size=64 model.patch_size=8
 
 Every command resumes where it was interrupted and skips what is done, in RUNS or, with the same settings,
 in the table that `table` has written: so a study may end on another machine than it began on; only

@@ -290,6 +290,8 @@ MODEL_IDLE = [
      'as model.feature_weight is 0'),
     ('crops.local_weight crops.cross_weight crops.min_overlap',
      lambda m: m.crops.enabled and not m.feature_weight, 'as model.feature_weight is 0'),
+    ('crops.local_weight crops.min_overlap', lambda m: bool(m.feature_weight) and m.targets == 'views',
+     'as model.targets is views: local crops predict nothing'),
     ('predictor.depth predictor.num_heads predictor.mlp_ratio predictor.embed_dim predictor.kind '
      'predictor.share predictor.position_noise',
      lambda m: not m.feature_weight and not m.pixel_weight,
