@@ -165,7 +165,7 @@ def forward_crops(self: HJEPA,
     features, taught = self.asks_features(masks), self.config.targets == 'teacher'
     target_tokens = self.target_tokens(images) if features and taught else None            # [g·B, N, D]
     tokens = self.context_encoder(images, context=masks.globals.context_index)             # [g·B, P + K, D]
-    local = self._encode_local(crops, masks)                                               # [v·B, P + k, D]
+    local = self._encode_local(crops, masks) if self.reads_local(masks) else None          # [v·B, P + k, D]
     seen = self._place_seen(views, tokens, local, masks) if self.asks(masks) else []
     about_next = features and not taught
     predicted = self._predict_global(views, seen, masks, about_next) if seen else None     # [g·B, M, D]
@@ -254,6 +254,14 @@ class _Views:
         return torch.cat([x[:, :p], x[:, p:] + self.positions(start, stop, index)], 1)
 
 # %% ../nbs/05_multicrop.ipynb #85b9101f
+@patch
+def reads_local(self: HJEPA, masks: MultiCropMasks) -> bool:
+    """Whether a loss or the predictor looks at visible local crops in this step: the image level, predictions
+    of a teacher's features, or pixels and features of global crops that are predicted from all crops."""
+    if self.image_level is not None: return True
+    if self.asks_features(masks) and self.config.targets == 'teacher': return True
+    return self.asks(masks) and masks.strategy != 'global_only'
+
 @patch
 def _encode_local(self: HJEPA, crops: Crops, masks: MultiCropMasks) -> Tensor | None: # [v·B, P + k, D]
     "Visible local crops through the context encoder."

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHARE', 'CHANCE', 'CHANCES', 'JITTER', 'SHARES', 'PARTS', 'RATIOS', 'PRECISIONS', 'MINUTES', 'TRAINING_IDLE',
            'RUN_IDLE', 'DataConfig', 'MaskingConfig', 'TrainingConfig', 'MultiCropConfig', 'EvaluationConfig',
-           'RunConfig', 'check_run_config', 'warn_training', 'warn_views', 'warn_schedules', 'warn_run', 'load_config']
+           'RunConfig', 'check_run_config', 'warn_training', 'warn_unread', 'warn_views', 'warn_schedules', 'warn_run',
+           'load_config']
 
 # %% ../../nbs/settings/02_run.ipynb #eabce67d
 import math
@@ -285,6 +286,17 @@ def warn_training(
     warnings.warn(f'training.warmup_epochs={t.warmup_epochs:g} is not below training.epochs={t.epochs}: '
                   f'training.lr={t.lr:g} is never reached', stacklevel=2)
 
+def warn_unread(
+    cfg: RunConfig,
+):
+    "Warn of local crops that are made and then read by nothing."
+    m, c = cfg.model, cfg.multicrop
+    if c.strategy != 'global_only' or not c.num_local_crops or m.image_level.weight: return
+    if m.feature_weight and m.targets == 'teacher': return
+    warnings.warn(f'multicrop.num_local_crops={c.num_local_crops}: with global_only local crops are for the '
+                  'image level or for a teacher\'s features, and this model has neither. Set it to 0, which '
+                  'loads faster', stacklevel=2)
+
 def warn_views(
     cfg: RunConfig,
 ):
@@ -369,6 +381,7 @@ def warn_run(
     warn_idle(cfg, RUN_IDLE)
     warn_idle(cfg.model, MODEL_IDLE, 'model.')
     warn_views(cfg)
+    warn_unread(cfg)
     warn_schedules(cfg)
 
 # %% ../../nbs/settings/02_run.ipynb #d30cc1ac
