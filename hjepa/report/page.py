@@ -39,7 +39,8 @@ _COURSE = dict(loss=('Loss', 'smooth-L1'), skill=('Skill of the prediction', '0:
                rank=('Effective rank', 'directions'), schedule=('Schedules', 'learning rate'),
                images=('Difference between images', '1 − cosine (0: alike)'),
                tokens=('Difference between places', '1 − cosine (0: alike)'),
-               probes=('Probes during training', 'accuracy'))
+               probes=('Probes during training', 'accuracy'),
+               sample=('Effective rank of a fixed sample', 'directions'))
 
 def plot_course(
     history: list[dict], # records of a run, as `read_history` gives them
@@ -55,7 +56,8 @@ def plot_course(
     losses, total, skill, rates = get('level_losses'), get('loss'), get('skill', 'health'), get('lr')
     window = window or max(1, len(total[0]) // 80 * 2 + 1)
     probes = {k: get(k, 'probe') for k in ('knn', 'linear')}
-    there = dict(loss=total, skill=skill, schedule=rates, probes=probes['knn'])
+    sample = get('effective_rank', 'probe')                                     # of probes without labels
+    there = dict(loss=total, skill=skill, schedule=rates, probes=probes['knn'], sample=sample)
     titles = {k: v for k, v in _COURSE.items() if k not in there or len(there[k][0])}
     fig, axes = step_panels(titles, height=2.2, extra=.3)
     if 'loss' in axes: _draw_loss(axes['loss'], losses, total, get('pixel_loss'), window)
@@ -64,6 +66,7 @@ def plot_course(
     for name in ('rank', 'images', 'tokens'):
         _draw_health(axes[name], looks, name, limits or HealthLimits())
     if 'probes' in axes: _draw_probes(axes['probes'], probes)
+    if 'sample' in axes: draw_levels(axes['sample'], *sample, 1)
     for name in set(axes) - {'schedule', 'skill', 'probes'}: axes[name].set_ylim(bottom=0)
     lines = named_lines(axes[k] for k in ('rank', 'loss') if k in axes)
     lines['lowest healthy value'] = Line2D([], [], color='.3', linestyle=':', linewidth=1.2)
