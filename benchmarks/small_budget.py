@@ -18,6 +18,8 @@ pixels, PCA and random weights.
     # another study (its methods are in studies.py), on class folders FOLDER/train and FOLDER/val
     python benchmarks/small_budget.py tune  --out RUNS --study photographs --table TABLE \\
         --dataset imagenette --path FOLDER --splits train val --set model.img_size=64 model.patch_size=8
+    # or with the settings that another data set's trials chose
+    python benchmarks/small_budget.py run   --out RUNS --study photographs --chosen TABLE …
 
 Every command resumes where it was interrupted and skips what is done, in RUNS or, with the same settings,
 in the table that `table` has written: so a study may end on another machine than it began on; only
@@ -228,10 +230,11 @@ def known(args, what: str) -> list[dict]:
 
 
 def choose(args) -> dict[str, list[str]]:
-    """The best trial's overrides of each method whose trials are all done with these settings. Notes them
-    in `chosen.json`, too."""
+    """The best trial's overrides of each method whose trials are all done with these settings, or what
+    another table has chosen. Notes them in `chosen.json`, too."""
     out, done, chosen, study = Path(args.out), results(args, 'tune'), {}, args.study
-    for m, trials in study.trials.items():
+    if args.chosen: chosen, done = json.loads(args.chosen.read_text(encoding='utf-8'))['chosen'], []
+    for m, trials in study.trials.items() if done else ():
         of = [
             r for r in done if r['method'] == m and r['trial'] < len(trials)
             and r['overrides'] == study.settings(m, TUNE_SEED, trials[r['trial']])
@@ -411,6 +414,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument('--shard', default='0/1', metavar='I/N', help='do every Nth task, from the Ith on')
     p.add_argument('--gallery', type=int, default=20_000,
                    help='training images that are read; half as many in `tune`')
+    p.add_argument('--chosen', type=Path, metavar='TABLE',
+                   help='settings that the trials of another table chose, as on another data set')
     p.add_argument('--untuned', action='store_true', help='`run` and `ablate` without trials')
     p.add_argument('--changes', nargs='+', metavar='CHANGE', help='`ablate` with some changes only')
     p.add_argument('--turns', type=int, default=5, help='of `speed`')
@@ -433,6 +438,8 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace):
         p.error(f'--ijepa {args.ijepa}: expected a checkout of facebookresearch/ijepa, for the method '
                 'ijepa_public')
     PUBLIC['path'] = args.ijepa and args.ijepa.resolve()
+    if args.chosen and not args.chosen.is_file():
+        p.error(f'--chosen {args.chosen}: expected a table that `table` has written')
     # an error now rather than later
     shard([], args.shard)
     if args.minutes is not None and args.minutes <= 0:

@@ -344,6 +344,14 @@ def test_tuning(study, monkeypatch, tmp_path):
     call('run', '--methods', 'mae', '--seeds', '0', '--minutes', '.006')
     assert GARMENTS.trials['mae'][best][0] in results(out/'run')[0]['overrides'] and results(
         out/'run')[0]['steps'] == 3
+    # another data set goes by what was chosen here
+    table = tmp_path/'other.json'
+    call('table', '--table', str(table))
+    for folder in ('tune', 'run'): shutil.rmtree(out/folder)
+    with pytest.raises(SystemExit, match='not all trials of mae'): call('run', '--methods', 'mae')
+    call('run', '--methods', 'mae', '--seeds', '1', '--minutes', '.006', '--chosen', str(table))
+    assert GARMENTS.trials['mae'][best][0] in results(out/'run')[0]['overrides']
+    with pytest.raises(SystemExit): call('run', '--chosen', str(tmp_path/'none.json'))
 
 
 @pytest.mark.parametrize('change', PHOTOGRAPHS.changes)
