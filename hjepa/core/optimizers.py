@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'refusal', 'plain_name', 'optimizer_names', 'takes_two_betas', 'optimizer_arguments', 'named_optimizer',
-           'optimizer_checks', 'moment_bytes']
+           'multiplies_bf16', 'warn_optimizer', 'optimizer_checks', 'moment_bytes']
 
 # %% ../../nbs/core/16_optimizers.ipynb #babb39f1
 import difflib
 import inspect
+import warnings
 from fnmatch import fnmatch
 from typing import Any
 
@@ -16,6 +17,8 @@ import timm.optim
 import torch
 from timm.optim.lookahead import Lookahead
 from torch import nn
+
+from .distributed import computes_bf16
 
 # %% ../../nbs/core/16_optimizers.ipynb #7b0bb072
 REFUSED = {  # names, * stands for anything → why
@@ -83,8 +86,27 @@ def _adamw(groups: list[dict], **kwargs) -> torch.optim.AdamW:
 
 def _with_fallback(groups: list[dict], base: str) -> list[dict]:
     "Groups for Muon: AdamW for what is not decayed. For others as they are."
-    if 'ns_steps' not in optimizer_arguments(base): return groups
+    if not multiplies_bf16(base): return groups
     return [g if g.get('decay', True) else g | dict(use_fallback=True) for g in groups]
+
+# %% ../../nbs/core/16_optimizers.ipynb #muonbf16
+def multiplies_bf16(
+    name: str,  # of an optimiser
+) -> bool:
+    "Whether an optimiser multiplies matrices in bfloat16, as timm's Muon and its variants do."
+    return 'ns_steps' in optimizer_arguments(plain_name(name))
+
+def warn_optimizer(
+    name: str,  # of an optimiser
+    device: torch.device | str | None = None,  # None: the accelerator if there is one
+):
+    "Warn of an optimiser whose bfloat16 is emulated on this device."
+    usual = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
+    kind = torch.device(device or usual).type
+    if kind not in ('cpu', 'cuda') or not multiplies_bf16(name) or computes_bf16(kind): return
+    warnings.warn(f'training.optimizer={name}: it multiplies matrices in bfloat16, for which this processor '
+                  'has no instructions: steps take many times as long as with adamw', stacklevel=2)
+
 
 # %% ../../nbs/core/16_optimizers.ipynb #9d4adb8c
 def optimizer_checks(
