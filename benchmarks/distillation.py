@@ -40,9 +40,13 @@ COMMON = [
     'model.predictor.depth=2', 'training.epochs=100000', 'training.warmup_epochs=0', 'training.lr=5e-4',
     'training.checkpoint_minutes=1', 'evaluation.probe=false'
 ]
-TEACHER = ['model.teacher=timm:' + NAME, 'model.pixel_weight=0']
-# alone: `photos`, its own average
-ARMS = {'taught': TEACHER, 'taught + pixels': TEACHER[:1], 'alone': []}
+# one crop of each image: what is hidden of it is asked of the teacher
+TEACHER = [
+    'model.teacher=timm:' + NAME, 'model.targets=teacher', 'model.image_level.weight=0',
+    'model.crops.enabled=false', 'multicrop.strategy=null', 'data.crop_scale=[0.3,1.0]'
+]
+# alone: `photos` as it is
+ARMS = {'taught': [*TEACHER, 'model.pixel_weight=0'], 'taught + pixels': TEACHER, 'alone': []}
 
 
 def renamed(
