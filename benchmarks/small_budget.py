@@ -171,8 +171,9 @@ def score(found: list[Readouts], names: list[str]) -> dict:
     a, b = found
     train_x, test_x = whiten(a.vectors, b.vectors, [*names, *(f'{n}|white' for n in names)])
     some = lambda x, of: {n: x[n] for n in of}
-    read = lambda of: score_features(some(train_x, of), a.labels, some(test_x, of), b.labels, KS, seed=0)[0]
-    s, raw, mean = read(list(train_x)), read(names), read(names[:1])
+    def read(of, **kw):
+        return score_features(some(train_x, of), a.labels, some(test_x, of), b.labels, KS, seed=0, **kw)[0]
+    s, raw, mean = read(list(train_x)), read(names, measures=['knn']), read(names[:1])
     few = low_shot(some(train_x, names), a.labels, some(test_x, names), b.labels, [10], DRAWS, 'draw')[0]
     return dict(linear=s['linear']['accuracy'], linear_readout=s['linear']['readout'],
                 knn=s['knn']['accuracy'], knn_readout=s['knn']['readout'], k=s['knn']['k'],

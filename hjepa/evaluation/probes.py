@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALPHAS', 'knn_sweep', 'knn_predict', 'knn_accuracy', 'RidgeSums', 'RidgeImages', 'paired_stderr', 'near_best',
            'RidgeProbe', 'ProbeResult', 'linear_probe', 'LogisticProbe', 'labelled_sets', 'class_name',
-           'choose_candidate', 'choice_parts', 'held_back_parts', 'choose_linear', 'labelled_readouts',
+           'choose_candidate', 'choice_parts', 'held_back_parts', 'choose_linear', 'choose_knn', 'labelled_readouts',
            'score_features', 'pixel_source', 'model_source', 'row_sources', 'hold_out_facts', 'majority',
            'hold_out_words', 'choice_words', 'compare', 'evaluate', 'format_table']
 
@@ -166,10 +166,16 @@ class RidgeImages(RidgeSums):
     ) -> list[tuple[Tensor, Tensor]]: # per alpha: weights [d, c], offsets [c]
         "Ridge regression with an offset that is not penalised."
         (z, t), (mz, mt) = self.parts, (p.mean(0) for p in self.parts)
-        z = z - mz
-        kernel = z @ z.T
-        ws = [z.T @ _ridge(kernel, t - mt, a) for a in alphas]
+        kernel = _centred(self.products())[1]
+        vars(self).pop('_products')                                         # n² numbers
+        ws = [(z - mz).T @ _ridge(kernel, t - mt, a) for a in alphas]
         return [(w, mt - mz @ w) for w in ws]
+    def products(self) -> Tensor: # [n, n], kept until `solve`
+        "Inner products of all images."
+        if not hasattr(self, '_products'):
+            lower = _gram(self.parts[0].T).tril_()
+            self._products = lower + lower.tril(-1).T
+        return self._products
     def held_out(self,
         z: Tensor, # [n, d] these images
         t: Tensor, # [n, c]
@@ -177,14 +183,21 @@ class RidgeImages(RidgeSums):
         alphas: Sequence[float], # each > 0
     ) -> list[Tensor]: # per alpha: [m, c]
         "Outputs for a part of the images by the fit on all others, from one matrix of inner products."
-        if not hasattr(self, 'kernel'): self.kernel = z @ z.T
         rest = torch.ones(len(z), dtype=torch.bool, device=z.device)
         rest[part] = False
-        k, q, t = self.kernel[rest][:, rest], self.kernel[part][:, rest], t[rest]
-        mean, mt = k.mean(0), t.mean(0)
-        q = q - q.mean(1, keepdim=True) - mean + mean.mean()                # centred on the others' mean
-        k = k - mean[:, None] - mean + mean.mean()
-        return [q @ _ridge(k, t - mt, a) + mt for a in alphas]
+        kernel = self.products()
+        q, k = _centred(kernel[rest][:, rest], kernel[part][:, rest])
+        mt = t[rest].mean(0)
+        return [q @ _ridge(k, t[rest] - mt, a) + mt for a in alphas]
+
+def _centred(
+    k: Tensor, # [n, n] inner products of images
+    q: Tensor | None = None, # [m, n] those of others with them
+) -> tuple[Tensor | None, Tensor]: # q and k as if the mean of the n had been taken away before
+    "Centre inner products."
+    mean = k.mean(0)
+    if q is not None: q = q - q.mean(1, keepdim=True) - mean + mean.mean()
+    return q, k - mean[:, None] - mean + mean.mean()
 
 # %% ../../nbs/evaluation/03_probes.ipynb #2dd8d8fe
 def paired_stderr(
@@ -247,19 +260,26 @@ class RidgeProbe:
                              'a probe needs at least two classes')
         self.mean, self.std = x.mean(0), x.std(0, unbiased=False)
         self.std[self.std <= 1e-6 * self.mean.abs()] = 1  # a feature that never changes
-        z, t1 = self._standardise(x), F.one_hot(t).to(x.dtype)
         held = _held_back(y, val_share, folds, seed, groups) if held is None else held
-        self._sums = (RidgeSums if len(y) - len(held[0]) >= x.shape[1] else RidgeImages)(z, t1)
-        right = {a: [] for a in sorted(alphas, reverse=True)}
-        for p in held:
-            for a, out in zip(right, self._sums.held_out(z, t1, p, list(right)), strict=True):
-                right[a].append(out.argmax(1) == t[p])
-        vars(self._sums).pop('kernel', None)
-        self.right, of = {a: torch.cat(r) for a, r in right.items()}, torch.cat(list(held))
+        self._sums = (RidgeSums if len(y) - len(held[0]) >= x.shape[1] else RidgeImages)(
+            self._standardise(x), F.one_hot(t).to(x.dtype))
+        self.right, of = self.right_on(x, t, held, sorted(alphas, reverse=True)), torch.cat(list(held))
         self.alpha = near_best(self.right, groups=None if groups is None else groups[of])[0]
         self.val_accuracies = {a: _share(self.right[a]) for a in alphas}
         self.val_accuracy = self.val_accuracies[self.alpha]
     def _standardise(self, x: Tensor) -> Tensor: return (x - self.mean) / self.std
+    def right_on(self,
+        x: Tensor, # [n, d] the training features
+        t: Tensor, # [n] int64, their classes' numbers
+        held: Sequence[Tensor], # parts of them that are held back in turn
+        alphas: Sequence[float],
+    ) -> dict[float, Tensor]: # alpha → which images of the parts are classified rightly
+        "What fits without each part say of it."
+        z, one_hot, right = self._standardise(x), F.one_hot(t).to(x.dtype), {a: [] for a in alphas}
+        for p in held:
+            for a, out in zip(alphas, self._sums.held_out(z, one_hot, p, alphas), strict=True):
+                right[a].append(out.argmax(1) == t[p])
+        return {a: torch.cat(r) for a, r in right.items()}
     def predict(self,
         x: Tensor, # [m, d]
     ) -> Tensor: # [m] int64 classes
@@ -461,18 +481,37 @@ def choose_linear(
     groups: Tensor | None = None, # [n] int64, the group of each image
 ) -> tuple[str, RidgeProbe, dict[tuple, Tensor]]: # read-out; its probe; (read-out, alpha) → which were right
     "Choose read-out and regularisation of a linear probe by `choose_candidate`."
-    leader, best, first = None, None, {}
+    leader, best, first, t = None, None, {}, y.unique(return_inverse=True)[1]
+    on = lambda name: train_x[name].to(y.device)
     def fit(name: str, alphas: Sequence[float], held: Sequence[Tensor]) -> RidgeProbe:
-        return RidgeProbe(train_x[name].to(y.device), y, alphas, groups=groups, held=held)
+        return RidgeProbe(on(name), y, alphas, groups=groups, held=held)
     for name in train_x:
         probe = fit(name, alphas, parts[:1])
         first |= {(name, a): r for a, r in probe.right.items()}
         if best is None or probe.val_accuracy > best.val_accuracy: leader, best = name, probe
-    more = lambda name, alphas: fit(name, alphas, parts[1:]).right
+    def more(name: str, alphas: Sequence[float]) -> dict[float, Tensor]:
+        if name != leader: return fit(name, alphas, parts[1:]).right
+        return best.right_on(on(name), t, parts[1:], alphas)                # from the same sums
     (name, alpha), right = choose_candidate(first, more, parts, groups)
     if name != leader: best = fit(name, [alpha], parts[:1])
     best.alpha = alpha
     return name, best, right
+
+def choose_knn(
+    train_x: dict[str, Tensor], # read-outs of the training images, name → [n, d], in order of preference
+    y: Tensor, # [n] int64, on the device to compute on
+    parts: Sequence[Tensor], # all of the training images
+    turns: int, # how many parts are held back in turn
+    ks: list[int], # numbers of neighbours, in order of preference
+    temperature: float, # of their votes
+    groups: Tensor | None = None, # [n] int64, the group of each image
+) -> tuple[tuple[str, int], dict[tuple, Tensor]]: # read-out and k; (read-out, k) → which were right
+    "Choose read-out and k of k-NN by `choose_candidate`."
+    def near(name: str, ks: list[int], numbers: Sequence[int]) -> dict:
+        return _knn_right(train_x[name].to(y.device), y, parts, numbers, ks, temperature)
+    first = {(n, k): r for n in train_x for k, r in near(n, ks, [0]).items()}
+    more = lambda n, ks: near(n, ks, range(1, turns))
+    return choose_candidate(first, more, parts[:turns], groups)
 
 # %% ../../nbs/evaluation/03_probes.ipynb #d4f612d6
 def labelled_readouts(
@@ -502,6 +541,7 @@ def score_features(
     seed: int = 0, # of the split
     device: torch.device | str = 'cpu', # where to compute
     groups: Tensor | None = None, # [n] int64, the group of each training image; held back as a whole
+    measures: Sequence[str] = ('linear', 'knn'), # or one of them
 ) -> tuple[dict[str, Any], dict[str, Tensor]]: # scores; which test images were right, 'linear' and 'knn' [m]
     "Linear probe and k-NN, each with what cross-validation chose by the one-standard-error rule."
     if torch.device(device).type == 'mps': device = 'cpu'  # no float64 there, which `_ridge` may need
@@ -511,21 +551,24 @@ def score_features(
     held = held_back_parts(parts)
     ks = _some_k(k, len(train_y) - max(map(len, parts)))
     train_y, test_y = train_y.to(device), test_y.to(device)
-    on = lambda xs, name: xs[name].to(device)
-    if not (plain := [n for n in train_x if not n.endswith('|white')]):
-        raise ValueError(f'read-outs {", ".join(train_x)}: at least one must not be whitened')
-    p, probe, linear = choose_linear({n: train_x[n] for n in plain}, train_y, held, alphas, groups)
-    def near(name: str, ks: list[int], numbers: Sequence[int]) -> dict:
-        return _knn_right(on(train_x, name), train_y, parts, numbers, ks, temperature)
-    first = {(n, v): r for n in train_x for v, r in near(n, ks, [0]).items()}
-    (q, best), knn = choose_candidate(first, lambda n, ks: near(n, ks, range(1, len(held))), held, groups)
-    right = dict(linear=probe.predict(on(test_x, p)) == test_y,
-                 knn=knn_predict(on(train_x, q), train_y, on(test_x, q), best, temperature) == test_y)
-    found = dict(linear=dict(readout=p, alpha=probe.alpha) | _held_back_facts(linear[p, probe.alpha]),
-                 knn=dict(readout=q, k=best) | _held_back_facts(knn[q, best]))
-    tried = {n: dict(width=x.shape[1]) | _tried(linear, n, 'linear_val', 'alpha')
-             | _tried(knn, n, 'knn_val', 'k') for n, x in train_x.items()}
+    found, right, tried = {}, {}, {n: dict(width=x.shape[1]) for n, x in train_x.items()}
+    if 'linear' in measures:
+        name, probe, seen = choose_linear(_not_white(train_x), train_y, held, alphas, groups)
+        right['linear'] = probe.predict(test_x[name].to(device)) == test_y
+        found['linear'] = dict(readout=name, alpha=probe.alpha) | _held_back_facts(seen[name, probe.alpha])
+        for n in tried: tried[n] |= _tried(seen, n, 'linear_val', 'alpha')
+    if 'knn' in measures:
+        (name, best), seen = choose_knn(train_x, train_y, parts, len(held), ks, temperature, groups)
+        sides = train_x[name].to(device), train_y, test_x[name].to(device)
+        right['knn'] = knn_predict(*sides, best, temperature) == test_y
+        found['knn'] = dict(readout=name, k=best) | _held_back_facts(seen[name, best])
+        for n in tried: tried[n] |= _tried(seen, n, 'knn_val', 'k')
     return {m: dict(accuracy=_share(right[m])) | v for m, v in found.items()} | dict(readouts=tried), right
+
+def _not_white(xs: dict[str, Tensor]) -> dict[str, Tensor]:
+    "The read-outs that a linear probe is fitted on."
+    if plain := {n: x for n, x in xs.items() if not n.endswith('|white')}: return plain
+    raise ValueError(f'read-outs {", ".join(xs)}: at least one must not be whitened')
 
 def _held_back_facts(right: Tensor) -> dict[str, Any]:
     return dict(val_accuracy=_share(right), n_val=len(right))
