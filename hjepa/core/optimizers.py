@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['REFUSED', 'refusal', 'plain_name', 'optimizer_names', 'takes_two_betas', 'optimizer_arguments', 'named_optimizer',
-           'multiplies_bf16', 'warn_optimizer', 'optimizer_checks', 'moment_bytes']
+           'multiplies_bf16', 'optimizer_checks', 'moment_bytes']
 
 # %% ../../nbs/core/16_optimizers.ipynb #babb39f1
 import difflib
 import inspect
-import warnings
 from fnmatch import fnmatch
+from functools import partial
 from typing import Any
 
 import timm.optim
+import timm.optim.muon
 import torch
 from timm.optim.lookahead import Lookahead
 from torch import nn
@@ -76,6 +77,8 @@ def named_optimizer(
     if takes_two_betas(base): given['betas'] = tuple(betas)
     if base == 'adamw': made = _adamw(groups, lr=lr, **given)
     else: made = timm.optim.create_optimizer_v2(_with_fallback(groups, base), base, lr=lr, **given)
+    kind = next(p.device.type for g in groups for p in g['params'])
+    if kind in ('cpu', 'cuda') and multiplies_bf16(base) and not computes_bf16(kind): _multiply_float32(made)
     return Lookahead(made, **outer) if name != base else made
 
 def _adamw(groups: list[dict], **kwargs) -> torch.optim.AdamW:
@@ -96,17 +99,12 @@ def multiplies_bf16(
     "Whether an optimiser multiplies matrices in bfloat16, as timm's Muon and its variants do."
     return 'ns_steps' in optimizer_arguments(plain_name(name))
 
-def warn_optimizer(
-    name: str,  # of an optimiser
-    device: torch.device | str | None = None,  # None: the accelerator if there is one
-):
-    "Warn of an optimiser whose bfloat16 is emulated on this device."
-    usual = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else 'cpu'
-    kind = torch.device(device or usual).type
-    if kind not in ('cpu', 'cuda') or not multiplies_bf16(name) or computes_bf16(kind): return
-    warnings.warn(f'training.optimizer={name}: it multiplies matrices in bfloat16, for which this processor '
-                  'has no instructions: steps take many times as long as with adamw', stacklevel=2)
-
+def _multiply_float32(made: torch.optim.Optimizer):
+    "Let one of timm's Muons multiply in float32: during its steps, as its class has no argument for it."
+    usual = timm.optim.muon.zeropower_via_newtonschulz
+    now = lambda f: lambda *_: setattr(timm.optim.muon, 'zeropower_via_newtonschulz', f)
+    made.register_step_pre_hook(now(partial(usual, dtype=torch.float32)))
+    made.register_step_post_hook(now(usual))
 
 # %% ../../nbs/core/16_optimizers.ipynb #9d4adb8c
 def optimizer_checks(

@@ -18,7 +18,7 @@ from typing import Any
 from ..core.config import (check_sections, check_settings, Kind, load_kind, register_kind, relation,
                                setting, warn_idle)
 from ..core.distributed import SHARDING
-from ..core.optimizers import optimizer_checks, takes_two_betas, warn_optimizer
+from ..core.optimizers import optimizer_checks, takes_two_betas
 from ..core.trackers import TRACKERS
 from ..data.cutting import DECODERS
 from ..data.named import DATASETS
@@ -282,7 +282,6 @@ def warn_training(
 ):
     "Warn of schedules of any training that do not fit, and of settings without effect."
     warn_idle(t, TRAINING_IDLE, 'training.')
-    warn_optimizer(t.optimizer)
     if t.epochs is None or t.warmup is not None or t.warmup_epochs < t.epochs: return
     warnings.warn(f'training.warmup_epochs={t.warmup_epochs:g} is not below training.epochs={t.epochs}: '
                   f'training.lr={t.lr:g} is never reached', stacklevel=2)
