@@ -135,8 +135,10 @@ PLAIN = [
     'model.encoder_kwargs.embed_dim=192', 'model.encoder_kwargs.num_heads=3',
     'model.encoder_kwargs.class_token=false', 'model.encoder_kwargs.global_pool=avg',
     'model.predictor.depth=2', 'model.predictor.num_heads=3', 'model.predictor.embed_dim=96',
-    'model.ema.momentum=0.99', 'model.targets=teacher', 'model.pixel_weight=0', 'model.image_level.weight=0',
-    'masking.kind=random', 'multicrop.strategy=null', 'model.crops.enabled=false', 'data.crop_scale=[0.3,1.0]'
+    'model.predictor.kind=joint', 'model.predictor.share=1', 'model.ema.momentum=0.99',
+    'model.targets=teacher', 'model.pixel_weight=0', 'model.pixel_norm=false', 'model.pixel_visible=true',
+    'model.image_level.weight=0', 'masking.kind=random', 'multicrop.strategy=null',
+    'model.crops.enabled=false', 'data.crop_scale=[0.3,1.0]'
 ]
 COLOURS = [
     'multicrop.color_jitter_prob=0.8', 'multicrop.global_color_jitter=[0.4,0.4,0.2,0.1]',
