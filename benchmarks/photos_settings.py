@@ -39,8 +39,8 @@ COMMON = [
     'training.epochs=1000', 'training.checkpoint_minutes=1',
     # one crop of each image, as `photos` had it then
     'model.targets=teacher', 'model.image_level.weight=0', 'model.crops.enabled=false',
-    'multicrop.strategy=null', 'model.pixel_norm=false', 'model.pixel_visible=true', 'model.predictor.depth=4',
-    'data.crop_scale=[0.3,1.0]'
+    'multicrop.strategy=null', 'model.pixel_norm=false', 'model.pixel_visible=true',
+    'model.predictor.depth=4', 'data.crop_scale=[0.3,1.0]'
 ]
 ANCHOR = ['model.pixel_weight=4']
 RANDOM = ['masking.kind=random']
