@@ -335,7 +335,7 @@ def run(args):
         trained = m not in UNTRAINED
         task = dict(method=m, seed=seed, minutes=minutes if trained else 0, dataset=args.dataset,
                     gallery=len(sets[0]), overrides=study.settings(m, seed, chosen.get(m, [])))
-        if trained: task['steps'] = round(60 * minutes * images_per_s[m] / study.batch)
+        if trained: task['steps'] = round(60 * minutes * images_per_s[m] / study.batch(task['overrides']))
         folder = out/'run'/(f'{m}-{seed}-{minutes:g}min' if trained else f'{m}-{seed}')
         one(folder, study, task, train_set, sets, done)
 

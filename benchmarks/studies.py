@@ -13,7 +13,6 @@ class Study:
     "One encoder, trained in several ways on one data set."
     name: str # its results are in `nbs/results/NAME.json`
     base: str # the configuration that all begin with
-    batch: int # images of a step
     common: list[str] # overrides of every run, and all that changes the encoder
     methods: dict[str, list[str] | None] # further overrides; None: nothing is trained
     # as many for each method, the first is the method as it stands
@@ -29,6 +28,11 @@ class Study:
         "Overrides of a run."
         own = self.methods[method] if method not in UNTRAINED else self.methods[self.ours]
         return [*self.common, *self.tuned, *own, *more, f'training.seed={seed}']
+
+    @staticmethod
+    def batch(overrides: list[str]) -> int:
+        "Images of a step."
+        return int([o for o in overrides if o.startswith('training.batch_size=')][-1].partition('=')[2])
 
     @property
     def table(self) -> Path: return RESULTS/f'{self.name}.json'
@@ -123,14 +127,14 @@ CHANGES = {
 PAIRS = [('hierarchical', 'flat'), ('fpn', 'hierarchical'), ('multicrop', 'hierarchical')] + [
     ('hierarchical', m) for m in ('ijepa', 'ijepa_public', 'mae', 'lejepa', 'random', 'pca', 'pixels')
 ]
-GARMENTS = Study('small_budget', 'tiny', 64, COMMON, METHODS, TRIALS, 'hierarchical', CHANGES, PAIRS)
+GARMENTS = Study('small_budget', 'tiny', COMMON, METHODS, TRIALS, 'hierarchical', CHANGES, PAIRS)
 
 
 # ---- photographs, in `tutorials/photographs`
 # of every run: what the encoder is, and every part off that a method may switch on
 PLAIN = [
     'training.epochs=1000', 'training.log_steps=50', 'training.checkpoint_minutes=1', 'data.num_workers=0',
-    'training.batch_size=128', 'training.lr=1e-3', 'training.weight_decay=0.05',
+    'training.batch_size=64', 'training.lr=1e-3', 'training.weight_decay=0.05',
     'training.weight_decay_end=0.05', 'model.num_hierarchies=2', 'model.encoder_kwargs.depth=6',
     'model.encoder_kwargs.embed_dim=192', 'model.encoder_kwargs.num_heads=3',
     'model.encoder_kwargs.class_token=false', 'model.encoder_kwargs.global_pool=avg',
@@ -152,10 +156,12 @@ VIEWS = [
 LOCAL = ['multicrop.num_local_crops=2', 'multicrop.local_crop_scale=[0.1,0.3]']
 PIXELS = ['model.pixel_weight=4']
 IMAGE = ['model.crops.enabled=true', *VIEWS, 'model.image_level.weight=1']
-QUICK, CALM = ['training.lr=2e-3'], ['training.lr=5e-4']
+SMALL, MUON = ['training.batch_size=32'], ['training.optimizer=muon']
 # hidden patches alone, each normalised, as in MAE
 HIDDEN = ['model.pixel_weight=1', 'model.pixel_norm=true', 'model.pixel_visible=false']
-NEW = [*HIDDEN, *IMAGE, 'model.target_every=4', 'model.feature_weight=0.5']
+# what the next crop shows, and half of what is hidden, asked of a predictor that looks at nothing else
+ASKED = ['model.targets=views', 'model.predictor.kind=cross', 'model.predictor.share=0.5']
+NEW = [*HIDDEN, *IMAGE, *ASKED]
 PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     ijepa=['rival.name=ijepa', *SEPARATE],
     mae=['rival.name=mae'],
@@ -166,51 +172,45 @@ PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     image=[*PIXELS, *IMAGE],
     new=[*NEW],
 )
-PHOTO_TRIALS = dict(
-    ijepa=[[], QUICK, ['model.ema.momentum=0.99', 'training.weight_decay_end=0.05']],
-    mae=[[], QUICK, ['rival.mask_ratio=0.6']],
-    lejepa=[[], QUICK, ['multicrop.num_local_crops=0']],
-    visreg=[[], QUICK, ['multicrop.num_local_crops=0']],
-    dino=[[], QUICK, ['multicrop.num_local_crops=0']],
-    before=[[], QUICK, CALM],
-    image=[[], QUICK, CALM],
-    new=[[], QUICK, CALM],
-)
+# as many for each, and the same
+PHOTO_TRIALS = {m: [[], SMALL, MUON] for m, own in PHOTO_METHODS.items() if own}
 # of the best trial of `new`, one at a time: without each part, then with each other part
+TAUGHT = ['model.targets=teacher']
 PHOTO_CHANGES = {
     'nothing': [],
     'without pixels': ['model.pixel_weight=0'],
-    'pixels as before': PIXELS + ['model.pixel_norm=false', 'model.pixel_visible=true'],
-    'visible patches too': ['model.pixel_visible=true'],
-    'pixels as they are': ['model.pixel_norm=false'],
     'without the image level': ['model.image_level.weight=0'],
     'without predicted features': ['model.feature_weight=0'],
     'without colours': ['multicrop.global_color_jitter=0', 'multicrop.global_greyscale=0'],
-    'features in every step': ['model.target_every=1'],
-    'features in every second step': ['model.target_every=2'],
-    'features of the next crop': ['model.targets=views', 'model.target_every=1', 'model.feature_weight=1'],
     'fine level alone': ['model.level_weights=[1,0]'],
     'coarse level alone': ['model.level_weights=[0,1]'],
+    'joint predictor, all predicted': ['model.predictor.kind=joint', 'model.predictor.share=1'],
+    'all predicted': ['model.predictor.share=1'],
+    'a quarter predicted': ['model.predictor.share=0.25'],
+    'features of a teacher': TAUGHT,
+    'features of a teacher in every fourth step': [*TAUGHT, 'model.target_every=4'],
+    'features of blocks 3 and 6': [*TAUGHT, 'model.target_depths=[3,6]'],
+    'features of a teacher, visible tokens': [*TAUGHT, 'model.visible_weight=0.2'],
+    'pixels as before': PIXELS + ['model.pixel_norm=false', 'model.pixel_visible=true'],
+    'pixels as they are': ['model.pixel_norm=false'],
+    'visible patches too': ['model.pixel_visible=true'],
     'LayerNorm in the projector': ['model.image_level.norm=layer'],
     'VISReg': ['model.image_level.regularizer=visreg'],
     'VICReg': ['model.image_level.regularizer=vicreg'],
     'λ 0.02': ['model.image_level.share=0.02'],
-    'λ 0.1': ['model.image_level.share=0.1'],
     'image level thrice': ['model.image_level.weight=3'],
     'image level with an EMA teacher': ['model.image_level.teacher=ema'],
     'three crops': ['multicrop.num_global_crops=3'],
     'two local crops': [*LOCAL],
     'blur and solarisation': ['multicrop.global_blur=[0.5,0.1]', 'multicrop.global_solarize=[0,0.2]'],
     'half of the patches hidden': ['masking.hidden_share=0.5'],
-    'cross predictor': ['model.predictor.kind=cross'],
-    'cross predictor, half predicted': ['model.predictor.kind=cross', 'model.predictor.share=0.5'],
-    'targets of blocks 3 and 6': ['model.target_depths=[3,6]'],
-    'visible tokens': ['model.visible_weight=0.2'],
+    '85 % of the patches hidden': ['masking.hidden_share=0.85'],
     'noisy places': ['model.predictor.position_noise=0.25'],
-    'Muon': ['training.optimizer=muon', 'training.optimizer_kwargs.adjust_lr_fn=match_rms_adamw'],
-    'batches of 64': ['training.batch_size=64'],
-    'batches of 256': ['training.batch_size=256'],
+    'Muon': MUON,
+    'batches of 32': SMALL,
+    'batches of 128': ['training.batch_size=128'],
+    'lr 2e-3': ['training.lr=2e-3'],
 }
-PHOTOGRAPHS = Study('photographs', 'photos', 128, PLAIN, PHOTO_METHODS, PHOTO_TRIALS, 'new', PHOTO_CHANGES,
+PHOTOGRAPHS = Study('photographs', 'photos', PLAIN, PHOTO_METHODS, PHOTO_TRIALS, 'new', PHOTO_CHANGES,
                     [('new', m) for m in PHOTO_METHODS if m != 'new'], 'photographs', 8)
 STUDIES = {s.name: s for s in (GARMENTS, PHOTOGRAPHS)}

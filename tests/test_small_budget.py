@@ -329,6 +329,9 @@ def test_tuning(study, monkeypatch, tmp_path):
     assert {len(t) for t in GARMENTS.trials.values()} == {5}
     assert {len(t) for t in PHOTOGRAPHS.trials.values()} == {3}
     assert PHOTOGRAPHS.trials.keys() == PHOTOGRAPHS.methods.keys() - {*UNTRAINED}
+    # a run's steps go by the batch that its trials chose
+    small = PHOTOGRAPHS.settings('new', 0, PHOTOGRAPHS.trials['new'][1])
+    assert (PHOTOGRAPHS.batch(PHOTOGRAPHS.settings('new', 0)), PHOTOGRAPHS.batch(small)) == (64, 32)
     tuned = GARMENTS.methods.keys() - {*UNTRAINED, 'ijepa_public'}
     assert GARMENTS.trials.keys() == tuned
     monkeypatch.setattr(GARMENTS, 'trials',
