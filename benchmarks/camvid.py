@@ -36,7 +36,7 @@ from hjepa.evaluation.encodings import random_like
 from hjepa.hierarchy import HJEPA
 from hjepa.settings.run import load_config
 
-ARMS = ['random', 'mae', 'lejepa', 'before', 'image']
+ARMS = ['random', 'mae', 'lejepa', 'before', 'new']
 TABLE = Path(__file__).parents[1]/'nbs/results/camvid.json'
 
 

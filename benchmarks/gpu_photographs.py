@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None):
     p.add_argument('--splits', nargs=2, default=['train', 'test'], metavar=('TRAIN', 'TEST'))
     p.add_argument('--size', type=int, default=112, help='prepare: pixels of a side')
     p.add_argument('--quality', type=int, default=85, help='prepare: of the JPEG files')
-    p.add_argument('--methods', nargs='+', default=['pixels', 'random', 'image', 'visreg', 'mae'])
+    p.add_argument('--methods', nargs='+', default=['pixels', 'random', 'new', 'visreg', 'mae'])
     p.add_argument('--minutes', type=float, default=2.3, help='of each method that is trained')
     p.add_argument('--share', type=float, default=1, help='of those minutes, for a rehearsal')
     p.add_argument('--seed', type=int, default=0)

@@ -449,9 +449,9 @@ def test_gpu_photographs_is_rehearsed_here(folders, tmp_path, monkeypatch, capsy
                           '--size', '32'])
     assert '104 images of 32×32' in capsys.readouterr().out
     gpu_photographs.main(['run', '--file', str(file), '--device', 'cpu', '--share', '.004', '--skip', '1',
-                          '--out', str(out), '--methods', 'pixels', 'random', 'image', 'visreg', 'mae'])
+                          '--out', str(out), '--methods', 'pixels', 'random', 'new', 'visreg', 'mae'])
     found, said = json.loads(out.read_text()), capsys.readouterr().out
-    assert [r['method'] for r in found['rows']] == ['pixels', 'random', 'image', 'visreg', 'mae']
+    assert [r['method'] for r in found['rows']] == ['pixels', 'random', 'new', 'visreg', 'mae']
     for r in found['rows'][2:]: assert r['steps'] > 1 and r['images_per_s'] > 0 < r['gflop_per_image']
     assert all(r['knn'] > .8 for r in found['rows']) and '| VISReg, published, 224 px | 90.2 %' in said
     # two global crops and two local ones, none masked, against a quarter of one image and a small decoder
