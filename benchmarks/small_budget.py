@@ -256,7 +256,8 @@ def tune(args):
     study, of = args.study, args.study.trials
     trials = [(name, k) for name in args.methods if name in of for k in range(len(of[name]))]
     for m, i in shard(trials, args.shard):
-        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=args.minutes or study.trial_minutes,
+        minutes = 0 if m in UNTRAINED else args.minutes or study.trial_minutes
+        task = dict(method=m, trial=i, seed=TUNE_SEED, minutes=minutes,
                     dataset=args.dataset, gallery=len(sets[0]),
                     overrides=study.settings(m, TUNE_SEED, of[m][i]))
         one(out/'tune'/f'{m}-{i}', study, task, fit, sets, done)

@@ -172,8 +172,8 @@ PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     image=[*PIXELS, *IMAGE],
     new=[*NEW],
 )
-# as many for each, and the same
-PHOTO_TRIALS = {m: [[], SMALL, MUON] for m, own in PHOTO_METHODS.items() if own}
+# as many for each, and the same; what is not trained is read beside them
+PHOTO_TRIALS = {m: [[], SMALL, MUON] if own else [[]] for m, own in PHOTO_METHODS.items()}
 # of the best trial of `new`, one at a time: without each part, then with each other part
 TAUGHT = ['model.targets=teacher']
 PHOTO_CHANGES = {
