@@ -101,7 +101,8 @@ def _crop_words(trainer) -> str:
     if not c.strategy: return ''
     from hjepa.training import local_size
     local = '×'.join(map(str, local_size(trainer.config, trainer.model)))
-    return (f'; {c.num_global_crops} crops of that size and {c.num_local_crops} of {local} px of each, '
+    small = f' and {c.num_local_crops} of {local} px' if c.num_local_crops else ''
+    return (f'; {c.num_global_crops} crops of that size{small} of each, '
             f'{c.strategy}')
 
 # %% ../../nbs/cli/05_train.ipynb #8409bd9e
