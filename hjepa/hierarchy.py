@@ -319,10 +319,12 @@ def forward(self: HJEPA,
     return_all_levels: bool = True,
 ) -> dict[str, Any]: # see the table below
     """Predict the hidden part of images at every level and compare with the target encoder. With
-    `feature_weight=0` neither is done, and the losses that are left are computed alone."""
+    `feature_weight=0` neither is done, and the losses that are left are computed alone. A model whose targets
+    are views is asked like this in evaluation, as for figures; it learns from `Crops`."""
     if not isinstance(images, Tensor): return input_handler(images)(self, images, mask, return_all_levels)
-    if self.config.targets == 'views':
-        raise ValueError('model.targets=views: the targets are other crops of an image; expected Crops')
+    if self.training and self.config.targets == 'views':
+        raise ValueError('model.targets=views: in training the targets are other crops of an image; expected '
+                         'Crops. In evaluation the target encoder says what is hidden')
     masks = self._masks_of(images, mask)
     context, target = masks.context_index, masks.target_index                       # [B, K], [B, M]
     visible = None if self.fpn is None else visible_cells(masks, self.num_levels)
