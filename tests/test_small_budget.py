@@ -461,3 +461,23 @@ def test_gpu_photographs_is_rehearsed_here(folders, tmp_path, monkeypatch, capsy
     assert flops['visreg'] > 2 * flops['mae']
     with pytest.raises(SystemExit): gpu_photographs.main(['prepare', '--file', str(file)])
     assert 'prepare needs --path' in capsys.readouterr().err
+
+
+def test_photos_minutes(folders, tmp_path, capfd, monkeypatch):
+    "The command itself on a part of a folder, resumed and skipped; seeds in one row."
+    import photos_minutes
+    small = ['model.encoder_kwargs={depth: 1, embed_dim: 48, num_heads: 3}', 'model.img_size=32',
+             'model.patch_size=8', 'data.num_workers=0', 'training.batch_size=16', 'training.precision=fp32']
+    call = lambda what, *a: photos_minutes.main([
+        what, '--out', str(tmp_path/'runs'), '--table', str(tmp_path/'table.json'), *a])
+    asked = ['--path', str(folders), '--counts', '30', '--minutes', '.02', '--set', *small, '--seeds']
+    call('run', *asked, '0')
+    call('run', *asked, '0', '1')
+    call('table')
+    rows = json.loads((tmp_path/'table.json').read_text())
+    assert [(r['seed'], r['count'], r['n_test']) for r in rows] == [(0, 30, 24), (1, 30, 24)]
+    assert {len(list((tmp_path/'runs/images-30/train'/c).iterdir())) for c in ('dark', 'bright')} == {15}
+    assert str(tmp_path) not in (tmp_path/'table.json').read_text()                 # no path of this machine
+    assert 'photos, 30 images, 0.02 minutes, 2 seed(s): knn' in capfd.readouterr().out
+    with pytest.raises(SystemExit, match='--counts 90: there are 80'): call('run', *asked[:3], '90')
+    with pytest.raises(SystemExit): call('run', '--path', str(tmp_path))
