@@ -53,10 +53,14 @@ def friendly_errors(
 
 @contextmanager
 def _warnings_as_lines(command: str):
-    "Within the block, a warning is one line for a user, without the place in the code."
+    "Within the block, a warning is one line for a user, without the place in the code, and printed once."
     from hjepa.core.files import say
+    told = set()
+    def tell(message, *_, **__):
+        if (line := f'{command}: {message}') not in told: say(line, sys.stderr)
+        told.add(line)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: say(f'{command}: {message}', sys.stderr)
+        warnings.showwarning = tell
         yield
 
 def _settle_streams():
