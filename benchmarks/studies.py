@@ -140,6 +140,7 @@ PLAIN = [
     'model.encoder_kwargs.class_token=false', 'model.encoder_kwargs.global_pool=avg',
     'model.predictor.depth=2', 'model.predictor.num_heads=3', 'model.predictor.embed_dim=96',
     'model.predictor.kind=joint', 'model.predictor.share=1', 'model.ema.momentum=0.99',
+    'model.ema.momentum_end=1.0',
     'model.targets=teacher', 'model.pixel_weight=0', 'model.pixel_norm=false', 'model.pixel_visible=true',
     'model.image_level.weight=0', 'masking.kind=random', 'multicrop.strategy=null',
     'model.crops.enabled=false', 'data.crop_scale=[0.3,1.0]'
@@ -161,7 +162,9 @@ SMALL, MUON = ['training.batch_size=32'], ['training.optimizer=muon']
 HIDDEN = ['model.pixel_weight=1', 'model.pixel_norm=true', 'model.pixel_visible=false']
 # what the next crop shows, and half of what is hidden, asked of a predictor that looks at nothing else
 ASKED = ['model.targets=views', 'model.predictor.kind=cross', 'model.predictor.share=0.5']
-NEW = [*HIDDEN, *IMAGE, *ASKED]
+# no target is an average then: it is read at the end, and need not become slow
+NEAR_END = ['model.ema.momentum_end=0.99']
+NEW = [*HIDDEN, *IMAGE, *ASKED, *NEAR_END]
 PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     ijepa=['rival.name=ijepa', *SEPARATE],
     mae=['rival.name=mae'],
@@ -175,7 +178,7 @@ PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
 # as many for each, and the same; what is not trained is read beside them
 PHOTO_TRIALS = {m: [[], SMALL, MUON] if own else [[]] for m, own in PHOTO_METHODS.items()}
 # of the best trial of `new`, one at a time: without each part, then with each other part
-TAUGHT = ['model.targets=teacher']
+TAUGHT = ['model.targets=teacher', 'model.ema.momentum_end=1.0']
 PHOTO_CHANGES = {
     'nothing': [],
     'without pixels': ['model.pixel_weight=0'],
@@ -203,6 +206,7 @@ PHOTO_CHANGES = {
     'three crops': ['multicrop.num_global_crops=3'],
     'two local crops': [*LOCAL],
     'blur and solarisation': ['multicrop.global_blur=[0.5,0.1]', 'multicrop.global_solarize=[0,0.2]'],
+    'EMA to 1': ['model.ema.momentum_end=1.0'],
     'half of the patches hidden': ['masking.hidden_share=0.5'],
     '85 % of the patches hidden': ['masking.hidden_share=0.85'],
     'noisy places': ['model.predictor.position_noise=0.25'],
