@@ -30,7 +30,7 @@ ROOMS = {   # folder: (title, what is in it)
     'compression': ('Compression', 'A learned codec for feature pyramids.'),
     'cli': ('The command', 'The command `hjepa` and its subcommands.')}
 TUTORIALS = ['own_images', 'which_configuration', 'reading_a_run', 'multicrop_photos', 'small_budget',
-             'photographs', 'multicrop_worth', 'speed', 'cluster']   # in this order, any others after them
+             'multicrop_worth', 'speed', 'cluster']   # in this order, any others after them
 IDEAS = 'The ideas', 'The eight ideas of hierarchical JEPA, in reading order.'
 START = 'Start here', 'An overview, and hierarchical JEPA in plain PyTorch.'
 LOOK_UP = 'Reference', 'All settings, and the meaning of words.'
