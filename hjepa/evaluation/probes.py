@@ -565,6 +565,9 @@ def score_features(
         for n in tried: tried[n] |= _tried(seen, n, 'knn_val', 'k')
     return {m: dict(accuracy=_share(right[m])) | v for m, v in found.items()} | dict(readouts=tried), right
 
+# %% ../../nbs/evaluation/03_probes.ipynb #facts001
+#| code-fold: true
+#| code-summary: "What is said of each read-out"
 def _not_white(xs: dict[str, Tensor]) -> dict[str, Tensor]:
     "The read-outs that a linear probe is fitted on."
     if plain := {n: x for n, x in xs.items() if not n.endswith('|white')}: return plain
