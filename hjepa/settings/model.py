@@ -256,11 +256,11 @@ def _frozen_teacher(m: ModelConfig) -> list[tuple]:
 def _views_are_targets(m: ModelConfig) -> list[tuple]:
     "What the next crop shows is compared as it comes: one block, no pyramid, no teacher."
     if m.targets == 'teacher': return []
-    said = 'with model.targets=views: '
-    return [(m.teacher == 'ema', 'teacher', f'ema {said}no teacher is asked'),
-            (not m.fpn.use_fpn, 'fpn.use_fpn', f'false {said}a pyramid needs whole crops'),
-            (not m.visible_weight, 'visible_weight', f'0 {said}visible tokens are the targets'),
-            *((getattr(m, k) is None, k, f'null {said}the last block is read')
+    said, other = 'with model.targets=views: ', '; or set model.targets=teacher'
+    return [(m.teacher == 'ema', 'teacher', f'ema {said}no teacher is asked{other}'),
+            (not m.fpn.use_fpn, 'fpn.use_fpn', f'false {said}a pyramid needs whole crops{other}'),
+            (not m.visible_weight, 'visible_weight', f'0 {said}visible tokens are the targets{other}'),
+            *((getattr(m, k) is None, k, f'null {said}the last block is read{other}')
               for k in ('target_blocks', 'target_depths'))]
 
 # %% ../../nbs/settings/01_model.ipynb #f5b59eaf
