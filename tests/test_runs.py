@@ -118,6 +118,22 @@ def test_unreadable_images(garments, tmp_path):
     assert 'max_bad_share' in out and 'Traceback' not in out
 
 
+def test_photos_reads_class_folders(garments, tmp_path):
+    "`photos` on class folders ends with accuracies beside those of random weights."
+    folder, run = tmp_path/'photos', tmp_path/'run'
+    for c in range(2):
+        (folder/f'class{c}').mkdir(parents=True)
+        for p in sorted((garments/f'class{c}').iterdir())[:50]: shutil.copy(p, folder/f'class{c}')
+    out = finish(start(
+        'train', '--config', 'photos', f'data.path={folder}', 'data.num_workers=0', 'model.img_size=24',
+        'model.patch_size=6', 'model.num_hierarchies=2', 'model.encoder_kwargs.depth=1',
+        'model.encoder_kwargs.embed_dim=48', 'model.predictor.embed_dim=24', 'training.epochs=1',
+        'training.warmup_epochs=0', 'training.precision=fp32', '--run-dir', run))
+    assert '100 images in 2 class folders of ' in out and 'a fifth of the training images' in out, out
+    names = {r['name'] for r in json.loads((run/'results.json').read_text())['rows']}
+    assert names >= {'this run', 'random initialisation', 'raw pixels'}
+
+
 @pytest.mark.skipif(os.name != 'posix', reason='needs resource limits')
 def test_full_disk(garments, tmp_path):
     "A checkpoint that cannot be written is reported in one line and leaves nothing half-written."

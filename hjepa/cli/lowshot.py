@@ -31,10 +31,11 @@ def labelled_images(
     if images: return *(make('imagefolder', images, s) for s in ('train', 'test')), {}
     cfg = load_run(run)
     cfg.evaluation.groups = groups
-    if cfg.data.dataset == 'images':
+    dataset = make(cfg.data.dataset, cfg.data.path, cfg.data.split)
+    if dataset.labels is None:
         raise ValueError(f'{run} was trained on images without labels; give labelled ones with '
                          '--images FOLDER (train/ and val/ in it, each with one folder per class)')
-    return probe_sets(cfg, make(cfg.data.dataset, cfg.data.path, cfg.data.split))
+    return probe_sets(cfg, dataset)
 
 def lowshot_inputs(
     run: str, # the folder of a run

@@ -88,12 +88,21 @@ def describe(
     m = trainer.model
     n = lambda part: sum(p.numel() for p in part.parameters()) / 1e6
     (gh, gw), (h, w) = m.context_encoder.grid_size, m.img_size
-    trainer.say(f'{len(trainer.dataset):,} images of {trainer.dataset.name}, {h}×{w} px, {gh}×{gw} patches, '
+    trainer.say(f'{_data_words(trainer)}, {h}×{w} px, {gh}×{gw} patches, '
                 f'{m.num_levels} levels{_crop_words(trainer)}\n'
                 f'encoder {n(m.context_encoder):.1f} M, predictor {n(m.predictor):.1f} M parameters; '
                 f'{trainer.world_size} process(es) on {trainer.device}, '
                 f'precision {trainer.accelerator.mixed_precision.replace("no", "fp32")}\n'
                 f'{trainer.length()}; run folder {trainer.run_dir}')
+
+def _data_words(trainer) -> str:
+    "How many images there are, and where; class folders, as probes read their names."
+    from hjepa.data.named import FOLDERS
+    data, path = trainer.dataset, trainer.config.data.path
+    number = f'{len(data):,} images'
+    if path is None or data.name not in FOLDERS: return f'{number} of {data.name}'
+    sorted_as = '' if data.labels is None else f'{len(data.classes)} class folders of '
+    return f'{number} in {sorted_as}{path}'
 
 def _crop_words(trainer) -> str:
     "How many crops of each image there are."

@@ -41,7 +41,7 @@ RATIOS = dict(length=2, above=0, rising=True, expected='two ratios of sides, sma
 @dataclass
 class DataConfig:
     "Which images, and how they are cropped."
-    # a name known to `build_dataset`; `images` is any folder of images
+    # a name known to `build_dataset`; `folder` is any folder of images, whose class folders are labels for probes
     dataset: str = setting('fashion_mnist_mini', choices=DATASETS, others=True)
     path: str | None = None # folder of the data; null: the package's own, or a cache folder
     split: str = 'train' # the part to train on

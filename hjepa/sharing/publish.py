@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData, ModelHubMixin
 from ..core.files import (check_target, expand, load_tensors, read_json, save_tensors, write_json,
                               write_text)
 from ..core.weights import read_newest, saved_config
+from ..data.named import FOLDERS
 from ..evaluation.collapse import health_words
 from ..evaluation.probes import choice_words
 from ..report.verdict import run_verdict
@@ -77,7 +78,7 @@ def describe_training(
     "Data, budget and settings of a run, in a list."
     if 'config' not in record: return 'Not recorded: the weights were published without their run.'
     cfg, state, told = record['config'], record.get('state', {}), record.get('results', {})
-    t, own = cfg.training, cfg.data.dataset in ('images', 'imagefolder')
+    t, own = cfg.training, cfg.data.dataset in FOLDERS
     lines = [f'Data: {"own images" if own else f"`{cfg.data.dataset}`"}, without labels']
     seen = told.get('images_seen', state.get('images_seen'))
     seconds = told.get('seconds_training', state.get('seconds', 0))
