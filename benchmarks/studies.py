@@ -176,7 +176,7 @@ PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     new=[*NEW],
 )
 # as many for each, and the same; what is not trained is read beside them
-PHOTO_TRIALS = {m: [[], SMALL] if own else [[]] for m, own in PHOTO_METHODS.items()}
+PHOTO_TRIALS = {m: [[], SMALL, FAST] if own else [[]] for m, own in PHOTO_METHODS.items()}
 # of the best trial of `new`, one at a time: without each part, then with each other part
 TAUGHT = ['model.targets=teacher', 'model.ema.momentum_end=1.0']
 PHOTO_CHANGES = {
@@ -185,6 +185,12 @@ PHOTO_CHANGES = {
     'without the image level': ['model.image_level.weight=0'],
     'without predicted features': ['model.feature_weight=0'],
     'without colours': ['multicrop.global_color_jitter=0', 'multicrop.global_greyscale=0'],
+    'half the colours': [
+        'multicrop.global_color_jitter=[0.2,0.2,0.1,0.05]', 'multicrop.global_greyscale=0.1'
+    ],
+    'one crop of each image in its own colours': [
+        'multicrop.color_jitter_prob=[0,0.8]', 'multicrop.global_greyscale=[0,0.2]'
+    ],
     'fine level alone': ['model.level_weights=[1,0]'],
     'coarse level alone': ['model.level_weights=[0,1]'],
     'joint predictor, all predicted': ['model.predictor.kind=joint', 'model.predictor.share=1'],
@@ -201,6 +207,7 @@ PHOTO_CHANGES = {
     'VISReg': ['model.image_level.regularizer=visreg'],
     'VICReg': ['model.image_level.regularizer=vicreg'],
     'λ 0.02': ['model.image_level.share=0.02'],
+    'image level at a third': ['model.image_level.weight=0.33'],
     'image level thrice': ['model.image_level.weight=3'],
     'image level with an EMA teacher': ['model.image_level.teacher=ema'],
     'three crops': ['multicrop.num_global_crops=3'],
@@ -213,7 +220,7 @@ PHOTO_CHANGES = {
     'Muon': MUON,
     'batches of 32': SMALL,
     'batches of 128': ['training.batch_size=128'],
-    'lr 2e-3': ['training.lr=2e-3'],
+    'lr 2e-3': FAST,
 }
 PHOTOGRAPHS = Study('photographs', 'photos', PLAIN, PHOTO_METHODS, PHOTO_TRIALS, 'new', PHOTO_CHANGES,
                     [('new', m) for m in PHOTO_METHODS if m != 'new'], 'photographs', 8)

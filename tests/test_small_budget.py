@@ -329,7 +329,7 @@ def test_tuning(study, monkeypatch, tmp_path):
     out, call = study
     assert {len(t) for t in GARMENTS.trials.values()} == {5}
     trained = PHOTOGRAPHS.methods.keys() - {*UNTRAINED}
-    assert {m for m, t in PHOTOGRAPHS.trials.items() if len(t) == 2} == trained
+    assert {m for m, t in PHOTOGRAPHS.trials.items() if len(t) == 3} == trained
     assert all(PHOTOGRAPHS.trials[m] == [[]] for m in UNTRAINED)
     # a run's steps go by the batch that its trials chose
     small = PHOTOGRAPHS.settings('new', 0, PHOTOGRAPHS.trials['new'][1])

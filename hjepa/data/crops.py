@@ -249,8 +249,10 @@ class MultiCropTransform:
         # any type
         global_transform: Callable[[Tensor], Tensor] | None = None,
         local_transform: Callable[[Tensor], Tensor] | None = None,  # The same for small crops
-        color_jitter_prob: float = 1.0,                         # Probability of a jitter, of any crop
-        global_greyscale: float = 0.0,                          # Probability that a large crop becomes grey
+        # Probability of a jitter; or one for each large crop (small ones take the last)
+        color_jitter_prob: float | Sequence[float] = 1.0,
+        # Probability that a large crop becomes grey; or one for each large crop
+        global_greyscale: float | Sequence[float] = 0.0,
         local_greyscale: float = 0.0,                           # The same for small crops
         # Probability that a large crop is blurred; or one for each large crop
         global_blur: float | Sequence[float] = 0.0,
@@ -270,10 +272,11 @@ class MultiCropTransform:
         self.blur_sigma = tuple(blur_sigma)
         self._check()
         # for each type `[crops or 1, 4]`: jitter, greyscale, blur, solarisation
+        of_small = color_jitter_prob[-1] if isinstance(color_jitter_prob, Sequence) else color_jitter_prob
         self.chances = (
             _chances(num_global_crops, color_jitter_prob=color_jitter_prob, global_greyscale=global_greyscale,
                      global_blur=global_blur, global_solarize=global_solarize),
-            _chances(1, color_jitter_prob=color_jitter_prob, local_greyscale=local_greyscale,
+            _chances(1, color_jitter_prob=of_small, local_greyscale=local_greyscale,
                      local_blur=local_blur, local_solarize=local_solarize))
         # epoch, and how often it was set
         self.clock = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -305,7 +308,7 @@ def _chances(
         each = list(p) if isinstance(p, Sequence) else [p] * n
         if len(each) == n and all(0 <= v <= 1 for v in each): probs[name] = each
         else:
-            several = f' or {n}, one for each large crop' * name.startswith(('global_b', 'global_s'))
+            several = f' or {n}, one for each large crop' * (not name.startswith('local'))
             raise ValueError(f'{name} is {p}; expected a probability{several}')
     return torch.tensor(list(probs.values()), dtype=torch.float64).T.contiguous()
 

@@ -41,7 +41,7 @@ RATIOS = dict(length=2, above=0, rising=True, expected='two ratios of sides, sma
 @dataclass
 class DataConfig:
     "Which images, and how they are cropped."
-    # a name known to `build_dataset`; `folder` is any folder of images, whose class folders are labels for probes
+    # a name known to `build_dataset`; `folder`: your own images, class folders are labels for probes
     dataset: str = setting('fashion_mnist_mini', choices=DATASETS, others=True)
     path: str | None = None # folder of the data; null: the package's own, or a cache folder
     split: str = 'train' # the part to train on
@@ -155,9 +155,11 @@ class MultiCropConfig:
     # four as a list
     global_color_jitter: float | list[float] = setting(0.4, **JITTER)
     local_color_jitter: float | list[float] = setting(0.4, **JITTER) # the same for local crops
-    color_jitter_prob: float = setting(1.0, **CHANCE) # probability of the colour jitter of a crop
+    # probability of the colour jitter of a crop; or one for each global crop (local ones take the last)
+    color_jitter_prob: float | list[float] = setting(1.0, **CHANCES)
     hue: str = setting('yiq', choices=('yiq', 'hsv')) # how hue is turned: yiq (fast) or hsv (exact)
-    global_greyscale: float = setting(0.0, **CHANCE) # probability that a global crop becomes grey
+    # probability that a global crop becomes grey; or one for each of them
+    global_greyscale: float | list[float] = setting(0.0, **CHANCES)
     local_greyscale: float = setting(0.0, **CHANCE) # the same for local crops
     # probability that a global crop is blurred; or one for each of them
     global_blur: float | list[float] = setting(0.0, **CHANCES)
@@ -236,8 +238,8 @@ def _as_many_as_crops(c: MultiCropConfig) -> list[tuple]:
     fits = lambda p: not isinstance(p, list) or len(p) == n
     turns = lambda j: not isinstance(j, list) or j[3] <= 0.5
     one_each = f'a probability, or a list of {n}: one per global crop (num_global_crops)'
-    return [(fits(c.global_blur), 'global_blur', one_each),
-            (fits(c.global_solarize), 'global_solarize', one_each),
+    several = ('color_jitter_prob', 'global_greyscale', 'global_blur', 'global_solarize')
+    return [*((fits(getattr(c, k)), k, one_each) for k in several),
             (turns(c.global_color_jitter), 'global_color_jitter', JITTER['expected']),
             (turns(c.local_color_jitter), 'local_color_jitter', JITTER['expected'])]
 
@@ -342,7 +344,7 @@ def _no_jitter(c: RunConfig) -> bool:
     m = c.multicrop
     return _crops(c) and _never(m.global_color_jitter, m.local_color_jitter)
 def _no_colour(c: RunConfig) -> bool:
-    return _crops(c) and (c.model.in_chans == 1 or _no_jitter(c) or not c.multicrop.color_jitter_prob)
+    return _crops(c) and (c.model.in_chans == 1 or _no_jitter(c) or _never(c.multicrop.color_jitter_prob))
 def _no_blur(c: RunConfig) -> bool:
     return _crops(c) and _never(c.multicrop.global_blur, c.multicrop.local_blur)
 def _no_blocks(c: RunConfig) -> bool: return 'num_target_masks' not in mask_settings(c.masking.kind)
