@@ -176,7 +176,7 @@ PHOTO_METHODS = dict.fromkeys(UNTRAINED) | dict(
     new=[*NEW],
 )
 # as many for each, and the same; what is not trained is read beside them
-PHOTO_TRIALS = {m: [[], SMALL, FAST] if own else [[]] for m, own in PHOTO_METHODS.items()}
+PHOTO_TRIALS = {m: [[], SMALL, SLOW] if own else [[]] for m, own in PHOTO_METHODS.items()}
 # of the best trial of `new`, one at a time: without each part, then with each other part
 TAUGHT = ['model.targets=teacher', 'model.ema.momentum_end=1.0']
 PHOTO_CHANGES = {
