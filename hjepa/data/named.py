@@ -397,7 +397,7 @@ def folder_layout(
     def classes(folders):
         names = {p[0] if p else '' for p in folders}
         return '' not in names and 2 <= len(names) <= len(folders) / 5
-    if 'train' in tops <= _SPLITS:
+    if 'train' in tops and tops <= _SPLITS:
         return 'splits' if classes([p[1:] for p in parts if p[0] == 'train']) else 'images'
     return 'classes' if classes(parts) and not tops & _SPLITS else 'images'
 
